@@ -1,0 +1,17 @@
+/* file: whole-file reading and writing, folders. */
+#pragma once
+
+#include "base/mem.h"
+
+/* The whole file, at most limit_bytes (ERR_LIMIT over it), appended to out. */
+int file_read(const char *path, size_t limit_bytes, struct buf *out, struct err *e);
+/* Atomic: a temporary file beside it, fsync, rename, fsync of the folder. mode as for open(2). */
+int file_write(const char *path, const void *bytes, size_t size, unsigned mode, struct err *e);
+/* mkdir -p; folders that exist are fine. */
+int file_make_dirs(const char *path, unsigned mode, struct err *e);
+bool file_exists(const char *path);
+/* Reads or writes exactly size bytes, over short counts and EINTR. read_all: 1 whole, 0 end of file before the first byte, -1. */
+int fd_read_all(int fd, void *bytes, size_t size, struct err *e);
+int fd_write_all(int fd, const void *bytes, size_t size, struct err *e);
+int fd_pread_all(int fd, void *bytes, size_t size, int64_t offset, struct err *e);
+int fd_pwrite_all(int fd, const void *bytes, size_t size, int64_t offset, struct err *e);
