@@ -1,0 +1,77 @@
+// The client of the factory's HTTP API: types as docs/architecture.md gives them, one way to fetch, one way to fail.
+
+export type TaskState = 'PENDING' | 'READY' | 'RUNNING' | 'WAITING' | 'SUCCEEDED' | 'FAILED' | 'SKIPPED' | 'CANCELLED';
+
+export interface Me { name: string; role: 'operator' | 'viewer'; admin?: boolean; csrf: string }
+export interface Page<T> { items: T[]; next: string | null }
+export interface Window { opens: string; closes: string; time_zone: string }
+export interface Wave {
+  name: string; title: string | null; stage: string; health: string; window: Window | null; run: string | number | null;
+  settings: Record<string, unknown>; server_count: number; lifecycle: Record<string, number>; version: number; created: string;
+}
+export interface Replication {
+  server?: string; state: string; bytes_total: number; bytes_read: number; bytes_sent: number; bytes_stored: number; backlog_bytes: number;
+  lag_ms: number | null; eta_ms: number | null; rate_bytes_per_s: number; newest_point: string | null; newest_point_at: string | null;
+  newest_point_age_ms: number | null; error: string | { kind?: string; message?: string } | null;
+}
+export interface Server {
+  name: string; wave: string; application: string | null; owner: string | null; address: string; port: number; lifecycle: string;
+  attributes: Record<string, string>; disks: { id: string; name: string; size_bytes: number }[]; replication: Replication | null;
+  instance: { name: string; kind: string; door: string; state: string } | null; version: number; facts?: Record<string, unknown> | null;
+}
+export interface Evidence { at: string; name: string; passed: boolean; text: string }
+export interface Artifact { name: string; media_type: string; size_bytes: number; url?: string }
+export interface Task {
+  id: string | number; run: string | number; name: string; title: string; phase: string; step: string | null; server: string | null; state: TaskState;
+  waits_for: { kind: string; what: string; until: string | null } | null; attempt: number; started: string | null; finished: string | null;
+  progress: { done: number; total: number; unit: string; note: string } | null; error: { kind: string; message: string } | null;
+  evidence_count: number; evidence_failed: number; evidence?: Evidence[]; artifacts?: Artifact[]; result?: Record<string, unknown> | null;
+}
+export interface Run { id: string | number; template: string; wave: string; state: string; started: string; finished: string | null; tasks: Task[] }
+export interface Check { phase: string; name: string; title: string; passed: boolean; evidence: string; advice: string | null }
+export interface AuditEvent { id: number; at: string; actor: string; kind: string; wave: string | null; entity: string; entity_id: string; data: Record<string, unknown> }
+
+export class Problem extends Error {
+  constructor(readonly status: number, readonly kind: string, title: string, detail: string) {
+    super(detail || title);
+    this.name = 'Problem';
+  }
+}
+
+let csrf = '';
+export const rememberCsrf = (token: string) => { csrf = token; };
+
+async function problemOf(response: Response): Promise<Problem> {
+  const body = await response.json().catch(() => null) as Record<string, string> | null;
+  return new Problem(response.status, body?.kind ?? 'unknown', body?.title ?? response.statusText, body?.detail ?? '');
+}
+
+export async function call<T>(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<T> {
+  const sent: Record<string, string> = { Accept: 'application/json', ...headers };
+  if (body !== undefined && !sent['Content-Type']) sent['Content-Type'] = 'application/json';
+  if (method !== 'GET') sent['X-CSRF-Token'] = csrf;
+  let response: Response;
+  try {
+    response = await fetch(path, { method, headers: sent, credentials: 'same-origin',
+      body: body === undefined ? null : typeof body === 'string' ? body : JSON.stringify(body) });
+  } catch {
+    throw new Problem(0, 'unreachable', 'The factory does not answer', 'The factory does not answer. Is `slipway serve` running, and is this network connected to it?');
+  }
+  if (!response.ok) throw await problemOf(response);
+  return (response.status === 204 ? undefined : await response.json()) as T;
+}
+
+export const get = <T,>(path: string) => call<T>('GET', path);
+export const post = <T,>(path: string, body: unknown = {}) => call<T>('POST', path, body);
+
+/** All pages of a list that is known to be short (a wave's servers); stops at 2,000 items. */
+export async function getAll<T>(path: string): Promise<T[]> {
+  const items: T[] = [];
+  let next: string | null = '';
+  while (next !== null && items.length < 2000) {
+    const page: Page<T> = await get(path + (path.includes('?') ? '&' : '?') + 'limit=200' + (next ? '&page=' + encodeURIComponent(next) : ''));
+    items.push(...page.items);
+    next = page.next;
+  }
+  return items;
+}

@@ -1,0 +1,47 @@
+// Numbers, times and states as a person reads them.
+import type { StatusIndicatorProps } from '@cloudscape-design/components/status-indicator';
+
+const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
+
+export function bytes(count: number | null | undefined): string {
+  if (count === null || count === undefined || !Number.isFinite(count)) return '–';
+  let value = count, unit = 0;
+  while (value >= 1024 && unit < units.length - 1) { value /= 1024; unit++; }
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
+}
+
+export function duration(ms: number | null | undefined): string {
+  if (ms === null || ms === undefined || !Number.isFinite(ms)) return '–';
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  const s = Math.round(ms / 1000);
+  if (s < 120) return `${(ms / 1000).toFixed(s < 10 ? 1 : 0)} s`;
+  if (s < 7200) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  return s < 172800 ? `${Math.floor(s / 3600)} h ${Math.floor(s % 3600 / 60)} min` : `${Math.floor(s / 86400)} d ${Math.floor(s % 86400 / 3600)} h`;
+}
+
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+const clock = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' });
+
+export const time = (text: string | null | undefined) => (text ? clock.format(new Date(text)) : '–');
+export const localZone = zone;
+
+/** The time in the zone that a wave's window was agreed in. */
+export function timeIn(text: string, timeZone: string): string {
+  try {
+    return new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short', timeZone }).format(new Date(text)) + ` (${timeZone})`;
+  } catch {
+    return time(text);
+  }
+}
+
+const kinds: Record<string, StatusIndicatorProps.Type> = {
+  SUCCEEDED: 'success', FAILED: 'error', RUNNING: 'in-progress', WAITING: 'info', PENDING: 'pending', READY: 'pending', SKIPPED: 'stopped', CANCELLED: 'stopped',
+  ok: 'success', failed: 'error', attention: 'warning', waiting: 'info', idle: 'pending',
+  CONTINUOUS: 'success', INITIAL_SYNC: 'in-progress', INITIATING: 'in-progress', BACKLOG: 'warning', CREATING_SNAPSHOT: 'in-progress', PAUSED: 'stopped',
+  RESCAN: 'in-progress', STALLED: 'error', STOPPED: 'stopped', DISCONNECTED: 'stopped',
+  NOT_READY: 'pending', READY_FOR_TEST: 'info', TESTING: 'in-progress', READY_FOR_CUTOVER: 'info', CUTTING_OVER: 'in-progress', CUTOVER: 'success', ARCHIVED: 'success',
+};
+
+/** An unknown state is never shown as good. */
+export const statusType = (state: string): StatusIndicatorProps.Type => kinds[state] ?? 'warning';
+export const words = (state: string) => state.replaceAll('_', ' ').toLowerCase().replace(/^./, first => first.toUpperCase());

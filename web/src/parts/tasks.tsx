@@ -1,0 +1,80 @@
+import { useEffect, useState } from 'react';
+import Box from '@cloudscape-design/components/box';
+import Button from '@cloudscape-design/components/button';
+import Header from '@cloudscape-design/components/header';
+import ProgressBar from '@cloudscape-design/components/progress-bar';
+import SpaceBetween from '@cloudscape-design/components/space-between';
+import Table from '@cloudscape-design/components/table';
+import { post, type Task } from '../api';
+import { bytes, duration, time, words } from '../format';
+import { Act, Empty, Status } from './common';
+
+interface Props { tasks: Task[]; loading: boolean; of: string | null; started: boolean; onOpen: (id: Task['id']) => void }
+
+export function Tasks({ tasks, loading, of, started, onOpen }: Props) {
+  return (
+    <Table<Task>
+      items={tasks} loading={loading} loadingText="Reading the tasks" trackBy="id" contentDensity="compact"
+      ariaLabels={{ tableLabel: 'Tasks' }}
+      header={<Header counter={`(${tasks.length})`} description="Open one to see its evidence and pictures">{of ? `Tasks of ${of}` : 'Tasks'}</Header>}
+      empty={<Empty>{started ? 'No task.' : 'The wave has not been started.'}</Empty>}
+      columnDefinitions={[
+        { id: 'phase', header: 'Phase', cell: task => words(task.phase) },
+        { id: 'task', header: 'Task', isRowHeader: true, cell: task => <Button variant="inline-link" onClick={() => onOpen(task.id)} ariaLabel={`${task.title}${task.server ? ' of ' + task.server : ''}`}>{task.title}</Button> },
+        { id: 'server', header: 'Server', cell: task => task.server ?? 'Whole wave' },
+        { id: 'state', header: 'State', minWidth: 220, cell: task => <TaskState task={task} /> },
+        { id: 'evidence', header: 'Evidence', cell: task => (task.evidence_count ? `${task.evidence_count - task.evidence_failed} of ${task.evidence_count} hold` : '–') },
+        { id: 'took', header: 'Took', cell: task => <Took task={task} /> },
+        { id: 'actions', header: 'Actions', cell: task => <TaskActions task={task} /> },
+      ]}
+    />
+  );
+}
+
+function Took({ task }: { task: Task }) {
+  const [now, setNow] = useState(Date.now());
+  const running = task.started !== null && task.finished === null && task.state === 'RUNNING';
+
+  useEffect(() => {
+    if (!running) return;
+    const timer = window.setInterval(() => setNow(Date.now()), 1000);
+    return () => window.clearInterval(timer);
+  }, [running]);
+  if (!task.started) return <>–</>;
+  return <>{duration((task.finished ? Date.parse(task.finished) : now) - Date.parse(task.started))}</>;
+}
+
+function TaskState({ task }: { task: Task }) {
+  const progress = task.state === 'RUNNING' ? task.progress : null;
+  const amount = (count: number) => (progress?.unit === 'bytes' ? bytes(count) : `${count} ${progress?.unit ?? ''}`);
+
+  return (
+    <SpaceBetween size="xxs">
+      <Status state={task.state} />
+      {task.state === 'WAITING' && task.waits_for ? <Box variant="small">for {task.waits_for.kind}: {task.waits_for.what}{task.waits_for.until ? ` (${time(task.waits_for.until)})` : ''}</Box> : null}
+      {progress && progress.total > 0 ? <ProgressBar value={100 * progress.done / progress.total} ariaLabel={task.title} additionalInfo={`${amount(progress.done)} of ${amount(progress.total)} ${progress.note ?? ''}`} />
+        : progress?.note ? <Box variant="small">{progress.note}</Box> : null}
+      {task.error && task.state !== 'SUCCEEDED' ? <Box color="text-status-error">{task.error.message}</Box> : null}
+    </SpaceBetween>
+  );
+}
+
+function TaskActions({ task }: { task: Task }) {
+  const subject = task.server ?? 'the whole wave';
+  const decide = (decision: string) => (note: string) => post(`/v1/tasks/${task.id}/decide`, { decision, note });
+
+  if (task.state === 'FAILED') return (
+    <SpaceBetween direction="horizontal" size="xs">
+      <Act label="Retry" title={`Retry “${task.title}” of ${subject}?`} act={() => post(`/v1/tasks/${task.id}/retry`)}>{task.error?.message ?? 'It failed.'}</Act>
+      <Act label="Skip" title={`Skip “${task.title}” of ${subject}?`} note="Reason (it goes into the report)" act={reason => post(`/v1/tasks/${task.id}/skip`, { reason })}>
+        What it should have proved stays unproved, and the report will say so.</Act>
+    </SpaceBetween>
+  );
+  if (task.state !== 'WAITING' || task.waits_for?.kind !== 'person' || task.name === 'go_no_go' || task.name === 'door') return <>–</>;
+  return (
+    <SpaceBetween direction="horizontal" size="xs">
+      <Act label="Approve" title={`Approve “${task.title}” of ${subject}?`} note="Note" variant="primary" act={decide('approve')}>Your name and the time are kept with it.</Act>
+      <Act label="Reject" title={`Reject “${task.title}” of ${subject}?`} note="Why" act={decide('reject')}>The server stops here until somebody retries it.</Act>
+    </SpaceBetween>
+  );
+}
