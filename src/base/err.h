@@ -15,7 +15,7 @@ enum err_kind {
     ERR_DENIED,          /* known, and not allowed */
     ERR_NOT_FOUND,
     ERR_CONFLICT,        /* somebody else changed it first, or it exists already */
-    ERR_STATE,           /* not possible in the state that it is in: outside the window, before finalize */
+    ERR_WRONG_STATE,     /* not possible in the state that it is in: outside the window, before finalize */
     ERR_LIMIT,           /* a bound of base/limits.h or of a quota */
     ERR_TIMEOUT,
     ERR_UNREACHABLE,     /* the other end can't be reached, or went away */
