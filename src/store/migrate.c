@@ -34,7 +34,7 @@ static int refuse_newer(struct store_tx *tx, struct err *e)
 
     while (rc >= 0 && (rc = store_next(rows, e)) > 0)
         if (!known(store_int(rows, 0)))
-            return err_set(e, ERR_STATE,
+            return err_set(e, ERR_WRONG_STATE,
                            "the database has migration %lld (%s), which this program does not know: run the newer slipway that made"
                            " it, or restore a backup from before",
                            (long long)store_int(rows, 0), store_text(rows, 1));

@@ -362,7 +362,7 @@ static void migrations_run_once_and_newer_is_refused(void)
     store_run(tx, NULL, "INSERT INTO schema_version (version, name, applied_at_us) VALUES (9999, 'later', 0)", "");
     store_commit(&tx, NULL);
     is_int(store_migrate(s, &e), -1, "a newer schema is refused");
-    is_int(e.kind, ERR_STATE, "with what to do: %s", e.message);
+    is_int(e.kind, ERR_WRONG_STATE, "with what to do: %s", e.message);
 }
 
 static void backup_is_a_whole_copy(void)
