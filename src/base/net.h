@@ -1,0 +1,9 @@
+/* net: a TCP connection to an address, from this network namespace or from another. */
+#pragma once
+
+#include "base/err.h"
+
+/* address: numeric IPv4 or IPv6, or a name (looked up in our own namespace). netns_path: "/run/netns/NAME" or "/proc/PID/ns/net";
+ * NULL: ours. The socket is made inside that namespace by a short-lived thread; ours is left as it is. Returns a descriptor
+ * (blocking, close-on-exec, no delay) or -1: ERR_UNREACHABLE, ERR_TIMEOUT, ERR_NOT_FOUND (the name, the namespace). */
+int net_connect(const char *address, int port, const char *netns_path, int timeout_ms, struct err *e);
