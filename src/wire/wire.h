@@ -1,0 +1,256 @@
+/* wire: the replication protocol between agent and replicator: what is said (this header) and how it travels (wire/conn.h).
+ * docs/formats/wire.md is the specification; this room encodes and decodes, and decides nothing.
+ *
+ * The agent dials; TLS 1.3, both with certificates ("agent:SERVER", "replicator:NAME"). Frames go both ways, each direction with its own
+ * sequence. All integers are little-endian. Decoders take bytes from outside: they check every length, count and reserved bit, and
+ * leave their output untouched on failure (ERR_PROTOCOL).
+ *
+ * How the streams hang together:
+ * - Everything the agent sends is *in order*: the replicator applies offers to its working map in the order of their numbers, and a
+ *   POINT_COMMIT names the working map as it is after all offers before it. So a point is a copy of the map; nothing is staged apart.
+ * - An offer's number rises by 1 within an epoch, over reconnects, too. ACK n: every offer up to n is durable in the working map.
+ * - The replicator remembers (durably, with the working map) the epoch it is fed from and the last number applied, and says both in
+ *   WELCOME. The same epoch, and no number lost: the agent goes on where it was. Anything else: the agent offers every
+ *   chunk's hash again, and the replicator asks for what it lacks. */
+#pragma once
+
+#include "base/hash.h"
+#include "base/limits.h"
+
+#define WIRE_VERSION 1
+#define WIRE_HEADER_SIZE 12
+#define WIRE_PAYLOAD_LIMIT (8u << 20)
+#define WIRE_CHUNK_SIZE 65536u  /* the last chunk of a disk is filled up with zero bytes, for its hash, too */
+#define WIRE_OFFER_CHUNKS 1024u /* in one OFFER */
+#define WIRE_HASHES_CHUNKS 65536u /* in one HASHES */
+#define WIRE_DISK_LIMIT_BYTES (INT64_C(1) << 48) /* 2^32 chunks */
+#define WIRE_ID_SIZE 160
+#define WIRE_NAME_SIZE 64
+#define WIRE_TOKEN_SIZE 64
+#define WIRE_TEXT_SIZE 512
+#define WIRE_SERVER_SIZE (LIMIT_NAME_BYTES + 1)
+
+enum wire_type {
+    /* from the agent */
+    WIRE_HELLO = 1,        /* struct wire_hello: the first frame */
+    WIRE_OFFER = 2,        /* struct wire_offer */
+    WIRE_DATA = 3,         /* struct wire_data: the chunks that NEED asked for */
+    WIRE_POINT_BEGIN = 4,  /* struct wire_point: the agent is at work on it */
+    WIRE_POINT_COMMIT = 5, /* struct wire_point: the working map after all offers before this is the point */
+    WIRE_THAWED = 6,       /* struct wire_thawed */
+    WIRE_HASHES = 7,       /* struct wire_hashes */
+    WIRE_HASH_DONE = 8,    /* struct wire_hash_done */
+    WIRE_STATUS = 9,       /* struct wire_status: about every second */
+    WIRE_BYE = 10,         /* struct wire_failure: the agent ends on purpose (detached, stopped); request is 0 */
+    /* from the replicator */
+    WIRE_WELCOME = 32,     /* struct wire_welcome: the answer to HELLO */
+    WIRE_NEED = 33,        /* struct wire_need: the answer to OFFER, also where nothing is needed */
+    WIRE_ACK = 34,         /* struct wire_ack */
+    WIRE_TAKE_POINT = 35,  /* struct wire_take_point: answered by POINT_COMMIT or POINT_FAILED */
+    WIRE_POINT_DONE = 36,  /* struct wire_point_done: the answer to POINT_COMMIT (or POINT_FAILED) */
+    WIRE_THAW = 37,        /* struct wire_simple: end a held point; answered by THAWED */
+    WIRE_HASH = 38,        /* struct wire_hash: answered by HASHES…, HASH_DONE, or HASH_FAILED */
+    WIRE_PAUSE = 39,       /* struct wire_simple: read and send nothing; marks go on */
+    WIRE_RESUME = 40,      /* struct wire_simple */
+    WIRE_LIMIT = 41,       /* struct wire_simple: value is bytes a second on the wire; 0: none */
+    WIRE_DETACH = 42,      /* struct wire_simple: replication is over: answer BYE, stop and don't dial again */
+    /* from either */
+    WIRE_POINT_FAILED = 64, /* struct wire_failure */
+    WIRE_HASH_FAILED = 65,  /* struct wire_failure */
+    WIRE_REFUSE = 66,       /* struct wire_failure: why the connection is closed after this frame; request is 0 */
+    WIRE_PING = 67,         /* struct wire_simple */
+    WIRE_PONG = 68,         /* struct wire_simple: with PING's request */
+};
+const char *wire_type_name(unsigned type); /* "OFFER"; "?" for none */
+
+struct wire_header {
+    uint32_t payload_size;
+    uint16_t type;
+    uint16_t flags;    /* 0 in version 1 */
+    uint32_t sequence; /* from 1, +1 a frame in each direction, wraps */
+};
+void wire_header_encode(const struct wire_header *h, uint8_t bytes[static WIRE_HEADER_SIZE]);
+int wire_header_decode(const uint8_t bytes[static WIRE_HEADER_SIZE], struct wire_header *out, struct err *e);
+
+/* ---- binary messages ---- */
+
+struct wire_entry {
+    uint32_t chunk; /* offset on the disk / WIRE_CHUNK_SIZE */
+    bool zero;      /* all bytes zero: hash is not set, and NEED never asks for it */
+    uint8_t hash[HASH_SHA256_SIZE];
+};
+struct wire_offer {
+    uint64_t number;
+    uint16_t disk; /* index into HELLO's disks */
+    uint16_t count; /* 1 … WIRE_OFFER_CHUNKS */
+    struct wire_entry entries[WIRE_OFFER_CHUNKS]; /* chunks strictly rising */
+};
+/* Encoders append to out, whose limit must allow WIRE_PAYLOAD_LIMIT; what they are given must hold (MUST). */
+void wire_offer_encode(const struct wire_offer *o, struct buf *out);
+int wire_offer_decode(const void *payload, size_t size, struct wire_offer *out, struct err *e);
+
+struct wire_need {
+    uint64_t offer;
+    uint16_t count; /* as in the offer */
+    uint8_t bitmap[WIRE_OFFER_CHUNKS / 8]; /* bit i (of byte i/8, lowest first): entry i is needed */
+};
+static inline bool wire_needs(const struct wire_need *n, unsigned i) { return n->bitmap[i / 8] >> (i % 8) & 1; }
+static inline void wire_need_set(struct wire_need *n, unsigned i) { n->bitmap[i / 8] |= (uint8_t)(1u << (i % 8)); }
+void wire_need_encode(const struct wire_need *n, struct buf *out);
+int wire_need_decode(const void *payload, size_t size, struct wire_need *out, struct err *e);
+
+enum wire_codec { WIRE_RAW = 0, WIRE_ZSTD = 1 };
+struct wire_data_chunk {
+    uint16_t entry; /* index into the offer's entries */
+    uint8_t codec;
+    uint32_t stored_size;
+    const uint8_t *bytes;
+};
+/* DATA for one offer may come in several frames, each with some of the chunks that NEED asked for, in any order. */
+void wire_data_begin(struct buf *out, uint64_t offer);
+int wire_data_add(struct buf *out, const struct wire_data_chunk *c); /* -1, and nothing added, where the frame is full */
+unsigned wire_data_count(const struct buf *out);
+struct wire_data {
+    uint64_t offer;
+    uint16_t count;
+    const uint8_t *at, *end; /* what wire_data_next reads; into the payload */
+};
+/* Checks the whole frame, so that wire_data_next can't fail. Does not check hashes: see wire_data_unpack. */
+int wire_data_decode(const void *payload, size_t size, struct wire_data *out, struct err *e);
+bool wire_data_next(struct wire_data *d, struct wire_data_chunk *out);
+/* The chunk's WIRE_CHUNK_SIZE bytes, checked against the hash that was offered: ERR_CORRUPT where they differ. */
+struct zip;
+int wire_data_unpack(struct zip *z, const struct wire_data_chunk *c, const uint8_t hash[static HASH_SHA256_SIZE],
+                     uint8_t out[static WIRE_CHUNK_SIZE], struct err *e);
+
+struct wire_ack {
+    uint64_t offer; /* cumulative */
+};
+void wire_ack_encode(const struct wire_ack *a, struct buf *out);
+int wire_ack_decode(const void *payload, size_t size, struct wire_ack *out, struct err *e);
+
+/* Hashes of count chunks from first_chunk on; zero chunks have the hash of 65,536 zero bytes, too. */
+struct wire_hashes {
+    uint32_t request;
+    uint16_t disk;
+    uint32_t first_chunk;
+    uint32_t count;        /* 1 … WIRE_HASHES_CHUNKS */
+    const uint8_t *hashes; /* count * HASH_SHA256_SIZE, into the payload */
+};
+void wire_hashes_encode(const struct wire_hashes *h, struct buf *out);
+int wire_hashes_decode(const void *payload, size_t size, struct wire_hashes *out, struct err *e);
+
+/* ---- JSON messages ---- */
+
+struct wire_disk {
+    char id[WIRE_ID_SIZE];     /* the identity: stays over reboots and renames (WWN, serial, GPT GUID, …) */
+    char name[WIRE_NAME_SIZE]; /* "sda": today's */
+    int64_t size_bytes;
+};
+struct wire_hello {
+    int64_t version;
+    char agent_version[WIRE_NAME_SIZE];
+    char server[WIRE_SERVER_SIZE];
+    char boot_id[WIRE_TOKEN_SIZE];
+    char tracker[WIRE_NAME_SIZE]; /* "ebpf" or "rescan" */
+    char epoch[WIRE_TOKEN_SIZE];  /* new whenever marks were broken: the agent started anew */
+    int64_t disk_count;
+    struct wire_disk disks[LIMIT_DISKS_PER_SERVER];
+};
+struct wire_welcome_disk {
+    char id[WIRE_ID_SIZE];
+    bool whole;            /* every chunk of the disk, in its present size, has been applied at least once */
+    int64_t chunks_known;
+    char point[WIRE_TOKEN_SIZE]; /* the newest point that holds this disk; "" for none */
+};
+struct wire_welcome {
+    int64_t version;
+    char replicator[WIRE_SERVER_SIZE];
+    char epoch[WIRE_TOKEN_SIZE]; /* that the working map was last fed from; "" for none. The map is fed from HELLO's from now on */
+    int64_t applied;             /* the last offer of that epoch that is durable */
+    int64_t window_offers;       /* how many offers may be without ACK */
+    int64_t limit_bytes_per_s;   /* 0: none */
+    int64_t disk_count;
+    struct wire_welcome_disk disks[LIMIT_DISKS_PER_SERVER]; /* in HELLO's order */
+};
+
+enum wire_consistency {
+    WIRE_ANY,   /* crash-consistent where that comes by itself, else frozen */
+    WIRE_CRASH, /* never freezes */
+    WIRE_FROZEN /* filesystem-consistent: always freezes */
+};
+const char *wire_consistency_name(int64_t consistency); /* "any", "crash", "frozen" */
+struct wire_take_point {
+    int64_t request;     /* the replicator's number for it, not 0 */
+    int64_t consistency; /* enum wire_consistency */
+    bool hold;           /* stay frozen and still until THAW (or the hold deadline) */
+    int64_t timeout_ms;
+    int64_t freeze_budget_ms; /* 0: the agent's own */
+    int64_t hold_limit_ms;    /* 0: the agent's own (30 minutes): the source thaws by itself then */
+};
+struct wire_point {
+    int64_t request;
+    int64_t consistency; /* WIRE_CRASH or WIRE_FROZEN in POINT_COMMIT */
+    int64_t at_us;       /* the moment, by the source's clock */
+    int64_t freeze_ms;   /* how long the filesystems stood still; 0 where they didn't, or where they still do (held) */
+    bool held;
+    int64_t attempts;
+};
+struct wire_point_done {
+    int64_t request;
+    char point[WIRE_TOKEN_SIZE];
+};
+struct wire_failure {
+    int64_t request;
+    char kind[WIRE_NAME_SIZE]; /* err_meaning(…)->name */
+    char message[WIRE_TEXT_SIZE];
+};
+struct wire_simple {
+    int64_t request;
+    int64_t value;
+};
+struct wire_thawed {
+    int64_t request;
+    bool was_held; /* false: there was nothing to thaw, or the hold deadline had ended it */
+    bool still;    /* no write completed on any disk from the point to the thaw */
+    int64_t held_ms;
+};
+struct wire_hash_disk {
+    char id[WIRE_ID_SIZE];
+};
+struct wire_hash {
+    int64_t request;
+    int64_t disk_count; /* 0: all */
+    struct wire_hash_disk disks[LIMIT_DISKS_PER_SERVER];
+};
+struct wire_hashed_disk {
+    char id[WIRE_ID_SIZE];
+    int64_t size_bytes;
+    uint8_t sha256[HASH_SHA256_SIZE]; /* of exactly size_bytes, without filling */
+};
+struct wire_hash_done {
+    int64_t request;
+    bool still; /* a point was held, and no write completed on any disk from that point to the end of hashing */
+    int64_t disk_count;
+    struct wire_hashed_disk disks[LIMIT_DISKS_PER_SERVER];
+};
+struct wire_status {
+    char state[WIRE_NAME_SIZE]; /* process.md: "INITIATING", "INITIAL_SYNC", "CONTINUOUS", … */
+    char tracker[WIRE_NAME_SIZE];
+    int64_t bytes_total;        /* of all disks */
+    int64_t bytes_read;         /* from disks, since the agent started */
+    int64_t bytes_sent;         /* in frames */
+    int64_t bytes_done;         /* of bytes_total: in the replicator's map as of this round (initial sync, rescan) */
+    int64_t backlog_bytes;      /* marked or not yet acknowledged */
+    int64_t lag_ms;             /* since when there is a backlog; 0: none */
+    int64_t eta_ms;             /* until the backlog is gone; -1: unknown */
+    int64_t rate_bytes_per_s;   /* of disk content made durable there */
+    int64_t churn_bytes_per_s;  /* chunks newly marked */
+    bool held;
+    char error_kind[WIRE_NAME_SIZE]; /* "": none */
+    char error[WIRE_TEXT_SIZE];
+};
+
+/* Any of the JSON messages above by its type. message_size is checked against the type's struct (MUST). */
+void wire_json_encode(unsigned type, const void *message, size_t message_size, struct buf *out);
+int wire_json_decode(unsigned type, const void *payload, size_t size, void *message, size_t message_size, struct err *e);

@@ -1,0 +1,116 @@
+/* Frames over TLS: several threads send, one receives; sequence, cut ends, time-outs. */
+#include "wire/conn.h"
+#include "tap.h"
+#include "testca.h"
+
+#include <pthread.h>
+#include <sys/socket.h>
+
+#define SENDERS 4
+#define FRAMES_EACH 200
+
+static struct wire_conn *ends[2];
+static struct tls_context *contexts[2];
+
+static void *accept_end(void *user)
+{
+    struct tls_stream *s = NULL;
+
+    MUST(tls_open(contexts[1], *(int *)user, "agent:", 3000, &s, NULL) == 0);
+    ends[1] = wire_conn_new(&s, 5000);
+    return NULL;
+}
+
+static void connect_ends(void)
+{
+    struct tls_stream *s = NULL;
+    pthread_t thread;
+    int pair[2];
+
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && pthread_create(&thread, NULL, accept_end, &pair[1]) == 0);
+    MUST(tls_open(contexts[0], pair[0], "replicator:", 3000, &s, NULL) == 0);
+    ends[0] = wire_conn_new(&s, 5000);
+    pthread_join(thread, NULL);
+}
+
+static void *send_many(void *user)
+{
+    static uint8_t payload[SENDERS][100000];
+    uintptr_t who = (uintptr_t)user;
+
+    memset(payload[who], (int)who + 1, sizeof payload[who]);
+    for (unsigned i = 0; i < FRAMES_EACH; i++)
+        if (wire_send(ends[0], WIRE_STATUS, payload[who], 1 + (i * 7919u + (unsigned)who) % sizeof payload[who], NULL) < 0)
+            break;
+    return NULL;
+}
+
+static void test_many_senders(void)
+{
+    pthread_t threads[SENDERS];
+    struct wire_frame frame;
+    struct err e = {0};
+    int count[SENDERS + 1] = {0}, torn = 0, got;
+    bool closed;
+
+    for (uintptr_t i = 0; i < SENDERS; i++)
+        MUST(pthread_create(&threads[i], NULL, send_many, (void *)i) == 0);
+    for (int i = 0; i < SENDERS * FRAMES_EACH; i++) {
+        got = wire_recv(ends[1], &frame, 5000, &closed, &e);
+        if (!(got == 1 && frame.type == WIRE_STATUS && frame.payload[0] >= 1 && frame.payload[0] <= SENDERS))
+            break;
+        count[frame.payload[0]]++;
+        for (size_t k = 1; k < frame.size; k++)
+            torn += frame.payload[k] != frame.payload[0];
+    }
+    for (int i = 0; i < SENDERS; i++) {
+        pthread_join(threads[i], NULL);
+        is_int(count[i + 1], FRAMES_EACH, "all frames of sender %d came", i);
+    }
+    is_int(torn, 0, "no frame was torn");
+    is_int(wire_conn_sent_bytes(ends[0]), wire_conn_received_bytes(ends[1]), "both ends count the same bytes");
+}
+
+static void test_ends(void)
+{
+    struct wire_simple ping = {1, 2}, back;
+    struct wire_frame frame;
+    struct err e = {0};
+    bool closed = true;
+
+    is_int(wire_recv(ends[0], &frame, 20, &closed, &e), 0, "nothing comes");
+    ok(!closed, "which is not the end");
+    is_int(wire_send_message(ends[1], WIRE_PING, &ping, &e), 0, "a message goes the other way");
+    is_int(wire_recv(ends[0], &frame, 2000, &closed, &e), 1, "and comes");
+    ok(frame.type == WIRE_PING && wire_json_decode(WIRE_PING, frame.payload, frame.size, &back, sizeof back, &e) == 0 && back.value == 2,
+       "whole");
+    wire_conn_free(&ends[1]);
+    is_int(wire_recv(ends[0], &frame, 2000, &closed, &e), 0, "the other end closes");
+    ok(closed, "which is the end");
+    wire_conn_cut(ends[0]);
+    is_int(wire_send_message(ends[0], WIRE_PING, &ping, &e), -1, "a cut connection sends nothing");
+    wire_conn_free(&ends[0]);
+}
+
+int main(void)
+{
+    char *agent[2], *replicator[2];
+    struct test_ca ca;
+
+    signal(SIGPIPE, SIG_IGN);
+    test_ca_make(&ca);
+    test_ca_sign(&ca, "agent:a", agent);
+    test_ca_sign(&ca, "replicator:r", replicator);
+    MUST(tls_context_new(TLS_CLIENT, agent[0], agent[1], ca.pem, &contexts[0], NULL) == 0);
+    MUST(tls_context_new(TLS_SERVER, replicator[0], replicator[1], ca.pem, &contexts[1], NULL) == 0);
+    connect_ends();
+    test_many_senders();
+    test_ends();
+    for (int i = 0; i < 2; i++) {
+        tls_context_free(&contexts[i]);
+        free(agent[i]);
+        free(replicator[i]);
+    }
+    test_ca_release(&ca);
+    return tap_done();
+}

@@ -1,0 +1,179 @@
+#include "base/zip.h"
+#include "wire/wire.h"
+#include "tap.h"
+
+static struct buf out = {.limit_bytes = WIRE_PAYLOAD_LIMIT};
+
+static void test_header(void)
+{
+    struct wire_header h = {0x00123456, WIRE_DATA, 0, 0xfffffffe}, back = {0};
+    uint8_t bytes[WIRE_HEADER_SIZE];
+    struct err e = {0};
+
+    wire_header_encode(&h, bytes);
+    ok(memcmp(bytes, "\x56\x34\x12\x00\x03\x00\x00\x00\xfe\xff\xff\xff", 12) == 0, "a header's bytes are little-endian, in order");
+    is_int(wire_header_decode(bytes, &back, &e), 0, "it decodes");
+    ok(back.payload_size == h.payload_size && back.type == h.type && back.sequence == h.sequence, "to the same");
+    bytes[3] = 0x01;
+    is_int(wire_header_decode(bytes, &back, &e), -1, "over the limit: %s", e.message);
+    bytes[3] = 0;
+    bytes[4] = 99;
+    is_int(wire_header_decode(bytes, &back, &e), -1, "an unknown type is refused");
+    bytes[4] = 3;
+    bytes[6] = 1;
+    is_int(wire_header_decode(bytes, &back, &e), -1, "unknown flags are refused");
+}
+
+static void test_offer(void)
+{
+    static struct wire_offer offer, back;
+    struct err e = {0};
+
+    offer = (struct wire_offer){.number = 7, .disk = 3, .count = WIRE_OFFER_CHUNKS};
+    for (unsigned i = 0; i < WIRE_OFFER_CHUNKS; i++) {
+        offer.entries[i].chunk = UINT32_MAX - 2 * (WIRE_OFFER_CHUNKS - i);
+        offer.entries[i].zero = i % 3 == 0;
+        if (i % 3)
+            hash_sha256(&i, sizeof i, offer.entries[i].hash);
+    }
+    wire_offer_encode(&offer, &out);
+    is_int(out.size_bytes, 12 + 40 * 1024, "a full offer has 40 bytes for each chunk");
+    is_int(wire_offer_decode(out.data, out.size_bytes, &back, &e), 0, "it decodes");
+    ok(memcmp(&offer, &back, sizeof back) == 0, "to the same");
+    is_int(wire_offer_decode(out.data, out.size_bytes - 1, &back, &e), -1, "a byte less is refused");
+    memcpy(out.data + 12 + 40, out.data + 12, 4);
+    is_int(wire_offer_decode(out.data, out.size_bytes, &back, &e), -1, "a chunk named twice is refused: %s", e.message);
+    is_int(e.kind, ERR_PROTOCOL, "as a protocol error");
+    ok(memcmp(&offer, &back, sizeof back) == 0, "and the output is untouched");
+    buf_release(&out);
+}
+
+static void test_need_ack_hashes(void)
+{
+    struct wire_need need = {.offer = UINT64_C(1) << 40, .count = 13}, need_back;
+    struct wire_ack ack = {.offer = 99}, ack_back;
+    uint8_t sums[3 * HASH_SHA256_SIZE];
+    struct wire_hashes hashes = {.request = 5, .disk = 1, .first_chunk = 9, .count = 3, .hashes = sums}, hashes_back;
+    struct err e = {0};
+
+    wire_need_set(&need, 0);
+    wire_need_set(&need, 12);
+    wire_need_encode(&need, &out);
+    is_int(wire_need_decode(out.data, out.size_bytes, &need_back, &e), 0, "NEED decodes");
+    ok(wire_needs(&need_back, 0) && !wire_needs(&need_back, 1) && wire_needs(&need_back, 12) && need_back.offer == need.offer, "to the same");
+    out.data[out.size_bytes - 1] |= 0x20;
+    is_int(wire_need_decode(out.data, out.size_bytes, &need_back, &e), -1, "a bit after the last is refused");
+    buf_release(&out);
+    wire_ack_encode(&ack, &out);
+    ok(wire_ack_decode(out.data, out.size_bytes, &ack_back, &e) == 0 && ack_back.offer == 99, "ACK decodes to the same");
+    buf_release(&out);
+    memset(sums, 7, sizeof sums);
+    wire_hashes_encode(&hashes, &out);
+    ok(wire_hashes_decode(out.data, out.size_bytes, &hashes_back, &e) == 0 && hashes_back.count == 3 && hashes_back.first_chunk == 9 &&
+       memcmp(hashes_back.hashes, sums, sizeof sums) == 0, "HASHES decodes to the same");
+    is_int(wire_hashes_decode(out.data, out.size_bytes - 32, &hashes_back, &e), -1, "a hash less is refused");
+    buf_release(&out);
+}
+
+static void test_data(void)
+{
+    CLEANUP(zip_free) struct zip *z = zip_new(1);
+    static uint8_t text[WIRE_CHUNK_SIZE], packed[WIRE_CHUNK_SIZE], back[WIRE_CHUNK_SIZE];
+    uint8_t hash[HASH_SHA256_SIZE];
+    struct wire_data_chunk chunk = {.entry = 4, .codec = WIRE_RAW, .stored_size = WIRE_CHUNK_SIZE, .bytes = text}, got;
+    struct wire_data data;
+    struct err e = {0};
+
+    for (size_t i = 0; i < sizeof text; i++)
+        text[i] = (uint8_t)(i >> 8);
+    hash_sha256(text, sizeof text, hash);
+    wire_data_begin(&out, 12);
+    is_int(wire_data_add(&out, &chunk), 0, "a raw chunk");
+    chunk = (struct wire_data_chunk){5, WIRE_ZSTD, (uint32_t)zip_pack(z, text, sizeof text, packed), packed};
+    is_int(wire_data_add(&out, &chunk), 0, "a packed chunk of %u bytes", chunk.stored_size);
+    is_int(wire_data_count(&out), 2, "are two");
+    is_int(wire_data_decode(out.data, out.size_bytes, &data, &e), 0, "DATA decodes: %s", e.message);
+    ok(wire_data_next(&data, &got) && got.entry == 4 && wire_data_unpack(z, &got, hash, back, &e) == 0, "the first is whole");
+    ok(wire_data_next(&data, &got) && got.entry == 5 && wire_data_unpack(z, &got, hash, back, &e) == 0, "the second is whole");
+    ok(memcmp(back, text, sizeof text) == 0, "and the same");
+    hash[0] ^= 1;
+    is_int(wire_data_unpack(z, &got, hash, back, &e), -1, "another hash than offered is refused");
+    is_int(e.kind, ERR_CORRUPT, "as corrupt");
+    is_int(wire_data_decode(out.data, out.size_bytes - 1, &data, &e), -1, "a cut frame is refused");
+    chunk = (struct wire_data_chunk){0, WIRE_RAW, WIRE_CHUNK_SIZE, text};
+    for (unsigned i = 0; i < 200 && wire_data_add(&out, &chunk) == 0; i++)
+        ;
+    ok(out.size_bytes <= WIRE_PAYLOAD_LIMIT && !out.over && wire_data_count(&out) > 120, "a full frame takes no more");
+    is_int(wire_data_decode(out.data, out.size_bytes, &data, &e), 0, "and decodes");
+    buf_release(&out);
+}
+
+static void test_json(void)
+{
+    static struct wire_hello hello, hello_back;
+    struct wire_take_point take = {3, WIRE_FROZEN, true, 5000, 200, 0}, take_back;
+    static struct wire_hash_done done, done_back;
+    struct err e = {0};
+
+    hello = (struct wire_hello){.version = 1, .agent_version = "0.1.0", .server = "db01", .boot_id = "b", .tracker = "ebpf", .epoch = "e",
+                                .disk_count = 2};
+    for (int i = 0; i < 2; i++) {
+        snprintf(hello.disks[i].id, sizeof hello.disks[i].id, "serial:%d", i);
+        snprintf(hello.disks[i].name, sizeof hello.disks[i].name, "vd%c", 'a' + i);
+        hello.disks[i].size_bytes = (i + 1) * INT64_C(1000000512);
+    }
+    wire_json_encode(WIRE_HELLO, &hello, sizeof hello, &out);
+    is_int(wire_json_decode(WIRE_HELLO, out.data, out.size_bytes, &hello_back, sizeof hello_back, &e), 0, "HELLO decodes: %s", e.message);
+    ok(memcmp(&hello, &hello_back, sizeof hello) == 0, "to the same");
+    buf_release(&out);
+    wire_json_encode(WIRE_TAKE_POINT, &take, sizeof take, &out);
+    is_str(out.data, "{\"request\":3,\"consistency\":\"frozen\",\"hold\":true,\"timeout_ms\":5000,\"freeze_budget_ms\":200,\"hold_limit_ms\":0}",
+           "TAKE_POINT as in the document");
+    is_int(wire_json_decode(WIRE_TAKE_POINT, out.data, out.size_bytes, &take_back, sizeof take_back, &e), 0, "decodes");
+    ok(memcmp(&take, &take_back, sizeof take) == 0, "to the same");
+    buf_release(&out);
+    done = (struct wire_hash_done){.request = 1, .still = true, .disk_count = 1, .disks = {{.id = "d", .size_bytes = 512}}};
+    hash_sha256("", 0, done.disks[0].sha256);
+    wire_json_encode(WIRE_HASH_DONE, &done, sizeof done, &out);
+    ok(wire_json_decode(WIRE_HASH_DONE, out.data, out.size_bytes, &done_back, sizeof done_back, &e) == 0 &&
+       memcmp(&done, &done_back, sizeof done) == 0, "HASH_DONE decodes to the same");
+    buf_release(&out);
+}
+
+static void test_bad_json(void)
+{
+    static const struct {
+        const char *text, *why;
+    } bad[] = {
+        {"", "nothing"},
+        {"[]", "a list"},
+        {"{\"request\":1}", "a missing member"},
+        {"{\"request\":\"1\",\"value\":0}", "text for a number"},
+        {"{\"request\":1,\"value\":-1}", "a negative value"},
+        {"{\"request\":2147483648,\"value\":0}", "a number over its bound"},
+        {"{\"request\":1,\"request\":1,\"value\":0}", "a member twice"},
+        {"{\"request\":1,\"value\":0} x", "something after it"},
+    };
+    struct wire_simple simple = {7, 7};
+    struct err e = {0};
+
+    for (size_t i = 0; i < ARRAY_COUNT(bad); i++) {
+        is_int(wire_json_decode(WIRE_LIMIT, bad[i].text, strlen(bad[i].text), &simple, sizeof simple, &e), -1, "%s is refused: %s",
+               bad[i].why, e.message);
+        is_int(e.kind, ERR_PROTOCOL, "as a protocol error");
+    }
+    ok(simple.request == 7 && simple.value == 7, "the output is untouched");
+    is_int(wire_json_decode(WIRE_LIMIT, "{\"request\":1,\"value\":5,\"new\":{}}", 33, &simple, sizeof simple, &e), -1, "a NUL at the end is refused");
+    is_int(wire_json_decode(WIRE_LIMIT, "{\"request\":1,\"value\":5,\"new\":{}}", 32, &simple, sizeof simple, &e), 0, "unknown members are ignored");
+}
+
+int main(void)
+{
+    test_header();
+    test_offer();
+    test_need_ack_hashes();
+    test_data();
+    test_json();
+    test_bad_json();
+    return tap_done();
+}
