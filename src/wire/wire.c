@@ -225,7 +225,7 @@ int wire_data_decode(const void *payload, size_t size, struct wire_data *out, st
     if (count < 1 || count > WIRE_OFFER_CHUNKS || get16(bytes + 10))
         return err_set(e, ERR_PROTOCOL, "DATA: %zu bytes don't hold %u chunks", size, count);
     for (unsigned i = 0; i < count; i++) {
-        size_t chunk_size;
+        size_t chunk_size = 0;
 
         if (check_data_chunk(at, (size_t)(end - at), &chunk_size, e) < 0)
             return -1;

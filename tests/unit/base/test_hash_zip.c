@@ -39,7 +39,7 @@ static void test_zip(void)
         noise[i] = (uint8_t)(state >> 24);
     }
     size = zip_pack(z, text, sizeof text, packed);
-    ok(size > 0 && size < 2000, "text shrinks");
+    ok(size > 0 && size < 4000, "text shrinks to %zu bytes", size);
     back[65536] = 77;
     is_int(zip_unpack(z, packed, size, back, 65536, &e), 0, "it comes back");
     ok(memcmp(text, back, 65536) == 0 && back[65536] == 77, "the same, and nothing after it is touched");
