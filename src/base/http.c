@@ -16,7 +16,7 @@
 #define LIMIT_HEADER_BYTES 65536
 #define CONNECT_TIMEOUT_MS 10000
 #define EXCHANGE_TIMEOUT_MS 30000
-#define CANCEL_POLL_US (US_PER_S)
+#define CANCEL_POLL_US US_PER_S
 
 struct http_client {
     CURL *curl;

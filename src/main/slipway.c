@@ -1,5 +1,6 @@
 /* slipway: the factory and its client, one binary with subcommands. Argument parsing and wiring, nothing else. */
 #include "base/log.h"
+#include "steps/runner.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -10,6 +11,7 @@ struct command {
 };
 
 static const struct command commands[] = {
+    {"runner", "carry out tasks beside the source machines or the target", runner_main},
     {NULL, NULL, NULL},
 };
 

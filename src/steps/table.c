@@ -1,0 +1,14 @@
+/* The predefined tasks, one line each: adding one is a file under steps/ and a line here. */
+#include "steps/step.h"
+
+#include <stddef.h>
+
+#define STEPS(STEP) \
+    STEP(report)
+
+#define DECLARE(name) extern const struct step_api step_##name;
+#define POINT(name) &step_##name,
+
+STEPS(DECLARE)
+
+const struct step_api *const step_table[] = {STEPS(POINT) NULL};
