@@ -374,14 +374,19 @@ int sse_start(struct store *s, void (*on_events)(void *user), void *user, struct
     return 0;
 }
 
-void sse_stop(struct sse **held)
+void sse_stop(struct sse *hub)
+{
+    if (hub && !__atomic_exchange_n(&hub->stopping, true, __ATOMIC_ACQ_REL))
+        pthread_join(hub->thread, NULL);
+}
+
+void sse_free(struct sse **held)
 {
     struct sse *hub = *held;
 
     if (!hub)
         return;
-    __atomic_store_n(&hub->stopping, true, __ATOMIC_RELEASE);
-    pthread_join(hub->thread, NULL);
+    sse_stop(hub);
     MUST(!hub->clients);
     pthread_mutex_destroy(&hub->lock);
     free(hub);

@@ -16,8 +16,9 @@ struct clock;
 
 /* on_events is called from sse's thread after new events were committed, at most ten times a second. */
 int sse_start(struct store *s, void (*on_events)(void *user), void *user, struct sse **out, struct err *e);
-/* After httpd_stop: no client may be left. For CLEANUP. */
-void sse_stop(struct sse **hub);
+/* Ends its thread: on_events isn't called after. Then httpd_stop ends the clients, then sse_free. */
+void sse_stop(struct sse *hub);
+void sse_free(struct sse **hub); /* for CLEANUP; no client may be left */
 /* Answers c with the stream of events with id > after_id (< 0: from now on), of the wave where one is given. */
 int sse_subscribe(struct sse *hub, struct http_call *c, int64_t after_id, const char *wave, struct err *e);
 /* To every client (of that wave, or without a filter), without an id. json is one line. */

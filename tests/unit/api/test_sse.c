@@ -229,8 +229,9 @@ int main(void)
     test_resume();
     test_catch_up();
     test_many();
+    sse_stop(hub);
     httpd_stop(&server);
-    sse_stop(&hub);
+    sse_free(&hub);
     store_close(&store);
     fixture_end();
     return tap_done();
