@@ -1,0 +1,53 @@
+/* track: which chunks of which disks have been written since they were last asked for, and how many writes have completed.
+ *
+ * Chunks are 64 KiB; disks are whole disks (a partition's, a logical volume's or a multi-device's writes arrive at the disk below). The
+ * tracker attaches an eBPF program to the tracepoint where block requests complete; no kernel module, no reboot. What it promises:
+ *
+ * 1. A write that completed before track_take began is in what track_take returns (this one or an earlier), for every disk given to
+ *    track_open, from the return of track_open on. Read the disk *after* taking: a mark set meanwhile belongs to the next round.
+ * 2. A seqlock over disks: take a = track_writes, then track_take, then read the chunks it named, then b = track_writes. If a equals b on
+ *    every disk, no write that anything could have depended on happened between the taking and b: what was read is
+ *    (with everything read before) one crash-consistent moment.
+ *
+ * Not seen: SCSI pass-through writes (SG_IO), and drivers that complete no requests (zram, brd, NVMe multipath heads): track_open refuses
+ * a disk without a request queue. Where it fails with ERR_UNSUPPORTED or ERR_DENIED the caller rescans by checksum (track_sums below).
+ *
+ * A tracker may be used by one thread at a time, but for track_writes, which any thread may call. Library: doesn't log. */
+#pragma once
+
+#include "base/mem.h"
+#include "track/track_shared.h"
+
+#define TRACK_CHUNK_SIZE 65536
+#define TRACK_WRITES_UNKNOWN UINT64_MAX
+
+struct tracker;
+struct track_disk {
+    char name[64]; /* "sda": its folder in /sys/block */
+    int64_t size_bytes;
+};
+
+static inline int64_t track_chunks(int64_t size_bytes) { return (size_bytes + TRACK_CHUNK_SIZE - 1) / TRACK_CHUNK_SIZE; }
+
+/* Attaches; when it returns, every later write is seen. Mounts tracefs where it isn't. At most TRACK_DISKS_MAX disks. */
+int track_open(const struct track_disk *disks, int disk_count, struct tracker **out, struct err *e);
+void track_close(struct tracker **t); /* for CLEANUP */
+
+/* ORs the marks of a disk into words (bit i of word w: chunk 64 w + i; (track_chunks + 63) / 64 words) and clears them: the count of
+ * chunks that were not set there before. -1 (ERR_CORRUPT): marks were lost (the disk has grown): read all of it again; the marks
+ * that there are have been taken. */
+int64_t track_take(struct tracker *t, int disk, uint64_t *words, struct err *e);
+/* Completed writes of a disk, ever rising. */
+uint64_t track_writes(const struct tracker *t, int disk);
+
+/* Completed writes by the kernel's own I/O statistics, for where no tracker is: TRACK_WRITES_UNKNOWN where they are off. */
+uint64_t track_writes_by_stat(const char *name);
+
+/* The fallback: a remembered XXH3-128 for each chunk (16 bytes a chunk: 256 MiB a TiB). */
+struct track_sums;
+struct track_sums *track_sums_new(int64_t chunk_count);
+void track_sums_free(struct track_sums **s); /* for CLEANUP */
+/* True where the chunk isn't what it was at the last call for it (or there was none). Different chunks may be given by different threads. */
+bool track_sums_changed(struct track_sums *s, int64_t chunk, const void *bytes, size_t size);
+/* Forget a chunk: the next call says changed. */
+void track_sums_forget(struct track_sums *s, int64_t chunk);

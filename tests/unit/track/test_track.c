@@ -1,0 +1,250 @@
+/* The tracker against the truth, on a loop device: every chunk that differs afterwards was marked; and a replica that is fed
+ * from marks while several threads write ends up equal. Needs root and loop devices; skipped without. */
+#include "base/clock.h"
+#include "track/track.h"
+#include "loopdev.h"
+#include "tap.h"
+
+#include <errno.h>
+#include <linux/fs.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#define SIZE (96 << 20)
+#define CHUNKS (SIZE / TRACK_CHUNK_SIZE)
+
+static char folder[] = "/tmp/slipway-track.XXXXXX";
+static uint8_t *before, *after;
+
+static void read_disk(struct loopdev *l, uint8_t *into)
+{
+    int fd = open(l->path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+
+    MUST(fd >= 0);
+    for (off_t at = 0; at < l->size_bytes; at += 1 << 20)
+        MUST(pread(fd, into + at, 1 << 20, at) == 1 << 20);
+    close(fd);
+}
+
+/* Runs a command with its output in the TAP stream as comments. */
+__attribute__((format(printf, 1, 2))) static int run(const char *format, ...)
+{
+    char command[1024];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(command, sizeof command, format, args);
+    va_end(args);
+    return system(command);
+}
+
+static int count_missed(const uint64_t *words, int *changed)
+{
+    int missed = 0;
+
+    *changed = 0;
+    for (int i = 0; i < CHUNKS; i++) {
+        bool differs = memcmp(before + (size_t)i * TRACK_CHUNK_SIZE, after + (size_t)i * TRACK_CHUNK_SIZE, TRACK_CHUNK_SIZE) != 0;
+
+        *changed += differs;
+        missed += differs && !(words[i / 64] >> (i % 64) & 1);
+    }
+    return missed;
+}
+
+static void write_through_filesystem(const char *mount_point)
+{
+    char path[512];
+    uint8_t *map;
+    void *block;
+    int fd;
+
+    run("for i in 1 2 3; do dd if=/dev/urandom of=%s/f$i bs=37k count=40 status=none; done", mount_point);
+    snprintf(path, sizeof path, "%s/direct", mount_point);
+    fd = open(path, O_RDWR | O_CREAT | O_DIRECT, 0600);
+    MUST(posix_memalign(&block, 4096, 65536) == 0);
+    memset(block, 0x5a, 65536);
+    for (int i = 0; i < 20; i++)
+        ok(pwrite(fd, block, 65536, i * 65536) == 65536, "a direct write");
+    free(block);
+    close(fd);
+    snprintf(path, sizeof path, "%s/mapped", mount_point);
+    fd = open(path, O_RDWR | O_CREAT, 0600);
+    MUST(ftruncate(fd, 1 << 20) == 0);
+    map = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    for (int i = 0; i < 1 << 20; i += 9000)
+        map[i] = 7;
+    munmap(map, 1 << 20);
+    close(fd);
+    run("rm %s/f2; sync; fstrim -o 0 -l 8M %s 2>/dev/null || true", mount_point, mount_point);
+}
+
+static void test_all_ways(struct loopdev *l, const char *make)
+{
+    struct track_disk disk = {.size_bytes = SIZE};
+    CLEANUP(track_close) struct tracker *t = NULL;
+    static uint64_t words[CHUNKS / 64];
+    uint64_t range[2], writes;
+    struct err e = {0};
+    char point[256];
+    int changed, missed;
+
+    memset(words, 0, sizeof words);
+    snprintf(disk.name, sizeof disk.name, "%s", l->name);
+    snprintf(point, sizeof point, "%s/m", folder);
+    mkdir(point, 0700);
+    ok(run("%s %s >/dev/null 2>&1; sync", make, l->path) == 0, "%s", make);
+    read_disk(l, before);
+    if (!ok(track_open(&disk, 1, &t, &e) == 0, "the tracker attaches: %s", e.message))
+        return;
+    writes = track_writes(t, 0);
+    ok(run("mount %s %s", l->path, point) == 0, "mount");
+    write_through_filesystem(point);
+    ok(run("umount %s", point) == 0, "unmount");
+    range[0] = 70 << 20, range[1] = 3 << 20;
+    ok(ioctl(l->fd, BLKDISCARD, range) == 0 || errno == EOPNOTSUPP, "discard");
+    range[0] = (80 << 20) + 512, range[1] = (5 << 20) + 1024;
+    ok(ioctl(l->fd, BLKZEROOUT, range) == 0, "write zeroes");
+    ok(pwrite(l->fd, "raw, unaligned", 14, (90 << 20) + 65530) == 14 && fsync(l->fd) == 0, "a raw write over a chunk's border");
+    ok(track_take(t, 0, words, &e) > 0, "there are marks: %s", e.message);
+    read_disk(l, after);
+    missed = count_missed(words, &changed);
+    ok(changed > 50, "%d chunks changed", changed);
+    is_int(missed, 0, "none was missed");
+    ok(track_writes(t, 0) > writes, "writes were counted");
+    is_int(track_take(t, 0, words, &e), 0, "taken marks don't come again");
+}
+
+/* ---- a replica fed from marks while threads write ---- */
+
+static atomic_bool stop;
+static struct loopdev *target;
+
+static void *write_at_random(void *user)
+{
+    uint64_t state = (uint64_t)(uintptr_t)user * 88172645463325252u + 1;
+    int fd = open(target->path, O_RDWR | O_DIRECT | O_CLOEXEC);
+    void *block;
+
+    MUST(fd >= 0 && posix_memalign(&block, 4096, 1 << 18) == 0);
+    while (!atomic_load(&stop)) {
+        uint64_t range[2];
+
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        range[0] = state % (SIZE / 512 - 512) * 512;
+        range[1] = (1 + (state >> 32) % 500) * 512;
+        memset(block, (int)(state >> 24), range[1]);
+        switch (state >> 60) {
+        case 0: ioctl(fd, BLKDISCARD, range); break;
+        case 1: ioctl(fd, BLKZEROOUT, range); break;
+        default: MUST(pwrite(fd, block, range[1], (off_t)range[0]) == (ssize_t)range[1]); usleep(1000);
+        }
+    }
+    free(block);
+    close(fd);
+    return NULL;
+}
+
+static void copy_marked(int fd, const uint64_t *words)
+{
+    for (int i = 0; i < CHUNKS; i++)
+        if (words[i / 64] >> (i % 64) & 1)
+            MUST(pread(fd, before + (size_t)i * TRACK_CHUNK_SIZE, TRACK_CHUNK_SIZE, (off_t)i * TRACK_CHUNK_SIZE) == TRACK_CHUNK_SIZE);
+}
+
+static void test_replica(struct loopdev *l)
+{
+    int fd = open(l->path, O_RDONLY | O_DIRECT | O_CLOEXEC), rounds = 0, missed, changed;
+    struct track_disk disk = {.size_bytes = SIZE};
+    CLEANUP(track_close) struct tracker *t = NULL;
+    uint64_t words[CHUNKS / 64];
+    int64_t begin_us, marked = 0;
+    pthread_t threads[3];
+    struct err e = {0};
+
+    target = l;
+    snprintf(disk.name, sizeof disk.name, "%s", l->name);
+    for (uintptr_t i = 0; i < 3; i++)
+        MUST(pthread_create(&threads[i], NULL, write_at_random, (void *)(i + 1)) == 0);
+    if (!ok(track_open(&disk, 1, &t, &e) == 0, "the tracker attaches while there are writes"))
+        return;
+    memset(words, 0xff, sizeof words);
+    copy_marked(fd, words);
+    begin_us = clock_monotonic_us();
+    for (bool last = false;; rounds++) {
+        memset(words, 0, sizeof words);
+        marked += track_take(t, 0, words, &e);
+        copy_marked(fd, words);
+        if (last)
+            break;
+        if ((rounds >= 3 && clock_monotonic_us() - begin_us > 2 * US_PER_S) || clock_monotonic_us() - begin_us > 10 * US_PER_S) {
+            atomic_store(&stop, true);
+            for (int i = 0; i < 3; i++)
+                pthread_join(threads[i], NULL);
+            last = true;
+        }
+    }
+    read_disk(l, after);
+    memset(words, 0, sizeof words);
+    missed = count_missed(words, &changed);
+    ok(marked > 100, "%lld marks in %d rounds while three threads wrote", (long long)marked, rounds);
+    is_int(missed, 0, "the replica equals the disk");
+    close(fd);
+}
+
+static void test_grown(struct loopdev *l)
+{
+    struct track_disk disk = {.size_bytes = SIZE / 2};
+    CLEANUP(track_close) struct tracker *t = NULL;
+    static uint64_t words[CHUNKS / 64];
+    struct err e = {0};
+
+    snprintf(disk.name, sizeof disk.name, "%s", l->name);
+    MUST(track_open(&disk, 1, &t, &e) == 0);
+    MUST(pwrite(l->fd, "x", 1, SIZE - 100) == 1 && fsync(l->fd) == 0);
+    is_int(track_take(t, 0, words, &e), -1, "a write beyond the known end: %s", e.message);
+    is_int(e.kind, ERR_CORRUPT, "says that marks were lost");
+    is_int(track_take(t, 0, words, &e), 0, "once");
+}
+
+static void test_sums(void)
+{
+    CLEANUP(track_sums_free) struct track_sums *s = track_sums_new(3);
+
+    ok(track_sums_changed(s, 2, "abc", 3), "an unknown chunk is changed");
+    ok(!track_sums_changed(s, 2, "abc", 3), "the same content isn't");
+    ok(track_sums_changed(s, 2, "abd", 3), "other content is");
+    track_sums_forget(s, 2);
+    ok(track_sums_changed(s, 2, "abd", 3), "a forgotten chunk is");
+}
+
+int main(void)
+{
+    struct track_disk missing = {.name = "no-such-disk", .size_bytes = 1 << 20};
+    struct tracker *none = NULL;
+    struct loopdev l;
+    struct err e = {0};
+
+    test_sums();
+    MUST(mkdtemp(folder) != NULL);
+    if (geteuid() != 0 || loopdev_make(&l, folder, "disk", SIZE) < 0) {
+        rmdir(folder);
+        printf("1..0 # SKIP needs root and loop devices\n");
+        return 0;
+    }
+    MUST(posix_memalign((void **)&before, 4096, SIZE) == 0 && posix_memalign((void **)&after, 4096, SIZE) == 0); /* for O_DIRECT */
+    is_int(track_open(&missing, 1, &none, &e), -1, "a disk that isn't there: %s", e.message);
+    test_all_ways(&l, "mkfs.ext4 -q -F");
+    test_all_ways(&l, "mkfs.ext4 -q -F -b 1024");
+    test_replica(&l);
+    test_grown(&l);
+    ok(track_writes_by_stat(l.name) != TRACK_WRITES_UNKNOWN, "the kernel's own count");
+    loopdev_remove(&l);
+    free(before);
+    free(after);
+    ok(run("rm -rf %s", folder) == 0, "cleared");
+    return tap_done();
+}
