@@ -4,7 +4,7 @@
 #include "base/json.h"
 #include "store/store.h"
 
-/* The wave's report as of now_us; the caller frees *out. ERR_NOT_FOUND: no such wave; ERR_STATE: it never ran.
+/* The wave's report as of now_us; the caller frees *out. ERR_NOT_FOUND: no such wave; ERR_WRONG_STATE: it never ran.
  *
  * Measurements that it reads (PUT /v1/waves/{wave}/measurements/NAME):
  *   probe  {servers:{NAME:{downtime_ms,probes_total,probes_failed}}}   seen by an outside probe

@@ -9,7 +9,7 @@
  * (random, so that a database that was restored from a copy never gives an attempt's id twice).
  *
  * What was asked for and refused because of the state it is in (outside the window, before finalize, before the hold ended) is
- * ERR_STATE, and is recorded as an event "refused" {what, reason}; the wave's report lists these. */
+ * ERR_WRONG_STATE, and is recorded as an event "refused" {what, reason}; the wave's report lists these. */
 #pragma once
 
 #include "base/clock.h"
@@ -48,12 +48,12 @@ void workflow_close(struct workflow **w); /* for CLEANUP; NULL inside is fine */
 
 /* ---- Runs ---- */
 
-/* Makes the wave's run of the template "wave_migration" and starts it. ERR_STATE: the wave has no servers, or an unfinished run.
+/* Makes the wave's run of the template "wave_migration" and starts it. ERR_WRONG_STATE: the wave has no servers, or an unfinished run.
  * ERR_INVALID: the servers' `after` attributes name a server that is not there, or go in a circle. */
 int workflow_start_wave(struct workflow *w, const char *wave, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e);
 /* A run of the template "target_probe": launches a probe machine on the target and removes it. wave may be NULL. */
 int workflow_start_probe(struct workflow *w, const char *wave, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e);
-/* No task of it starts any more; running attempts are told to stop. ERR_STATE while a server of it is between quiesce and finalize:
+/* No task of it starts any more; running attempts are told to stop. ERR_WRONG_STATE while a server of it is between quiesce and finalize:
  * take it back first. */
 int workflow_cancel_run(struct workflow *w, const char *run, const char *actor, struct err *e);
 
@@ -72,7 +72,7 @@ struct workflow_offer {
 };
 /* Gives the most urgent ready task that fits: 1 with its document (docs/architecture.md, "The task document"; the caller frees), 0
  * when there is none now (wait with event_wait and ask again), -1. A task without the attribute `network` on its server (or the
- * setting on its wave) may go to any runner with a label "source:…". The document of the step "report" has "report" (see report.h). */
+ * setting on its wave) may go to any runner with a label "source:…". */
 int workflow_claim(struct workflow *w, const struct workflow_offer *offer, json_t **document, struct err *e);
 
 /* body {fence, progress?:{done,total,unit,note}, evidence?:[{name,passed,evidence}], log?:["…"]}; renews the lease.
@@ -88,18 +88,18 @@ int workflow_finish(struct workflow *w, const char *runner, const char *attempt,
 
 /* ---- People ---- */
 
-/* For a task that waits for a person. ERR_CONFLICT: somebody decided it meanwhile (the message says who). ERR_STATE: it does not wait
+/* For a task that waits for a person. ERR_CONFLICT: somebody decided it meanwhile (the message says who). ERR_WRONG_STATE: it does not wait
  * for a person; go_no_go outside the window. A rejection makes it FAILED; `retry` asks again. note may be NULL. */
 int workflow_decide(struct workflow *w, const char *task, bool approve, const char *note, const char *actor, struct err *e);
 /* A FAILED task is given again, with all its attempts. */
 int workflow_retry(struct workflow *w, const char *task, const char *actor, struct err *e);
-/* A FAILED, WAITING or unstarted task counts as done; needs a reason of at least 3 bytes. ERR_STATE for tasks that the template
+/* A FAILED, WAITING or unstarted task counts as done; needs a reason of at least 3 bytes. ERR_WRONG_STATE for tasks that the template
  * marks as needed (quiesce, launch_cutover, open_door, finalize …): what these do can't be left out. */
 int workflow_skip(struct workflow *w, const char *task, const char *reason, const char *actor, struct err *e);
 /* Stops a task: a running attempt is told to stop; the task is then FAILED with kind "cancelled" and can be retried or skipped. */
 int workflow_cancel_task(struct workflow *w, const char *task, const char *actor, struct err *e);
 
-/* Cuts the wave over now: ERR_STATE outside the window (the message says when it opens) and while a server is not ready; else the
+/* Cuts the wave over now: ERR_WRONG_STATE outside the window (the message says when it opens) and while a server is not ready; else the
  * window's task passes and go_no_go is approved. */
 int workflow_cutover_wave(struct workflow *w, const char *wave, const char *actor, struct err *e);
 /* After a way back: lets the server cut over again. The window must be open. */
@@ -110,7 +110,7 @@ int workflow_server_open(struct workflow *w, const char *server, const char *act
 int workflow_server_finalize(struct workflow *w, const char *server, const char *actor, struct err *e);
 /* Refused before finalize and before the hold ended. After it, decommissioning starts by itself: this only says so (0). */
 int workflow_server_decommission(struct workflow *w, const char *server, const char *actor, struct err *e);
-/* Takes a server back: a run of the template "way_back". Before its door was opened: at once. After: ERR_STATE, until confirm has the
+/* Takes a server back: a run of the template "way_back". Before its door was opened: at once. After: ERR_WRONG_STATE, until confirm has the
  * words that the refusal names; they are also left in words (else it is ""), e.g. "lose 12 minutes of db01". Words that were given out
  * in the last 10 minutes hold. After finalize: refused. run gets the run's id. */
 int workflow_server_back(struct workflow *w, const char *server, const char *confirm, const char *actor,

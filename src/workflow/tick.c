@@ -1,0 +1,159 @@
+/* tick: what time brings, a transaction for each run, so that one that can't go on keeps no other from it. */
+#include "workflow/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t real_monotonic_us(void *user)
+{
+    (void)user;
+    return clock_monotonic_us();
+}
+static const struct clock monotonic_real = {.now_us = real_monotonic_us};
+
+int workflow_open(const struct workflow_settings *settings, struct workflow **out, struct err *e)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    struct workflow *w;
+    int64_t last;
+
+    if (store_begin(settings->store, STORE_READ, &tx, e) < 0
+        || store_one_int(tx, &last, e, "SELECT last FROM workflow_number WHERE kind = 'task'", "") < 0)
+        return err_wrap(e, "opening the workflow (is the database migrated?)");
+    w = xcalloc(1, sizeof *w);
+    w->settings = *settings;
+    if (!w->settings.clock)
+        w->settings.clock = &clock_real;
+    if (!w->settings.monotonic)
+        w->settings.monotonic = &monotonic_real;
+    if (!w->settings.lease_us)
+        w->settings.lease_us = WORKFLOW_LEASE_MS * US_PER_MS;
+    w->ticked_us = clock_read_us(w->settings.monotonic);
+    pthread_mutex_init(&w->lock, NULL);
+    *out = w;
+    return 0;
+}
+
+void workflow_close(struct workflow **w)
+{
+    if (!*w)
+        return;
+    pthread_mutex_destroy(&(*w)->lock);
+    free((*w)->leases);
+    free(*w);
+    *w = NULL;
+}
+
+static int tick_leases(struct workflow *w, struct err *e)
+{
+    CLEANUP(change_release) struct change c = {0};
+    int rc;
+
+    if (change_begin(w, "factory", &c, e) < 0)
+        return -1;
+    pthread_mutex_lock(&w->lock);
+    rc = lease_tick(&c, e);
+    pthread_mutex_unlock(&w->lock);
+    return rc < 0 || change_commit(&c, e) < 0 ? -1 : c.moved;
+}
+
+/* A server that was allowed to cut over again and has not begun: the permission was for the window that closed. */
+static int close_server(struct change *c, const char *run, const char *server, bool *at_gate, struct err *e)
+{
+    struct task quiesce, again;
+    int rc = task_find(c->tx, c->arena, run, server, "quiesce", &quiesce, e), has_again;
+
+    if (rc <= 0)
+        return rc;
+    if (quiesce.started_us || (quiesce.state != TASK_PENDING && quiesce.state != TASK_READY && quiesce.state != TASK_WAITING))
+        return 0;
+    if ((has_again = task_find(c->tx, c->arena, run, server, "cut_over_again", &again, e)) < 0)
+        return -1;
+    if (has_again && !task_done(&again))
+        return 0;
+    if (!has_again)
+        *at_gate = true;
+    if (has_again && task_reset(c, &again, again.round, e) < 0)
+        return -1;
+    return quiesce.state == TASK_PENDING ? 0 : task_reset(c, &quiesce, quiesce.round, e);
+}
+
+/* When the window closes, what has not begun waits for the next one, and for another go: that one was given for this window. */
+static int close_window(struct change *c, const struct run *r, struct err *e)
+{
+    struct task window, go;
+    struct obstacle o;
+    const char *const *servers;
+    bool at_gate = false;
+    int rc = task_find(c->tx, c->arena, r->id, NULL, "window", &window, e), count;
+
+    if (rc <= 0 || window.state != TASK_SUCCEEDED)
+        return rc < 0 ? -1 : 0;
+    if ((rc = settle_window(c, r->wave, &o, e)) != 0)
+        return rc < 0 ? -1 : 0;
+    if (task_find(c->tx, c->arena, r->id, NULL, "go_no_go", &go, e) <= 0
+        || (count = run_servers(c->tx, c->arena, r->id, &servers, e)) < 0)
+        return -1;
+    for (int i = 0; i < count; i++)
+        if (close_server(c, r->id, servers[i], &at_gate, e) < 0)
+            return -1;
+    if (!at_gate)
+        return 0;
+    if (task_reset(c, &window, window.round, e) < 0
+        || (go.state != TASK_PENDING && task_reset(c, &go, go.round, e) < 0))
+        return -1;
+    return 0;
+}
+
+static int tick_run(struct workflow *w, const char *id, struct err *e)
+{
+    CLEANUP(change_release) struct change c = {0};
+    struct run r;
+
+    if (change_begin(w, "factory", &c, e) < 0 || run_load(c.tx, c.arena, id, &r, e) <= 0)
+        return -1;
+    if (strcmp(r.state, "RUNNING") != 0)
+        return 0;
+    if (strcmp(r.template, "wave_migration") == 0 && close_window(&c, &r, e) < 0)
+        return -1;
+    return settle(&c, id, NULL, e) < 0 || change_commit(&c, e) < 0 ? err_wrap(e, "run %s", id) : c.moved;
+}
+
+/* Runs in which something waits for a window, a time or an event, or in which a window that was open may have closed. */
+static int runs_to_look_at(struct store_tx *tx, struct arena *arena, const char **ids, int room, struct err *e)
+{
+    CLEANUP(store_rows_free) struct store_rows *rows = NULL;
+    int count = 0, rc = store_query(tx, &rows, e,
+                                    "SELECT r.id FROM run r WHERE r.state = 'RUNNING' AND EXISTS (SELECT 1 FROM task t WHERE t.run = r.id"
+                                    " AND ((t.state = 'WAITING' AND t.wait_kind <> 'person')"
+                                    " OR (t.name IN ('go_no_go', 'quiesce', 'cut_over_again') AND t.state IN ('READY', 'WAITING'))))"
+                                    " ORDER BY r.number", "");
+
+    while (rc >= 0 && count < room && (rc = store_next(rows, e)) > 0)
+        ids[count++] = arena_strdup(arena, store_text(rows, 0));
+    return rc < 0 ? -1 : count;
+}
+
+int workflow_tick(struct workflow *w, struct err *e)
+{
+    CLEANUP(arena_free) struct arena *arena = arena_new();
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    const char *ids[1024];
+    int moved = tick_leases(w, e), count, rc = 0;
+
+    if (moved < 0)
+        return err_wrap(e, "looking at the leases");
+    if (store_begin(w->settings.store, STORE_READ, &tx, e) < 0
+        || (count = runs_to_look_at(tx, arena, ids, ARRAY_COUNT(ids), e)) < 0)
+        return -1;
+    store_rollback(&tx);
+    for (int i = 0; i < count; i++) {
+        int one = tick_run(w, ids[i], rc < 0 ? NULL : e);
+
+        if (one < 0)
+            rc = -1;
+        else
+            moved += one;
+    }
+    return rc < 0 ? -1 : moved;
+}

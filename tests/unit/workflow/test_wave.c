@@ -1,0 +1,178 @@
+/* A wave from start to end, and each gate on its way. */
+#include "world.h"
+
+static void make_wave(struct world *x, const char *settings)
+{
+    world_open(x);
+    world_wave(x, "w1", settings);
+    world_server(x, "w1", "db01", "{}");
+    world_server(x, "w1", "web01", "{\"after\":\"db01\"}");
+}
+
+static void start(struct world *x)
+{
+    struct err e = {0};
+
+    world_need(workflow_start_wave(x->w, "w1", "user:anna", x->run, &e), &e);
+}
+
+static void is_lifecycle(struct world *x, const char *server, const char *wanted)
+{
+    CLEANUP(free_ptr) char *got = world_server_member(x, server, "lifecycle"), *quoted = xasprintf("\"%s\"", wanted);
+
+    is_str(got, quoted, "%s is %s", server, wanted);
+}
+
+/* Until both servers are ready for cutover. */
+static void up_to_window(struct world *x)
+{
+    start(x);
+    world_work(x, NULL);
+    is_int(world_decide(x, x->run, "db01", "sign_off", true, "user:bob"), ERR_NONE, "the owner of db01 signs off");
+    is_int(world_decide(x, x->run, "web01", "sign_off", true, "user:bob"), ERR_NONE, "the owner of web01 signs off");
+    world_work(x, NULL);
+}
+
+static void test_whole_wave(void)
+{
+    struct world x;
+    struct err e = {0};
+    json_t *document;
+
+    make_wave(&x, "{\"hold_s\":60,\"right_size_after_s\":30}");
+    up_to_window(&x);
+    is_lifecycle(&x, "db01", "READY_FOR_CUTOVER");
+    world_is_state(&x, x.run, NULL, "window", "WAITING");
+    is_int(workflow_cutover_wave(x.w, "w1", "user:anna", &e), -1, "no window: no cutover");
+    is_int(e.kind, ERR_WRONG_STATE, "refused for its state");
+    world_window(&x, "w1", x.wall_us + 60 * US_PER_S, x.wall_us + 3600 * US_PER_S);
+    world_pass(&x, 1);
+    is_int(workflow_cutover_wave(x.w, "w1", "user:anna", &e), -1, "before the window: no cutover");
+    ok(strstr(e.message, "opens at 2026-"), "the refusal says when it opens: %s", e.message);
+    is_int(world_events(&x, "refused"), 2, "both refusals are remembered");
+    world_pass(&x, 60);
+    world_is_state(&x, x.run, NULL, "go_no_go", "WAITING");
+    ok(!world_claim(&x, "dc1"), "nothing is quiesced before the go");
+    is_int(workflow_cutover_wave(x.w, "w1", "user:anna", &e), 0, "inside the window it goes");
+    is_int(workflow_cutover_wave(x.w, "w1", "user:carl", &e), -1, "not twice");
+    is_int(e.kind, ERR_CONFLICT, "somebody was quicker: %s", e.message);
+    document = world_work(&x, "compare");
+    is_str(json_get_string(json_object_get(document, "server"), "name", ""), "db01", "db01 goes first: web01 is after it");
+    is_lifecycle(&x, "db01", "CUTOVER");
+    json_decref(document);
+    is_int(world_decide(&x, x.run, "db01", "acceptance", true, "user:bob"), ERR_WRONG_STATE, "no acceptance before the comparison");
+    world_close(&x);
+}
+
+static void finish_cutover(struct world *x)
+{
+    struct err e = {0};
+
+    world_work(x, NULL);
+    is_int(workflow_server_finalize(x->w, "db01", "user:anna", &e), -1, "not finalized before acceptance: %s", e.message);
+    is_int(workflow_server_decommission(x->w, "db01", "user:anna", &e), -1, "not decommissioned before finalize: %s", e.message);
+    is_int(world_decide(x, x->run, "db01", "acceptance", true, "user:bob"), ERR_NONE, "db01 is accepted");
+    is_int(world_decide(x, x->run, "web01", "acceptance", true, "user:bob"), ERR_NONE, "web01 is accepted");
+    world_is_state(x, x->run, "db01", "finalize", "WAITING");
+    is_int(workflow_server_finalize(x->w, "db01", "user:anna", &e), 0, "db01 is finalized");
+    is_int(workflow_server_finalize(x->w, "web01", "user:anna", &e), 0, "web01 is finalized");
+}
+
+static void test_to_the_end(void)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    CLEANUP(json_free) json_t *run = NULL;
+    struct world x;
+    struct err e = {0};
+
+    make_wave(&x, "{\"hold_s\":60,\"right_size_after_s\":30}");
+    world_window(&x, "w1", x.wall_us, x.wall_us + 3600 * US_PER_S);
+    up_to_window(&x);
+    is_int(workflow_cutover_wave(x.w, "w1", "user:anna", &e), 0, "go");
+    finish_cutover(&x);
+    world_work(&x, NULL);
+    is_lifecycle(&x, "db01", "DISCONNECTED");
+    is_int(workflow_server_decommission(x.w, "db01", "user:anna", &e), -1, "not before the hold ended: %s", e.message);
+    ok(strstr(e.message, "ends at 2026-"), "it says when");
+    world_pass(&x, 59);
+    world_work(&x, NULL);
+    world_is_state(&x, x.run, "db01", "decommission", "PENDING");
+    world_pass(&x, 2);
+    is_int(workflow_server_decommission(x.w, "db01", "user:anna", &e), 0, "after it, it goes by itself");
+    world_work(&x, NULL);
+    is_lifecycle(&x, "db01", "ARCHIVED");
+    is_lifecycle(&x, "web01", "ARCHIVED");
+    world_need(store_begin(x.store, STORE_READ, &tx, &e), &e);
+    world_need(workflow_run_json(tx, x.run, false, &run, &e), &e);
+    is_str(json_get_string(run, "state", ""), "SUCCEEDED", "the run is over");
+    is_str(json_get_string(run, "stage", ""), "done", "and done");
+    store_rollback(&tx);
+    is_int(workflow_start_wave(x.w, "w1", "user:anna", x.run, &e), -1, "a wave that was cut over is not started again: %s", e.message);
+    world_close(&x);
+}
+
+static void test_start_refusals(void)
+{
+    struct world x;
+    struct err e = {0};
+
+    world_open(&x);
+    world_wave(&x, "w1", "{}");
+    is_int(workflow_start_wave(x.w, "w1", "user:anna", x.run, &e), -1, "an empty wave");
+    is_int(e.kind, ERR_WRONG_STATE, "can't start: %s", e.message);
+    is_int(workflow_start_wave(x.w, "nix", "user:anna", x.run, &e), -1, "an unknown wave");
+    is_int(e.kind, ERR_NOT_FOUND, "is not found: %s", e.message);
+    world_server(&x, "w1", "a", "{\"after\":\"b\"}");
+    world_server(&x, "w1", "b", "{\"after\":\"c\"}");
+    world_server(&x, "w1", "c", "{\"after\":\"a\"}");
+    is_int(workflow_start_wave(x.w, "w1", "user:anna", x.run, &e), -1, "a circle");
+    is_int(e.kind, ERR_INVALID, "is refused: %s", e.message);
+    world_wave(&x, "w2", "{}");
+    world_server(&x, "w2", "d", "{\"after\":\"nobody\"}");
+    is_int(workflow_start_wave(x.w, "w2", "user:anna", x.run, &e), -1, "an unknown server in after");
+    ok(e.kind == ERR_INVALID && strstr(e.message, "nobody"), "is named: %s", e.message);
+    world_wave(&x, "w3", "{}");
+    world_server(&x, "w3", "f", "{}");
+    is_int(workflow_start_wave(x.w, "w3", "user:anna", x.run, &e), 0, "a good one starts");
+    is_int(workflow_start_wave(x.w, "w3", "user:anna", x.run, &e), -1, "but once: %s", e.message);
+    world_close(&x);
+}
+
+static void test_window_closes(void)
+{
+    CLEANUP(json_free) json_t *quiesce = NULL;
+    struct world x;
+    struct err e = {0};
+
+    make_wave(&x, "{}");
+    world_window(&x, "w1", x.wall_us, x.wall_us + 600 * US_PER_S);
+    up_to_window(&x);
+    is_int(workflow_cutover_wave(x.w, "w1", "user:anna", &e), 0, "go");
+    quiesce = world_claim(&x, "dc1");
+    is_str(json_get_string(json_object_get(quiesce, "task"), "name", ""), "quiesce", "db01 is being quiesced");
+    for (int i = 0; i < 650; i += 10) { /* its runner is alive all the time */
+        CLEANUP(json_free) json_t *body = json_pack("{s:O}", "fence", json_object_get(quiesce, "fence")), *answer = NULL;
+
+        world_pass(&x, 10);
+        if (workflow_report(x.w, "dc1", json_get_string(quiesce, "attempt", ""), body, &answer, &e) < 0)
+            break;
+    }
+    world_is_state(&x, x.run, "web01", "quiesce", "PENDING");
+    world_is_state(&x, x.run, NULL, "window", "WAITING");
+    world_is_state(&x, x.run, NULL, "go_no_go", "PENDING");
+    is_int(workflow_cutover_wave(x.w, "w1", "user:anna", &e), -1, "the window is closed: %s", e.message);
+    world_window(&x, "w1", x.wall_us + 100 * US_PER_S, x.wall_us + 900 * US_PER_S);
+    world_pass(&x, 101);
+    world_is_state(&x, x.run, NULL, "go_no_go", "WAITING");
+    is_int(workflow_cutover_wave(x.w, "w1", "user:anna", &e), 0, "a new window, a new go");
+    world_close(&x);
+}
+
+int main(void)
+{
+    test_whole_wave();
+    test_to_the_end();
+    test_start_refusals();
+    test_window_closes();
+    return tap_done();
+}
