@@ -1,0 +1,142 @@
+"""./demo: the arguments, the order of the stages, and a clean end whatever happens."""
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from world_parts import main as world_main
+from world_parts.common import HERE, Failure
+
+from . import proof
+from .display import Display, duration
+from .factory import Factory, Watcher
+from .story import WAVE, Story
+
+ROOT = HERE.parent
+STAGES = [
+    ("The source network and the build", None),
+    ("The factory", "start_factory"),
+    ("Pre-migration: doctor", "doctor"),
+    ("Inventory", "inventory"),
+    ("Build: prerequisites, agent, initial sync", "build"),
+    ("Validate: test instances", "validate"),
+    ("Waiting for the cutover window", "window"),
+    ("Cutover", "cutover"),
+    ("The way back: db01 returns to its source", "way_back"),
+    ("db01 is cut over again", "cutover_again"),
+    ("Comparison, acceptance, finalize", "acceptance"),
+    ("Post-migration", "after"),
+    ("The proof", None),
+]
+
+
+def build(folder):
+    """Both programs, in a build folder of the demo's own."""
+    log = folder / "build.log"
+    target = ROOT / "build"
+    with open(log, "w", encoding="utf-8") as out:
+        if not (target / "build.ninja").exists():
+            subprocess.run(["meson", "setup", str(target)], cwd=ROOT, stdout=out, stderr=out, check=False)
+        done = subprocess.run(["ninja", "-C", str(target), "src/main/slipway", "src/main/slipway-agent"], stdout=out, stderr=out, check=False)
+    if done.returncode:
+        raise Failure(f"the build failed; {log} says why")
+    return target / "src/main"
+
+
+class Demo:
+    def __init__(self, folder, keep):
+        self.folder, self.keep = folder, keep
+        self.world = world_main.World(folder / "world")
+        self.display = Display([name for name, _ in STAGES])
+        self.watcher = None
+
+    def prepare(self):
+        self.clean()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.display.enter(STAGES[0][0])
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            building = pool.submit(build, self.folder)
+            description = self.world.up(self.display.say)
+            programs = building.result()
+        self.factory = Factory(self.folder, self.world, description, programs)
+        self.watcher = Watcher(self.factory, WAVE, self.display)
+        self.story = Story(self.folder, self.world, self.factory, description, self.display, self.watcher)
+        self.display.say(f"the guests run under {description['accelerator']}")
+
+    def run(self):
+        begun = time.monotonic()
+        self.prepare()
+        for name, method in STAGES[1:]:
+            self.display.enter(name)
+            if method:
+                getattr(self.story, method)()
+        report = self.story.proof()
+        self.watcher.close()
+        self.display.leave()
+        self.display.close()
+        print()
+        for line in proof.lines(report):
+            print(line)
+        print(f"\nreport: {self.folder}/report.html and report.json\nthe whole demo took {duration(time.monotonic() - begun)}")
+        return 0 if report["result"] == "passed" else 1
+
+    def clean(self):
+        self.world.down()
+        for path in ("factory", "runner", "secrets", "config"):
+            shutil.rmtree(self.folder / path, ignore_errors=True)
+
+    def tell_how_to_look(self):
+        factory = self.factory
+        print(f"""
+Everything is still running.
+  console   {factory.url}  (from this machine: {' '.join(["nsenter", f"--net=/run/netns/{factory.description['namespaces']['factory']}"])} chromium --no-sandbox {factory.url})
+  login     {factory.user}, password in {factory.password_file}
+  commands  demo.d/in-factory wave show {WAVE}
+  remove    ./demo --clean""")
+
+
+def main(words):
+    parser = argparse.ArgumentParser(prog="./demo", description="Moves two real machines from one network into another, with the proof at the end.")
+    parser.add_argument("--keep", action="store_true", help="leave everything running and print the console's address and a login")
+    parser.add_argument("--clean", action="store_true", help="remove what a run left, and stop")
+    parser.add_argument("--dir", default=str(ROOT / ".demo"), help="where the demo's state and report go (default: .demo)")
+    arguments = parser.parse_args(words)
+    if os.geteuid() != 0:
+        os.execvp("sudo", ["sudo", sys.executable, str(HERE / "drive"), *words])
+    folder = pathlib.Path(arguments.dir).resolve()
+    demo = Demo(folder, arguments.keep)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    if arguments.clean:
+        demo.display.close()
+        demo.clean()
+        print("removed")
+        return 0
+    status, ended = 1, False
+    try:
+        status = demo.run()
+        ended = True
+    except Failure as failure:
+        stage = demo.display.stage
+        demo.display.close()
+        print(f"\n✘ the demo stopped in “{stage}”: {failure}\n  logs: {demo.world.processes.logs}/ (serve.log, runner.log), {folder}/build.log", file=sys.stderr)
+    except KeyboardInterrupt:
+        demo.display.close()
+        print("\ninterrupted", file=sys.stderr)
+        status = 130
+    finally:
+        demo.display.close()
+        if demo.watcher:
+            demo.watcher.close()
+        if arguments.keep and hasattr(demo, "factory"):
+            demo.tell_how_to_look()
+        else:
+            demo.clean()
+            if not ended:
+                print(f"the machines and networks were removed; the logs stay in {folder}", file=sys.stderr)
+    return status
