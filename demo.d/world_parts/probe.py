@@ -94,6 +94,6 @@ def of_server(lines):
         begin = good if good is not None else lines[0]["t"]
         end = lines[-1]["t"] + lines[-1]["ms"] / 1000
         outages.append({"from": round(begin, 3), "to": None, "ms": round((end - begin) * 1000)})
-    return {"probes_total": len(lines), "probes_failed": sum(not line["ok"] for line in lines), "outages": outages,
+    return {"probes_total": len(lines), "probes_failed": sum(not line["ok"] for line in lines), "last_ok": lines[-1]["ok"], "outages": outages,
             "downtime_ms": max((outage["ms"] for outage in outages), default=0),
             "downtime_total_ms": sum(outage["ms"] for outage in outages)}
