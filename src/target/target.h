@@ -20,6 +20,7 @@ struct target_disk {
     const char *nbd_uri;  /* "nbd+unix:///NAME?socket=/path": read-only export of the recovery point */
     int64_t size_bytes;
     int boot_order;       /* 1: boots from it; 0: does not */
+    const char *overlay_path; /* a qcow2 file over nbd_uri with what mends wrote (mend.h): the target takes the file over; NULL: none */
 };
 
 struct target_nic {
@@ -70,6 +71,12 @@ struct target_api {
     /* Background fill: bytes copied of all; done == total: the instance no longer needs the export. */
     int (*fill)(struct target *t, const char *instance, int64_t *done_bytes, int64_t *total_bytes, struct err *e);
 };
+
+/* For providers' check and validate: appends one line. advice (what to do) is kept where the line did not pass; NULL: none. */
+void target_line(json_t *lines, const char *name, bool passed, const char *advice, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+/* Whether there is a line and all of them passed: an empty list did not look at anything. */
+bool target_lines_passed(const json_t *lines);
 
 extern const struct target_api *const target_table[]; /* ends with NULL */
 const struct target_api *target_find(const char *name);
