@@ -1,0 +1,435 @@
+/* check: looking whether everything that is promised is there. Findings are counted, and the first ones told in words. */
+#include "vault/internal.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+static void find(struct vault_report *r, enum err_kind kind, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+static void find(struct vault_report *r, enum err_kind kind, const char *format, ...)
+{
+    if (r->finding_count < ARRAY_COUNT(r->findings)) {
+        struct vault_finding *f = &r->findings[r->finding_count];
+        va_list args;
+
+        f->kind = kind;
+        va_start(args, format);
+        vsnprintf(f->text, sizeof f->text, format, args);
+        va_end(args);
+    }
+    r->finding_count++;
+}
+
+/* ---- one point ---- */
+
+struct looking {
+    struct vault *v;
+    const struct vault_point *point;
+    const struct vault_point_disk *disk;
+    struct vault_report *report;
+    struct hash_set seen; /* names looked at already; only ever skips what was read once (see hash_set) */
+    bool read;            /* read chunks, or look for their records only */
+    vault_progress *progress;
+    void *user;
+    uint64_t total;
+};
+
+static int look_at_chunk(struct looking *l, const struct vault_hash *hash, uint64_t first_chunk, struct err *e)
+{
+    size_t size = chunk_size_at(l->disk->size_bytes, first_chunk);
+    struct chunk_place place;
+    struct err why = {0};
+    int found;
+
+    if (l->read) {
+        uint8_t *raw = NULL;
+        size_t raw_size = 0;
+
+        /* Past the cache: what is on the disk counts. */
+        if (record_get_any(l->v, hash, &raw, &raw_size, &why) < 0 || raw_size != size)
+            find(l->report, why.kind ? why.kind : ERR_CORRUPT, "%s, disk %s, byte %llu: %.300s", l->point->id, l->disk->id,
+                 (unsigned long long)(first_chunk * VAULT_CHUNK_BYTES), why.kind ? why.message : "a chunk of another size");
+        free(raw);
+        return 0;
+    }
+    pthread_mutex_lock(&l->v->append_lock);
+    found = place_find(l->v, hash, &place, e);
+    pthread_mutex_unlock(&l->v->append_lock);
+    if (found < 0)
+        return -1;
+    if (found == 0 || place.raw_size != size)
+        find(l->report, ERR_CORRUPT, "%s, disk %s, byte %llu: the chunk is missing", l->point->id, l->disk->id,
+             (unsigned long long)(first_chunk * VAULT_CHUNK_BYTES));
+    return 0;
+}
+
+static int look(const struct vault_hash *hash, int level, uint64_t first_chunk, void *user, struct err *e)
+{
+    struct looking *l = user;
+
+    if (!hash_set_add(&l->seen, hash))
+        return 0;
+    l->report->looked_at++;
+    if (level >= 0)
+        return 1;
+    l->report->bytes += chunk_size_at(l->disk->size_bytes, first_chunk);
+    if (l->progress && l->report->looked_at % 64 == 0 && l->progress(l->report->bytes, l->total, l->user))
+        return err_set(e, ERR_CANCELLED, "stopped");
+    return look_at_chunk(l, hash, first_chunk, e);
+}
+
+static int look_bad(const struct vault_hash *hash, int level, uint64_t first_chunk, const struct err *why, void *user)
+{
+    struct looking *l = user;
+
+    (void)hash;
+    find(l->report, why->kind, "%s, disk %s, the map of %llu bytes from byte %llu: %.300s", l->point->id, l->disk->id,
+         (unsigned long long)(tree_span((unsigned)level + 1) * VAULT_CHUNK_BYTES),
+         (unsigned long long)(first_chunk * VAULT_CHUNK_BYTES), why->message);
+    return 0;
+}
+
+static int look_at_point(struct looking *l, const struct vault_point *p, struct err *e)
+{
+    struct walk w = {.v = l->v, .visit = look, .visit_bad = look_bad, .user = l};
+
+    l->point = p;
+    for (size_t i = 0; i < p->disk_count; i++) {
+        l->disk = &p->disks[i];
+        if (walk_tree(&w, &p->disks[i].root, chunks_of(p->disks[i].size_bytes), e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+int vault_verify_point(struct vault *v, const char *point, vault_progress *progress, void *user, struct vault_report *out,
+                       struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+    struct looking l = {.v = v, .report = out, .read = true, .progress = progress, .user = user};
+    int found = vault_point_get(v, point, p, e), r;
+
+    if (found != 1)
+        return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no recovery point %.200s", point);
+    memset(out, 0, sizeof *out);
+    for (size_t i = 0; i < p->disk_count; i++)
+        l.total += p->disks[i].size_bytes; /* an upper bound: zeros and what appears twice are looked at once */
+    r = look_at_point(&l, p, e);
+    hash_set_release(&l.seen);
+    return r;
+}
+
+/* ---- all points ---- */
+
+struct documents {
+    struct vault_point **points;
+    size_t count;
+};
+
+static void free_documents(struct documents *d)
+{
+    for (size_t i = 0; i < d->count; i++)
+        free(d->points[i]);
+    free(d->points);
+}
+
+static int collect_point(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+    struct documents *d = user;
+    uint64_t sequence;
+
+    if (point_parse(value.mv_data, value.mv_size, p, &sequence, e) < 0)
+        return err_wrap(e, "point %.*s", (int)key.mv_size, (const char *)key.mv_data);
+    d->points = xrealloc(d->points, (d->count + 1) * sizeof *d->points);
+    d->points[d->count++] = p;
+    p = NULL;
+    return 0;
+}
+
+static int all_points(struct vault *v, struct documents *out, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+
+    return index_begin(&v->index, false, &txn, e) < 0
+               ? -1 : index_each(&v->index, txn, INDEX_POINT, index_val("", 0), collect_point, out, e);
+}
+
+/* ---- records against files ---- */
+
+struct extents {
+    struct vault *v;
+    struct vault_report *report;
+    uint64_t *file_size; /* by segment id; UINT64_MAX: not asked yet */
+    size_t file_count;
+};
+
+static uint64_t file_size_of(struct extents *x, uint32_t id)
+{
+    while (x->file_count <= id) {
+        x->file_size = xrealloc(x->file_size, 2 * (x->file_count + 8) * sizeof *x->file_size);
+        for (size_t i = x->file_count; i < 2 * (x->file_count + 8); i++)
+            x->file_size[i] = UINT64_MAX;
+        x->file_count = 2 * (x->file_count + 8);
+    }
+    if (x->file_size[id] == UINT64_MAX) {
+        CLEANUP(free_ptr) char *path = segment_path(x->v->segment_dir, id);
+        struct stat st;
+
+        x->file_size[id] = stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+    }
+    return x->file_size[id];
+}
+
+static int check_extent(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct extents *x = user;
+    struct chunk_place place;
+    struct vault_hash hash;
+    char text[VAULT_HASH_TEXT_SIZE];
+
+    (void)e;
+    if (key.mv_size != sizeof hash || value.mv_size != sizeof place) {
+        find(x->report, ERR_CORRUPT, "the index has a damaged row");
+        return 0;
+    }
+    memcpy(&hash, key.mv_data, sizeof hash);
+    memcpy(&place, value.mv_data, sizeof place);
+    x->report->looked_at++;
+    if ((uint64_t)place.offset + RECORD_HEADER_SIZE + place.stored_size > file_size_of(x, place.segment))
+        find(x->report, ERR_CORRUPT, "chunk %s lies beyond the end of segment %u", vault_hash_text(&hash, text), place.segment);
+    return 0;
+}
+
+static int check_extents(struct vault *v, struct vault_report *report, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    struct extents x = {.v = v, .report = report};
+    int r = index_begin(&v->index, false, &txn, e);
+
+    if (r == 0)
+        r = index_each(&v->index, txn, INDEX_CHUNK, index_val("", 0), check_extent, &x, e);
+    free(x.file_size);
+    return r;
+}
+
+int vault_check(struct vault *v, struct vault_report *out, struct err *e)
+{
+    CLEANUP(free_documents) struct documents d = {0};
+    struct looking l = {.v = v, .report = out};
+    int r;
+
+    memset(out, 0, sizeof *out);
+    if (vault_sync(v, e) < 0 || all_points(v, &d, e) < 0 || check_extents(v, out, e) < 0)
+        return -1;
+    r = 0;
+    for (size_t i = 0; r == 0 && i < d.count; i++)
+        r = look_at_point(&l, d.points[i], e);
+    hash_set_release(&l.seen);
+    return r;
+}
+
+/* ---- scrub ---- */
+
+struct scrub {
+    struct vault *v;
+    struct vault_report *report;
+    struct vault_hash *hashes;
+    size_t count, held;
+    struct hash_set bad;
+};
+
+static int collect_hash(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct scrub *s = user;
+
+    (void)value;
+    (void)e;
+    if (key.mv_size != VAULT_HASH_SIZE)
+        return 0;
+    if (s->count == s->held) {
+        s->held = s->held ? s->held * 2 : 1024;
+        s->hashes = xrealloc(s->hashes, s->held * sizeof *s->hashes);
+    }
+    memcpy(&s->hashes[s->count++], key.mv_data, VAULT_HASH_SIZE);
+    return 0;
+}
+
+struct blame {
+    struct scrub *s;
+    bool uses;
+};
+
+static int look_for_bad(const struct vault_hash *hash, int level, uint64_t first_chunk, void *user, struct err *e)
+{
+    struct blame *b = user;
+
+    (void)first_chunk;
+    (void)e;
+    b->uses = b->uses || hash_set_has(&b->s->bad, hash);
+    return level >= 0 && !b->uses;
+}
+
+static int bad_node(const struct vault_hash *hash, int level, uint64_t first_chunk, const struct err *why, void *user)
+{
+    (void)hash;
+    (void)level;
+    (void)first_chunk;
+    (void)why;
+    ((struct blame *)user)->uses = true;
+    return 0;
+}
+
+static int blame_points(struct scrub *s, struct err *e)
+{
+    CLEANUP(free_documents) struct documents d = {0};
+
+    if (all_points(s->v, &d, e) < 0)
+        return -1;
+    for (size_t i = 0; i < d.count; i++)
+        for (size_t disk = 0; disk < d.points[i]->disk_count; disk++) {
+            struct blame b = {.s = s};
+            struct walk w = {.v = s->v, .visit = look_for_bad, .visit_bad = bad_node, .user = &b};
+            const struct vault_point_disk *p = &d.points[i]->disks[disk];
+
+            if (walk_tree(&w, &p->root, chunks_of(p->size_bytes), e) < 0)
+                return -1;
+            if (b.uses)
+                find(s->report, ERR_CORRUPT, "recovery point %s, disk %s uses a damaged chunk", d.points[i]->id, p->id);
+        }
+    return 0;
+}
+
+static int scrub_record(struct scrub *s, const struct vault_hash *hash, struct err *e)
+{
+    struct err why = {0};
+    uint8_t *raw = NULL;
+    struct chunk_place place;
+    size_t size = 0;
+    int found;
+
+    if (record_get_any(s->v, hash, &raw, &size, &why) == 0) {
+        free(raw);
+        s->report->bytes += size;
+        return 0;
+    }
+    pthread_mutex_lock(&s->v->append_lock);
+    found = place_find(s->v, hash, &place, e);
+    pthread_mutex_unlock(&s->v->append_lock);
+    if (found <= 0)
+        return found; /* vault_gc took it away meanwhile */
+    hash_set_add(&s->bad, hash);
+    find(s->report, why.kind, "%.500s", why.message);
+    return 0;
+}
+
+int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct vault_report *out, struct err *e)
+{
+    struct scrub s = {.v = v, .report = out};
+    int r = vault_sync(v, e);
+
+    memset(out, 0, sizeof *out);
+    if (r == 0) {
+        CLEANUP(index_abort) MDB_txn *txn = NULL;
+
+        r = index_begin(&v->index, false, &txn, e);
+        if (r == 0)
+            r = index_each(&v->index, txn, INDEX_CHUNK, index_val("", 0), collect_hash, &s, e);
+    }
+    for (; r == 0 && out->looked_at < s.count; out->looked_at++) {
+        if (progress && out->looked_at % 64 == 0 && progress(out->looked_at, s.count, user))
+            r = err_set(e, ERR_CANCELLED, "stopped");
+        else
+            r = scrub_record(&s, &s.hashes[out->looked_at], e);
+    }
+    if (r == 0 && out->finding_count)
+        r = blame_points(&s, e);
+    free(s.hashes);
+    hash_set_release(&s.bad);
+    return r;
+}
+
+/* ---- short answers ---- */
+
+int vault_point_usable(struct vault *v, const char *point, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+    struct vault_report report = {0};
+    struct scrub s = {.v = v, .report = &report};
+    int found = vault_point_get(v, point, p, e);
+    int r = 0;
+
+    if (found != 1)
+        return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no recovery point %.200s", point);
+    pthread_mutex_lock(&v->append_lock);
+    if (v->bad.used_count) {
+        s.bad = (struct hash_set){xmalloc(v->bad.slot_count * sizeof *v->bad.slots), v->bad.slot_count, v->bad.used_count};
+        memcpy(s.bad.slots, v->bad.slots, v->bad.slot_count * sizeof *v->bad.slots);
+    }
+    pthread_mutex_unlock(&v->append_lock);
+    for (size_t i = 0; r == 0 && s.bad.used_count && i < p->disk_count; i++) {
+        struct blame b = {.s = &s};
+        struct walk w = {.v = v, .visit = look_for_bad, .visit_bad = bad_node, .user = &b};
+
+        r = walk_tree(&w, &p->disks[i].root, chunks_of(p->disks[i].size_bytes), e);
+        if (r == 0 && b.uses)
+            r = err_set(e, ERR_CORRUPT, "recovery point %s, disk %s uses a chunk that is damaged in the vault: take another point, or "
+                        "let the source send it again", point, p->disks[i].id);
+    }
+    hash_set_release(&s.bad);
+    return r;
+}
+
+static int add_place(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct vault_stat *s = user;
+    struct chunk_place place;
+
+    (void)key;
+    (void)e;
+    if (value.mv_size != sizeof place)
+        return 0;
+    memcpy(&place, value.mv_data, sizeof place);
+    s->chunk_count += place.kind == RECORD_CHUNK;
+    s->raw_bytes += place.kind == RECORD_CHUNK ? place.raw_size : 0;
+    return 0;
+}
+
+static int add_segment(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct vault_stat *s = user;
+    struct segment_row row;
+
+    (void)key;
+    (void)e;
+    if (value.mv_size != sizeof row)
+        return 0;
+    memcpy(&row, value.mv_data, sizeof row);
+    s->segment_count++;
+    s->stored_bytes += row.committed;
+    return 0;
+}
+
+int vault_stat(struct vault *v, struct vault_stat *out, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    struct vault_stat s = {0};
+    struct statvfs st;
+    uint64_t free_bytes;
+
+    if (statvfs(v->segment_dir, &st) < 0)
+        return err_set(e, ERR_IO, "can't ask for the free space of %s", v->segment_dir);
+    free_bytes = (uint64_t)st.f_bavail * st.f_frsize;
+    s.free_bytes = free_bytes > v->options.guard_bytes ? free_bytes - v->options.guard_bytes : 0;
+    if (index_begin(&v->index, false, &txn, e) < 0 || index_each(&v->index, txn, INDEX_CHUNK, index_val("", 0), add_place, &s, e) < 0 ||
+        index_each(&v->index, txn, INDEX_SEGMENT, index_val("", 0), add_segment, &s, e) < 0 ||
+        index_count(&v->index, txn, INDEX_POINT, &s.point_count, e) < 0 ||
+        index_count(&v->index, txn, INDEX_DISK, &s.disk_count, e) < 0 || index_count(&v->index, txn, INDEX_BAD, &s.bad_count, e) < 0)
+        return -1;
+    *out = s;
+    return 0;
+}

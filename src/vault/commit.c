@@ -1,0 +1,172 @@
+/* commit: what was appended becomes durable, then known: segments are synced first, then one index transaction. */
+#include "vault/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct vault_disk *disk_by_number(struct vault *v, uint32_t number)
+{
+    for (size_t i = 0; i < v->disk_count; i++)
+        if (v->disks[i].number == number)
+            return &v->disks[i];
+    return NULL;
+}
+
+int meta_next(struct vault *v, MDB_txn *txn, const char *name, uint64_t *value, struct err *e)
+{
+    uint64_t next = 1;
+    MDB_val found;
+    int got = index_get(&v->index, txn, INDEX_META, index_val(name, strlen(name)), &found, e);
+
+    if (got < 0)
+        return -1;
+    if (got == 1 && found.mv_size == sizeof next)
+        memcpy(&next, found.mv_data, sizeof next);
+    *value = next++;
+    return index_put(&v->index, txn, INDEX_META, index_val(name, strlen(name)), index_val(&next, sizeof next), e);
+}
+
+int segment_row_put(struct vault *v, MDB_txn *txn, const struct segment *s, bool sealed, struct err *e)
+{
+    struct segment_row row = {.committed = s->end, .record_count = (uint32_t)s->record_count, .sealed = sealed};
+    uint8_t key[4] = {(uint8_t)(s->id >> 24), (uint8_t)(s->id >> 16), (uint8_t)(s->id >> 8), (uint8_t)s->id};
+
+    return index_put(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), index_val(&row, sizeof row), e);
+}
+
+/* What one flush takes: copies, so that appending goes on meanwhile. Descriptors stay open: only a flush closes them. */
+struct batch {
+    struct pending_chunk *chunks;
+    struct pending_set *sets;
+    struct segment *segments; /* the full ones, then the current */
+    size_t chunk_count, set_count, segment_count, full_count;
+    uint64_t next_segment;
+};
+
+static void batch_release(struct batch *b)
+{
+    free(b->chunks);
+    free(b->sets);
+    free(b->segments);
+}
+
+static void *copy_of(const void *bytes, size_t size)
+{
+    void *copy = xmalloc(size);
+
+    if (size)
+        memcpy(copy, bytes, size);
+    return copy;
+}
+
+static int batch_take(struct vault *v, struct batch *b, struct err *e)
+{
+    bool broken;
+
+    pthread_mutex_lock(&v->append_lock);
+    broken = v->broken;
+    b->chunk_count = v->pending.chunk_count;
+    b->set_count = v->pending.set_count;
+    b->chunks = copy_of(v->pending.chunks, b->chunk_count * sizeof *b->chunks);
+    b->sets = copy_of(v->pending.sets, b->set_count * sizeof *b->sets);
+    b->full_count = b->segment_count = v->full_count;
+    b->segments = xmalloc((v->full_count + 1) * sizeof *b->segments);
+    if (v->full_count)
+        memcpy(b->segments, v->full, v->full_count * sizeof *b->segments);
+    if (v->current.fd >= 0)
+        b->segments[b->segment_count++] = v->current;
+    b->next_segment = v->next_segment;
+    pthread_mutex_unlock(&v->append_lock);
+    return broken ? err_set(e, ERR_IO, "the vault can't be written since a sync failed: check its disk and start the replicator again")
+                  : 0;
+}
+
+static int batch_sync(struct vault *v, const struct batch *b, struct err *e)
+{
+    for (size_t i = 0; i < b->segment_count; i++)
+        if (segment_sync(&b->segments[i], e) < 0) {
+            pthread_mutex_lock(&v->append_lock);
+            v->broken = true;
+            pthread_mutex_unlock(&v->append_lock);
+            return -1;
+        }
+    return 0;
+}
+
+static int batch_write(struct vault *v, MDB_txn *txn, const struct batch *b, struct err *e)
+{
+    for (size_t i = 0; i < b->chunk_count; i++) {
+        MDB_val key = index_val(&b->chunks[i].hash, sizeof b->chunks[i].hash);
+
+        if (index_put(&v->index, txn, INDEX_CHUNK, key, index_val(&b->chunks[i].place, sizeof b->chunks[i].place), e) < 0 ||
+            index_del(&v->index, txn, INDEX_BAD, key, e) < 0)
+            return -1;
+    }
+    for (size_t i = 0; i < b->segment_count; i++)
+        if (segment_row_put(v, txn, &b->segments[i], i < b->full_count, e) < 0)
+            return -1;
+    if (index_put(&v->index, txn, INDEX_META, index_val("next_segment", 12), index_val(&b->next_segment, 8), e) < 0)
+        return -1;
+    return work_apply(v, txn, b->sets, b->set_count, e);
+}
+
+/* Chunks that were bad and came again are good now. */
+static void forget_repaired(struct vault *v, const struct batch *b)
+{
+    struct hash_set repaired = {0}, left = {0};
+
+    for (size_t i = 0; i < b->chunk_count; i++)
+        if (hash_set_has(&v->bad, &b->chunks[i].hash))
+            hash_set_add(&repaired, &b->chunks[i].hash);
+    if (repaired.used_count == 0)
+        return;
+    for (size_t i = 0; i < v->bad.slot_count; i++) {
+        struct vault_hash hash = {0};
+
+        memcpy(hash.bytes, v->bad.slots[i], sizeof v->bad.slots[i]); /* a set looks at these bits only */
+        if ((v->bad.slots[i][0] || v->bad.slots[i][1]) && !hash_set_has(&repaired, &hash))
+            hash_set_add(&left, &hash);
+    }
+    hash_set_release(&repaired);
+    hash_set_release(&v->bad);
+    v->bad = left;
+}
+
+static void batch_done(struct vault *v, const struct batch *b)
+{
+    pthread_mutex_lock(&v->append_lock);
+    pending_done(&v->pending, b->chunk_count, b->set_count);
+    forget_repaired(v, b);
+    for (size_t i = 0; i < b->full_count; i++)
+        segment_close(&v->full[i]);
+    v->full_count -= b->full_count;
+    if (v->full_count)
+        memmove(v->full, v->full + b->full_count, v->full_count * sizeof *v->full);
+    pthread_mutex_unlock(&v->append_lock);
+}
+
+int vault_flush(struct vault *v, flush_extra *extra, void *user, struct err *e)
+{
+    CLEANUP(batch_release) struct batch b = {0};
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+
+    if (batch_take(v, &b, e) < 0)
+        return -1;
+    if (b.chunk_count == 0 && b.set_count == 0 && b.full_count == 0 && !extra)
+        return 0;
+    if (batch_sync(v, &b, e) < 0 || index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &b, e) < 0 ||
+        (extra && extra(v, txn, user, e) < 0) || index_commit(&txn, e) < 0)
+        return -1;
+    batch_done(v, &b);
+    return 0;
+}
+
+int vault_sync(struct vault *v, struct err *e)
+{
+    int r;
+
+    pthread_mutex_lock(&v->commit_lock);
+    r = vault_flush(v, NULL, NULL, e);
+    pthread_mutex_unlock(&v->commit_lock);
+    return r;
+}

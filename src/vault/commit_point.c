@@ -1,0 +1,241 @@
+/* commit_point: working maps become trees, and trees a point. Only what is below a changed row is built anew. */
+#include "vault/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct builder {
+    struct vault *v;
+    MDB_txn *txn;       /* reads */
+    MDB_cursor *dirty;
+    bool dirty_left;    /* the cursor stands on a row of this disk */
+    uint64_t dirty_leaf;
+    const struct vault_disk *disk;
+    uint64_t changed_bytes;
+};
+
+static int dirty_move(struct builder *b, MDB_cursor_op op, MDB_val key, struct err *e)
+{
+    MDB_val value;
+    int code = mdb_cursor_get(b->dirty, &key, &value, op);
+
+    if (code && code != MDB_NOTFOUND)
+        return index_fail(e, code, "read");
+    b->dirty_left = code == 0 && work_key_disk(key) == b->disk->number;
+    b->dirty_leaf = b->dirty_left ? work_key_leaf(key) : 0;
+    return 0;
+}
+
+static int load_node(struct builder *b, const struct vault_hash *hash, struct tree_node *n, struct err *e)
+{
+    if (vault_hash_is_zero(hash)) {
+        memset(n, 0, sizeof *n);
+        return 0;
+    }
+    return record_get(b->v, hash, n, sizeof *n, e) < 0 ? -1 : tree_node_parse(n, sizeof *n, n, e);
+}
+
+static int store_node(struct builder *b, const struct tree_node *n, struct vault_hash *out, struct err *e)
+{
+    if (tree_node_is_zero(n)) {
+        *out = vault_hash_zero;
+        return 0;
+    }
+    vault_hash_of(n, sizeof *n, out);
+    return record_add(b->v, RECORD_NODE, n, sizeof *n, out, NULL, e);
+}
+
+static int build_leaf(struct builder *b, uint64_t leaf, const struct vault_hash *old, struct vault_hash *out, struct err *e)
+{
+    struct tree_node before, now;
+
+    if (load_node(b, old, &before, e) < 0 || work_leaf_read(b->v, b->txn, b->disk->number, leaf, &now, e) < 0)
+        return -1;
+    for (unsigned i = 0; i < TREE_FANOUT; i++) {
+        uint64_t at = leaf * TREE_FANOUT + i;
+
+        if (at >= b->disk->chunk_count)
+            now.child[i] = vault_hash_zero;
+        else if (vault_hash_is_unknown(&now.child[i]))
+            return err_set(e, ERR_STATE, "chunk %llu of disk %s was never received", (unsigned long long)at, b->disk->id);
+        else if (!vault_hash_same(&now.child[i], &before.child[i]))
+            b->changed_bytes += chunk_size_at(b->disk->size_bytes, at);
+    }
+    if (dirty_move(b, MDB_NEXT, index_val("", 0), e) < 0)
+        return -1;
+    return store_node(b, &now, out, e);
+}
+
+/* The node of `level` that starts at leaf first_leaf, anew where a row below it is dirty. */
+static int build(struct builder *b, unsigned level, uint64_t first_leaf, const struct vault_hash *old, struct vault_hash *out,
+                 struct err *e)
+{
+    uint64_t leaves_below_child = level ? tree_span(level - 1) : 0;
+    struct tree_node n;
+
+    if (!b->dirty_left || b->dirty_leaf >= first_leaf + tree_span(level)) {
+        *out = *old;
+        return 0;
+    }
+    if (level == 0)
+        return build_leaf(b, first_leaf, old, out, e);
+    if (load_node(b, old, &n, e) < 0)
+        return -1;
+    for (unsigned i = 0; i < TREE_FANOUT && b->dirty_left; i++)
+        if (build(b, level - 1, first_leaf + i * leaves_below_child, &n.child[i], &n.child[i], e) < 0)
+            return -1;
+    return store_node(b, &n, out, e);
+}
+
+static int build_disk(struct builder *b, struct vault_point_disk *out, struct err *e)
+{
+    struct work_key key = work_key_make(b->disk->number, 0);
+    char bytes[2 * LIMIT_NAME_BYTES + 2];
+    struct vault_hash old;
+    struct disk_row row;
+    MDB_val value;
+
+    if (index_get(&b->v->index, b->txn, INDEX_DISK, disk_key(b->disk->server, b->disk->id, bytes), &value, e) != 1 ||
+        value.mv_size != sizeof row)
+        return err_set(e, ERR_CORRUPT, "the vault's index lost disk %s", b->disk->id);
+    memcpy(&row, value.mv_data, sizeof row);
+    if (row.known_count != b->disk->chunk_count)
+        return err_set(e, ERR_STATE, "disk %s: %llu of %llu chunks were never received: the initial sync is not complete", b->disk->id,
+                       (unsigned long long)(b->disk->chunk_count - row.known_count), (unsigned long long)b->disk->chunk_count);
+    old = row.root;
+    b->changed_bytes = 0;
+    if (dirty_move(b, MDB_SET_RANGE, index_val(&key, sizeof key), e) < 0 ||
+        build(b, row.depth - 1, 0, &old, &out->root, e) < 0)
+        return err_wrap(e, "disk %s", b->disk->id);
+    snprintf(out->id, sizeof out->id, "%s", b->disk->id);
+    out->size_bytes = b->disk->size_bytes;
+    out->changed_bytes = b->changed_bytes;
+    return 0;
+}
+
+static int build_disks(struct vault *v, struct vault_point *p, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    CLEANUP(index_cursor_close) MDB_cursor *cursor = NULL;
+    struct builder b = {.v = v};
+    int code;
+
+    if (index_begin(&v->index, false, &txn, e) < 0)
+        return -1;
+    code = mdb_cursor_open(txn, v->index.table[INDEX_DIRTY], &cursor);
+    if (code)
+        return index_fail(e, code, "read");
+    b.txn = txn;
+    b.dirty = cursor;
+    for (size_t i = 0; i < v->disk_count; i++) {
+        if (strcmp(v->disks[i].server, p->server) != 0)
+            continue;
+        if (p->disk_count == LIMIT_DISKS_PER_SERVER)
+            return err_set(e, ERR_LIMIT, "server %s has more than %d disks", p->server, LIMIT_DISKS_PER_SERVER);
+        b.disk = &v->disks[i];
+        if (build_disk(&b, &p->disks[p->disk_count++], e) < 0)
+            return -1;
+        p->bytes += p->disks[p->disk_count - 1].changed_bytes;
+    }
+    return p->disk_count ? 0 : err_set(e, ERR_STATE, "server %s has no disk in this vault", p->server);
+}
+
+static void name_point(struct vault_point *p, int64_t name_us)
+{
+    time_t seconds = (time_t)(name_us / US_PER_S);
+    char moment[24];
+    struct tm t;
+
+    gmtime_r(&seconds, &t);
+    MUST(strftime(moment, sizeof moment, "%Y%m%dT%H%M%S", &t) > 0);
+    snprintf(p->id, sizeof p->id, "%s.%s%03uZ", p->server, moment, (unsigned)(name_us / US_PER_MS % 1000) % 1000u);
+}
+
+struct committing {
+    struct vault_point *point;
+    const char *text;
+    uint64_t sequence;
+};
+
+static int commit_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+{
+    struct committing *c = user;
+
+    for (size_t i = 0; i < c->point->disk_count; i++) {
+        char bytes[2 * LIMIT_NAME_BYTES + 2];
+        MDB_val key = disk_key(c->point->server, c->point->disks[i].id, bytes), value;
+        struct disk_row row;
+        struct work_key dirty;
+
+        if (index_get(&v->index, txn, INDEX_DISK, key, &value, e) != 1 || value.mv_size != sizeof row)
+            return err_set(e, ERR_CORRUPT, "the vault's index lost disk %s", c->point->disks[i].id);
+        memcpy(&row, value.mv_data, sizeof row);
+        row.root = c->point->disks[i].root;
+        dirty = work_key_make(row.number, 0);
+        if (index_put(&v->index, txn, INDEX_DISK, key, index_val(&row, sizeof row), e) < 0 ||
+            index_del_prefix(&v->index, txn, INDEX_DIRTY, index_val(&dirty, 4), e) < 0)
+            return -1;
+    }
+    return point_insert(v, txn, c->point, c->sequence, c->text, e);
+}
+
+/* Draws the sequence number in a transaction of its own: a number that is lost leaves a gap, no more. Finds a free name. */
+static int draw_identity(struct vault *v, struct vault_point *p, uint64_t *sequence, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    MDB_val value;
+    int found = 1;
+
+    if (index_begin(&v->index, true, &txn, e) < 0 || meta_next(v, txn, "next_point", sequence, e) < 0)
+        return -1;
+    for (int64_t name_us = p->at_us; found == 1; name_us += US_PER_MS) {
+        name_point(p, name_us);
+        found = index_get(&v->index, txn, INDEX_POINT, index_val(p->id, strlen(p->id)), &value, e);
+    }
+    return found < 0 ? -1 : index_commit(&txn, e);
+}
+
+static int commit_locked(struct vault *v, struct vault_point *p, struct err *e)
+{
+    CLEANUP(free_ptr) char *text = NULL;
+    struct committing c = {.point = p};
+    struct vault_hash hash;
+
+    /* The trees are built from rows in the index: what is pending goes there first. */
+    if (vault_flush(v, NULL, NULL, e) < 0 || build_disks(v, p, e) < 0 || draw_identity(v, p, &c.sequence, e) < 0)
+        return -1;
+    c.text = text = point_text(p, c.sequence);
+    if (strlen(text) > RECORD_RAW_LIMIT)
+        return err_set(e, ERR_LIMIT, "the point's document has %zu bytes", strlen(text));
+    hash = point_record_hash(text);
+    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0)
+        return -1;
+    return vault_flush(v, commit_rows, &c, e);
+}
+
+int vault_point_commit(struct vault *v, const char *server, int64_t at_us, const char *consistency, int64_t freeze_ms,
+                       struct vault_point *out, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+    int r;
+
+    if (vault_name_check("server", server, e) < 0)
+        return -1;
+    if (strlen(consistency) >= sizeof p->consistency)
+        return err_set(e, ERR_INVALID, "a point's consistency is a word of at most 15 characters");
+    snprintf(p->server, sizeof p->server, "%s", server);
+    snprintf(p->consistency, sizeof p->consistency, "%s", consistency);
+    p->at_us = at_us ? at_us : clock_read_us(v->options.clock);
+    p->freeze_ms = freeze_ms;
+    pthread_rwlock_rdlock(&v->gc_lock);
+    pthread_mutex_lock(&v->commit_lock);
+    r = commit_locked(v, p, e);
+    pthread_mutex_unlock(&v->commit_lock);
+    pthread_rwlock_unlock(&v->gc_lock);
+    if (r < 0)
+        return err_wrap(e, "committing a recovery point of %s", server);
+    if (out)
+        *out = *p;
+    return 0;
+}

@@ -1,0 +1,191 @@
+#include "vault/index.h"
+#include "base/file.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Address space only: the file grows as it is used. 48 bytes a chunk and 2 KiB for 4 MiB of working map fit for 100 TiB. */
+#define INDEX_MAP_BYTES (UINT64_C(256) << 30)
+#define INDEX_READERS 1024
+
+static const char *const table_name[INDEX_TABLES] = {
+    [INDEX_CHUNK] = "chunk", [INDEX_DISK] = "disk",       [INDEX_WORK] = "work",   [INDEX_DIRTY] = "dirty",
+    [INDEX_POINT] = "point", [INDEX_ORDER] = "order",     [INDEX_PIN] = "pin",     [INDEX_SEGMENT] = "segment",
+    [INDEX_GRAVE] = "grave", [INDEX_BAD] = "bad",         [INDEX_META] = "meta",
+};
+
+int index_fail(struct err *e, int code, const char *what)
+{
+    if (code > 0)
+        return err_errno(e, code, "the vault's index: can't %s", what);
+    switch (code) {
+    case MDB_MAP_FULL: return err_set(e, ERR_LIMIT, "the vault's index is full: can't %s", what);
+    case MDB_CORRUPTED:
+    case MDB_PAGE_NOTFOUND:
+    case MDB_INVALID:
+        return err_set(e, ERR_CORRUPT, "the vault's index is damaged (%s): move the folder index/ away and start again, it is made "
+                       "anew from the segments", mdb_strerror(code));
+    default: return err_set(e, ERR_IO, "the vault's index: can't %s: %s", what, mdb_strerror(code));
+    }
+}
+
+static int open_tables(struct vault_index *x, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+
+    if (index_begin(x, true, &txn, e) < 0)
+        return -1;
+    for (int t = 0; t < INDEX_TABLES; t++) {
+        int code = mdb_dbi_open(txn, table_name[t], MDB_CREATE, &x->table[t]);
+
+        if (code)
+            return index_fail(e, code, "open a table");
+    }
+    return index_commit(&txn, e);
+}
+
+int index_open(const char *dir, struct vault_index *out, struct err *e)
+{
+    struct vault_index x = {0};
+    int code;
+
+    if (file_make_dirs(dir, 0700, e) < 0)
+        return -1;
+    code = mdb_env_create(&x.env);
+    if (code)
+        return index_fail(e, code, "start");
+    if ((code = mdb_env_set_maxdbs(x.env, INDEX_TABLES)) || (code = mdb_env_set_mapsize(x.env, INDEX_MAP_BYTES)) ||
+        (code = mdb_env_set_maxreaders(x.env, INDEX_READERS)) ||
+        (code = mdb_env_open(x.env, dir, MDB_NOTLS | MDB_NORDAHEAD, 0600))) {
+        index_close(&x);
+        return index_fail(e, code, "open it");
+    }
+    if (open_tables(&x, e) < 0) {
+        index_close(&x);
+        return -1;
+    }
+    *out = x;
+    return 0;
+}
+
+void index_close(struct vault_index *x)
+{
+    if (x->env)
+        mdb_env_close(x->env);
+    x->env = NULL;
+}
+
+int index_begin(const struct vault_index *x, bool write, MDB_txn **out, struct err *e)
+{
+    int code = mdb_txn_begin(x->env, NULL, write ? 0 : MDB_RDONLY, out);
+
+    if (code) {
+        *out = NULL;
+        return index_fail(e, code, "begin a transaction");
+    }
+    return 0;
+}
+
+int index_commit(MDB_txn **txn, struct err *e)
+{
+    int code = mdb_txn_commit(*txn);
+
+    *txn = NULL;
+    return code ? index_fail(e, code, "commit") : 0;
+}
+
+void index_abort(MDB_txn **txn)
+{
+    if (*txn)
+        mdb_txn_abort(*txn);
+    *txn = NULL;
+}
+
+void index_cursor_close(MDB_cursor **cursor)
+{
+    if (*cursor)
+        mdb_cursor_close(*cursor);
+    *cursor = NULL;
+}
+
+int index_get(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val key, MDB_val *value, struct err *e)
+{
+    int code = mdb_get(txn, x->table[t], &key, value);
+
+    if (code == MDB_NOTFOUND)
+        return 0;
+    return code ? index_fail(e, code, "read") : 1;
+}
+
+int index_put(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val key, MDB_val value, struct err *e)
+{
+    int code = mdb_put(txn, x->table[t], &key, &value, 0);
+
+    return code ? index_fail(e, code, "write") : 0;
+}
+
+int index_del(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val key, struct err *e)
+{
+    int code = mdb_del(txn, x->table[t], &key, NULL);
+
+    return code && code != MDB_NOTFOUND ? index_fail(e, code, "delete") : 0;
+}
+
+static bool has_prefix(MDB_val key, MDB_val prefix)
+{
+    return key.mv_size >= prefix.mv_size && (prefix.mv_size == 0 || memcmp(key.mv_data, prefix.mv_data, prefix.mv_size) == 0);
+}
+
+int index_each(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val prefix, index_visit *visit, void *user,
+               struct err *e)
+{
+    CLEANUP(index_cursor_close) MDB_cursor *cursor = NULL;
+    MDB_val key = prefix, value;
+    int code = mdb_cursor_open(txn, x->table[t], &cursor);
+
+    if (code)
+        return index_fail(e, code, "read");
+    code = mdb_cursor_get(cursor, &key, &value, prefix.mv_size ? MDB_SET_RANGE : MDB_FIRST);
+    while (code == 0 && has_prefix(key, prefix)) {
+        int got = visit(key, value, user, e);
+
+        if (got)
+            return got < 0 ? -1 : 0;
+        code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    }
+    return code && code != MDB_NOTFOUND ? index_fail(e, code, "read") : 0;
+}
+
+int index_del_prefix(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val prefix, struct err *e)
+{
+    CLEANUP(index_cursor_close) MDB_cursor *cursor = NULL;
+    MDB_val key = prefix, value;
+    int code = mdb_cursor_open(txn, x->table[t], &cursor);
+
+    if (code)
+        return index_fail(e, code, "delete");
+    MUST(prefix.mv_size > 0);
+    code = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+    while (code == 0 && has_prefix(key, prefix)) {
+        code = mdb_cursor_del(cursor, 0);
+        if (code == 0)
+            code = mdb_cursor_get(cursor, &key, &value, MDB_GET_CURRENT);
+        /* After a delete at the end of a page the cursor may stand nowhere: seek again. */
+        if (code == EINVAL || code == MDB_NOTFOUND) {
+            key = prefix;
+            code = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+        }
+    }
+    return code && code != MDB_NOTFOUND ? index_fail(e, code, "delete") : 0;
+}
+
+int index_count(const struct vault_index *x, MDB_txn *txn, enum index_table t, uint64_t *count, struct err *e)
+{
+    MDB_stat st;
+    int code = mdb_stat(txn, x->table[t], &st);
+
+    if (code)
+        return index_fail(e, code, "count");
+    *count = st.ms_entries;
+    return 0;
+}

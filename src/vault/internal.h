@@ -1,0 +1,130 @@
+/* internal: what the files of vault/ share; nothing outside the room includes it. */
+#pragma once
+
+#include "vault/cache.h"
+#include "vault/index.h"
+#include "vault/segment.h"
+#include "vault/tree.h"
+#include "vault/vault.h"
+
+#include <pthread.h>
+
+struct pending_chunk {
+    struct vault_hash hash;
+    struct chunk_place place;
+};
+
+/* A change of a working map: one chunk, or a run of zeros. */
+struct pending_set {
+    uint32_t disk;
+    uint64_t first, count;
+    struct vault_hash hash;
+};
+
+/* Appended and not yet in the index. */
+struct pending {
+    struct pending_chunk *chunks;
+    size_t chunk_count, chunk_held;
+    uint32_t *slots; /* open addressing by hash: index into chunks + 1 */
+    size_t slot_count;
+    struct pending_set *sets;
+    size_t set_count, set_held;
+};
+
+struct vault {
+    char *dir, *segment_dir, *index_dir;
+    struct vault_options options;
+    struct vault_index index;
+    struct cache *cache;
+    uint8_t id[VAULT_ID_SIZE];
+    int lock_fd;
+
+    /* Locks, in precedence order: */
+    pthread_mutex_t gc_run_lock; /* one gc at a time */
+    pthread_rwlock_t gc_lock;    /* shared by what adds a use of a chunk; alone for what takes unused ones away */
+    pthread_mutex_t commit_lock; /* the one writer of the index; guards disks */
+    pthread_mutex_t append_lock; /* guards all below */
+
+    struct vault_disk *disks;
+    size_t disk_count;
+
+    struct segment current;
+    struct segment *full; /* sealed, not synced yet */
+    size_t full_count;
+    uint32_t next_segment;
+    struct pending pending;
+    struct hash_set *barrier; /* while vault_gc marks: every chunk that got a new use meanwhile */
+    struct hash_set bad;      /* chunks found damaged: treated as absent until they are sent again */
+    bool broken;              /* an fsync failed: what the kernel dropped is not known, so nothing is written until reopened */
+};
+
+/* vault.c: called with append_lock held */
+int place_find(struct vault *v, const struct vault_hash *hash, struct chunk_place *out, struct err *e); /* 1/0/-1, bad ones too */
+int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed, size_t span, size_t raw_size,
+                  const struct vault_hash *hash, struct err *e);
+/* Packs and appends where it is not there yet; takes append_lock itself. *stored_bytes may be NULL. */
+int record_add(struct vault *v, enum record_kind kind, const void *raw, size_t raw_size, const struct vault_hash *hash,
+               uint64_t *stored_bytes, struct err *e);
+/* Reads a whole record by hash into bytes (raw_size; ERR_CORRUPT where the index says another size), through the cache. */
+int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e);
+/* The same for a record whose size is not known before; the caller frees *bytes. */
+int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **bytes, size_t *size, struct err *e);
+void chunk_mark_bad(struct vault *v, const struct vault_hash *hash);
+
+/* commit.c: with commit_lock held. Syncs segments and writes everything pending, and what extra adds, in one transaction. */
+typedef int flush_extra(struct vault *v, MDB_txn *txn, void *user, struct err *e);
+int vault_flush(struct vault *v, flush_extra *extra, void *user, struct err *e);
+int meta_next(struct vault *v, MDB_txn *txn, const char *name, uint64_t *value, struct err *e); /* reads, then counts up */
+int segment_row_put(struct vault *v, MDB_txn *txn, const struct segment *s, bool sealed, struct err *e);
+struct vault_disk *disk_by_number(struct vault *v, uint32_t number);
+
+/* pending.c */
+void pending_release(struct pending *p);
+void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place);
+const struct chunk_place *pending_find(const struct pending *p, const struct vault_hash *hash);
+void pending_set_map(struct pending *p, uint32_t disk, uint64_t first, uint64_t count, const struct vault_hash *hash);
+void pending_done(struct pending *p, size_t chunk_count, size_t set_count); /* forgets the first ones */
+
+/* disk.c */
+struct work_key { uint8_t bytes[8]; };
+struct work_key work_key_make(uint32_t disk, uint64_t leaf);
+uint32_t work_key_disk(MDB_val key);
+uint64_t work_key_leaf(MDB_val key);
+int work_leaf_read(struct vault *v, MDB_txn *txn, uint32_t disk, uint64_t leaf, struct tree_node *out, struct err *e);
+MDB_val disk_key(const char *server, const char *id, char bytes[static 2 * LIMIT_NAME_BYTES + 2]);
+int disks_load(struct vault *v, struct err *e);
+int work_apply(struct vault *v, MDB_txn *txn, const struct pending_set *sets, size_t count, struct err *e);
+
+/* point.c */
+int point_parse(const char *text, size_t size, struct vault_point *out, uint64_t *sequence, struct err *e);
+char *point_text(const struct vault_point *p, uint64_t sequence); /* the caller frees */
+int point_insert(struct vault *v, MDB_txn *txn, const struct vault_point *p, uint64_t sequence, const char *text, struct err *e);
+struct vault_hash point_record_hash(const char *text);
+/* Takes a point's rows away where it is there and not pinned; without the grave that vault_point_drop digs. */
+int point_remove(struct vault *v, MDB_txn *txn, const char *id, struct err *e);
+
+struct vault_hash grave_hash(const struct vault_hash *record, const char *id, uint8_t payload[static VAULT_HASH_SIZE + VAULT_POINT_ID_SIZE],
+                             size_t *size);
+/* A grave's payload: 32 bytes record hash of the point, then its id. */
+int grave_parse(const uint8_t *payload, size_t size, struct vault_hash *record, char id[static VAULT_POINT_ID_SIZE], struct err *e);
+
+/* walk.c: visits every name below a root once, top down; zero children are left out. visit returns 1 to go below a node (ignored for
+ * chunks, level -1), 0 to leave its subtree out, -1 on failure. A node that can't be read is reported by visit_bad (NULL: fails). */
+struct walk {
+    struct vault *v;
+    int (*visit)(const struct vault_hash *hash, int level, uint64_t first_chunk, void *user, struct err *e);
+    int (*visit_bad)(const struct vault_hash *hash, int level, uint64_t first_chunk, const struct err *why, void *user);
+    void *user;
+};
+int walk_tree(const struct walk *w, const struct vault_hash *root, uint64_t chunk_count, struct err *e);
+
+/* recover.c */
+int segments_recover(struct vault *v, struct err *e);
+
+static inline uint64_t chunks_of(uint64_t size_bytes) { return (size_bytes + VAULT_CHUNK_BYTES - 1) / VAULT_CHUNK_BYTES; }
+static inline uint32_t chunk_size_at(uint64_t size_bytes, uint64_t index)
+{
+    uint64_t left = size_bytes - index * VAULT_CHUNK_BYTES;
+
+    return left < VAULT_CHUNK_BYTES ? (uint32_t)left : VAULT_CHUNK_BYTES;
+}

@@ -1,0 +1,84 @@
+#include "vault/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void pending_release(struct pending *p)
+{
+    free(p->chunks);
+    free(p->slots);
+    free(p->sets);
+    *p = (struct pending){0};
+}
+
+static uint32_t *find_slot(const struct pending *p, const struct vault_hash *hash)
+{
+    uint64_t at;
+
+    memcpy(&at, hash->bytes, sizeof at);
+    for (at &= p->slot_count - 1; p->slots[at]; at = (at + 1) & (p->slot_count - 1))
+        if (vault_hash_same(&p->chunks[p->slots[at] - 1].hash, hash))
+            break;
+    return &p->slots[at];
+}
+
+/* The table anew, with room for twice what is there. */
+static void rehash(struct pending *p)
+{
+    size_t slot_count = 256;
+
+    while (slot_count < p->chunk_count * 4)
+        slot_count *= 2;
+    if (slot_count != p->slot_count) {
+        free(p->slots);
+        p->slots = xcalloc(slot_count, sizeof *p->slots);
+        p->slot_count = slot_count;
+    } else {
+        memset(p->slots, 0, slot_count * sizeof *p->slots);
+    }
+    for (size_t i = 0; i < p->chunk_count; i++)
+        *find_slot(p, &p->chunks[i].hash) = (uint32_t)i + 1;
+}
+
+/* A chunk that is pending twice (the first copy turned out damaged) is found at its later place. */
+void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place)
+{
+    if (p->chunk_count == p->chunk_held) {
+        p->chunk_held = p->chunk_held ? p->chunk_held * 2 : 256;
+        p->chunks = xrealloc(p->chunks, p->chunk_held * sizeof *p->chunks);
+    }
+    p->chunks[p->chunk_count++] = (struct pending_chunk){*hash, *place};
+    if (p->chunk_count * 2 > p->slot_count)
+        rehash(p);
+    else
+        *find_slot(p, hash) = (uint32_t)p->chunk_count;
+}
+
+const struct chunk_place *pending_find(const struct pending *p, const struct vault_hash *hash)
+{
+    uint32_t found = p->slot_count ? *find_slot(p, hash) : 0;
+
+    return found ? &p->chunks[found - 1].place : NULL;
+}
+
+void pending_set_map(struct pending *p, uint32_t disk, uint64_t first, uint64_t count, const struct vault_hash *hash)
+{
+    if (p->set_count == p->set_held) {
+        p->set_held = p->set_held ? p->set_held * 2 : 256;
+        p->sets = xrealloc(p->sets, p->set_held * sizeof *p->sets);
+    }
+    p->sets[p->set_count++] = (struct pending_set){disk, first, count, *hash};
+}
+
+void pending_done(struct pending *p, size_t chunk_count, size_t set_count)
+{
+    MUST(chunk_count <= p->chunk_count && set_count <= p->set_count);
+    p->chunk_count -= chunk_count;
+    p->set_count -= set_count;
+    if (p->chunk_count)
+        memmove(p->chunks, p->chunks + chunk_count, p->chunk_count * sizeof *p->chunks);
+    if (p->set_count)
+        memmove(p->sets, p->sets + set_count, p->set_count * sizeof *p->sets);
+    if (chunk_count)
+        rehash(p);
+}

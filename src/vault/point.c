@@ -1,0 +1,533 @@
+/* point: recovery points: their documents, and the rows that know them. */
+#include "vault/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct vault_hash point_record_hash(const char *text)
+{
+    struct vault_hash hash;
+
+    vault_hash_of(text, strlen(text), &hash);
+    return hash;
+}
+
+static json_t *disks_json(const struct vault_point *p, bool roots)
+{
+    json_t *list = json_array();
+    char text[VAULT_HASH_TEXT_SIZE];
+
+    for (size_t i = 0; i < p->disk_count; i++) {
+        const struct vault_point_disk *d = &p->disks[i];
+        json_t *disk = json_pack("{s:s, s:I}", "id", d->id, "size_bytes", (json_int_t)d->size_bytes);
+
+        if (roots) {
+            json_object_set_new(disk, "changed_bytes", json_integer((json_int_t)d->changed_bytes));
+            json_object_set_new(disk, "root", json_string(vault_hash_text(&d->root, text)));
+        }
+        json_array_append_new(list, disk);
+    }
+    return list;
+}
+
+json_t *vault_point_json(const struct vault_point *p)
+{
+    json_t *j = json_pack("{s:s, s:s}", "id", p->id, "server", p->server);
+
+    json_set_time(j, "at", p->at_us);
+    json_object_set_new(j, "consistency", json_string(p->consistency));
+    json_object_set_new(j, "freeze_ms", json_integer(p->freeze_ms));
+    json_object_set_new(j, "disks", disks_json(p, false));
+    json_object_set_new(j, "bytes", json_integer((json_int_t)p->bytes));
+    return j;
+}
+
+char *point_text(const struct vault_point *p, uint64_t sequence)
+{
+    CLEANUP(json_free) json_t *j = json_pack("{s:s, s:i, s:s, s:s, s:I, s:I, s:s, s:I, s:I}", "format", "slipway-point", "version", 1,
+                                             "id", p->id, "server", p->server, "sequence", (json_int_t)sequence, "at_us",
+                                             (json_int_t)p->at_us, "consistency", p->consistency, "freeze_ms",
+                                             (json_int_t)p->freeze_ms, "bytes", (json_int_t)p->bytes);
+
+    MUST(j);
+    json_object_set_new(j, "disks", disks_json(p, true));
+    return json_text(j);
+}
+
+static int copy_text(const char *what, const char *from, char *to, size_t size, struct err *e)
+{
+    if (strlen(from) >= size)
+        return err_set(e, ERR_CORRUPT, "a point's %s is too long", what);
+    memcpy(to, from, strlen(from) + 1);
+    return 0;
+}
+
+static int parse_disk(const json_t *j, struct vault_point_disk *out, struct err *e)
+{
+    const char *id, *root;
+    int64_t size_bytes;
+
+    if (json_need_string(j, "id", &id, e) < 0 || vault_name_check("disk", id, e) < 0 ||
+        json_need_int(j, "size_bytes", &size_bytes, e) < 0 || json_need_string(j, "root", &root, e) < 0 ||
+        vault_hash_parse(root, &out->root, e) < 0)
+        return -1;
+    if (size_bytes <= 0 || vault_hash_is_unknown(&out->root))
+        return err_set(e, ERR_CORRUPT, "a point's disk %s has %lld bytes or no root", id, (long long)size_bytes);
+    out->size_bytes = (uint64_t)size_bytes;
+    out->changed_bytes = (uint64_t)json_get_int(j, "changed_bytes", 0);
+    return copy_text("disk", id, out->id, sizeof out->id, e);
+}
+
+static int parse_members(const json_t *j, struct vault_point *p, uint64_t *sequence, struct err *e)
+{
+    const char *format, *id, *server, *consistency;
+    json_t *disks;
+    int64_t version, number;
+
+    if (json_need_string(j, "format", &format, e) < 0 || json_need_int(j, "version", &version, e) < 0)
+        return -1;
+    if (strcmp(format, "slipway-point") != 0 || version != 1)
+        return err_set(e, ERR_UNSUPPORTED, "a point of format %.40s version %lld: this Slipway reads version 1", format,
+                       (long long)version);
+    if (json_need_string(j, "id", &id, e) < 0 || json_need_string(j, "server", &server, e) < 0 ||
+        vault_name_check("server", server, e) < 0 || json_need_string(j, "consistency", &consistency, e) < 0 ||
+        json_need_int(j, "sequence", &number, e) < 0 || json_need_int(j, "at_us", &p->at_us, e) < 0 ||
+        json_need_array(j, "disks", &disks, e) < 0 || copy_text("id", id, p->id, sizeof p->id, e) < 0 ||
+        copy_text("server", server, p->server, sizeof p->server, e) < 0 ||
+        copy_text("consistency", consistency, p->consistency, sizeof p->consistency, e) < 0)
+        return -1;
+    if (json_array_size(disks) == 0 || json_array_size(disks) > LIMIT_DISKS_PER_SERVER)
+        return err_set(e, ERR_CORRUPT, "a point has %zu disks", json_array_size(disks));
+    p->freeze_ms = json_get_int(j, "freeze_ms", 0);
+    p->bytes = (uint64_t)json_get_int(j, "bytes", 0);
+    *sequence = (uint64_t)number;
+    for (p->disk_count = 0; p->disk_count < json_array_size(disks); p->disk_count++)
+        if (parse_disk(json_array_get(disks, p->disk_count), &p->disks[p->disk_count], e) < 0)
+            return -1;
+    return 0;
+}
+
+int point_parse(const char *text, size_t size, struct vault_point *out, uint64_t *sequence, struct err *e)
+{
+    CLEANUP(json_free) json_t *j = NULL;
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+
+    if (json_read(text, size, &j, e) < 0 || parse_members(j, p, sequence, e) < 0)
+        return err_wrap(e, "a point's document");
+    *out = *p;
+    return 0;
+}
+
+struct vault_hash grave_hash(const struct vault_hash *record, const char *id, uint8_t payload[static VAULT_HASH_SIZE + VAULT_POINT_ID_SIZE],
+                             size_t *size)
+{
+    struct vault_hash hash;
+
+    MUST(strlen(id) < VAULT_POINT_ID_SIZE);
+    memcpy(payload, record->bytes, VAULT_HASH_SIZE);
+    memcpy(payload + VAULT_HASH_SIZE, id, strlen(id));
+    *size = VAULT_HASH_SIZE + strlen(id);
+    vault_hash_of(payload, *size, &hash);
+    return hash;
+}
+
+int grave_parse(const uint8_t *payload, size_t size, struct vault_hash *record, char id[static VAULT_POINT_ID_SIZE], struct err *e)
+{
+    size_t id_size = size - VAULT_HASH_SIZE;
+
+    if (size <= VAULT_HASH_SIZE || id_size >= VAULT_POINT_ID_SIZE || memchr(payload + VAULT_HASH_SIZE, 0, id_size))
+        return err_set(e, ERR_CORRUPT, "a grave of %zu bytes", size);
+    memcpy(record->bytes, payload, VAULT_HASH_SIZE);
+    memcpy(id, payload + VAULT_HASH_SIZE, id_size);
+    id[id_size] = '\0';
+    return 0;
+}
+
+/* ---- rows ---- */
+
+static MDB_val order_key(const char *server, uint64_t sequence, uint8_t bytes[static LIMIT_NAME_BYTES + 16])
+{
+    size_t size = strlen(server) + 1;
+
+    memcpy(bytes, server, size);
+    for (int shift = 56; shift >= 0; shift -= 8)
+        bytes[size++] = (uint8_t)(sequence >> shift);
+    return index_val(bytes, size);
+}
+
+int point_insert(struct vault *v, MDB_txn *txn, const struct vault_point *p, uint64_t sequence, const char *text, struct err *e)
+{
+    uint8_t key[LIMIT_NAME_BYTES + 16];
+
+    if (index_put(&v->index, txn, INDEX_POINT, index_val(p->id, strlen(p->id)), index_val(text, strlen(text)), e) < 0)
+        return -1;
+    return index_put(&v->index, txn, INDEX_ORDER, order_key(p->server, sequence, key), index_val(p->id, strlen(p->id)), e);
+}
+
+static int point_row(struct vault *v, MDB_txn *txn, const char *id, struct vault_point *out, uint64_t *sequence, struct err *e)
+{
+    MDB_val value;
+    int found;
+
+    if (*id == '\0' || strlen(id) >= VAULT_POINT_ID_SIZE)
+        return 0;
+    found = index_get(&v->index, txn, INDEX_POINT, index_val(id, strlen(id)), &value, e);
+    if (found == 1 && point_parse(value.mv_data, value.mv_size, out, sequence, e) < 0)
+        return -1;
+    return found;
+}
+
+int vault_point_get(struct vault *v, const char *point, struct vault_point *out, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    uint64_t sequence;
+
+    return index_begin(&v->index, false, &txn, e) < 0 ? -1 : point_row(v, txn, point, out, &sequence, e);
+}
+
+struct listing {
+    char (*ids)[VAULT_POINT_ID_SIZE];
+    size_t count;
+};
+
+static int collect_id(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct listing *l = user;
+
+    (void)key;
+    if (value.mv_size >= VAULT_POINT_ID_SIZE)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a point id of %zu bytes", value.mv_size);
+    if ((l->count & (l->count + 1)) == 0)
+        l->ids = xrealloc(l->ids, 2 * (l->count + 1) * sizeof *l->ids);
+    memset(l->ids[l->count], 0, sizeof l->ids[0]);
+    memcpy(l->ids[l->count++], value.mv_data, value.mv_size);
+    return 0;
+}
+
+static void free_listing(struct listing *l) { free(l->ids); }
+
+int vault_point_list(struct vault *v, const char *server, size_t limit, struct vault_point **out, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    CLEANUP(free_listing) struct listing l = {0};
+    struct vault_point *list;
+    uint64_t sequence;
+    size_t count;
+
+    if (vault_name_check("server", server, e) < 0 || index_begin(&v->index, false, &txn, e) < 0 ||
+        index_each(&v->index, txn, INDEX_ORDER, index_val(server, strlen(server) + 1), collect_id, &l, e) < 0)
+        return -1;
+    count = limit && limit < l.count ? limit : l.count;
+    list = xcalloc(count, sizeof *list);
+    for (size_t i = 0; i < count; i++)
+        if (point_row(v, txn, l.ids[l.count - 1 - i], &list[i], &sequence, e) != 1) {
+            free(list);
+            return err_wrap(e, "the vault's index lacks point %s", l.ids[l.count - 1 - i]);
+        }
+    *out = list;
+    return (int)count;
+}
+
+/* ---- pins ---- */
+
+static int pin_key(const char *point, const char *reason, char key[static VAULT_POINT_ID_SIZE + 64], MDB_val *out, struct err *e)
+{
+    size_t size = strlen(point) + 1;
+
+    if (size > VAULT_POINT_ID_SIZE || size == 1 || strlen(reason) > 63)
+        return err_set(e, ERR_INVALID, "a point's id or the reason to pin it is too long");
+    memcpy(key, point, size);
+    memcpy(key + size, reason, strlen(reason));
+    *out = index_val(key, size + strlen(reason));
+    return 0;
+}
+
+struct pinning {
+    const char *point;
+    MDB_val key;
+};
+
+static int pin_row(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+{
+    struct pinning *p = user;
+    MDB_val value;
+    int found = index_get(&v->index, txn, INDEX_POINT, index_val(p->point, strlen(p->point)), &value, e);
+
+    if (found != 1)
+        return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no recovery point %s", p->point);
+    return index_put(&v->index, txn, INDEX_PIN, p->key, index_val("", 0), e);
+}
+
+static int unpin_row(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+{
+    return index_del(&v->index, txn, INDEX_PIN, ((struct pinning *)user)->key, e);
+}
+
+static int change_pin(struct vault *v, const char *point, const char *reason, flush_extra *change, struct err *e)
+{
+    struct pinning p = {.point = point};
+    char key[VAULT_POINT_ID_SIZE + 64];
+    int r;
+
+    if (pin_key(point, reason, key, &p.key, e) < 0)
+        return -1;
+    pthread_mutex_lock(&v->commit_lock);
+    r = vault_flush(v, change, &p, e);
+    pthread_mutex_unlock(&v->commit_lock);
+    return r;
+}
+
+int vault_point_pin(struct vault *v, const char *point, const char *reason, struct err *e)
+{
+    return change_pin(v, point, reason, pin_row, e);
+}
+
+int vault_point_unpin(struct vault *v, const char *point, const char *reason, struct err *e)
+{
+    return change_pin(v, point, reason, unpin_row, e);
+}
+
+static int found_one(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    (void)key;
+    (void)value;
+    (void)e;
+    *(bool *)user = true;
+    return 1;
+}
+
+static int pinned(struct vault *v, MDB_txn *txn, const char *point, struct err *e)
+{
+    bool found = false;
+
+    if (index_each(&v->index, txn, INDEX_PIN, index_val(point, strlen(point) + 1), found_one, &found, e) < 0)
+        return -1;
+    return found;
+}
+
+int vault_point_pinned(struct vault *v, const char *point, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+
+    return index_begin(&v->index, false, &txn, e) < 0 ? -1 : pinned(v, txn, point, e);
+}
+
+/* ---- dropping ---- */
+
+int point_remove(struct vault *v, MDB_txn *txn, const char *id, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+    uint8_t key[LIMIT_NAME_BYTES + 16];
+    uint64_t sequence;
+    int found = pinned(v, txn, id, e);
+
+    if (found)
+        return found < 0 ? -1 : 0;
+    found = point_row(v, txn, id, p, &sequence, e);
+    if (found != 1)
+        return found;
+    if (index_del(&v->index, txn, INDEX_ORDER, order_key(p->server, sequence, key), e) < 0)
+        return -1;
+    return index_del(&v->index, txn, INDEX_POINT, index_val(id, strlen(id)), e);
+}
+
+static uint32_t segment_of_record(struct vault *v, MDB_txn *txn, const struct vault_hash *hash)
+{
+    struct chunk_place place = {0};
+    MDB_val value;
+
+    if (index_get(&v->index, txn, INDEX_CHUNK, index_val(hash, sizeof *hash), &value, NULL) == 1 && value.mv_size == sizeof place)
+        memcpy(&place, value.mv_data, sizeof place);
+    return place.segment;
+}
+
+/* Points to drop in one transaction: their graves are appended first. */
+struct dropping {
+    const char *server; /* not NULL: its working maps go too */
+    char (*ids)[VAULT_POINT_ID_SIZE];
+    size_t count;
+    struct vault_hash *graves;
+};
+
+static int drop_one(struct vault *v, MDB_txn *txn, const char *id, const struct vault_hash *grave, struct err *e)
+{
+    struct vault_hash record;
+    uint32_t segment;
+    MDB_val text;
+    int found = index_get(&v->index, txn, INDEX_POINT, index_val(id, strlen(id)), &text, e);
+
+    if (found != 1)
+        return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no recovery point %s", id);
+    vault_hash_of(text.mv_data, text.mv_size, &record);
+    segment = segment_of_record(v, txn, &record);
+    if (index_put(&v->index, txn, INDEX_GRAVE, index_val(grave, sizeof *grave), index_val(&segment, sizeof segment), e) < 0)
+        return -1;
+    return point_remove(v, txn, id, e);
+}
+
+static int drop_server_rows(struct vault *v, MDB_txn *txn, const char *server, struct err *e)
+{
+    for (size_t i = 0; i < v->disk_count; i++) {
+        struct work_key key = work_key_make(v->disks[i].number, 0);
+
+        if (strcmp(v->disks[i].server, server) == 0 &&
+            (index_del_prefix(&v->index, txn, INDEX_WORK, index_val(&key, 4), e) < 0 ||
+             index_del_prefix(&v->index, txn, INDEX_DIRTY, index_val(&key, 4), e) < 0))
+            return -1;
+    }
+    return index_del_prefix(&v->index, txn, INDEX_DISK, index_val(server, strlen(server) + 1), e);
+}
+
+static int drop_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+{
+    struct dropping *d = user;
+
+    for (size_t i = 0; i < d->count; i++)
+        if (drop_one(v, txn, d->ids[i], &d->graves[i], e) < 0)
+            return -1;
+    return d->server ? drop_server_rows(v, txn, d->server, e) : 0;
+}
+
+/* The hash of the document of a point as it is in the index. */
+static int record_of(struct vault *v, const char *id, struct vault_hash *out, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    MDB_val text;
+    int found;
+
+    if (*id == '\0' || strlen(id) >= VAULT_POINT_ID_SIZE)
+        return err_set(e, ERR_NOT_FOUND, "there is no such recovery point");
+    if (index_begin(&v->index, false, &txn, e) < 0)
+        return -1;
+    found = index_get(&v->index, txn, INDEX_POINT, index_val(id, strlen(id)), &text, e);
+    if (found == 1)
+        vault_hash_of(text.mv_data, text.mv_size, out);
+    return found == 1 ? 0 : found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no recovery point %s", id);
+}
+
+static int add_graves(struct vault *v, struct dropping *d, struct err *e)
+{
+    d->graves = xcalloc(d->count, sizeof *d->graves);
+    for (size_t i = 0; i < d->count; i++) {
+        uint8_t payload[VAULT_HASH_SIZE + VAULT_POINT_ID_SIZE];
+        struct vault_hash record;
+        size_t size;
+
+        if (record_of(v, d->ids[i], &record, e) < 0)
+            return -1;
+        d->graves[i] = grave_hash(&record, d->ids[i], payload, &size);
+        if (record_add(v, RECORD_GRAVE, payload, size, &d->graves[i], NULL, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* A pin is looked for before anything is appended: a grave of a point that stays would bury it in a rebuild. */
+static int none_pinned(struct vault *v, const struct dropping *d, struct err *e)
+{
+    for (size_t i = 0; i < d->count; i++) {
+        int found = vault_point_pinned(v, d->ids[i], e);
+
+        if (found)
+            return found < 0 ? -1 : err_set(e, ERR_STATE, "recovery point %s is pinned (a machine reads it): unexport it first",
+                                            d->ids[i]);
+    }
+    return 0;
+}
+
+static int drop_all(struct vault *v, struct dropping *d, struct err *e)
+{
+    int r;
+
+    pthread_rwlock_rdlock(&v->gc_lock);
+    pthread_mutex_lock(&v->commit_lock); /* pins change under it too */
+    r = none_pinned(v, d, e);
+    if (r == 0)
+        r = add_graves(v, d, e);
+    if (r == 0)
+        r = vault_flush(v, drop_rows, d, e);
+    if (r == 0 && d->server)
+        r = disks_load(v, e);
+    pthread_mutex_unlock(&v->commit_lock);
+    pthread_rwlock_unlock(&v->gc_lock);
+    free(d->graves);
+    return r;
+}
+
+int vault_point_drop(struct vault *v, const char *point, struct err *e)
+{
+    char ids[1][VAULT_POINT_ID_SIZE];
+    struct dropping d = {.ids = ids, .count = 1};
+
+    if (strlen(point) >= sizeof ids[0])
+        return err_set(e, ERR_NOT_FOUND, "there is no such recovery point");
+    snprintf(ids[0], sizeof ids[0], "%s", point);
+    return drop_all(v, &d, e);
+}
+
+int vault_server_drop(struct vault *v, const char *server, struct err *e)
+{
+    CLEANUP(free_listing) struct listing l = {0};
+    struct dropping d = {.server = server};
+
+    if (vault_name_check("server", server, e) < 0)
+        return -1;
+    {
+        CLEANUP(index_abort) MDB_txn *txn = NULL;
+
+        if (index_begin(&v->index, false, &txn, e) < 0 ||
+            index_each(&v->index, txn, INDEX_ORDER, index_val(server, strlen(server) + 1), collect_id, &l, e) < 0)
+            return -1;
+    }
+    d.ids = l.ids;
+    d.count = l.count;
+    return drop_all(v, &d, e);
+}
+
+/* ---- the ladder ---- */
+
+static const struct vault_rung default_rungs[] = {
+    {600 * US_PER_S, 0}, {3600 * US_PER_S, 60 * US_PER_S}, {86400 * US_PER_S, 3600 * US_PER_S},
+    {3 * 86400 * US_PER_S, 86400 * US_PER_S}};
+const struct vault_ladder vault_ladder_default = {.keep_last = 3, .rung_count = ARRAY_COUNT(default_rungs), .rungs = default_rungs};
+
+/* Points come oldest first; bucket[] holds the last step seen on each rung. */
+static bool ladder_keeps(const struct vault_ladder *l, int64_t at_us, int64_t now_us, int64_t *bucket)
+{
+    bool keep = false;
+
+    for (size_t i = 0; i < l->rung_count; i++) {
+        int64_t step = l->rungs[i].step_us ? at_us / l->rungs[i].step_us : 0;
+
+        if (now_us - at_us > l->rungs[i].span_us)
+            continue;
+        keep = keep || l->rungs[i].step_us == 0 || step != bucket[i];
+        bucket[i] = step;
+    }
+    return keep;
+}
+
+int vault_expire(struct vault *v, const char *server, const struct vault_ladder *ladder, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *points = NULL;
+    CLEANUP(free_ptr) int64_t *bucket = xmalloc((ladder->rung_count + 1) * sizeof *bucket);
+    CLEANUP(free_listing) struct listing l = {0};
+    struct dropping d = {0};
+    int64_t now_us = clock_read_us(v->options.clock);
+    int count = vault_point_list(v, server, 0, &points, e);
+
+    for (size_t i = 0; i <= ladder->rung_count; i++)
+        bucket[i] = INT64_MIN;
+    for (int i = count - 1; i >= 0; i--) {
+        bool keep = ladder_keeps(ladder, points[i].at_us, now_us, bucket) || (size_t)i < ladder->keep_last;
+        int is_pinned = keep ? 1 : vault_point_pinned(v, points[i].id, e);
+
+        if (is_pinned < 0 || (is_pinned == 0 && collect_id(index_val("", 0), index_val(points[i].id, strlen(points[i].id)), &l, e) < 0))
+            return -1;
+    }
+    d.ids = l.ids;
+    d.count = l.count;
+    if (count < 0 || (l.count && drop_all(v, &d, e) < 0))
+        return -1;
+    return (int)l.count;
+}

@@ -1,0 +1,207 @@
+#include "vault/record.h"
+
+#include <endian.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+#include <zstd.h>
+
+#define FORMAT_VERSION 1
+#define ZSTD_LEVEL 1
+
+static const uint8_t header_magic[8] = "SLIPSEG1", trailer_magic[8] = "SLIPEND1", record_magic[4] = "SREC";
+
+static void put_u32(uint8_t *at, uint32_t value)
+{
+    value = htole32(value);
+    memcpy(at, &value, sizeof value);
+}
+
+static void put_u64(uint8_t *at, uint64_t value)
+{
+    value = htole64(value);
+    memcpy(at, &value, sizeof value);
+}
+
+static uint32_t get_u32(const uint8_t *at)
+{
+    uint32_t value;
+
+    memcpy(&value, at, sizeof value);
+    return le32toh(value);
+}
+
+static uint64_t get_u64(const uint8_t *at)
+{
+    uint64_t value;
+
+    memcpy(&value, at, sizeof value);
+    return le64toh(value);
+}
+
+/* All three headers end in the XXH3-64 of their first 56 bytes. */
+static void seal_header(uint8_t bytes[static 64]) { put_u64(bytes + 56, XXH3_64bits(bytes, 56)); }
+static bool header_intact(const uint8_t bytes[static 64]) { return get_u64(bytes + 56) == XXH3_64bits(bytes, 56); }
+
+void segment_header_encode(const struct segment_header *h, uint8_t bytes[static SEGMENT_HEADER_SIZE])
+{
+    memset(bytes, 0, SEGMENT_HEADER_SIZE);
+    memcpy(bytes, header_magic, 8);
+    put_u32(bytes + 8, FORMAT_VERSION);
+    put_u64(bytes + 16, h->id); /* 12: flags, none yet */
+    put_u64(bytes + 24, (uint64_t)h->created_us);
+    memcpy(bytes + 32, h->vault_id, VAULT_ID_SIZE);
+    seal_header(bytes);
+}
+
+int segment_header_decode(const uint8_t bytes[static SEGMENT_HEADER_SIZE], struct segment_header *out, struct err *e)
+{
+    if (memcmp(bytes, header_magic, 8) != 0 || !header_intact(bytes))
+        return err_set(e, ERR_CORRUPT, "not a vault segment, or its header is damaged");
+    if (get_u32(bytes + 8) != FORMAT_VERSION || get_u32(bytes + 12) != 0)
+        return err_set(e, ERR_UNSUPPORTED, "the segment has version %u and flags %#x; this Slipway reads version %d without flags: "
+                       "use the Slipway that wrote it or a later one", get_u32(bytes + 8), get_u32(bytes + 12), FORMAT_VERSION);
+    out->id = get_u64(bytes + 16);
+    out->created_us = (int64_t)get_u64(bytes + 24);
+    memcpy(out->vault_id, bytes + 32, VAULT_ID_SIZE);
+    return 0;
+}
+
+void segment_trailer_encode(uint64_t record_count, uint64_t end, uint8_t bytes[static SEGMENT_TRAILER_SIZE])
+{
+    memset(bytes, 0, SEGMENT_TRAILER_SIZE);
+    memcpy(bytes, trailer_magic, 8);
+    put_u32(bytes + 8, FORMAT_VERSION);
+    put_u64(bytes + 16, record_count);
+    put_u64(bytes + 24, end);
+    seal_header(bytes);
+}
+
+bool segment_trailer_valid(const uint8_t bytes[static SEGMENT_TRAILER_SIZE], uint64_t end, uint64_t *record_count)
+{
+    if (memcmp(bytes, trailer_magic, 8) != 0 || !header_intact(bytes) || get_u64(bytes + 24) != end)
+        return false;
+    *record_count = get_u64(bytes + 16);
+    return true;
+}
+
+/* Compression contexts are large: one of each for a thread, freed with it. */
+struct codec {
+    ZSTD_CCtx *pack;
+    ZSTD_DCtx *unpack;
+};
+static pthread_key_t codec_key;
+static pthread_once_t codec_once = PTHREAD_ONCE_INIT;
+
+static void codec_destroy(void *held)
+{
+    struct codec *c = held;
+
+    ZSTD_freeCCtx(c->pack);
+    ZSTD_freeDCtx(c->unpack);
+    free(c);
+}
+
+static void codec_setup(void) { MUST(pthread_key_create(&codec_key, codec_destroy) == 0); }
+
+static struct codec *codec_of_thread(void)
+{
+    struct codec *c;
+
+    MUST(pthread_once(&codec_once, codec_setup) == 0);
+    c = pthread_getspecific(codec_key);
+    if (!c) {
+        c = xcalloc(1, sizeof *c);
+        c->pack = ZSTD_createCCtx();
+        c->unpack = ZSTD_createDCtx();
+        MUST(c->pack && c->unpack && pthread_setspecific(codec_key, c) == 0);
+    }
+    return c;
+}
+
+size_t record_span(uint32_t stored_size) { return RECORD_HEADER_SIZE + (((size_t)stored_size + 7) & ~(size_t)7); }
+
+static void record_encode(const struct record *r, uint8_t bytes[static RECORD_HEADER_SIZE])
+{
+    memset(bytes, 0, RECORD_HEADER_SIZE);
+    memcpy(bytes, record_magic, 4);
+    bytes[4] = FORMAT_VERSION;
+    bytes[5] = (uint8_t)r->kind;
+    bytes[6] = (uint8_t)r->codec; /* 7: flags, none yet */
+    put_u32(bytes + 8, r->raw_size);
+    put_u32(bytes + 12, r->stored_size);
+    memcpy(bytes + 16, r->hash.bytes, VAULT_HASH_SIZE);
+    put_u64(bytes + 48, r->payload_sum);
+    seal_header(bytes);
+}
+
+size_t record_pack(enum record_kind kind, const void *raw, size_t raw_size, const struct vault_hash *hash, uint8_t **bytes)
+{
+    struct record r = {.kind = kind, .codec = CODEC_ZSTD, .raw_size = (uint32_t)raw_size, .hash = *hash};
+    size_t held_size, packed_size;
+    uint8_t *held;
+
+    MUST(raw_size > 0 && raw_size <= RECORD_RAW_LIMIT);
+    held_size = RECORD_HEADER_SIZE + ZSTD_compressBound(raw_size) + 8;
+    held = xmalloc(held_size);
+    packed_size = ZSTD_compressCCtx(codec_of_thread()->pack, held + RECORD_HEADER_SIZE, held_size - RECORD_HEADER_SIZE - 8, raw,
+                                    raw_size, ZSTD_LEVEL);
+    if (ZSTD_isError(packed_size) || packed_size >= raw_size) {
+        r.codec = CODEC_RAW;
+        packed_size = raw_size;
+        memcpy(held + RECORD_HEADER_SIZE, raw, raw_size);
+    }
+    r.stored_size = (uint32_t)packed_size;
+    r.payload_sum = XXH3_64bits(held + RECORD_HEADER_SIZE, packed_size);
+    record_encode(&r, held);
+    memset(held + RECORD_HEADER_SIZE + packed_size, 0, record_span(r.stored_size) - RECORD_HEADER_SIZE - packed_size);
+    *bytes = held;
+    return record_span(r.stored_size);
+}
+
+int record_decode(const uint8_t bytes[static RECORD_HEADER_SIZE], struct record *out, struct err *e)
+{
+    struct record r;
+
+    if (memcmp(bytes, record_magic, 4) != 0 || !header_intact(bytes))
+        return err_set(e, ERR_CORRUPT, "no record starts here, or its header is damaged");
+    if (bytes[4] != FORMAT_VERSION || bytes[5] == 0 || bytes[5] >= RECORD_KIND_END || bytes[6] >= CODEC_END || bytes[7] != 0)
+        return err_set(e, ERR_UNSUPPORTED, "a record of version %u, kind %u, codec %u, flags %#x: this Slipway does not know it",
+                       bytes[4], bytes[5], bytes[6], bytes[7]);
+    r.kind = bytes[5];
+    r.codec = bytes[6];
+    r.raw_size = get_u32(bytes + 8);
+    r.stored_size = get_u32(bytes + 12);
+    memcpy(r.hash.bytes, bytes + 16, VAULT_HASH_SIZE);
+    r.payload_sum = get_u64(bytes + 48);
+    if (r.raw_size == 0 || r.raw_size > RECORD_RAW_LIMIT || r.stored_size == 0 || r.stored_size > r.raw_size ||
+        (r.codec == CODEC_RAW && r.stored_size != r.raw_size))
+        return err_set(e, ERR_CORRUPT, "a record says %u raw and %u stored bytes", r.raw_size, r.stored_size);
+    *out = r;
+    return 0;
+}
+
+bool record_payload_intact(const struct record *r, const void *payload)
+{
+    return XXH3_64bits(payload, r->stored_size) == r->payload_sum;
+}
+
+int record_unpack(const struct record *r, const void *payload, void *raw, struct err *e)
+{
+    struct vault_hash found;
+    char text[VAULT_HASH_TEXT_SIZE];
+
+    if (r->codec == CODEC_ZSTD) {
+        size_t got = ZSTD_decompressDCtx(codec_of_thread()->unpack, raw, r->raw_size, payload, r->stored_size);
+
+        if (ZSTD_isError(got) || got != r->raw_size)
+            return err_set(e, ERR_CORRUPT, "chunk %s does not decompress", vault_hash_text(&r->hash, text));
+    } else {
+        memcpy(raw, payload, r->raw_size);
+    }
+    vault_hash_of(raw, r->raw_size, &found);
+    if (!vault_hash_same(&found, &r->hash))
+        return err_set(e, ERR_CORRUPT, "the bytes of chunk %s do not match its SHA-256", vault_hash_text(&r->hash, text));
+    return 0;
+}

@@ -1,0 +1,371 @@
+/* recover: what opening does about segments that the index does not know to their end: records that were whole are taken in, a torn tail
+ * is cut off. With an empty index the same code takes in every segment: that is a rebuild. */
+#include "base/file.h"
+#include "vault/internal.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define FULL_LIMIT 16 /* segments held open before a flush */
+
+/* Documents met on the way; looked at when every record is in. */
+struct note {
+    uint8_t *bytes;
+    size_t size;
+    struct vault_hash hash;
+    bool grave;
+};
+
+struct recovery {
+    struct vault *v;
+    uint32_t *ids;
+    size_t id_count;
+    struct note *notes;
+    size_t note_count;
+    uint32_t id; /* of the segment being read */
+};
+
+static void recovery_release(struct recovery *r)
+{
+    for (size_t i = 0; i < r->note_count; i++)
+        free(r->notes[i].bytes);
+    free(r->notes);
+    free(r->ids);
+}
+
+static int by_id(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static int list_segments(struct recovery *r, struct err *e)
+{
+    DIR *dir = opendir(r->v->segment_dir);
+    struct dirent *entry;
+
+    if (!dir)
+        return err_errno(e, errno, "can't list %s", r->v->segment_dir);
+    while ((entry = readdir(dir))) {
+        uint32_t id = segment_id_of_name(entry->d_name);
+
+        if (!id)
+            continue;
+        r->ids = xrealloc(r->ids, (r->id_count + 1) * sizeof *r->ids);
+        r->ids[r->id_count++] = id;
+    }
+    closedir(dir);
+    if (r->id_count)
+        qsort(r->ids, r->id_count, sizeof *r->ids, by_id);
+    return 0;
+}
+
+static int take_record(const struct record *rec, uint64_t offset, const uint8_t *payload, void *user, struct err *e)
+{
+    struct recovery *r = user;
+    struct chunk_place place = {.segment = r->id, .offset = (uint32_t)offset, .raw_size = rec->raw_size, .kind = rec->kind,
+                                .stored_size = (uint32_t)(record_span(rec->stored_size) - RECORD_HEADER_SIZE)};
+    struct note n = {.size = rec->raw_size, .hash = rec->hash, .grave = rec->kind == RECORD_GRAVE};
+
+    (void)e;
+    pending_add(&r->v->pending, &rec->hash, &place);
+    if (rec->kind != RECORD_POINT && rec->kind != RECORD_GRAVE)
+        return 0;
+    n.bytes = xmalloc(rec->raw_size);
+    if (record_unpack(rec, payload, n.bytes, NULL) < 0) {
+        free(n.bytes); /* a damaged document: its point is not there, and vault_scrub names the record */
+        return 0;
+    }
+    r->notes = xrealloc(r->notes, (r->note_count + 1) * sizeof *r->notes);
+    r->notes[r->note_count++] = n;
+    return 0;
+}
+
+/* After damage inside a segment: the next place where a record starts, 0 when there is none. */
+static uint64_t next_record(int fd, uint64_t from, uint64_t file_size)
+{
+    uint8_t header[RECORD_HEADER_SIZE];
+    struct record rec;
+
+    for (uint64_t at = from; at + RECORD_HEADER_SIZE <= file_size; at += 8)
+        if (fd_pread_all(fd, header, sizeof header, (int64_t)at, NULL) == 0 && record_decode(header, &rec, NULL) == 0)
+            return at;
+    return 0;
+}
+
+/* Reads on over damage, where no row says how far the segment was committed. */
+static int scan_over_damage(struct recovery *r, int fd, struct segment_state *state, struct err *e)
+{
+    uint64_t record_count = state->record_count, end = state->end;
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return err_errno(e, errno, "can't look at a segment");
+    while (state->torn) {
+        uint64_t at = next_record(fd, state->end + 8, (uint64_t)st.st_size);
+
+        if (!at) {
+            state->torn = end == state->end; /* records lie behind the damage: nothing may be cut off */
+            break;
+        }
+        if (segment_scan(fd, at, take_record, r, state, e) < 0)
+            return -1;
+        record_count += state->record_count;
+    }
+    state->record_count = record_count;
+    if (state->end != end)
+        state->sealed = true; /* damaged inside: never appended to again */
+    return 0;
+}
+
+static int segment_row_get(struct vault *v, uint32_t id, struct segment_row *out, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    uint8_t key[4] = {(uint8_t)(id >> 24), (uint8_t)(id >> 16), (uint8_t)(id >> 8), (uint8_t)id};
+    MDB_val value;
+    int found = index_begin(&v->index, false, &txn, e) < 0 ? -1 : index_get(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), &value, e);
+
+    if (found == 1 && value.mv_size != sizeof *out)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a segment row of %zu bytes", value.mv_size);
+    if (found == 1)
+        memcpy(out, value.mv_data, sizeof *out);
+    return found;
+}
+
+static void hold_full(struct vault *v, struct segment *s)
+{
+    v->full = xrealloc(v->full, (v->full_count + 1) * sizeof *v->full);
+    v->full[v->full_count++] = *s;
+}
+
+/* What becomes of a segment after its scan: it goes on as the current one, or is sealed. */
+static int settle_segment(struct recovery *r, const struct segment_state *state, uint64_t record_count, bool last, struct err *e)
+{
+    struct vault *v = r->v;
+    struct segment s = {.fd = -1};
+
+    if (state->sealed) {
+        CLEANUP(free_ptr) char *path = segment_path(v->segment_dir, r->id);
+
+        s = (struct segment){.fd = open(path, O_RDONLY | O_CLOEXEC), .id = r->id, .end = state->end, .record_count = record_count};
+        if (s.fd < 0)
+            return err_errno(e, errno, "can't open %s", path);
+        hold_full(v, &s);
+        return 0;
+    }
+    if (segment_reopen(v->segment_dir, r->id, state->end, record_count, &s, e) < 0)
+        return -1;
+    if (last && state->end < v->options.segment_bytes - v->options.segment_bytes / 4) {
+        v->current = s;
+        return 0;
+    }
+    if (segment_seal(&s, e) < 0) {
+        segment_close(&s);
+        return -1;
+    }
+    hold_full(v, &s);
+    return 0;
+}
+
+/* A segment whose header never got to the disk held nothing that was committed. */
+static int remove_empty(const char *path, bool *removed, struct err *e)
+{
+    struct stat st;
+
+    if (stat(path, &st) < 0)
+        return err_errno(e, errno, "can't look at %s", path);
+    *removed = st.st_size < (off_t)SEGMENT_HEADER_SIZE;
+    return *removed && unlink(path) < 0 ? err_errno(e, errno, "can't remove %s", path) : 0;
+}
+
+static int recover_segment(struct recovery *r, bool last, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = segment_path(r->v->segment_dir, r->id);
+    CLEANUP(close_fd) int fd = -1;
+    struct segment_state state;
+    struct segment_row row = {0};
+    struct err why = {0};
+    bool removed = false;
+    int found = segment_row_get(r->v, r->id, &row, e);
+
+    if (found < 0 || (found == 1 && row.sealed))
+        return found < 0 ? -1 : 0;
+    if (found == 0 && (remove_empty(path, &removed, e) < 0 || removed))
+        return removed ? 0 : -1;
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return err_errno(e, errno, "can't open %s", path);
+    if (segment_scan(fd, row.committed, take_record, r, &state, &why) < 0) {
+        /* Damaged where it was committed already: it is left as it is, and reads, vault_check and vault_scrub name what is missing. */
+        return why.kind == ERR_CORRUPT ? 0 : err_set(e, why.kind, "%s: %.900s", path, why.message);
+    }
+    if (memcmp(state.header.vault_id, r->v->id, VAULT_ID_SIZE) != 0 || state.header.id != r->id)
+        return err_set(e, ERR_CORRUPT, "%s belongs to another vault or has another's name: take it out", path);
+    if (found == 0 && state.torn && scan_over_damage(r, fd, &state, e) < 0)
+        return -1;
+    if (settle_segment(r, &state, row.record_count + state.record_count, last, e) < 0)
+        return -1;
+    return r->v->full_count >= FULL_LIMIT ? vault_flush(r->v, NULL, NULL, e) : 0;
+}
+
+/* ---- points and graves ---- */
+
+static bool buried(const struct recovery *r, const struct vault_hash *record, const char *id)
+{
+    uint8_t payload[VAULT_HASH_SIZE + VAULT_POINT_ID_SIZE];
+    struct chunk_place place;
+    struct vault_hash grave;
+    size_t size;
+
+    grave = grave_hash(record, id, payload, &size);
+    return place_find(r->v, &grave, &place, NULL) == 1;
+}
+
+static int check_place(const struct vault_hash *hash, int level, uint64_t first_chunk, void *user, struct err *e)
+{
+    struct vault *v = user;
+    struct chunk_place place;
+    int found = place_find(v, hash, &place, e);
+
+    (void)first_chunk;
+    if (found == 0)
+        return err_set(e, ERR_CORRUPT, "a record is missing");
+    return found < 0 ? -1 : level >= 0;
+}
+
+static bool point_is_whole(struct vault *v, const struct vault_point *p)
+{
+    struct walk w = {.v = v, .visit = check_place, .user = v};
+
+    for (size_t i = 0; i < p->disk_count; i++)
+        if (walk_tree(&w, &p->disks[i].root, chunks_of(p->disks[i].size_bytes), NULL) < 0)
+            return false;
+    return true;
+}
+
+static int raise_sequence(struct vault *v, MDB_txn *txn, uint64_t sequence, struct err *e)
+{
+    uint64_t next = 1;
+    MDB_val value;
+    int found = index_get(&v->index, txn, INDEX_META, index_val("next_point", 10), &value, e);
+
+    if (found == 1 && value.mv_size == sizeof next)
+        memcpy(&next, value.mv_data, sizeof next);
+    if (found < 0 || sequence < next)
+        return found < 0 ? -1 : 0;
+    next = sequence + 1;
+    return index_put(&v->index, txn, INDEX_META, index_val("next_point", 10), index_val(&next, sizeof next), e);
+}
+
+static int take_point(struct recovery *r, const struct note *n, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+    CLEANUP(free_ptr) char *text = xcalloc(1, n->size + 1);
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    uint64_t sequence;
+
+    memcpy(text, n->bytes, n->size);
+    if (point_parse(text, n->size, p, &sequence, NULL) < 0 || buried(r, &n->hash, p->id) || !point_is_whole(r->v, p))
+        return 0;
+    if (index_begin(&r->v->index, true, &txn, e) < 0 || point_insert(r->v, txn, p, sequence, text, e) < 0 ||
+        raise_sequence(r->v, txn, sequence, e) < 0)
+        return -1;
+    return index_commit(&txn, e);
+}
+
+/* The grave's row is needed for as long as the point's record lies in a segment; the row of a point that was being dropped goes. */
+static int take_grave(struct recovery *r, const struct note *n, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    char id[VAULT_POINT_ID_SIZE];
+    struct chunk_place place;
+    struct vault_hash record;
+    int found;
+
+    if (grave_parse(n->bytes, n->size, &record, id, NULL) < 0)
+        return 0;
+    found = place_find(r->v, &record, &place, e);
+    if (found != 1)
+        return found;
+    if (index_begin(&r->v->index, true, &txn, e) < 0 ||
+        index_put(&r->v->index, txn, INDEX_GRAVE, index_val(&n->hash, sizeof n->hash),
+                  index_val(&place.segment, sizeof place.segment), e) < 0 ||
+        point_remove(r->v, txn, id, e) < 0)
+        return -1;
+    return index_commit(&txn, e);
+}
+
+static int take_notes(struct recovery *r, struct err *e)
+{
+    for (size_t i = 0; i < r->note_count; i++)
+        if ((r->notes[i].grave ? take_grave(r, &r->notes[i], e) : take_point(r, &r->notes[i], e)) < 0)
+            return -1;
+    return 0;
+}
+
+/* ---- the whole ---- */
+
+static int claim_index(struct vault *v, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    MDB_val value;
+    uint64_t next;
+    int found;
+
+    if (index_begin(&v->index, true, &txn, e) < 0)
+        return -1;
+    found = index_get(&v->index, txn, INDEX_META, index_val("vault_id", 8), &value, e);
+    if (found < 0)
+        return -1;
+    if (found == 1 && (value.mv_size != VAULT_ID_SIZE || memcmp(value.mv_data, v->id, VAULT_ID_SIZE) != 0))
+        return err_set(e, ERR_CORRUPT, "the index belongs to another vault: move the folder index/ away and start again");
+    if (index_get(&v->index, txn, INDEX_META, index_val("next_segment", 12), &value, NULL) == 1 && value.mv_size == sizeof next) {
+        memcpy(&next, value.mv_data, sizeof next);
+        v->next_segment = (uint32_t)next;
+    }
+    if (found == 0 && index_put(&v->index, txn, INDEX_META, index_val("vault_id", 8), index_val(v->id, VAULT_ID_SIZE), e) < 0)
+        return -1;
+    return index_commit(&txn, e);
+}
+
+int segments_recover(struct vault *v, struct err *e)
+{
+    CLEANUP(recovery_release) struct recovery r = {.v = v};
+
+    v->next_segment = 1;
+    if (claim_index(v, e) < 0 || list_segments(&r, e) < 0)
+        return -1;
+    if (r.id_count && r.ids[r.id_count - 1] >= v->next_segment)
+        v->next_segment = r.ids[r.id_count - 1] + 1;
+    for (size_t i = 0; i < r.id_count; i++) {
+        r.id = r.ids[i];
+        if (recover_segment(&r, i + 1 == r.id_count, e) < 0)
+            return -1;
+    }
+    return vault_flush(v, NULL, NULL, e) < 0 ? -1 : take_notes(&r, e);
+}
+
+int vault_rebuild(const char *dir, struct err *e)
+{
+    static const char *const files[] = {"data.mdb", "lock.mdb"};
+    CLEANUP(free_ptr) char *index = xasprintf("%s/index", dir), *aside = xasprintf("%s/index.before", dir);
+    CLEANUP(vault_close) struct vault *v = NULL;
+
+    for (size_t i = 0; i < ARRAY_COUNT(files); i++) {
+        CLEANUP(free_ptr) char *path = xasprintf("%s/%s", aside, files[i]);
+
+        if (unlink(path) < 0 && errno != ENOENT)
+            return err_errno(e, errno, "can't remove %s", path);
+    }
+    if (rmdir(aside) < 0 && errno != ENOENT)
+        return err_errno(e, errno, "can't remove %s", aside);
+    if (rename(index, aside) < 0 && errno != ENOENT)
+        return err_errno(e, errno, "can't move %s away", index);
+    return vault_open(dir, NULL, &v, e);
+}

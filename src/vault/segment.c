@@ -1,0 +1,191 @@
+#include "vault/segment.h"
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+void segment_close(struct segment *s)
+{
+    close_fd(&s->fd);
+    *s = (struct segment){.fd = -1};
+}
+
+char *segment_path(const char *dir, uint32_t id) { return xasprintf("%s/%010u.seg", dir, id); }
+
+uint32_t segment_id_of_name(const char *name)
+{
+    unsigned long id;
+    char *rest;
+
+    if (strlen(name) != 14 || name[0] < '0' || name[0] > '9')
+        return 0;
+    id = strtoul(name, &rest, 10);
+    return strcmp(rest, ".seg") == 0 && id <= UINT32_MAX ? (uint32_t)id : 0;
+}
+
+static int sync_dir(const char *dir, struct err *e)
+{
+    CLEANUP(close_fd) int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    return fd < 0 || fsync(fd) < 0 ? err_errno(e, errno, "can't sync the folder %s", dir) : 0;
+}
+
+int segment_create(const char *dir, const struct segment_header *header, struct segment *out, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = segment_path(dir, (uint32_t)header->id);
+    CLEANUP(close_fd) int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    uint8_t bytes[SEGMENT_HEADER_SIZE];
+
+    if (fd < 0)
+        return err_errno(e, errno, "can't make the vault segment %s", path);
+    segment_header_encode(header, bytes);
+    if (fd_pwrite_all(fd, bytes, sizeof bytes, 0, e) < 0 || sync_dir(dir, e) < 0) {
+        unlink(path);
+        return err_wrap(e, "making the vault segment %s", path);
+    }
+    *out = (struct segment){.fd = fd, .id = (uint32_t)header->id, .end = SEGMENT_HEADER_SIZE};
+    fd = -1;
+    return 0;
+}
+
+int segment_reopen(const char *dir, uint32_t id, uint64_t end, uint64_t record_count, struct segment *out, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = segment_path(dir, id);
+    CLEANUP(close_fd) int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    if (fd < 0 || ftruncate(fd, (off_t)end) < 0 || fsync(fd) < 0)
+        return err_errno(e, errno, "can't go on with the vault segment %s", path);
+    *out = (struct segment){.fd = fd, .id = id, .end = end, .record_count = record_count};
+    fd = -1;
+    return 0;
+}
+
+static int write_at_end(struct segment *s, const void *bytes, size_t size, struct err *e)
+{
+    struct err first = {0};
+
+    if (fd_pwrite_all(s->fd, bytes, size, (int64_t)s->end, &first) == 0)
+        return 0;
+    /* Take a torn piece away again. If even that fails, the next append overwrites it and a scan would find it torn. */
+    if (ftruncate(s->fd, (off_t)s->end) < 0)
+        err_wrap(&first, "and the torn piece stays");
+    return err_set(e, first.kind, "can't append to the vault segment %u: %.900s", s->id, first.message);
+}
+
+int segment_append(struct segment *s, const void *bytes, size_t size, struct err *e)
+{
+    MUST(s->fd >= 0 && s->end >= SEGMENT_HEADER_SIZE && s->end % 8 == 0 && size % 8 == 0);
+    if (write_at_end(s, bytes, size, e) < 0)
+        return -1;
+    s->end += size;
+    s->record_count++;
+    return 0;
+}
+
+int segment_seal(struct segment *s, struct err *e)
+{
+    uint8_t bytes[SEGMENT_TRAILER_SIZE];
+
+    segment_trailer_encode(s->record_count, s->end, bytes);
+    return write_at_end(s, bytes, sizeof bytes, e);
+}
+
+int segment_sync(const struct segment *s, struct err *e)
+{
+    return fsync(s->fd) < 0 ? err_errno(e, errno, "can't sync the vault segment %u", s->id) : 0;
+}
+
+/* 1: the record at offset is whole and in *r and payload; 0: there is none; -1: it must not be touched (a later version). */
+static int read_whole(int fd, uint64_t offset, uint64_t file_size, uint8_t *payload, struct record *r, struct err *e)
+{
+    uint8_t header[RECORD_HEADER_SIZE];
+    struct err why = {0};
+
+    if (file_size - offset < RECORD_HEADER_SIZE)
+        return 0;
+    if (fd_pread_all(fd, header, sizeof header, (int64_t)offset, e) < 0)
+        return -1;
+    if (record_decode(header, r, &why) < 0) {
+        if (why.kind != ERR_UNSUPPORTED)
+            return 0;
+        return err_set(e, why.kind, "at offset %llu: %.900s", (unsigned long long)offset, why.message);
+    }
+    if (file_size - offset < record_span(r->stored_size))
+        return 0;
+    if (fd_pread_all(fd, payload, r->stored_size, (int64_t)(offset + RECORD_HEADER_SIZE), e) < 0)
+        return -1;
+    return record_payload_intact(r, payload);
+}
+
+static int read_trailer(int fd, uint64_t file_size, struct segment_state *state, struct err *e)
+{
+    uint8_t bytes[SEGMENT_TRAILER_SIZE];
+    uint64_t record_count;
+
+    if (file_size - state->end >= sizeof bytes) {
+        if (fd_pread_all(fd, bytes, sizeof bytes, (int64_t)state->end, e) < 0)
+            return -1;
+        state->sealed = segment_trailer_valid(bytes, state->end, &record_count);
+    }
+    state->torn = !state->sealed && file_size > state->end;
+    return 0;
+}
+
+int segment_scan(int fd, uint64_t from, segment_visit *visit, void *user, struct segment_state *out, struct err *e)
+{
+    CLEANUP(free_ptr) uint8_t *payload = xmalloc(RECORD_RAW_LIMIT);
+    struct segment_state state = {.end = from ? from : SEGMENT_HEADER_SIZE};
+    uint8_t bytes[SEGMENT_HEADER_SIZE];
+    struct record r;
+    struct stat st;
+    int got;
+
+    if (fstat(fd, &st) < 0)
+        return err_errno(e, errno, "can't look at a vault segment");
+    if ((uint64_t)st.st_size < SEGMENT_HEADER_SIZE || (uint64_t)st.st_size < state.end)
+        return err_set(e, ERR_CORRUPT, "the segment has %lld bytes, fewer than were committed", (long long)st.st_size);
+    if (fd_pread_all(fd, bytes, sizeof bytes, 0, e) < 0 || segment_header_decode(bytes, &state.header, e) < 0)
+        return -1;
+    while ((got = read_whole(fd, state.end, (uint64_t)st.st_size, payload, &r, e)) == 1) {
+        if (visit && visit(&r, state.end, payload, user, e) < 0)
+            return -1;
+        state.end += record_span(r.stored_size);
+        state.record_count++;
+    }
+    if (got < 0 || read_trailer(fd, (uint64_t)st.st_size, &state, e) < 0)
+        return -1;
+    *out = state;
+    return 0;
+}
+
+int segment_read(const char *dir, uint32_t id, uint64_t offset, size_t span, uint8_t *scratch, struct record *out, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = segment_path(dir, id);
+    CLEANUP(close_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct record r;
+    size_t got = 0;
+
+    if (fd < 0)
+        return err_errno(e, errno, "can't open the vault segment %s", path);
+    while (got < span) {
+        ssize_t n = pread(fd, scratch + got, span - got, (off_t)(offset + got));
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return err_errno(e, errno, "can't read the vault segment %s at %llu", path, (unsigned long long)offset);
+        if (n == 0)
+            return err_set(e, ERR_CORRUPT, "the vault segment %s ends before offset %llu", path, (unsigned long long)(offset + span));
+        got += (size_t)n;
+    }
+    if (record_decode(scratch, &r, e) < 0 || record_span(r.stored_size) != span ||
+        !record_payload_intact(&r, scratch + RECORD_HEADER_SIZE))
+        return err_set(e, ERR_CORRUPT, "the vault segment %s is damaged at offset %llu", path, (unsigned long long)offset);
+    *out = r;
+    return 0;
+}

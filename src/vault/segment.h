@@ -1,0 +1,37 @@
+/* segment: one file of records, appended to until it is full and never changed after. Used by one writer at a time. */
+#pragma once
+
+#include "vault/record.h"
+
+struct segment {
+    int fd; /* -1: none */
+    uint32_t id;
+    uint64_t end; /* where the next record goes: whole records lie before it */
+    uint64_t record_count;
+};
+
+void segment_close(struct segment *s);
+char *segment_path(const char *dir, uint32_t id); /* the caller frees */
+/* The segment id of a file name, 0 for a name that is none. */
+uint32_t segment_id_of_name(const char *name);
+/* Makes the file with its header; the name is durable when this returns. */
+int segment_create(const char *dir, const struct segment_header *header, struct segment *out, struct err *e);
+/* Opens one that was not sealed to go on at end; what lies after is cut off. */
+int segment_reopen(const char *dir, uint32_t id, uint64_t end, uint64_t record_count, struct segment *out, struct err *e);
+/* Appends one packed record. After a failure the segment is as before. */
+int segment_append(struct segment *s, const void *bytes, size_t size, struct err *e);
+int segment_seal(struct segment *s, struct err *e); /* writes the trailer; does not sync */
+int segment_sync(const struct segment *s, struct err *e);
+
+/* What a scan found. */
+struct segment_state {
+    struct segment_header header;
+    uint64_t end;          /* after the last whole record */
+    uint64_t record_count; /* from `from` on */
+    bool sealed, torn;     /* trailer found; bytes after end that are neither record nor trailer */
+};
+/* Visits the whole records from offset `from` (0: the first) up to the first that isn't. */
+typedef int segment_visit(const struct record *r, uint64_t offset, const uint8_t *payload, void *user, struct err *e);
+int segment_scan(int fd, uint64_t from, segment_visit *visit, void *user, struct segment_state *out, struct err *e);
+/* Reads the record at offset (span from the index) into scratch (span bytes) and decodes it. ERR_CORRUPT when it isn't there. */
+int segment_read(const char *dir, uint32_t id, uint64_t offset, size_t span, uint8_t *scratch, struct record *out, struct err *e);

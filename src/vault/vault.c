@@ -1,0 +1,464 @@
+#include "vault/vault.h"
+#include "base/file.h"
+#include "vault/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define DEFAULT_SEGMENT_BYTES (UINT64_C(64) << 20)
+#define DEFAULT_GUARD_BYTES (UINT64_C(256) << 20)
+#define DEFAULT_CACHE_BYTES ((size_t)64 << 20)
+#define PENDING_LIMIT 32768 /* chunks; a caller that never syncs is synced here */
+#define MOVED_RETRIES 4     /* vault_gc moved the record between look-up and open */
+
+/* ---- opening and closing ---- */
+
+/* DIR/vault.json says what this folder is and gives it the identity that its segments carry. */
+static int superblock(struct vault *v, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir), *text = NULL;
+    CLEANUP(json_free) json_t *j = NULL;
+    struct vault_hash id = {0};
+    char digits[VAULT_HASH_TEXT_SIZE];
+    const char *format, *words;
+    int64_t version;
+
+    if (!file_exists(path)) {
+        if (getrandom(id.bytes, VAULT_ID_SIZE, 0) != VAULT_ID_SIZE)
+            return err_errno(e, errno, "can't draw a vault id");
+        vault_hash_text(&id, digits);
+        text = xasprintf("{\"format\":\"slipway-vault\",\"version\":1,\"id\":\"%.32s\"}\n", digits);
+        memcpy(v->id, id.bytes, VAULT_ID_SIZE);
+        return file_write(path, text, strlen(text), 0600, e);
+    }
+    if (json_read_file(path, &j, e) < 0 || json_need_string(j, "format", &format, e) < 0 ||
+        json_need_int(j, "version", &version, e) < 0 || json_need_string(j, "id", &words, e) < 0)
+        return err_wrap(e, "reading %s", path);
+    if (strcmp(format, "slipway-vault") != 0 || version != 1)
+        return err_set(e, ERR_UNSUPPORTED, "%s: format %s version %lld; this Slipway reads slipway-vault version 1", path, format,
+                       (long long)version);
+    if (strlen(words) != 2 * VAULT_ID_SIZE)
+        return err_set(e, ERR_CORRUPT, "%s: the id has %zu digits instead of 32", path, strlen(words));
+    memset(digits, '0', sizeof digits);
+    memcpy(digits, words, 2 * VAULT_ID_SIZE);
+    digits[VAULT_HASH_TEXT_SIZE - 1] = '\0';
+    if (vault_hash_parse(digits, &id, e) < 0)
+        return err_wrap(e, "reading %s", path);
+    memcpy(v->id, id.bytes, VAULT_ID_SIZE);
+    return 0;
+}
+
+static int lock_out_others(struct vault *v, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/lock", v->dir);
+
+    v->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (v->lock_fd < 0)
+        return err_errno(e, errno, "can't open %s", path);
+    if (flock(v->lock_fd, LOCK_EX | LOCK_NB) < 0)
+        return err_set(e, ERR_CONFLICT, "the vault %s is open in another process: stop that one first", v->dir);
+    return 0;
+}
+
+static void init_locks(struct vault *v)
+{
+    pthread_rwlockattr_t attributes;
+
+    MUST(pthread_rwlockattr_init(&attributes) == 0 &&
+         pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP) == 0 &&
+         pthread_rwlock_init(&v->gc_lock, &attributes) == 0 && pthread_mutex_init(&v->commit_lock, NULL) == 0 &&
+         pthread_mutex_init(&v->append_lock, NULL) == 0 && pthread_mutex_init(&v->gc_run_lock, NULL) == 0);
+    pthread_rwlockattr_destroy(&attributes);
+}
+
+static void free_vault(struct vault *v)
+{
+    segment_close(&v->current);
+    for (size_t i = 0; i < v->full_count; i++)
+        segment_close(&v->full[i]);
+    free(v->full);
+    pending_release(&v->pending);
+    hash_set_release(&v->bad);
+    index_close(&v->index);
+    cache_free(&v->cache);
+    close_fd(&v->lock_fd);
+    pthread_rwlock_destroy(&v->gc_lock);
+    pthread_mutex_destroy(&v->commit_lock);
+    pthread_mutex_destroy(&v->append_lock);
+    pthread_mutex_destroy(&v->gc_run_lock);
+    free(v->disks);
+    free(v->dir);
+    free(v->segment_dir);
+    free(v->index_dir);
+    free(v);
+}
+
+static int add_bad(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct vault_hash hash;
+
+    (void)value;
+    (void)e;
+    if (key.mv_size == sizeof hash) {
+        memcpy(&hash, key.mv_data, sizeof hash);
+        hash_set_add(user, &hash);
+    }
+    return 0;
+}
+
+static int load_bad(struct vault *v, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+
+    if (index_begin(&v->index, false, &txn, e) < 0)
+        return -1;
+    return index_each(&v->index, txn, INDEX_BAD, index_val("", 0), add_bad, &v->bad, e);
+}
+
+static int open_parts(struct vault *v, struct err *e)
+{
+    if (file_make_dirs(v->segment_dir, 0700, e) < 0 || lock_out_others(v, e) < 0 || superblock(v, e) < 0 ||
+        index_open(v->index_dir, &v->index, e) < 0)
+        return -1;
+    return segments_recover(v, e) < 0 || load_bad(v, e) < 0 || disks_load(v, e) < 0 ? -1 : 0;
+}
+
+int vault_open(const char *dir, const struct vault_options *options, struct vault **out, struct err *e)
+{
+    struct vault *v = xcalloc(1, sizeof *v);
+
+    v->dir = xstrdup(dir);
+    v->segment_dir = xasprintf("%s/segments", dir);
+    v->index_dir = xasprintf("%s/index", dir);
+    v->lock_fd = v->current.fd = -1;
+    if (options)
+        v->options = *options;
+    if (!v->options.segment_bytes)
+        v->options.segment_bytes = DEFAULT_SEGMENT_BYTES;
+    if (!v->options.guard_bytes)
+        v->options.guard_bytes = DEFAULT_GUARD_BYTES;
+    if (!v->options.cache_bytes)
+        v->options.cache_bytes = DEFAULT_CACHE_BYTES;
+    if (!v->options.clock)
+        v->options.clock = &clock_real;
+    MUST(v->options.segment_bytes <= (UINT64_C(1) << 30)); /* offsets are 32 bits in the index */
+    init_locks(v);
+    v->cache = cache_new(v->options.cache_bytes);
+    if (open_parts(v, e) < 0) {
+        free_vault(v);
+        return err_wrap(e, "opening the vault %s", dir);
+    }
+    *out = v;
+    return 0;
+}
+
+void vault_close(struct vault **v)
+{
+    if (!*v)
+        return;
+    (void)vault_sync(*v, NULL); /* what can't be synced was never said to be durable */
+    free_vault(*v);
+    *v = NULL;
+}
+
+/* ---- appending ---- */
+
+int place_find(struct vault *v, const struct vault_hash *hash, struct chunk_place *out, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    const struct chunk_place *pending = pending_find(&v->pending, hash);
+    MDB_val value;
+    int found;
+
+    if (pending) {
+        *out = *pending;
+        return 1;
+    }
+    if (index_begin(&v->index, false, &txn, e) < 0)
+        return -1;
+    found = index_get(&v->index, txn, INDEX_CHUNK, index_val(hash, sizeof *hash), &value, e);
+    if (found == 1) {
+        if (value.mv_size != sizeof *out)
+            return err_set(e, ERR_CORRUPT, "the vault's index has a chunk row of %zu bytes", value.mv_size);
+        memcpy(out, value.mv_data, sizeof *out);
+    }
+    return found;
+}
+
+static int check_room(struct vault *v, size_t size, struct err *e)
+{
+    struct statvfs st;
+    uint64_t free_bytes;
+
+    if (statvfs(v->segment_dir, &st) < 0)
+        return err_errno(e, errno, "can't ask for the free space of %s", v->segment_dir);
+    free_bytes = (uint64_t)st.f_bavail * st.f_frsize;
+    if (free_bytes < v->options.guard_bytes + size)
+        return err_set(e, ERR_NO_SPACE, "the vault %s has %llu MiB left and keeps %llu MiB free: make room or add a disk; it goes on "
+                       "by itself", v->dir, (unsigned long long)(free_bytes >> 20),
+                       (unsigned long long)(v->options.guard_bytes >> 20));
+    return 0;
+}
+
+static int next_segment(struct vault *v, struct err *e)
+{
+    struct segment_header header = {.id = v->next_segment, .created_us = clock_read_us(v->options.clock)};
+    struct segment made;
+
+    memcpy(header.vault_id, v->id, VAULT_ID_SIZE);
+    if (v->current.fd >= 0 && segment_seal(&v->current, e) < 0)
+        return -1;
+    if (segment_create(v->segment_dir, &header, &made, e) < 0)
+        return -1;
+    if (v->current.fd >= 0) {
+        v->full = xrealloc(v->full, (v->full_count + 1) * sizeof *v->full);
+        v->full[v->full_count++] = v->current;
+    }
+    v->current = made;
+    v->next_segment++;
+    return 0;
+}
+
+int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed, size_t span, size_t raw_size,
+                  const struct vault_hash *hash, struct err *e)
+{
+    struct chunk_place place = {.stored_size = (uint32_t)(span - RECORD_HEADER_SIZE), .raw_size = (uint32_t)raw_size, .kind = kind};
+
+    if (v->broken)
+        return err_set(e, ERR_IO, "the vault %s can't be written since a sync failed: check its disk and start the replicator again",
+                       v->dir);
+    if (check_room(v, span, e) < 0)
+        return -1;
+    if ((v->current.fd < 0 || (v->current.record_count && v->current.end + span > v->options.segment_bytes)) &&
+        next_segment(v, e) < 0)
+        return -1;
+    place.segment = v->current.id;
+    place.offset = (uint32_t)v->current.end;
+    if (segment_append(&v->current, packed, span, e) < 0)
+        return -1;
+    pending_add(&v->pending, hash, &place);
+    if (v->barrier)
+        hash_set_add(v->barrier, hash);
+    return 0;
+}
+
+/* Whether the chunk is there, whole as far as is known, and of that size. append_lock held; marks it used for a running gc. */
+static int have(struct vault *v, const struct vault_hash *hash, size_t raw_size, struct err *e)
+{
+    struct chunk_place place;
+    int found = place_find(v, hash, &place, e);
+
+    if (found != 1 || place.raw_size != raw_size)
+        return found < 0 ? -1 : 0;
+    if (!pending_find(&v->pending, hash) && hash_set_has(&v->bad, hash))
+        return 0;
+    if (v->barrier)
+        hash_set_add(v->barrier, hash);
+    return 1;
+}
+
+int record_add(struct vault *v, enum record_kind kind, const void *raw, size_t raw_size, const struct vault_hash *hash,
+               uint64_t *stored_bytes, struct err *e)
+{
+    CLEANUP(free_ptr) uint8_t *packed = NULL;
+    size_t span;
+    int found;
+
+    pthread_mutex_lock(&v->append_lock);
+    found = have(v, hash, raw_size, e);
+    pthread_mutex_unlock(&v->append_lock);
+    if (found) {
+        if (found == 1 && stored_bytes)
+            *stored_bytes = 0;
+        return found < 0 ? -1 : 0;
+    }
+    span = record_pack(kind, raw, raw_size, hash, &packed);
+    pthread_mutex_lock(&v->append_lock);
+    found = have(v, hash, raw_size, e); /* somebody else may have sent it meanwhile */
+    if (found == 0)
+        found = record_append(v, kind, packed, span, raw_size, hash, e);
+    else
+        span = 0;
+    pthread_mutex_unlock(&v->append_lock);
+    if (found >= 0 && stored_bytes)
+        *stored_bytes = span;
+    return found < 0 ? -1 : 0;
+}
+
+static int check_range(const struct vault_disk *d, uint64_t first, uint64_t count, struct err *e)
+{
+    if (count == 0 || first >= d->chunk_count || count > d->chunk_count - first)
+        return err_set(e, ERR_INVALID, "chunks %llu+%llu lie outside disk %s of %llu chunks", (unsigned long long)first,
+                       (unsigned long long)count, d->id, (unsigned long long)d->chunk_count);
+    return 0;
+}
+
+uint32_t vault_chunk_size(const struct vault_disk *d, uint64_t index) { return chunk_size_at(d->size_bytes, index); }
+
+int vault_offer(struct vault *v, const struct vault_disk *d, uint64_t index, const struct vault_hash *hash, struct err *e)
+{
+    int found;
+
+    if (check_range(d, index, 1, e) < 0)
+        return -1;
+    if (vault_hash_is_unknown(hash))
+        return err_set(e, ERR_INVALID, "a chunk named by all one bits was offered");
+    if (vault_hash_is_zero(hash))
+        return vault_put_zero(v, d, index, 1, e) < 0 ? -1 : 1;
+    pthread_rwlock_rdlock(&v->gc_lock);
+    pthread_mutex_lock(&v->append_lock);
+    found = have(v, hash, vault_chunk_size(d, index), e);
+    if (found == 1)
+        pending_set_map(&v->pending, d->number, index, 1, hash);
+    pthread_mutex_unlock(&v->append_lock);
+    pthread_rwlock_unlock(&v->gc_lock);
+    return found;
+}
+
+int vault_put_zero(struct vault *v, const struct vault_disk *d, uint64_t first, uint64_t count, struct err *e)
+{
+    if (check_range(d, first, count, e) < 0)
+        return -1;
+    pthread_mutex_lock(&v->append_lock);
+    pending_set_map(&v->pending, d->number, first, count, &vault_hash_zero);
+    pthread_mutex_unlock(&v->append_lock);
+    return 0;
+}
+
+int vault_put(struct vault *v, const struct vault_disk *d, uint64_t index, const void *bytes, size_t size,
+              const struct vault_hash *expected, uint64_t *stored_bytes, struct err *e)
+{
+    uint64_t stored = 0;
+    struct vault_hash hash;
+    bool sync_now;
+    int r;
+
+    if (check_range(d, index, 1, e) < 0)
+        return -1;
+    if (size != vault_chunk_size(d, index))
+        return err_set(e, ERR_INVALID, "chunk %llu of disk %s has %u bytes, not %zu", (unsigned long long)index, d->id,
+                       vault_chunk_size(d, index), size);
+    vault_hash_of(bytes, size, &hash);
+    if (expected && !vault_hash_same(&hash, expected))
+        return err_set(e, ERR_CORRUPT, "chunk %llu of disk %s does not match the SHA-256 that was offered for it",
+                       (unsigned long long)index, d->id);
+    if (vault_bytes_are_zero(bytes, size)) {
+        r = vault_put_zero(v, d, index, 1, e);
+    } else {
+        pthread_rwlock_rdlock(&v->gc_lock);
+        r = record_add(v, RECORD_CHUNK, bytes, size, &hash, &stored, e);
+        pthread_mutex_lock(&v->append_lock);
+        if (r == 0)
+            pending_set_map(&v->pending, d->number, index, 1, &hash);
+        pthread_mutex_unlock(&v->append_lock);
+        pthread_rwlock_unlock(&v->gc_lock);
+    }
+    if (r < 0)
+        return -1;
+    if (stored_bytes)
+        *stored_bytes = stored;
+    pthread_mutex_lock(&v->append_lock);
+    sync_now = v->pending.chunk_count > PENDING_LIMIT || v->pending.set_count > PENDING_LIMIT;
+    pthread_mutex_unlock(&v->append_lock);
+    return sync_now ? vault_sync(v, e) : 0;
+}
+
+/* ---- reading ---- */
+
+void chunk_mark_bad(struct vault *v, const struct vault_hash *hash)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    int64_t now_us = clock_read_us(v->options.clock);
+    bool fresh;
+
+    pthread_mutex_lock(&v->append_lock);
+    fresh = hash_set_add(&v->bad, hash);
+    pthread_mutex_unlock(&v->append_lock);
+    /* Remembered on disk too; if that fails, it is found again on the next read. LMDB lets one writer in at a time. */
+    if (fresh && index_begin(&v->index, true, &txn, NULL) == 0 &&
+        index_put(&v->index, txn, INDEX_BAD, index_val(hash, sizeof *hash), index_val(&now_us, sizeof now_us), NULL) == 0)
+        (void)index_commit(&txn, NULL);
+}
+
+static int find_and_read(struct vault *v, const struct vault_hash *hash, size_t raw_size, uint8_t **scratch, struct record *r,
+                         struct chunk_place *place, struct err *e)
+{
+    char text[VAULT_HASH_TEXT_SIZE];
+
+    for (int attempt = 0;; attempt++) {
+        struct err why = {0};
+        int found;
+
+        pthread_mutex_lock(&v->append_lock);
+        found = place_find(v, hash, place, e);
+        pthread_mutex_unlock(&v->append_lock);
+        if (found < 0)
+            return -1;
+        if (found == 0 || (raw_size && place->raw_size != raw_size) || place->raw_size > RECORD_RAW_LIMIT ||
+            place->stored_size > RECORD_RAW_LIMIT + 8)
+            return err_set(e, ERR_CORRUPT, "chunk %s is missing from the vault", vault_hash_text(hash, text));
+        *scratch = xrealloc(*scratch, RECORD_HEADER_SIZE + place->stored_size);
+        if (segment_read(v->segment_dir, place->segment, place->offset, RECORD_HEADER_SIZE + place->stored_size, *scratch, r,
+                         &why) == 0)
+            return vault_hash_same(&r->hash, hash) && r->raw_size == place->raw_size
+                       ? 0 : err_set(e, ERR_CORRUPT, "another record lies where chunk %s should", vault_hash_text(hash, text));
+        if (why.kind != ERR_NOT_FOUND || attempt >= MOVED_RETRIES)
+            return err_set(e, why.kind == ERR_NOT_FOUND ? ERR_CORRUPT : why.kind, "chunk %s: %.800s", vault_hash_text(hash, text),
+                           why.message);
+    }
+}
+
+/* raw_size 0: any; *bytes is then made. */
+static int load_record(struct vault *v, const struct vault_hash *hash, size_t raw_size, uint8_t **bytes, size_t *size, struct err *e)
+{
+    CLEANUP(free_ptr) uint8_t *scratch = NULL;
+    struct chunk_place place;
+    struct err why = {0};
+    struct record r;
+    int result = find_and_read(v, hash, raw_size, &scratch, &r, &place, &why);
+
+    if (result == 0) {
+        uint8_t *raw = raw_size ? *bytes : xmalloc(r.raw_size);
+
+        result = record_unpack(&r, scratch + RECORD_HEADER_SIZE, raw, &why);
+        if (result < 0) {
+            err_wrap(&why, "segment %u at %u", place.segment, place.offset);
+            if (!raw_size)
+                free(raw);
+        } else {
+            *bytes = raw;
+            *size = r.raw_size;
+        }
+    }
+    if (result < 0) {
+        if (why.kind == ERR_CORRUPT)
+            chunk_mark_bad(v, hash);
+        return err_set(e, why.kind, "%s", why.message);
+    }
+    return 0;
+}
+
+int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e)
+{
+    uint8_t *into = bytes;
+    size_t size;
+
+    MUST(raw_size > 0);
+    if (cache_get(v->cache, hash, raw_size, 0, bytes, raw_size))
+        return 0;
+    if (load_record(v, hash, raw_size, &into, &size, e) < 0)
+        return -1;
+    cache_put(v->cache, hash, bytes, raw_size);
+    return 0;
+}
+
+int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **bytes, size_t *size, struct err *e)
+{
+    return load_record(v, hash, 0, bytes, size, e);
+}

@@ -1,0 +1,158 @@
+/* vault: each distinct 64 KiB chunk of the whole fleet once, and recovery points made of them.
+ *
+ * Chunks are named by SHA-256, compressed, and appended to immutable segments; an LMDB index says where each lies. Every disk has a
+ * *working map* (which chunk is where, now) that a replication session changes, and *recovery points*: copy-on-write trees of chunk
+ * names, one root a disk, all disks of a server committed in one transaction. docs/formats/vault.md describes the bytes.
+ *
+ * Durability: vault_offer/put/put_zero are in memory until vault_sync returns 0 (segments synced, then the index committed). A
+ * killed process loses what was not synced and nothing else. Every read checks the SHA-256.
+ *
+ * Threads: all calls may be made from any thread, but one disk's map is changed, and one server's point committed, by one thread at
+ * a time (the server's session). One process at a time opens a vault (a lock file holds the others off). The room knows nothing
+ * of networks; it does not log. */
+#pragma once
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/limits.h"
+#include "vault/hash.h"
+
+#define VAULT_CHUNK_BYTES 65536u
+#define VAULT_POINT_ID_SIZE (LIMIT_NAME_BYTES + 32)
+
+struct vault;
+
+struct vault_options {
+    uint64_t segment_bytes;    /* 0: 64 MiB; a segment is sealed when the next record would pass it */
+    uint64_t guard_bytes;      /* writes are refused (ERR_NO_SPACE) while less than this is free; 0: 256 MiB */
+    size_t cache_bytes;        /* of unpacked chunks for readers; 0: 64 MiB */
+    const struct clock *clock; /* NULL: the real one */
+};
+
+/* Opens or makes the vault. Repairs what a killed writer left (a torn tail is cut off), makes a missing index anew from the segments.
+ * options may be NULL. ERR_CONFLICT when another process has it open, ERR_UNSUPPORTED for a later version's. */
+int vault_open(const char *dir, const struct vault_options *options, struct vault **out, struct err *e);
+void vault_close(struct vault **v); /* syncs; NULL inside is fine; for CLEANUP */
+
+/* ---- disks and their working maps ---- */
+struct vault_disk {
+    char server[LIMIT_NAME_BYTES + 1], id[LIMIT_NAME_BYTES + 1];
+    uint32_t number;
+    uint64_t size_bytes, chunk_count;
+    uint64_t known_count; /* chunks that were received at least once (as of the last sync) */
+};
+
+/* Server and disk names: 1-128 of A-Z a-z 0-9 . _ : + - and not starting with a dot. */
+int vault_name_check(const char *what, const char *name, struct err *e);
+/* Finds or makes the disk. Where its size changed, the map is cut or grown (what is new is unknown). */
+int vault_disk_open(struct vault *v, const char *server, const char *disk, uint64_t size_bytes, struct vault_disk *out, struct err *e);
+/* All disks of a server (NULL: of all servers), ordered by server and id; the caller frees *out. Returns the count. */
+int vault_disk_list(struct vault *v, const char *server, struct vault_disk **out, struct err *e);
+/* Removes a disk's working map (it left the source); points keep theirs. */
+int vault_disk_drop(struct vault *v, const char *server, const char *disk, struct err *e);
+/* Names of the chunks first … first+count-1 as of the last sync; vault_hash_zero and vault_hash_unknown as they are. */
+int vault_disk_read(struct vault *v, const struct vault_disk *d, uint64_t first, size_t count, struct vault_hash *out, struct err *e);
+uint32_t vault_chunk_size(const struct vault_disk *d, uint64_t index); /* 65536, or less for the last of a disk */
+
+/* 1: the vault has the chunk, and the map holds it there now. 0: it lacks it (or its copy is damaged): send it. */
+int vault_offer(struct vault *v, const struct vault_disk *d, uint64_t index, const struct vault_hash *hash, struct err *e);
+/* Stores the chunk and sets it in the map. ERR_CORRUPT when its bytes do not match *expected (may be NULL). *stored_bytes (may be
+ * NULL): what it took on disk, 0 for a zero chunk or one that was there. */
+int vault_put(struct vault *v, const struct vault_disk *d, uint64_t index, const void *bytes, size_t size,
+              const struct vault_hash *expected, uint64_t *stored_bytes, struct err *e);
+int vault_put_zero(struct vault *v, const struct vault_disk *d, uint64_t first, uint64_t count, struct err *e);
+/* Makes everything so far durable. Calls from many threads share one sync. */
+int vault_sync(struct vault *v, struct err *e);
+
+/* ---- recovery points ---- */
+struct vault_point_disk {
+    char id[LIMIT_NAME_BYTES + 1];
+    uint64_t size_bytes, changed_bytes; /* changed since the point before */
+    struct vault_hash root;
+};
+
+struct vault_point {
+    char id[VAULT_POINT_ID_SIZE]; /* SERVER.20261124T203402123Z */
+    char server[LIMIT_NAME_BYTES + 1];
+    int64_t at_us;
+    char consistency[16]; /* "crash", "frozen" */
+    int64_t freeze_ms;
+    uint64_t bytes; /* changed since the point before, over all disks */
+    size_t disk_count;
+    struct vault_point_disk disks[LIMIT_DISKS_PER_SERVER];
+};
+
+/* Commits the working maps of all the server's disks as one point, durable when it returns. ERR_STATE names a disk that still has chunks
+ * never received. at_us 0: now. */
+int vault_point_commit(struct vault *v, const char *server, int64_t at_us, const char *consistency, int64_t freeze_ms,
+                       struct vault_point *out, struct err *e);
+int vault_point_get(struct vault *v, const char *point, struct vault_point *out, struct err *e); /* 1/0/-1 */
+/* The newest limit points, newest first (limit 0: all); the caller frees *out. Returns the count. */
+int vault_point_list(struct vault *v, const char *server, size_t limit, struct vault_point **out, struct err *e);
+/* {"id","server","at","consistency","freeze_ms","bytes","disks":[{"id","size_bytes"}]} */
+json_t *vault_point_json(const struct vault_point *p);
+/* A pinned point (exported, wanted by a person) is neither expired nor dropped. Pins by different reasons add up. */
+int vault_point_pin(struct vault *v, const char *point, const char *reason, struct err *e);
+int vault_point_unpin(struct vault *v, const char *point, const char *reason, struct err *e);
+int vault_point_pinned(struct vault *v, const char *point, struct err *e); /* 1/0/-1 */
+int vault_point_drop(struct vault *v, const char *point, struct err *e);   /* ERR_STATE when pinned, NOT_FOUND when absent */
+/* All points and working maps of a server. ERR_STATE when one is pinned. Space comes back with the next vault_gc. */
+int vault_server_drop(struct vault *v, const char *server, struct err *e);
+
+/* Which points stay: for each rung, points younger than span_us stay when they are the oldest of their step (step 0: all). The newest
+ * keep_last and the pinned ones always stay. */
+struct vault_rung {
+    int64_t span_us, step_us;
+};
+struct vault_ladder {
+    size_t keep_last, rung_count;
+    const struct vault_rung *rungs;
+};
+extern const struct vault_ladder vault_ladder_default; /* 10 min all, 1 h by minute, 1 d by hour, 3 d by day */
+int vault_expire(struct vault *v, const char *server, const struct vault_ladder *ladder, struct err *e); /* how many were dropped */
+
+/* ---- reading a point ---- */
+/* One disk of one point, as a flat read-only image. An image is used by one thread at a time; open one for each. */
+struct vault_image;
+int vault_image_open(struct vault *v, const char *point, const char *disk, struct vault_image **out, struct err *e);
+void vault_image_free(struct vault_image **i); /* for CLEANUP */
+uint64_t vault_image_size(const struct vault_image *i);
+/* ERR_CORRUPT names chunk, segment, point and disk; the chunk is remembered as bad. */
+int vault_image_read(struct vault_image *i, void *bytes, size_t size, uint64_t offset, struct err *e);
+/* How far from offset the image goes on being zero (or not): *length >= 1, *zero tells which. */
+int vault_image_extent(struct vault_image *i, uint64_t offset, uint64_t limit, uint64_t *length, bool *zero, struct err *e);
+int vault_image_hash(struct vault_image *i, uint64_t index, struct vault_hash *out, struct err *e); /* the name of a chunk */
+bool vault_image_is(const struct vault_image *i, const char *point, const char *disk);
+
+/* ---- care ---- */
+typedef int vault_progress(uint64_t done, uint64_t total, void *user); /* non-zero stops with ERR_CANCELLED; NULL: none */
+
+struct vault_finding {
+    enum err_kind kind;
+    char text[512];
+};
+struct vault_report {
+    uint64_t looked_at, bytes, finding_count;
+    struct vault_finding findings[32]; /* the first ones, in words */
+};
+/* Reads and checks every chunk of a point. 0 with findings means that it looked at everything and found those. */
+int vault_verify_point(struct vault *v, const char *point, vault_progress *progress, void *user, struct vault_report *out,
+                       struct err *e);
+/* Every point's tree is whole and every record that it needs lies inside its segment; reads no chunk. */
+int vault_check(struct vault *v, struct vault_report *out, struct err *e);
+/* Reads and checks every record that the index knows, and names the points that use a damaged one. */
+int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct vault_report *out, struct err *e);
+/* ERR_CORRUPT when the point needs a chunk that is known to be bad (cheap where none is). */
+int vault_point_usable(struct vault *v, const char *point, struct err *e);
+
+struct vault_stat {
+    uint64_t chunk_count, segment_count, point_count, disk_count, bad_count;
+    uint64_t raw_bytes, stored_bytes; /* of distinct chunks; in segments on disk */
+    uint64_t free_bytes;              /* of the file system that holds it, above the guard */
+};
+int vault_stat(struct vault *v, struct vault_stat *out, struct err *e);
+
+/* Gives back the space of chunks that no point and no working map uses. Runs beside readers and writers. *freed may be NULL. */
+int vault_gc(struct vault *v, uint64_t *freed_bytes, struct err *e);
+/* Makes the index anew from the segments; the vault must not be open. Working maps are lost (the next session rescans). */
+int vault_rebuild(const char *dir, struct err *e);
