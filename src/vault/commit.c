@@ -38,8 +38,9 @@ int segment_row_put(struct vault *v, MDB_txn *txn, const struct segment *s, bool
 struct batch {
     struct pending_chunk *chunks;
     struct pending_set *sets;
+    struct pending_feed *feeds;
     struct segment *segments; /* the full ones, then the current */
-    size_t chunk_count, set_count, segment_count, full_count;
+    size_t chunk_count, set_count, feed_count, segment_count, full_count;
     uint64_t next_segment;
 };
 
@@ -47,6 +48,7 @@ static void batch_release(struct batch *b)
 {
     free(b->chunks);
     free(b->sets);
+    free(b->feeds);
     free(b->segments);
 }
 
@@ -69,6 +71,8 @@ static int batch_take(struct vault *v, struct batch *b, struct err *e)
     b->set_count = v->pending.set_count;
     b->chunks = copy_of(v->pending.chunks, b->chunk_count * sizeof *b->chunks);
     b->sets = copy_of(v->pending.sets, b->set_count * sizeof *b->sets);
+    b->feed_count = v->pending.feed_count;
+    b->feeds = copy_of(v->pending.feeds, b->feed_count * sizeof *b->feeds);
     b->full_count = b->segment_count = v->full_count;
     b->segments = xmalloc((v->full_count + 1) * sizeof *b->segments);
     if (v->full_count)
@@ -107,6 +111,10 @@ static int batch_write(struct vault *v, MDB_txn *txn, const struct batch *b, str
             return -1;
     if (index_put(&v->index, txn, INDEX_META, index_val("next_segment", 12), index_val(&b->next_segment, 8), e) < 0)
         return -1;
+    for (size_t i = 0; i < b->feed_count; i++)
+        if (index_put(&v->index, txn, INDEX_FEED, index_val(b->feeds[i].server, strlen(b->feeds[i].server)),
+                      index_val(&b->feeds[i].feed, sizeof b->feeds[i].feed), e) < 0)
+            return -1;
     return work_apply(v, txn, b->sets, b->set_count, e);
 }
 
@@ -135,7 +143,7 @@ static void forget_repaired(struct vault *v, const struct batch *b)
 static void batch_done(struct vault *v, const struct batch *b)
 {
     pthread_mutex_lock(&v->append_lock);
-    pending_done(&v->pending, b->chunk_count, b->set_count);
+    pending_done(&v->pending, b->chunk_count, b->set_count, b->feed_count);
     forget_repaired(v, b);
     for (size_t i = 0; i < b->full_count; i++)
         segment_close(&v->full[i]);
@@ -152,7 +160,7 @@ int vault_flush(struct vault *v, flush_extra *extra, void *user, struct err *e)
 
     if (batch_take(v, &b, e) < 0)
         return -1;
-    if (b.chunk_count == 0 && b.set_count == 0 && b.full_count == 0 && !extra)
+    if (b.chunk_count == 0 && b.set_count == 0 && b.feed_count == 0 && b.full_count == 0 && !extra)
         return 0;
     if (batch_sync(v, &b, e) < 0 || index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &b, e) < 0 ||
         (extra && extra(v, txn, user, e) < 0) || index_commit(&txn, e) < 0)

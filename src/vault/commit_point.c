@@ -58,7 +58,7 @@ static int build_leaf(struct builder *b, uint64_t leaf, const struct vault_hash 
         if (at >= b->disk->chunk_count)
             now.child[i] = vault_hash_zero;
         else if (vault_hash_is_unknown(&now.child[i]))
-            return err_set(e, ERR_STATE, "chunk %llu of disk %s was never received", (unsigned long long)at, b->disk->id);
+            return err_set(e, ERR_WRONG_STATE, "chunk %llu of disk %s was never received", (unsigned long long)at, b->disk->id);
         else if (!vault_hash_same(&now.child[i], &before.child[i]))
             b->changed_bytes += chunk_size_at(b->disk->size_bytes, at);
     }
@@ -101,7 +101,7 @@ static int build_disk(struct builder *b, struct vault_point_disk *out, struct er
         return err_set(e, ERR_CORRUPT, "the vault's index lost disk %s", b->disk->id);
     memcpy(&row, value.mv_data, sizeof row);
     if (row.known_count != b->disk->chunk_count)
-        return err_set(e, ERR_STATE, "disk %s: %llu of %llu chunks were never received: the initial sync is not complete", b->disk->id,
+        return err_set(e, ERR_WRONG_STATE, "disk %s: %llu of %llu chunks were never received: the initial sync is not complete", b->disk->id,
                        (unsigned long long)(b->disk->chunk_count - row.known_count), (unsigned long long)b->disk->chunk_count);
     old = row.root;
     b->changed_bytes = 0;
@@ -138,18 +138,19 @@ static int build_disks(struct vault *v, struct vault_point *p, struct err *e)
             return -1;
         p->bytes += p->disks[p->disk_count - 1].changed_bytes;
     }
-    return p->disk_count ? 0 : err_set(e, ERR_STATE, "server %s has no disk in this vault", p->server);
+    return p->disk_count ? 0 : err_set(e, ERR_WRONG_STATE, "server %s has no disk in this vault", p->server);
 }
 
-static void name_point(struct vault_point *p, int64_t name_us)
+static void name_point(struct vault *v, struct vault_point *p, uint64_t sequence)
 {
-    time_t seconds = (time_t)(name_us / US_PER_S);
+    time_t seconds = (time_t)(p->at_us / US_PER_S);
     char moment[24];
     struct tm t;
 
     gmtime_r(&seconds, &t);
     MUST(strftime(moment, sizeof moment, "%Y%m%dT%H%M%S", &t) > 0);
-    snprintf(p->id, sizeof p->id, "%s.%s%03uZ", p->server, moment, (unsigned)(name_us / US_PER_MS % 1000) % 1000u);
+    snprintf(p->id, sizeof p->id, "%s%03uZ-%llu-%02x%02x", moment, (unsigned)(p->at_us / US_PER_MS % 1000) % 1000u,
+             (unsigned long long)sequence, v->id[0], v->id[1]);
 }
 
 struct committing {
@@ -180,20 +181,15 @@ static int commit_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
     return point_insert(v, txn, c->point, c->sequence, c->text, e);
 }
 
-/* Draws the sequence number in a transaction of its own: a number that is lost leaves a gap, no more. Finds a free name. */
+/* Draws the number in a transaction of its own: one that is lost leaves a gap, no more. */
 static int draw_identity(struct vault *v, struct vault_point *p, uint64_t *sequence, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
-    MDB_val value;
-    int found = 1;
 
-    if (index_begin(&v->index, true, &txn, e) < 0 || meta_next(v, txn, "next_point", sequence, e) < 0)
+    if (index_begin(&v->index, true, &txn, e) < 0 || meta_next(v, txn, "next_point", sequence, e) < 0 || index_commit(&txn, e) < 0)
         return -1;
-    for (int64_t name_us = p->at_us; found == 1; name_us += US_PER_MS) {
-        name_point(p, name_us);
-        found = index_get(&v->index, txn, INDEX_POINT, index_val(p->id, strlen(p->id)), &value, e);
-    }
-    return found < 0 ? -1 : index_commit(&txn, e);
+    name_point(v, p, *sequence);
+    return 0;
 }
 
 static int commit_locked(struct vault *v, struct vault_point *p, struct err *e)

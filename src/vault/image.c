@@ -105,7 +105,6 @@ int vault_image_hash(struct vault_image *i, uint64_t index, struct vault_hash *o
 static int load_chunk(struct vault_image *i, uint64_t index, struct err *e)
 {
     struct vault_hash hash;
-    size_t size = chunk_size_at(i->size_bytes, index);
     int level;
 
     if (i->chunk_index == index)
@@ -115,8 +114,8 @@ static int load_chunk(struct vault_image *i, uint64_t index, struct err *e)
         return -1;
     i->chunk_index = UINT64_MAX;
     if (level >= 0)
-        memset(i->chunk, 0, size);
-    else if (record_get(i->v, &hash, i->chunk, size, e) < 0)
+        memset(i->chunk, 0, sizeof i->chunk);
+    else if (record_get(i->v, &hash, i->chunk, sizeof i->chunk, e) < 0)
         return wrap(i, index, e);
     i->chunk_index = index;
     return 0;

@@ -13,6 +13,7 @@ enum index_table {
     INDEX_DIRTY,   /* disk number u32, leaf u32 → nothing: differs from the disk's root */
     INDEX_POINT,   /* point id → the document as in its record */
     INDEX_ORDER,   /* server NUL sequence u64 → point id: in the order of commits, whatever the clock did */
+    INDEX_FEED,    /* server → struct vault_feed */
     INDEX_PIN,     /* point id NUL reason → nothing */
     INDEX_SEGMENT, /* segment u32 → struct segment_row */
     INDEX_GRAVE,   /* hash of a grave's record → u32: the segment that holds the record of the point it covers */

@@ -21,6 +21,11 @@ struct pending_set {
     struct vault_hash hash;
 };
 
+struct pending_feed {
+    char server[LIMIT_NAME_BYTES + 1];
+    struct vault_feed feed;
+};
+
 /* Appended and not yet in the index. */
 struct pending {
     struct pending_chunk *chunks;
@@ -29,6 +34,8 @@ struct pending {
     size_t slot_count;
     struct pending_set *sets;
     size_t set_count, set_held;
+    struct pending_feed *feeds;
+    size_t feed_count;
 };
 
 struct vault {
@@ -83,7 +90,7 @@ void pending_release(struct pending *p);
 void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place);
 const struct chunk_place *pending_find(const struct pending *p, const struct vault_hash *hash);
 void pending_set_map(struct pending *p, uint32_t disk, uint64_t first, uint64_t count, const struct vault_hash *hash);
-void pending_done(struct pending *p, size_t chunk_count, size_t set_count); /* forgets the first ones */
+void pending_done(struct pending *p, size_t chunk_count, size_t set_count, size_t feed_count); /* forgets the first ones */
 
 /* disk.c */
 struct work_key { uint8_t bytes[8]; };
@@ -122,6 +129,7 @@ int walk_tree(const struct walk *w, const struct vault_hash *root, uint64_t chun
 int segments_recover(struct vault *v, struct err *e);
 
 static inline uint64_t chunks_of(uint64_t size_bytes) { return (size_bytes + VAULT_CHUNK_BYTES - 1) / VAULT_CHUNK_BYTES; }
+/* How much of a chunk lies on the disk: the last one of a disk is filled up with zeros. */
 static inline uint32_t chunk_size_at(uint64_t size_bytes, uint64_t index)
 {
     uint64_t left = size_bytes - index * VAULT_CHUNK_BYTES;

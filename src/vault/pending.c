@@ -8,6 +8,7 @@ void pending_release(struct pending *p)
     free(p->chunks);
     free(p->slots);
     free(p->sets);
+    free(p->feeds);
     *p = (struct pending){0};
 }
 
@@ -70,11 +71,14 @@ void pending_set_map(struct pending *p, uint32_t disk, uint64_t first, uint64_t 
     p->sets[p->set_count++] = (struct pending_set){disk, first, count, *hash};
 }
 
-void pending_done(struct pending *p, size_t chunk_count, size_t set_count)
+void pending_done(struct pending *p, size_t chunk_count, size_t set_count, size_t feed_count)
 {
-    MUST(chunk_count <= p->chunk_count && set_count <= p->set_count);
+    MUST(chunk_count <= p->chunk_count && set_count <= p->set_count && feed_count <= p->feed_count);
     p->chunk_count -= chunk_count;
     p->set_count -= set_count;
+    p->feed_count -= feed_count;
+    if (p->feed_count)
+        memmove(p->feeds, p->feeds + feed_count, p->feed_count * sizeof *p->feeds);
     if (p->chunk_count)
         memmove(p->chunks, p->chunks + chunk_count, p->chunk_count * sizeof *p->chunks);
     if (p->set_count)

@@ -375,6 +375,8 @@ static int drop_server_rows(struct vault *v, MDB_txn *txn, const char *server, s
              index_del_prefix(&v->index, txn, INDEX_DIRTY, index_val(&key, 4), e) < 0))
             return -1;
     }
+    if (index_del(&v->index, txn, INDEX_FEED, index_val(server, strlen(server)), e) < 0)
+        return -1;
     return index_del_prefix(&v->index, txn, INDEX_DISK, index_val(server, strlen(server) + 1), e);
 }
 
@@ -429,7 +431,7 @@ static int none_pinned(struct vault *v, const struct dropping *d, struct err *e)
         int found = vault_point_pinned(v, d->ids[i], e);
 
         if (found)
-            return found < 0 ? -1 : err_set(e, ERR_STATE, "recovery point %s is pinned (a machine reads it): unexport it first",
+            return found < 0 ? -1 : err_set(e, ERR_WRONG_STATE, "recovery point %s is pinned (a machine reads it): unexport it first",
                                             d->ids[i]);
     }
     return 0;

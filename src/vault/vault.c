@@ -291,6 +291,16 @@ int record_add(struct vault *v, enum record_kind kind, const void *raw, size_t r
     return found < 0 ? -1 : 0;
 }
 
+static int sync_when_much(struct vault *v, struct err *e)
+{
+    bool much;
+
+    pthread_mutex_lock(&v->append_lock);
+    much = v->pending.chunk_count > PENDING_LIMIT || v->pending.set_count > PENDING_LIMIT || v->pending.feed_count > PENDING_LIMIT;
+    pthread_mutex_unlock(&v->append_lock);
+    return much ? vault_sync(v, e) : 0;
+}
+
 static int check_range(const struct vault_disk *d, uint64_t first, uint64_t count, struct err *e)
 {
     if (count == 0 || first >= d->chunk_count || count > d->chunk_count - first)
@@ -299,74 +309,102 @@ static int check_range(const struct vault_disk *d, uint64_t first, uint64_t coun
     return 0;
 }
 
-uint32_t vault_chunk_size(const struct vault_disk *d, uint64_t index) { return chunk_size_at(d->size_bytes, index); }
-
-int vault_offer(struct vault *v, const struct vault_disk *d, uint64_t index, const struct vault_hash *hash, struct err *e)
+int vault_has(struct vault *v, const struct vault_hash *hash, struct err *e)
 {
     int found;
 
-    if (check_range(d, index, 1, e) < 0)
-        return -1;
-    if (vault_hash_is_unknown(hash))
-        return err_set(e, ERR_INVALID, "a chunk named by all one bits was offered");
     if (vault_hash_is_zero(hash))
-        return vault_put_zero(v, d, index, 1, e) < 0 ? -1 : 1;
-    pthread_rwlock_rdlock(&v->gc_lock);
+        return 1;
     pthread_mutex_lock(&v->append_lock);
-    found = have(v, hash, vault_chunk_size(d, index), e);
-    if (found == 1)
-        pending_set_map(&v->pending, d->number, index, 1, hash);
+    found = have(v, hash, VAULT_CHUNK_BYTES, e);
     pthread_mutex_unlock(&v->append_lock);
-    pthread_rwlock_unlock(&v->gc_lock);
     return found;
 }
 
-int vault_put_zero(struct vault *v, const struct vault_disk *d, uint64_t first, uint64_t count, struct err *e)
+int vault_store(struct vault *v, const void *bytes, const struct vault_hash *expected, struct vault_hash *hash, uint64_t *stored_bytes,
+                struct err *e)
+{
+    struct vault_hash name;
+    uint64_t stored = 0;
+    int r = 0;
+
+    vault_hash_of(bytes, VAULT_CHUNK_BYTES, &name);
+    if (expected && !vault_hash_same(&name, expected))
+        return err_set(e, ERR_CORRUPT, "a chunk does not match the SHA-256 that was offered for it");
+    if (vault_bytes_are_zero(bytes, VAULT_CHUNK_BYTES)) {
+        name = vault_hash_zero;
+    } else {
+        pthread_rwlock_rdlock(&v->gc_lock);
+        r = record_add(v, RECORD_CHUNK, bytes, VAULT_CHUNK_BYTES, &name, &stored, e);
+        pthread_rwlock_unlock(&v->gc_lock);
+    }
+    if (r < 0)
+        return -1;
+    if (hash)
+        *hash = name;
+    if (stored_bytes)
+        *stored_bytes = stored;
+    return sync_when_much(v, e);
+}
+
+int vault_map_zero(struct vault *v, const struct vault_disk *d, uint64_t first, uint64_t count, struct err *e)
 {
     if (check_range(d, first, count, e) < 0)
         return -1;
     pthread_mutex_lock(&v->append_lock);
     pending_set_map(&v->pending, d->number, first, count, &vault_hash_zero);
     pthread_mutex_unlock(&v->append_lock);
-    return 0;
+    return sync_when_much(v, e);
 }
 
-int vault_put(struct vault *v, const struct vault_disk *d, uint64_t index, const void *bytes, size_t size,
-              const struct vault_hash *expected, uint64_t *stored_bytes, struct err *e)
+int vault_map(struct vault *v, const struct vault_disk *d, uint64_t index, const struct vault_hash *hash, struct err *e)
 {
-    uint64_t stored = 0;
-    struct vault_hash hash;
-    bool sync_now;
-    int r;
+    int found;
 
     if (check_range(d, index, 1, e) < 0)
         return -1;
-    if (size != vault_chunk_size(d, index))
-        return err_set(e, ERR_INVALID, "chunk %llu of disk %s has %u bytes, not %zu", (unsigned long long)index, d->id,
-                       vault_chunk_size(d, index), size);
-    vault_hash_of(bytes, size, &hash);
-    if (expected && !vault_hash_same(&hash, expected))
-        return err_set(e, ERR_CORRUPT, "chunk %llu of disk %s does not match the SHA-256 that was offered for it",
-                       (unsigned long long)index, d->id);
-    if (vault_bytes_are_zero(bytes, size)) {
-        r = vault_put_zero(v, d, index, 1, e);
-    } else {
-        pthread_rwlock_rdlock(&v->gc_lock);
-        r = record_add(v, RECORD_CHUNK, bytes, size, &hash, &stored, e);
-        pthread_mutex_lock(&v->append_lock);
-        if (r == 0)
-            pending_set_map(&v->pending, d->number, index, 1, &hash);
-        pthread_mutex_unlock(&v->append_lock);
-        pthread_rwlock_unlock(&v->gc_lock);
-    }
-    if (r < 0)
-        return -1;
-    if (stored_bytes)
-        *stored_bytes = stored;
+    if (vault_hash_is_unknown(hash))
+        return err_set(e, ERR_INVALID, "all one bits are no chunk's name");
+    if (vault_hash_is_zero(hash))
+        return vault_map_zero(v, d, index, 1, e) < 0 ? -1 : 1;
+    pthread_rwlock_rdlock(&v->gc_lock);
     pthread_mutex_lock(&v->append_lock);
-    sync_now = v->pending.chunk_count > PENDING_LIMIT || v->pending.set_count > PENDING_LIMIT;
+    found = have(v, hash, VAULT_CHUNK_BYTES, e);
+    if (found == 1)
+        pending_set_map(&v->pending, d->number, index, 1, hash);
     pthread_mutex_unlock(&v->append_lock);
-    return sync_now ? vault_sync(v, e) : 0;
+    pthread_rwlock_unlock(&v->gc_lock);
+    return found == 1 && sync_when_much(v, e) < 0 ? -1 : found;
+}
+
+int vault_feed_set(struct vault *v, const char *server, const struct vault_feed *feed, struct err *e)
+{
+    struct pending_feed f = {.feed = *feed};
+
+    if (vault_name_check("server", server, e) < 0)
+        return -1;
+    memcpy(f.server, server, strlen(server) + 1);
+    pthread_mutex_lock(&v->append_lock);
+    v->pending.feeds = xrealloc(v->pending.feeds, (v->pending.feed_count + 1) * sizeof f);
+    v->pending.feeds[v->pending.feed_count++] = f;
+    pthread_mutex_unlock(&v->append_lock);
+    return sync_when_much(v, e);
+}
+
+int vault_feed_get(struct vault *v, const char *server, struct vault_feed *out, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    MDB_val value;
+    int found;
+
+    if (vault_name_check("server", server, e) < 0 || index_begin(&v->index, false, &txn, e) < 0)
+        return -1;
+    found = index_get(&v->index, txn, INDEX_FEED, index_val(server, strlen(server)), &value, e);
+    if (found == 1 && value.mv_size != sizeof *out)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a feed row of %zu bytes", value.mv_size);
+    if (found == 1)
+        memcpy(out, value.mv_data, sizeof *out);
+    return found;
 }
 
 /* ---- reading ---- */

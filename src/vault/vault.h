@@ -1,10 +1,10 @@
 /* vault: each distinct 64 KiB chunk of the whole fleet once, and recovery points made of them.
  *
- * Chunks are named by SHA-256, compressed, and appended to immutable segments; an LMDB index says where each lies. Every disk has a
+ * A disk's last chunk is filled up with zeros. Chunks are named by SHA-256, compressed, and appended to immutable segments; an LMDB index says where each lies. Every disk has a
  * *working map* (which chunk is where, now) that a replication session changes, and *recovery points*: copy-on-write trees of chunk
  * names, one root a disk, all disks of a server committed in one transaction. docs/formats/vault.md describes the bytes.
  *
- * Durability: vault_offer/put/put_zero are in memory until vault_sync returns 0 (segments synced, then the index committed). A
+ * Durability: vault_store/map/feed_set are in memory until vault_sync returns 0 (segments synced, then the index committed). A
  * killed process loses what was not synced and nothing else. Every read checks the SHA-256.
  *
  * Threads: all calls may be made from any thread, but one disk's map is changed, and one server's point committed, by one thread at
@@ -18,7 +18,7 @@
 #include "vault/hash.h"
 
 #define VAULT_CHUNK_BYTES 65536u
-#define VAULT_POINT_ID_SIZE (LIMIT_NAME_BYTES + 32)
+#define VAULT_POINT_ID_SIZE 64
 
 struct vault;
 
@@ -42,7 +42,7 @@ struct vault_disk {
     uint64_t known_count; /* chunks that were received at least once (as of the last sync) */
 };
 
-/* Server and disk names: 1-128 of A-Z a-z 0-9 . _ : + - and not starting with a dot. */
+/* Server and disk names: 1 to 128 printable ASCII characters, no slash, no dot at the start. */
 int vault_name_check(const char *what, const char *name, struct err *e);
 /* Finds or makes the disk. Where its size changed, the map is cut or grown (what is new is unknown). */
 int vault_disk_open(struct vault *v, const char *server, const char *disk, uint64_t size_bytes, struct vault_disk *out, struct err *e);
@@ -52,15 +52,25 @@ int vault_disk_list(struct vault *v, const char *server, struct vault_disk **out
 int vault_disk_drop(struct vault *v, const char *server, const char *disk, struct err *e);
 /* Names of the chunks first … first+count-1 as of the last sync; vault_hash_zero and vault_hash_unknown as they are. */
 int vault_disk_read(struct vault *v, const struct vault_disk *d, uint64_t first, size_t count, struct vault_hash *out, struct err *e);
-uint32_t vault_chunk_size(const struct vault_disk *d, uint64_t index); /* 65536, or less for the last of a disk */
 
-/* 1: the vault has the chunk, and the map holds it there now. 0: it lacks it (or its copy is damaged): send it. */
-int vault_offer(struct vault *v, const struct vault_disk *d, uint64_t index, const struct vault_hash *hash, struct err *e);
-/* Stores the chunk and sets it in the map. ERR_CORRUPT when its bytes do not match *expected (may be NULL). *stored_bytes (may be
- * NULL): what it took on disk, 0 for a zero chunk or one that was there. */
-int vault_put(struct vault *v, const struct vault_disk *d, uint64_t index, const void *bytes, size_t size,
-              const struct vault_hash *expected, uint64_t *stored_bytes, struct err *e);
-int vault_put_zero(struct vault *v, const struct vault_disk *d, uint64_t first, uint64_t count, struct err *e);
+/* Whether the vault has the chunk (1/0/-1); 0 too where its copy is known to be damaged. A running vault_gc may take away what is in no
+ * map yet: vault_map tells. */
+int vault_has(struct vault *v, const struct vault_hash *hash, struct err *e);
+/* Stores a chunk: VAULT_CHUNK_BYTES bytes. ERR_CORRUPT when they do not match *expected (may be NULL). *hash and *stored_bytes (may be
+ * NULL): its name (vault_hash_zero for zeros), and what it took on disk (0 for zeros and for one that was there). */
+int vault_store(struct vault *v, const void *bytes, const struct vault_hash *expected, struct vault_hash *hash, uint64_t *stored_bytes,
+                struct err *e);
+/* Puts a chunk that the vault has into the map. 0: it has it not, and the map is as before. */
+int vault_map(struct vault *v, const struct vault_disk *d, uint64_t index, const struct vault_hash *hash, struct err *e);
+int vault_map_zero(struct vault *v, const struct vault_disk *d, uint64_t first, uint64_t count, struct err *e);
+/* What a server's maps were fed from: the sender's epoch, and its number of the last change in them. Becomes durable in the same
+ * transaction as the changes before it. */
+struct vault_feed {
+    char epoch[64]; /* "": nothing yet */
+    uint64_t applied;
+};
+int vault_feed_set(struct vault *v, const char *server, const struct vault_feed *feed, struct err *e);
+int vault_feed_get(struct vault *v, const char *server, struct vault_feed *out, struct err *e); /* as of the last sync; 1/0/-1 */
 /* Makes everything so far durable. Calls from many threads share one sync. */
 int vault_sync(struct vault *v, struct err *e);
 
@@ -72,7 +82,7 @@ struct vault_point_disk {
 };
 
 struct vault_point {
-    char id[VAULT_POINT_ID_SIZE]; /* SERVER.20261124T203402123Z */
+    char id[VAULT_POINT_ID_SIZE]; /* 20261124T203402123Z-17-4be1: time, number, and a piece of the vault's identity */
     char server[LIMIT_NAME_BYTES + 1];
     int64_t at_us;
     char consistency[16]; /* "crash", "frozen" */
@@ -82,7 +92,7 @@ struct vault_point {
     struct vault_point_disk disks[LIMIT_DISKS_PER_SERVER];
 };
 
-/* Commits the working maps of all the server's disks as one point, durable when it returns. ERR_STATE names a disk that still has chunks
+/* Commits the working maps of all the server's disks as one point, durable when it returns. ERR_WRONG_STATE names a disk that still has chunks
  * never received. at_us 0: now. */
 int vault_point_commit(struct vault *v, const char *server, int64_t at_us, const char *consistency, int64_t freeze_ms,
                        struct vault_point *out, struct err *e);
@@ -95,8 +105,8 @@ json_t *vault_point_json(const struct vault_point *p);
 int vault_point_pin(struct vault *v, const char *point, const char *reason, struct err *e);
 int vault_point_unpin(struct vault *v, const char *point, const char *reason, struct err *e);
 int vault_point_pinned(struct vault *v, const char *point, struct err *e); /* 1/0/-1 */
-int vault_point_drop(struct vault *v, const char *point, struct err *e);   /* ERR_STATE when pinned, NOT_FOUND when absent */
-/* All points and working maps of a server. ERR_STATE when one is pinned. Space comes back with the next vault_gc. */
+int vault_point_drop(struct vault *v, const char *point, struct err *e);   /* ERR_WRONG_STATE when pinned, NOT_FOUND when absent */
+/* All points and working maps of a server. ERR_WRONG_STATE when one is pinned. Space comes back with the next vault_gc. */
 int vault_server_drop(struct vault *v, const char *server, struct err *e);
 
 /* Which points stay: for each rung, points younger than span_us stay when they are the oldest of their step (step 0: all). The newest
