@@ -178,18 +178,9 @@ static int commit_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
             index_del_prefix(&v->index, txn, INDEX_DIRTY, index_val(&dirty, 4), e) < 0)
             return -1;
     }
-    return point_insert(v, txn, c->point, c->sequence, c->text, e);
-}
-
-/* Draws the number in a transaction of its own: one that is lost leaves a gap, no more. */
-static int draw_identity(struct vault *v, struct vault_point *p, uint64_t *sequence, struct err *e)
-{
-    CLEANUP(index_abort) MDB_txn *txn = NULL;
-
-    if (index_begin(&v->index, true, &txn, e) < 0 || meta_next(v, txn, "next_point", sequence, e) < 0 || index_commit(&txn, e) < 0)
+    if (index_put(&v->index, txn, INDEX_META, index_val("next_point", 10), index_val(&v->next_point, 8), e) < 0)
         return -1;
-    name_point(v, p, *sequence);
-    return 0;
+    return point_insert(v, txn, c->point, c->sequence, c->text, e);
 }
 
 static int commit_locked(struct vault *v, struct vault_point *p, struct err *e)
@@ -199,8 +190,10 @@ static int commit_locked(struct vault *v, struct vault_point *p, struct err *e)
     struct vault_hash hash;
 
     /* The trees are built from rows in the index: what is pending goes there first. */
-    if (vault_flush(v, NULL, NULL, e) < 0 || build_disks(v, p, e) < 0 || draw_identity(v, p, &c.sequence, e) < 0)
+    if (vault_flush(v, NULL, NULL, e) < 0 || build_disks(v, p, e) < 0)
         return -1;
+    c.sequence = v->next_point++; /* one that comes to nothing leaves a gap, no more */
+    name_point(v, p, c.sequence);
     c.text = text = point_text(p, c.sequence);
     if (strlen(text) > RECORD_RAW_LIMIT)
         return err_set(e, ERR_LIMIT, "the point's document has %zu bytes", strlen(text));

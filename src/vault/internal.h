@@ -49,11 +49,12 @@ struct vault {
     /* Locks, in precedence order: */
     pthread_mutex_t gc_run_lock; /* one gc at a time */
     pthread_rwlock_t gc_lock;    /* shared by what adds a use of a chunk; alone for what takes unused ones away */
-    pthread_mutex_t commit_lock; /* the one writer of the index; guards disks */
-    pthread_mutex_t append_lock; /* guards all below */
+    pthread_mutex_t commit_lock; /* the one writer of the index */
+    pthread_mutex_t append_lock; /* guards the rest */
 
-    struct vault_disk *disks;
+    struct vault_disk *disks; /* guarded by commit_lock, as is next_point */
     size_t disk_count;
+    uint64_t next_point;
 
     struct segment current;
     struct segment *full; /* sealed, not synced yet */

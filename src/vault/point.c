@@ -305,11 +305,45 @@ static int pinned(struct vault *v, MDB_txn *txn, const char *point, struct err *
     return found;
 }
 
-int vault_point_pinned(struct vault *v, const char *point, struct err *e)
+int vault_point_pinned(struct vault *v, const char *point, const char *reason, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
+    char key[VAULT_POINT_ID_SIZE + 64];
+    MDB_val row, value;
 
-    return index_begin(&v->index, false, &txn, e) < 0 ? -1 : pinned(v, txn, point, e);
+    if (pin_key(point, reason ? reason : "", key, &row, e) < 0 || index_begin(&v->index, false, &txn, e) < 0)
+        return -1;
+    return reason ? index_get(&v->index, txn, INDEX_PIN, row, &value, e) : pinned(v, txn, point, e);
+}
+
+struct pins {
+    const char *reason;
+    struct listing l;
+};
+
+static int collect_pin(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct pins *p = user;
+    const char *point = key.mv_data;
+    size_t id_size = strnlen(point, key.mv_size), reason_size = strlen(p->reason);
+
+    (void)value;
+    if (id_size + 1 + reason_size != key.mv_size || memcmp(point + id_size + 1, p->reason, reason_size) != 0)
+        return 0;
+    return collect_id(key, index_val(point, id_size), &p->l, e);
+}
+
+int vault_pin_list(struct vault *v, const char *reason, char (**ids)[VAULT_POINT_ID_SIZE], struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    struct pins p = {.reason = reason};
+
+    if (index_begin(&v->index, false, &txn, e) < 0 || index_each(&v->index, txn, INDEX_PIN, index_val("", 0), collect_pin, &p, e) < 0) {
+        free_listing(&p.l);
+        return -1;
+    }
+    *ids = p.l.ids;
+    return (int)p.l.count;
 }
 
 /* ---- dropping ---- */
@@ -428,7 +462,7 @@ static int add_graves(struct vault *v, struct dropping *d, struct err *e)
 static int none_pinned(struct vault *v, const struct dropping *d, struct err *e)
 {
     for (size_t i = 0; i < d->count; i++) {
-        int found = vault_point_pinned(v, d->ids[i], e);
+        int found = vault_point_pinned(v, d->ids[i], NULL, e);
 
         if (found)
             return found < 0 ? -1 : err_set(e, ERR_WRONG_STATE, "recovery point %s is pinned (a machine reads it): unexport it first",
@@ -522,7 +556,7 @@ int vault_expire(struct vault *v, const char *server, const struct vault_ladder 
         bucket[i] = INT64_MIN;
     for (int i = count - 1; i >= 0; i--) {
         bool keep = ladder_keeps(ladder, points[i].at_us, now_us, bucket) || (size_t)i < ladder->keep_last;
-        int is_pinned = keep ? 1 : vault_point_pinned(v, points[i].id, e);
+        int is_pinned = keep ? 1 : vault_point_pinned(v, points[i].id, NULL, e);
 
         if (is_pinned < 0 || (is_pinned == 0 && collect_id(index_val("", 0), index_val(points[i].id, strlen(points[i].id)), &l, e) < 0))
             return -1;

@@ -251,16 +251,10 @@ static bool point_is_whole(struct vault *v, const struct vault_point *p)
 
 static int raise_sequence(struct vault *v, MDB_txn *txn, uint64_t sequence, struct err *e)
 {
-    uint64_t next = 1;
-    MDB_val value;
-    int found = index_get(&v->index, txn, INDEX_META, index_val("next_point", 10), &value, e);
-
-    if (found == 1 && value.mv_size == sizeof next)
-        memcpy(&next, value.mv_data, sizeof next);
-    if (found < 0 || sequence < next)
-        return found < 0 ? -1 : 0;
-    next = sequence + 1;
-    return index_put(&v->index, txn, INDEX_META, index_val("next_point", 10), index_val(&next, sizeof next), e);
+    if (sequence < v->next_point)
+        return 0;
+    v->next_point = sequence + 1;
+    return index_put(&v->index, txn, INDEX_META, index_val("next_point", 10), index_val(&v->next_point, 8), e);
 }
 
 static int take_point(struct recovery *r, const struct note *n, struct err *e)
@@ -329,6 +323,8 @@ static int claim_index(struct vault *v, struct err *e)
         memcpy(&next, value.mv_data, sizeof next);
         v->next_segment = (uint32_t)next;
     }
+    if (index_get(&v->index, txn, INDEX_META, index_val("next_point", 10), &value, NULL) == 1 && value.mv_size == sizeof next)
+        memcpy(&v->next_point, value.mv_data, sizeof next);
     if (found == 0 && index_put(&v->index, txn, INDEX_META, index_val("vault_id", 8), index_val(v->id, VAULT_ID_SIZE), e) < 0)
         return -1;
     return index_commit(&txn, e);
@@ -339,6 +335,7 @@ int segments_recover(struct vault *v, struct err *e)
     CLEANUP(recovery_release) struct recovery r = {.v = v};
 
     v->next_segment = 1;
+    v->next_point = 1;
     if (claim_index(v, e) < 0 || list_segments(&r, e) < 0)
         return -1;
     if (r.id_count && r.ids[r.id_count - 1] >= v->next_segment)

@@ -104,7 +104,10 @@ json_t *vault_point_json(const struct vault_point *p);
 /* A pinned point (exported, wanted by a person) is neither expired nor dropped. Pins by different reasons add up. */
 int vault_point_pin(struct vault *v, const char *point, const char *reason, struct err *e);
 int vault_point_unpin(struct vault *v, const char *point, const char *reason, struct err *e);
-int vault_point_pinned(struct vault *v, const char *point, struct err *e); /* 1/0/-1 */
+/* Whether it is pinned by that reason (NULL: by any): 1/0/-1. */
+int vault_point_pinned(struct vault *v, const char *point, const char *reason, struct err *e);
+/* The ids of the points pinned by that reason; the caller frees *ids. Returns the count. */
+int vault_pin_list(struct vault *v, const char *reason, char (**ids)[VAULT_POINT_ID_SIZE], struct err *e);
 int vault_point_drop(struct vault *v, const char *point, struct err *e);   /* ERR_WRONG_STATE when pinned, NOT_FOUND when absent */
 /* All points and working maps of a server. ERR_WRONG_STATE when one is pinned. Space comes back with the next vault_gc. */
 int vault_server_drop(struct vault *v, const char *server, struct err *e);
