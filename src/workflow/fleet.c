@@ -20,6 +20,11 @@ int fleet_wave(struct store_tx *tx, const char *wave, struct fleet_wave *out, st
     return rc;
 }
 
+int fleet_wave_json(struct store_tx *tx, const char *wave, json_t **out, struct err *e)
+{
+    return inventory_wave_json(tx, wave, out, e);
+}
+
 struct names {
     struct arena *arena;
     const char **list;

@@ -13,6 +13,8 @@ void fleet_wave_release(struct fleet_wave *wave); /* for CLEANUP */
 
 /* 1 found, 0 no such wave, -1. */
 int fleet_wave(struct store_tx *tx, const char *wave, struct fleet_wave *out, struct err *e);
+/* The wave as the API has it: 1 found (the caller frees), 0, -1. */
+int fleet_wave_json(struct store_tx *tx, const char *wave, json_t **out, struct err *e);
 /* The names of the wave's servers, sorted, in the arena. Returns the count, or -1. */
 int fleet_servers(struct store_tx *tx, struct arena *arena, const char *wave, const char *const **names, struct err *e);
 /* A server as a task document has it, and "wave", "facts", "instance" beside: 1 found (the caller frees), 0 no such server, -1. */

@@ -181,6 +181,8 @@ static int wait_for(struct change *c, struct task *t, const struct obstacle *o, 
     if (t->state == TASK_WAITING && same_text(t->wait_kind, o->kind) && same_text(t->wait_what, o->what)
         && t->wait_until_us == o->until_us)
         return 0;
+    if (t->plan->kind != KIND_STEP && !t->started_us) /* a step starts when a runner has it */
+        t->started_us = c->now_us;
     t->wait_kind = change_keep(c, o->kind);
     t->wait_what = change_keep(c, o->what);
     t->wait_until_us = o->until_us;

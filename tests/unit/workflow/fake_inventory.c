@@ -114,3 +114,15 @@ int inventory_wave_set_stage(struct store_tx *tx, const char *wave, const char *
     (void)tx, (void)wave, (void)stage, (void)health, (void)run_id, (void)by, (void)e;
     return 0;
 }
+
+int inventory_wave_json(struct store_tx *tx, const char *wave, json_t **out, struct err *e)
+{
+    int64_t opens, closes;
+    json_t *settings = NULL;
+    int rc = inventory_wave_window(tx, wave, &opens, &closes, &settings, e);
+
+    json_decref(settings);
+    if (rc > 0)
+        *out = json_pack("{s:s, s:s}", "name", wave, "title", "A <wave> & more");
+    return rc;
+}

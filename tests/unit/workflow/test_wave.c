@@ -94,10 +94,10 @@ static void test_to_the_end(void)
     is_lifecycle(&x, "db01", "DISCONNECTED");
     is_int(workflow_server_decommission(x.w, "db01", "user:anna", &e), -1, "not before the hold ended: %s", e.message);
     ok(strstr(e.message, "ends at 2026-"), "it says when");
-    world_pass(&x, 59);
+    world_pass(&x, 50);
     world_work(&x, NULL);
     world_is_state(&x, x.run, "db01", "decommission", "PENDING");
-    world_pass(&x, 2);
+    world_pass(&x, 20);
     is_int(workflow_server_decommission(x.w, "db01", "user:anna", &e), 0, "after it, it goes by itself");
     world_work(&x, NULL);
     is_lifecycle(&x, "db01", "ARCHIVED");
