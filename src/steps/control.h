@@ -1,0 +1,14 @@
+/* control: a step's conversation with the replicator that it stands beside, over its control socket (docs/architecture.md, "The
+ * replicator's control socket"): a JSON line asks, any number of progress lines and one answer come back. */
+#pragma once
+
+#include "steps/step.h"
+
+/* Asks `request` (an object with "verb"; its reference is taken) and waits for the answer, at most timeout_ms. Progress lines become
+ * the step's progress under `note` (NULL: they are passed over). *answer is the whole "ok" object; the caller frees; may be NULL.
+ * ERR_UNREACHABLE: no replicator listens; ERR_TIMEOUT; ERR_CANCELLED when the step was; else the kind and words of its refusal. */
+int control_ask(struct step *s, json_t *request, int timeout_ms, const char *note, json_t **answer, struct err *e);
+
+/* The replication object of the step's server, from the verb "status": a borrowed member of *answer, which the caller frees.
+ * ERR_NOT_FOUND where the replicator doesn't know the server: missing is never fine. */
+int control_server(struct step *s, json_t **answer, json_t **server, struct err *e);
