@@ -4,6 +4,12 @@
 #include <stddef.h>
 
 #define STEPS(STEP) \
+    STEP(initial_sync) \
+    STEP(verify_replication) \
+    STEP(final_sync) \
+    STEP(compare) \
+    STEP(finalize) \
+    STEP(drop_staged) \
     STEP(report)
 
 #define DECLARE(name) extern const struct step_api step_##name;

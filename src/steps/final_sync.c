@@ -1,0 +1,47 @@
+/* final_sync: the cutover point: the quiesced source's last change, taken frozen, and the source held still after it, so that it can be
+ * compared with the copy and taken back to. */
+#include "steps/control.h"
+
+#include <inttypes.h>
+
+#define POINT_TIMEOUT_MS (60 * 60 * 1000)
+
+static int run(struct step *s, struct err *e)
+{
+    CLEANUP(json_free) json_t *answer = NULL;
+    const char *server, *id, *consistency;
+    json_t *point, *disks;
+
+    if (step_need_string(s, "server.name", &server, e) < 0)
+        return -1;
+    step_progress(s, 0, 0, "", "the last change is read and sent");
+    if (control_ask(s, json_pack("{s:s, s:s, s:s, s:b, s:i}", "verb", "point", "server", server, "consistency", "frozen", "hold", 1, "timeout_ms", POINT_TIMEOUT_MS),
+                    POINT_TIMEOUT_MS + 60000, "the last change", &answer, e) < 0)
+        return err_wrap(e, "the cutover point of %s was not taken", server);
+    if (json_need_object(answer, "point", &point, e) < 0 || json_need_string(point, "id", &id, e) < 0 ||
+        json_need_string(point, "consistency", &consistency, e) < 0 || json_need_array(point, "disks", &disks, e) < 0)
+        return -1;
+    if (json_array_size(disks) == 0)
+        return err_set(e, ERR_PROTOCOL, "the cutover point %s has no disk", id);
+    step_evidence(s, "cutover point", true, "%s, %s-consistent, %zu disks, %" PRId64 " bytes of last changes; the source is held still", id, consistency,
+                  json_array_size(disks), json_get_int(point, "bytes", 0));
+    step_evidence(s, "freeze", true, "%" PRId64 " ms until the point was copied", json_get_int(point, "freeze_ms", 0));
+    step_result(s, "point", json_string(id));
+    step_result(s, "at", json_incref(json_object_get(point, "at")));
+    step_result(s, "freeze_ms", json_integer(json_get_int(point, "freeze_ms", 0)));
+    step_result(s, "disks", json_incref(disks));
+    return 0;
+}
+
+/* The source goes on: for a way back. */
+static int undo(struct step *s, struct err *e)
+{
+    const char *server;
+
+    if (step_need_string(s, "server.name", &server, e) < 0)
+        return -1;
+    return control_ask(s, json_pack("{s:s, s:s}", "verb", "thaw", "server", server), 60000, NULL, NULL, e);
+}
+
+const struct step_api step_final_sync = {
+    .name = "final_sync", .title = "Send the last change", .place = STEP_AT_REPLICATOR, .timeout_ms = 2 * 3600 * 1000, .attempts = 3, .run = run, .undo = undo};

@@ -1,0 +1,83 @@
+/* verify_replication: replication is continuous, its lag is below the limit, the newest recovery point is fresh, and every
+ * chunk of that point reads back whole. All of it must hold at one moment. */
+#include "base/clock.h"
+#include "steps/control.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define PATIENCE_US (120 * US_PER_S)
+#define LAG_LIMIT_MS 60000        /* where the wave's setting lag_limit_ms says nothing else */
+#define POINT_AGE_LIMIT_MS 120000 /* likewise point_age_limit_ms */
+#define VERIFY_TIMEOUT_MS (6 * 3600 * 1000)
+
+struct seen {
+    const char *state, *point;
+    int64_t lag_ms, age_ms;
+};
+
+static int read_seen(const json_t *server, struct seen *out, struct err *e)
+{
+    if (json_need_string(server, "state", &out->state, e) < 0)
+        return -1;
+    out->point = json_get_string(server, "newest_point", NULL);
+    out->lag_ms = json_get_int(server, "lag_ms", -1);
+    out->age_ms = json_get_int(server, "newest_point_age_ms", -1);
+    return 0;
+}
+
+static bool holds(const struct step *s, const struct seen *seen)
+{
+    return strcmp(seen->state, "CONTINUOUS") == 0 && seen->point && seen->lag_ms >= 0 &&
+           seen->lag_ms <= step_int(s, "wave.settings.lag_limit_ms", LAG_LIMIT_MS) && seen->age_ms >= 0 &&
+           seen->age_ms <= step_int(s, "wave.settings.point_age_limit_ms", POINT_AGE_LIMIT_MS);
+}
+
+static void tell(struct step *s, const struct seen *seen)
+{
+    int64_t lag_limit_ms = step_int(s, "wave.settings.lag_limit_ms", LAG_LIMIT_MS), age_limit_ms = step_int(s, "wave.settings.point_age_limit_ms", POINT_AGE_LIMIT_MS);
+
+    step_evidence(s, "replication state", strcmp(seen->state, "CONTINUOUS") == 0, "%s", seen->state);
+    step_evidence(s, "lag", seen->lag_ms >= 0 && seen->lag_ms <= lag_limit_ms, seen->lag_ms < 0 ? "not known" : "%" PRId64 " ms; at most %" PRId64 " ms are allowed",
+                  seen->lag_ms, lag_limit_ms);
+    step_evidence(s, "newest recovery point", seen->point && seen->age_ms >= 0 && seen->age_ms <= age_limit_ms,
+                  seen->point ? "%s, %" PRId64 " ms old; at most %" PRId64 " ms are allowed" : "there is none", seen->point ? seen->point : "", seen->age_ms, age_limit_ms);
+}
+
+static int verify_point(struct step *s, const char *point, struct err *e)
+{
+    CLEANUP(json_free) json_t *answer = NULL;
+
+    if (control_ask(s, json_pack("{s:s, s:s}", "verb", "verify", "point", point), VERIFY_TIMEOUT_MS, "reading every chunk of the newest point", &answer, e) < 0)
+        return err_wrap(e, "the recovery point %s does not read back", point);
+    step_evidence(s, "every chunk of the point", true, "%s: each chunk was read and fits its hash", point);
+    step_result(s, "point", json_string(point));
+    return 0;
+}
+
+static int run(struct step *s, struct err *e)
+{
+    int64_t until_us = clock_monotonic_us() + PATIENCE_US;
+
+    for (;;) {
+        CLEANUP(json_free) json_t *answer = NULL;
+        json_t *server;
+        struct seen seen;
+        bool all_hold;
+
+        if (control_server(s, &answer, &server, e) < 0 || read_seen(server, &seen, e) < 0)
+            return -1;
+        all_hold = holds(s, &seen);
+        if (all_hold || clock_monotonic_us() > until_us) {
+            tell(s, &seen);
+            return all_hold ? verify_point(s, seen.point, e)
+                            : err_set(e, ERR_WRONG_STATE, "replication is not in order: state %s, lag %" PRId64 " ms, newest point %s", seen.state, seen.lag_ms,
+                                      seen.point ? "too old" : "missing");
+        }
+        if (step_sleep_ms(s, 1000, e) < 0)
+            return -1;
+    }
+}
+
+const struct step_api step_verify_replication = {
+    .name = "verify_replication", .title = "Verify replication status", .place = STEP_AT_REPLICATOR, .timeout_ms = 6 * 3600 * 1000, .attempts = 5, .run = run};
