@@ -198,6 +198,19 @@ static int end_fill(struct qmp *q, const json_t *job, const char *name, struct e
     return error ? err_set(e, ERR_IO, "filling in the disk failed: %s: is its export still served?", error) : 0;
 }
 
+/* What the overlay's tables hold in memory goes to the disk: only then may the export go away. (QMP has no command for it.) */
+static int flush_disk(struct qmp *q, const char *node, struct err *e)
+{
+    CLEANUP(free_ptr) char *command = xasprintf("qemu-io %s flush", node);
+    CLEANUP(json_free) json_t *said = NULL;
+
+    if (qmp_call(q, "human-monitor-command", json_pack("{s:s}", "command-line", command), JOB_TIMEOUT_MS, &said, e) < 0)
+        return -1;
+    if (json_string_length(said) > 0)
+        return err_set(e, ERR_IO, "QEMU can't flush %s: %.200s", node, json_string_value(said));
+    return 0;
+}
+
 /* One disk: starts, looks at or ends its fill. *done gets its bytes. */
 static int fill_disk(struct target *t, struct qmp *q, const struct fill_view *v, const struct instance *i, int disk, int64_t *done,
                      struct err *e)
@@ -225,6 +238,8 @@ static int fill_disk(struct target *t, struct qmp *q, const struct fill_view *v,
         return -1;
     if (has_backing)
         return start_fill(t, q, job_name, node_name, e);
+    if (flush_disk(q, node_name, e) < 0)
+        return -1;
     /* Full: the export's node goes, and with it the connection. Where it went before, that is refused. */
     qmp_call(q, "blockdev-del", json_pack("{s:s}", "node-name", base_name), LOCAL_QMP_TIMEOUT_MS, NULL, NULL);
     *done = i->spec.disks[disk].size_bytes;

@@ -25,6 +25,9 @@ static uint64_t hash_text(uint64_t hash, const char *text)
     return hash;
 }
 #define HASH_START UINT64_C(14695981039346656037)
+#define HASH_BYTES(hash) \
+    (unsigned)((hash) >> 40) & 255, (unsigned)((hash) >> 32) & 255, (unsigned)((hash) >> 24) & 255, (unsigned)((hash) >> 16) & 255, \
+        (unsigned)((hash) >> 8) & 255
 
 int network_of(const char *instances_folder, const char *instance, struct network *out, struct err *e)
 {
@@ -33,6 +36,8 @@ int network_of(const char *instances_folder, const char *instance, struct networ
     snprintf(out->netns, sizeof out->netns, "slipway-i-%08x-%s", (unsigned)(folder >> 32), instance);
     snprintf(out->netns_path, sizeof out->netns_path, "/run/netns/%s", out->netns);
     snprintf(out->door, sizeof out->door, "sw%010llx", (unsigned long long)(hash_text(folder, instance) >> 24));
+    snprintf(out->bridge_mac, sizeof out->bridge_mac, "02:%02x:%02x:%02x:%02x:%02x", HASH_BYTES(hash_text(folder, instance)));
+    snprintf(out->door_mac, sizeof out->door_mac, "fe:%02x:%02x:%02x:%02x:%02x", HASH_BYTES(hash_text(folder, instance)));
     if (snprintf(out->folder, sizeof out->folder, "%s/%s", instances_folder, instance) >= (int)sizeof out->folder)
         return err_set(e, ERR_LIMIT, "the folder %s has too long a name", instances_folder);
     return 0;
@@ -164,7 +169,7 @@ static int start_dhcp(const struct network *n, const struct target_spec *spec, s
 static int fill_network(const struct network *n, const struct target_spec *spec, struct err *e)
 {
     if (seal(n, e) < 0 || run_ip(e, "-n %s link set lo up", n->netns) < 0 ||
-        run_ip(e, "-n %s link add " NETWORK_BRIDGE " type bridge stp_state 0 mcast_snooping 0", n->netns) < 0 ||
+        run_ip(e, "-n %s link add " NETWORK_BRIDGE " address %s type bridge stp_state 0 mcast_snooping 0", n->netns, n->bridge_mac) < 0 ||
         run_ip(e, "-n %s link set " NETWORK_BRIDGE " up", n->netns) < 0)
         return -1;
     for (int i = 0; i < spec->nic_count; i++)
@@ -256,8 +261,9 @@ static int join(const struct network *n, const struct network_real *real, struct
 {
     const char *option = real->netns[0] ? "-n " : "", *netns = real->netns;
 
-    /* Both ends come up only when both hang on their bridges. */
-    if (run_ip(e, "-n %s link add " NETWORK_DOOR " type veth peer name %s", n->netns, n->door) < 0)
+    /* Both ends come up only when both hang on their bridges. A bridge may take the lowest address of its ports as its own, and must
+     * not take ours: the outer end's is as high as they come. */
+    if (run_ip(e, "-n %s link add " NETWORK_DOOR " type veth peer name %s address %s", n->netns, n->door, n->door_mac) < 0)
         return -1;
     if (netns[0] ? run_ip(e, "-n %s link set %s netns %s", n->netns, n->door, netns) < 0
                  : run_ip(e, "-n %s link set %s netns %d", n->netns, n->door, getpid()) < 0)

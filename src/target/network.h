@@ -23,6 +23,7 @@ struct network {
     char netns[80];
     char netns_path[112];
     char door[16];         /* the door's outer end, in the real network's namespace */
+    char bridge_mac[18], door_mac[18]; /* of the instance's bridge, and of the door's outer end */
     char folder[512];      /* of the instance: DHCP's files */
 };
 

@@ -36,7 +36,7 @@ int spec_cidr_parse(const char *text, struct spec_cidr *out, struct err *e)
     int used = 0;
 
     if (!slash || (size_t)(slash - text) >= sizeof address || sscanf(slash, "/%2d%n", &parsed.prefix, &used) != 1 ||
-        slash[used] || slash[1] == '+' || slash[1] == '-' || parsed.prefix < 1 || parsed.prefix > 32)
+        slash[used] || slash[1] < '0' || slash[1] > '9' || parsed.prefix < 1 || parsed.prefix > 32)
         return err_set(e, ERR_INVALID, "\"%s\" is not an IPv4 address with its prefix like 192.0.2.11/24", text ? text : "");
     memcpy(address, text, (size_t)(slash - text));
     if (spec_address_parse(address, &parsed.address, e) < 0)

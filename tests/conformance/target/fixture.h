@@ -76,7 +76,7 @@ __attribute__((unused)) static int fixture_begin(struct fixture *f)
         printf("# %s\n", e.message);
         return -1;
     }
-    return shell("ip netns add %s && ip -n %s link set lo up && ip -n %s link add br0 type bridge && ip -n %s addr add 192.0.2.1/24 dev br0 "
+    return shell("ip netns add %s && ip -n %s link set lo up && ip -n %s link add br0 address 02:00:00:00:02:01 type bridge && ip -n %s addr add 192.0.2.1/24 dev br0 "
                  "&& ip -n %s link set br0 up", f->netns, f->netns, f->netns, f->netns, f->netns) < 0 ? -1 : nbd_start(f);
 }
 

@@ -1,0 +1,145 @@
+/* What may happen to a local machine: its QEMU is killed, its export goes away and comes back, its folder is half made. */
+#include "conformance/target/fixture.h"
+#include "target/local.h"
+
+static struct instance *look(struct target *t, const char *name)
+{
+    struct instance *i = NULL;
+
+    MUST(instance_need(t, name, &i, NULL) == 0);
+    return i;
+}
+
+static void killed_machine_has_failed(const struct target_api *api, struct target *t, struct fixture *f)
+{
+    struct target_spec spec = fixture_spec(f, "bad-1");
+    enum target_state state = TARGET_ABSENT;
+    CLEANUP(instance_free) struct instance *i = NULL;
+    CLEANUP(buf_release) struct buf id = {0};
+    int pid;
+
+    does(api->launch(t, &spec, e), "a machine is launched");
+    i = look(t, "bad-1");
+    pid = instance_pid(i, NULL);
+    ok(pid > 1, "its process is known");
+    ok(file_read(instance_path(i, "qemu.pid"), 64, &id, NULL) == 0 && atoi(id.data) == pid, "by the lock on its pid file");
+    kill(pid, SIGKILL);
+    ok(instance_wait_gone(i, 10000, NULL) == 1, "QEMU is killed");
+    ok(api->state(t, "bad-1", &state, NULL) == 0 && state == TARGET_FAILED, "the machine has failed");
+    MUST(file_write(instance_path(i, "qemu.pid"), "1\n", 2, 0600, NULL) == 0);
+    ok(api->state(t, "bad-1", &state, NULL) == 0 && state == TARGET_FAILED, "a number that another process has now does not mislead");
+    does(api->launch(t, &spec, e), "it is launched again");
+    ok(prints(api, t, "bad-1", PROBE_TEXT, 60000), "and boots");
+    ok(api->state(t, "bad-1", &state, NULL) == 0 && state == TARGET_RUNNING, "and runs");
+}
+
+static void export_may_restart(const struct target_api *api, struct target *t, struct fixture *f)
+{
+    int64_t done = 0, total = 0, until_us;
+    enum target_state state = TARGET_ABSENT;
+    struct err why = {0};
+
+    nbd_stop(f);
+    is_int(api->fill(t, "bad-1", &done, &total, &why), 0, "a fill begins while the export is away (%s)", why.message);
+    clock_sleep_us(US_PER_S);
+    ok(api->fill(t, "bad-1", &done, &total, &why) == 0 && done < total, "it waits");
+    ok(api->state(t, "bad-1", &state, &why) == 0 && state == TARGET_RUNNING, "the machine runs on");
+    ok(nbd_start(f) == 0, "the export comes back");
+    for (until_us = clock_monotonic_us() + 60 * US_PER_S; clock_monotonic_us() < until_us && done < total;) {
+        if (api->fill(t, "bad-1", &done, &total, &why) < 0)
+            break;
+        clock_sleep_us(50 * US_PER_MS);
+    }
+    ok(done == total && total > 0, "and the fill comes to its end (%s)", why.message);
+    ok(shell("qemu-img compare -q -U -f raw -F qcow2 %s %s/instances/bad-1/disk-0.qcow2", f->disk, f->folder) == 0,
+       "the machine's disk is the export's, byte by byte");
+}
+
+static void half_made_folders(const struct target_api *api, struct target *t, struct fixture *f)
+{
+    struct target_spec spec = fixture_spec(f, "bad-2");
+    enum target_state state = TARGET_RUNNING;
+    struct err why = {0};
+
+    ok(shell("mkdir %s/instances/bad-2 && echo '{' > %s/instances/bad-2/spec.json", f->folder, f->folder) == 0, "a spec is damaged");
+    refuses(api->state(t, "bad-2", &state, e), ERR_INVALID, "its state is an error, not a guess");
+    refuses(api->launch(t, &spec, e), ERR_INVALID, "nothing is launched over it");
+    does(api->remove(t, "bad-2", e), "it can be removed");
+    ok(shell("mkdir -p %s/instances/.removed-bad-2/x", f->folder) == 0, "a removal was killed half way");
+    ok(api->state(t, "bad-2", &state, &why) == 0 && state == TARGET_ABSENT, "its instance is absent");
+    does(api->launch(t, &spec, e), "the name is free");
+    does(api->remove(t, "bad-2", e), "and is removed with what was left");
+    ok(shell("! ls -A %s/instances | grep bad-2", f->folder) == 0, "nothing is left in the folder");
+}
+
+static void mended_overlay_is_taken_over(const struct target_api *api, struct target *t, struct fixture *f)
+{
+    struct target_spec spec = fixture_spec(f, "bad-3");
+    char overlay[128];
+
+    snprintf(overlay, sizeof overlay, "%s/mended.qcow2", f->folder);
+    ok(shell("qemu-img create -q -u -f qcow2 -F raw -b '%s' %s %lld && qemu-io -c 'write -P 7 4096 512' %s >/dev/null", f->uri, overlay,
+             (long long)PROBE_DISK_BYTES, overlay) == 0, "a mend wrote into an overlay");
+    spec.disks[0].overlay_path = overlay;
+    does(api->launch(t, &spec, e), "the machine is launched with it");
+    ok(prints(api, t, "bad-3", PROBE_TEXT, 60000), "it boots from what lies below");
+    does(api->launch(t, &spec, e), "launching it again finds it, though the overlay has moved");
+    does(api->stop(t, "bad-3", true, 0, e), "it is stopped");
+    ok(shell("qemu-io -r -c 'read -P 7 4096 512' %s/instances/bad-3/disk-0.qcow2 | grep -q 'read 512'", f->folder) == 0, "and has what was mended");
+    does(api->remove(t, "bad-3", e), "it is removed");
+}
+
+static void memory_is_counted(const struct target_api *api, struct fixture *f)
+{
+    CLEANUP(json_free) json_t *settings = fixture_settings(f);
+    struct target_spec spec = fixture_spec(f, "bad-4");
+    struct target *t = NULL;
+
+    json_object_set_new(settings, "memory_limit_mib", json_integer(200));
+    does(api->open(settings, &t, e), "a target with a memory limit");
+    refuses(api->launch(t, &spec, e), ERR_NO_SPACE, "has no room beside the machine that runs");
+    does(api->remove(t, "bad-4", e), "what is left of it is removed");
+    api->close(t);
+}
+
+static void settings_are_checked(const struct target_api *api)
+{
+    static const char *const wrong[] = {
+        "{}", "{\"folder\":\"x\"}", "{\"folder\":1}", "{\"folder\":\"/tmp\",\"acelerator\":\"tcg\"}", "{\"folder\":\"/tmp\",\"accelerator\":\"xen\"}",
+        "{\"folder\":\"/tmp\",\"memory_limit_mib\":-1}", "{\"folder\":\"/tmp\",\"networks\":{\"a\":{}}}",
+        "{\"folder\":\"/tmp\",\"networks\":{\"a\":{\"bridge\":\"br0 up\"}}}", "{\"folder\":\"/tmp\",\"networks\":{\"a\":{\"bridge\":\"br0\",\"namespace\":\"../x\"}}}",
+        "{\"folder\":\"/tmp\",\"networks\":{\"a\":{\"bridge\":\"br0\",\"helper\":\"192.0.2.2\"}}}"};
+
+    for (size_t i = 0; i < ARRAY_COUNT(wrong); i++) {
+        CLEANUP(json_free) json_t *settings = NULL;
+        struct target *t = NULL;
+
+        MUST(json_read(wrong[i], strlen(wrong[i]), &settings, NULL) == 0);
+        refuses(api->open(settings, &t, e), ERR_INVALID, "%s", wrong[i]);
+        if (t)
+            api->close(t);
+    }
+}
+
+int main(void)
+{
+    const struct target_api *api = target_find("local-qemu");
+    struct target *t = NULL;
+    struct fixture f;
+
+    settings_are_checked(api);
+    if (geteuid() != 0)
+        return tap_done();
+    MUST(fixture_begin(&f) == 0);
+    CLEANUP(json_free) json_t *settings = fixture_settings(&f);
+    does(api->open(settings, &t, e), "the target opens");
+    killed_machine_has_failed(api, t, &f);
+    export_may_restart(api, t, &f);
+    memory_is_counted(api, &f);
+    half_made_folders(api, t, &f);
+    mended_overlay_is_taken_over(api, t, &f);
+    does(api->remove(t, "bad-1", e), "all is removed");
+    api->close(t);
+    fixture_end(&f);
+    return tap_done();
+}
