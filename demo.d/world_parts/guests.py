@@ -62,7 +62,7 @@ class Shell:
         self.address = address or GUESTS[name]["address"]
 
     def command(self, text, timeout_s=30):
-        options = ["-q", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=3", "-F", "none"]
+        options = ["-q", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=10", "-F", "none"]
         env = dict(os.environ)
         if self.name == "db01":
             # The password goes through a helper's output: it is on no command line.

@@ -9,60 +9,78 @@ import time
 from . import pgwire
 
 PERIOD_S = 0.2
-TIMEOUT_S = 1.0
+TIMEOUT_S = 2.0
+IN_FLIGHT_LIMIT = 6  # questions that wait for their time-out don't hold up the next ones, up to here
 
 
-def ask_web01(address):
-    connection = http.client.HTTPConnection(address, 80, timeout=TIMEOUT_S)
-    try:
-        connection.request("GET", "/", headers={"Host": "web01", "Connection": "close"})
-        answer = connection.getresponse()
-        text = answer.read(65536).decode("utf-8", "replace")
-    finally:
-        connection.close()
-    found = re.search(r"<h1>(\w+)</h1>\s*<p>counter (\d+)</p>", text)
-    if answer.status != 200 or not found:
-        raise OSError(f"HTTP {answer.status} without the page: {text[:80]!r}")
-    if found.group(1) != "web01":
-        raise OSError(f"the page of another host, {found.group(1)}")
-    return f"counter {found.group(2)}"
+class Web01:
+    """Asks for the page over a connection of its own each time."""
+    address = "192.0.2.11"
+
+    def ask(self):
+        connection = http.client.HTTPConnection(self.address, 80, timeout=TIMEOUT_S)
+        try:
+            connection.request("GET", "/", headers={"Host": "web01", "Connection": "close"})
+            answer = connection.getresponse()
+            text = answer.read(65536).decode("utf-8", "replace")
+        finally:
+            connection.close()
+        found = re.search(r"<h1>(\w+)</h1>\s*<p>counter (\d+)</p>", text)
+        if answer.status != 200 or not found:
+            raise OSError(f"HTTP {answer.status} without the page: {text[:80]!r}")
+        if found.group(1) != "web01":
+            raise OSError(f"the page of another host, {found.group(1)}")
+        return f"counter {found.group(2)}"
 
 
-def ask_db01(address):
-    with pgwire.Connection((address, 5432), "probe", "ledger", TIMEOUT_S) as database:
-        rows = database.query("SELECT max(n) FROM ledger")
-    return f"row {rows[0][0]}"
+class Db01:
+    """Asks for the newest row. Holds a connection, as the database's clients do, and opens a new one when it is lost."""
+    address = "192.0.2.12"
+
+    def __init__(self):
+        self.idle, self.lock = [], threading.Lock()
+
+    def ask(self):
+        with self.lock:
+            database = self.idle.pop() if self.idle else None
+        database = database or pgwire.Connection((self.address, 5432), "probe", "ledger", TIMEOUT_S)
+        try:
+            rows = database.query("SELECT max(n) FROM ledger")
+        except BaseException:
+            database.close()
+            raise
+        with self.lock:
+            self.idle.append(database)
+        return f"row {rows[0][0]}"
 
 
-QUESTIONS = {"web01": ("192.0.2.11", ask_web01), "db01": ("192.0.2.12", ask_db01)}
-
-
-def ask(server, write):
-    address, question = QUESTIONS[server]
+def question(server, asker, slots, write):
     begin, clock = time.time(), time.monotonic()
     line = {"t": round(begin, 3), "server": server}
     try:
-        saw = question(address)
-        line |= {"ok": True, "saw": saw}
+        line |= {"ok": True, "saw": asker.ask()}
     except Exception as failure:  # pylint: disable=broad-except  # whatever went wrong, the service did not answer rightly
         line |= {"ok": False, "error": str(failure) or type(failure).__name__}
     line["ms"] = round((time.monotonic() - clock) * 1000, 1)
     if line["ok"] and line["ms"] > TIMEOUT_S * 1000:
-        line |= {"ok": False, "error": "answered too late"}
+        line = {**line, "ok": False, "error": "answered too late"}
+    slots.release()
     write(line)
 
 
 def serve(path):
-    """Asks for ever. A question that hangs doesn't hold up the next one: each has a thread of its own, and ends by its time-out."""
+    """Asks for ever, each question in a thread of its own."""
     lock = threading.Lock()
     with open(path, "a", encoding="utf-8", buffering=1) as log:
         def write(line):
             with lock:
                 log.write(json.dumps(line) + "\n")
+        askers = [(name, asker, threading.BoundedSemaphore(IN_FLIGHT_LIMIT)) for name, asker in (("web01", Web01()), ("db01", Db01()))]
         due = time.monotonic()
         while True:
-            for server in QUESTIONS:
-                threading.Thread(target=ask, args=(server, write), daemon=True).start()
+            for server, asker, slots in askers:
+                if slots.acquire(blocking=False):  # otherwise the six before are waiting still, and will say so
+                    threading.Thread(target=question, args=(server, asker, slots, write), daemon=True).start()
             due = max(due + PERIOD_S, time.monotonic() - 1)  # after a stall of our own, no burst
             time.sleep(max(0.0, due - time.monotonic()))
 
