@@ -8,7 +8,7 @@
  * How the streams hang together:
  * - Everything the agent sends is *in order*: the replicator applies offers to its working map in the order of their numbers, and a
  *   POINT_COMMIT names the working map as it is after all offers before it. So a point is a copy of the map; nothing is staged apart.
- * - An offer's number rises by 1 within an epoch, over reconnects, too. ACK n: every offer up to n is durable in the working map.
+ * - Offers' numbers rise (numbers may be left out, none is used twice) within an epoch, over reconnects, too. ACK n: every offer up to n is durable in the working map.
  * - The replicator remembers (durably, with the working map) the epoch it is fed from and the last number applied, and says both in
  *   WELCOME. The same epoch, and no number lost: the agent goes on where it was. Anything else: the agent offers every
  *   chunk's hash again, and the replicator asks for what it lacks. */

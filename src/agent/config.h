@@ -1,0 +1,32 @@
+/* config: the agent's settings: config.json in its folder (/etc/slipway-agent), beside key.pem, cert.pem and ca.pem. */
+#pragma once
+
+#include "base/limits.h"
+#include "base/mem.h"
+
+#define AGENT_FOLDER "/etc/slipway-agent"
+
+struct agent_config {
+    char folder[256];                   /* where key, certificate and CA are */
+    char runtime_dir[256];
+    char server[LIMIT_NAME_BYTES + 1];
+    char replicator_address[64];        /* numeric */
+    int64_t replicator_port;
+    bool disks_auto;                    /* else the named ones */
+    int disk_count;
+    char disks[LIMIT_DISKS_PER_SERVER][64]; /* names in /sys/block */
+    int64_t freeze_budget_ms;           /* how long filesystems may stand still for a point: 200 */
+    int64_t hold_limit_ms;              /* how long a held point stays frozen without a THAW: 30 minutes */
+    int64_t bytes_per_s;                /* on the wire; 0: no limit. LIMIT overrides it */
+    int64_t read_bytes_per_s;           /* from disks, outside points; 0: no limit */
+    int64_t memory_mib;                 /* of buffers for chunks in flight: 64 */
+    int64_t rescan_interval_s;          /* between scans where changes can't be followed: 300 */
+    bool rescan_only;                   /* "tracker": "rescan": don't try eBPF */
+    char before_freeze[256];            /* programs run around a freeze; "": none. One that fails stops the point */
+    char after_thaw[256];
+};
+
+/* Reads and checks the file; every fault is named. Unknown members are refused (a typing mistake must not pass for a setting). */
+int agent_config_read(const char *path, struct agent_config *out, struct err *e);
+/* The document as shown in --help. */
+extern const char agent_config_help[];

@@ -1,0 +1,337 @@
+#include "agent/disks.h"
+
+#include "base/file.h"
+#include "base/hash.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#define DEPTH_MAX 8 /* of devices on devices */
+
+/* The first line of a small file in /sys, trimmed at both ends; false where there is none or it is empty. */
+__attribute__((format(printf, 3, 4))) static bool sys_line(char *out, size_t size, const char *format, ...)
+{
+    CLEANUP(buf_release) struct buf text = {0};
+    char path[512], *at, *end;
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(path, sizeof path, format, args);
+    va_end(args);
+    if (file_read(path, 4096, &text, NULL) < 0)
+        return false;
+    for (at = text.data; isspace((unsigned char)*at); at++)
+        ;
+    end = at + strcspn(at, "\n");
+    while (end > at && isspace((unsigned char)end[-1]))
+        end--;
+    if (end == at || (size_t)(end - at) >= size)
+        return false;
+    memcpy(out, at, (size_t)(end - at));
+    out[end - at] = '\0';
+    return true;
+}
+
+int disks_size(const char *name, int64_t *size_bytes, struct err *e)
+{
+    char text[32];
+
+    if (!sys_line(text, sizeof text, "/sys/block/%s/size", name))
+        return err_set(e, ERR_NOT_FOUND, "there is no disk %s", name);
+    *size_bytes = strtoll(text, NULL, 10) * 512;
+    return 0;
+}
+
+/* What follows a prefix must be text that goes into JSON and on a line: other bytes become '_', runs of blanks one. */
+static void set_id(struct disk *d, const char *prefix, const char *value)
+{
+    char *out = d->id + snprintf(d->id, sizeof d->id - 1, "%s:", prefix);
+
+    for (; *value && out < d->id + sizeof d->id - 40; value++) {
+        if (*value == ' ' && (value[1] == ' ' || !value[1]))
+            continue;
+        *out++ = *value > ' ' && *value < 127 ? *value : '_';
+    }
+    *out = '\0';
+}
+
+/* GPT's disk GUID, or the signature of an MBR, out of the first two sectors (of 512 or 4096 bytes). */
+static bool table_id(struct disk *d)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("/dev/%s", d->name);
+    CLEANUP(close_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    uint8_t sectors[4096 + 512];
+    char hex[33];
+
+    if (fd < 0 || pread(fd, sectors, sizeof sectors, 0) != (ssize_t)sizeof sectors)
+        return false;
+    for (int at = 512; at <= 4096; at += 4096 - 512)
+        if (memcmp(sectors + at, "EFI PART", 8) == 0) {
+            set_id(d, "gpt", hash_hex(sectors + at + 56, 16, hex));
+            return true;
+        }
+    if (sectors[510] == 0x55 && sectors[511] == 0xaa && memcmp(sectors + 440, "\0\0\0\0", 4) != 0) {
+        set_id(d, "mbr", hash_hex(sectors + 440, 4, hex));
+        return true;
+    }
+    return false;
+}
+
+/* Where in the machine it is: the device's folder in /sys, without what is numbered by order of appearance. */
+static void place_of(const char *name, char *out, size_t size)
+{
+    char path[128], real[PATH_MAX], *block;
+
+    snprintf(path, sizeof path, "/sys/block/%s", name);
+    if (!realpath(path, real))
+        snprintf(real, sizeof real, "%s", path);
+    block = strstr(real, "/block/");
+    if (block && strncmp(real, "/sys/devices/virtual", 20) != 0)
+        *block = '\0';
+    snprintf(out, size, "%.500s", strncmp(real, "/sys/devices/", 13) == 0 ? real + 13 : real);
+}
+
+static void identify(struct disk *d)
+{
+    static const char *const sources[][2] = {{"wwid", "wwid"}, {"wwid", "device/wwid"}, {"serial", "serial"}, {"serial", "device/serial"}};
+    char text[128], place[512];
+
+    for (size_t i = 0; i < ARRAY_COUNT(sources); i++)
+        if (sys_line(text, sizeof text, "/sys/block/%s/%s", d->name, sources[i][1])) {
+            set_id(d, sources[i][0], text);
+            return;
+        }
+    if (table_id(d))
+        return;
+    place_of(d->name, place, sizeof place);
+    set_id(d, "path", place);
+}
+
+static bool is_whole_disk(const char *name)
+{
+    static const char *const not_disks[] = {"loop", "ram", "zram", "sr", "fd", "nbd", "dm-", "md", "mtdblock", "drbd", "rbd_", "zd"};
+    char text[32];
+
+    for (size_t i = 0; i < ARRAY_COUNT(not_disks); i++)
+        if (strncmp(name, not_disks[i], strlen(not_disks[i])) == 0)
+            return false;
+    if (sys_line(text, sizeof text, "/sys/block/%s/removable", name) && strcmp(text, "0") != 0)
+        return false;
+    if (sys_line(text, sizeof text, "/sys/block/%s/hidden", name) && strcmp(text, "0") != 0)
+        return false;
+    return sys_line(text, sizeof text, "/sys/block/%s/size", name) && strtoll(text, NULL, 10) > 0;
+}
+
+static int by_name(const void *a, const void *b) { return strverscmp(((const struct disk *)a)->name, ((const struct disk *)b)->name); }
+
+static int list_all(struct disk *disks, int limit, int *count, struct err *e)
+{
+    DIR *folder = opendir("/sys/block");
+    int found = 0;
+
+    if (!folder)
+        return err_set(e, ERR_NOT_FOUND, "/sys/block can't be read: is sysfs mounted?");
+    for (struct dirent *entry; (entry = readdir(folder));) {
+        if (entry->d_name[0] == '.' || strlen(entry->d_name) >= sizeof disks->name || !is_whole_disk(entry->d_name))
+            continue;
+        if (found == limit) {
+            closedir(folder);
+            return err_set(e, ERR_LIMIT, "this machine has more than %d disks", limit);
+        }
+        disks[found] = (struct disk){0};
+        memcpy(disks[found++].name, entry->d_name, strlen(entry->d_name) + 1);
+    }
+    closedir(folder);
+    *count = found;
+    return 0;
+}
+
+/* Cloned disks carry the same serial or GUID. */
+static void tell_apart(struct disk *disks, int count)
+{
+    for (int i = 0; i < count; i++) {
+        bool twin = false;
+
+        for (int k = 0; k < count; k++)
+            twin |= k != i && strcmp(disks[i].id, disks[k].id) == 0;
+        if (twin) {
+            char place[512], sum[HASH_SHA256_HEX_SIZE];
+            uint8_t hash[HASH_SHA256_SIZE];
+
+            place_of(disks[i].name, place, sizeof place);
+            hash_sha256(place, strlen(place), hash);
+            snprintf(disks[i].id + strlen(disks[i].id), sizeof disks[i].id - strlen(disks[i].id), "@%.16s", hash_hex(hash, 8, sum));
+        }
+    }
+}
+
+int disks_find(const struct agent_config *c, struct disk *disks, int limit, int *count, struct err *e)
+{
+    int found = 0;
+
+    if (c->disks_auto) {
+        if (list_all(disks, limit, &found, e) < 0)
+            return -1;
+    } else {
+        for (; found < c->disk_count && found < limit; found++) {
+            disks[found] = (struct disk){0};
+            memcpy(disks[found].name, c->disks[found], sizeof c->disks[found]);
+        }
+    }
+    if (!found)
+        return err_set(e, ERR_NOT_FOUND, "this machine has no disk to replicate: name them in the setting \"disks\"");
+    for (int i = 0; i < found; i++) {
+        if (disks_size(disks[i].name, &disks[i].size_bytes, e) < 0)
+            return -1;
+        if (!disks[i].size_bytes)
+            return err_set(e, ERR_INVALID, "the disk %s is empty", disks[i].name);
+        identify(&disks[i]);
+    }
+    if (c->disks_auto)
+        qsort(disks, (size_t)found, sizeof *disks, by_name);
+    tell_apart(disks, found);
+    *count = found;
+    return 0;
+}
+
+/* ---- mounts ---- */
+
+/* Does the block device of that name (a folder in /sys/class/block) lie on one of the disks? */
+static bool lies_on(const char *name, const struct disk *disks, int disk_count, int depth)
+{
+    char path[PATH_MAX], real[PATH_MAX], *parent;
+    DIR *slaves;
+    bool found = false;
+
+    for (int i = 0; i < disk_count; i++)
+        if (strcmp(name, disks[i].name) == 0)
+            return true;
+    if (depth >= DEPTH_MAX)
+        return false;
+    snprintf(path, sizeof path, "/sys/class/block/%.200s/partition", name);
+    if (file_exists(path)) {
+        snprintf(path, sizeof path, "/sys/class/block/%.200s", name);
+        if (!realpath(path, real) || !(parent = strrchr(real, '/')))
+            return false;
+        *parent = '\0';
+        parent = strrchr(real, '/');
+        return parent && lies_on(parent + 1, disks, disk_count, depth + 1);
+    }
+    snprintf(path, sizeof path, "/sys/class/block/%.200s/slaves", name);
+    slaves = opendir(path);
+    for (struct dirent *entry; slaves && !found && (entry = readdir(slaves));)
+        found = entry->d_name[0] != '.' && lies_on(entry->d_name, disks, disk_count, depth + 1);
+    if (slaves)
+        closedir(slaves);
+    return found;
+}
+
+static bool dev_lies_on(unsigned dev_major, unsigned dev_minor, const struct disk *disks, int disk_count)
+{
+    char path[64], real[PATH_MAX], *name;
+
+    snprintf(path, sizeof path, "/sys/dev/block/%u:%u", dev_major, dev_minor);
+    return realpath(path, real) && (name = strrchr(real, '/')) && lies_on(name + 1, disks, disk_count, 0);
+}
+
+/* mountinfo writes blanks and such as \040. */
+static void unescape(char *text)
+{
+    char *out = text;
+
+    for (const char *at = text; *at; at++) {
+        if (at[0] == '\\' && at[1] >= '0' && at[1] <= '3' && at[2] >= '0' && at[2] <= '7' && at[3] >= '0' && at[3] <= '7') {
+            *out++ = (char)((at[1] - '0') << 6 | (at[2] - '0') << 3 | (at[3] - '0'));
+            at += 3;
+        } else {
+            *out++ = *at;
+        }
+    }
+    *out = '\0';
+}
+
+struct seen {
+    unsigned dev_major, dev_minor;
+};
+
+/* "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue" (proc_pid_mountinfo(5)) */
+static bool read_line(char *line, struct mount *m, struct seen *dev)
+{
+    char root[PATH_MAX], path[PATH_MAX], options[512], type[64], source[PATH_MAX], super[2048];
+    char *dash = strstr(line, " - ");
+    struct stat st;
+
+    if (!dash || sscanf(line, "%*d %*d %u:%u %4095s %4095s %511s", &dev->dev_major, &dev->dev_minor, root, path, options) != 5 ||
+        sscanf(dash, " - %63s %4095s %2047s", type, source, super) != 3)
+        return false;
+    unescape(path);
+    unescape(source);
+    if (strlen(path) >= sizeof m->path || strlen(source) >= sizeof m->source || strlen(type) >= sizeof m->type)
+        return false;
+    if (strncmp(super, "ro", 2) == 0 && (super[2] == ',' || !super[2]))
+        return false;
+    if (dev->dev_major == 0) { /* btrfs: an anonymous device; its source is the block device */
+        if (source[0] != '/' || stat(source, &st) < 0 || !S_ISBLK(st.st_mode))
+            return false;
+        *dev = (struct seen){major(st.st_rdev), minor(st.st_rdev)};
+    }
+    memcpy(m->path, path, strlen(path) + 1);
+    memcpy(m->source, source, strlen(source) + 1);
+    memcpy(m->type, type, strlen(type) + 1);
+    return true;
+}
+
+static int path_depth(const char *path)
+{
+    int depth = 0;
+
+    for (const char *at = path; *at; at++)
+        depth += *at == '/' && at[1];
+    return depth;
+}
+
+static int deeper_first(const void *a, const void *b)
+{
+    const struct mount *x = a, *y = b;
+    int difference = path_depth(y->path) - path_depth(x->path);
+
+    return difference ? difference : strcmp(x->path, y->path);
+}
+
+int disks_mounts(const struct disk *disks, int disk_count, struct mount *mounts, int *count, struct err *e)
+{
+    CLEANUP(close_file) FILE *file = fopen("/proc/self/mountinfo", "re");
+    CLEANUP(free_ptr) char *line = NULL;
+    struct seen seen[MOUNTS_MAX], dev;
+    size_t held = 0;
+    int found = 0;
+
+    if (!file)
+        return err_set(e, ERR_NOT_FOUND, "/proc/self/mountinfo can't be read: is proc mounted?");
+    while (getline(&line, &held, file) >= 0) {
+        struct mount m = {0};
+        bool known = false;
+
+        if (!read_line(line, &m, &dev) || !dev_lies_on(dev.dev_major, dev.dev_minor, disks, disk_count))
+            continue;
+        for (int i = 0; i < found; i++)
+            known |= seen[i].dev_major == dev.dev_major && seen[i].dev_minor == dev.dev_minor;
+        if (known)
+            continue;
+        if (found == MOUNTS_MAX)
+            return err_set(e, ERR_LIMIT, "more than %d filesystems are mounted on the disks", MOUNTS_MAX);
+        seen[found] = dev;
+        mounts[found++] = m;
+    }
+    qsort(mounts, (size_t)found, sizeof *mounts, deeper_first);
+    *count = found;
+    return 0;
+}

@@ -1,0 +1,27 @@
+/* disks: which whole disks this machine has, who they are, and which mounted filesystems live on them. Reads /sys and /proc only. */
+#pragma once
+
+#include "agent/config.h"
+
+#define MOUNTS_MAX 128
+
+struct disk {
+    char name[64];  /* "sda" */
+    char id[160];   /* the identity: stays over reboots and renames */
+    int64_t size_bytes;
+};
+
+/* The named disks, or with disks_auto every whole disk but loop, RAM, zram, optical, floppy, network block, removable and empty ones,
+ * and what lies on others (dm, md). By name. Two disks of one id (clones) get their places in the machine added. */
+int disks_find(const struct agent_config *c, struct disk *disks, int limit, int *count, struct err *e);
+int disks_size(const char *name, int64_t *size_bytes, struct err *e);
+
+/* A filesystem to freeze, once each, however often it is mounted. */
+struct mount {
+    char path[256];
+    char source[128];
+    char type[32];
+};
+/* The writable, mounted filesystems with a block on one of the disks (through partitions, LVM, md, crypt), in the order
+ * of freezing: the deeper the path, the sooner; the root last. ERR_LIMIT over MOUNTS_MAX. */
+int disks_mounts(const struct disk *disks, int disk_count, struct mount *mounts, int *count, struct err *e);

@@ -1,0 +1,509 @@
+/* The engine: finds the disks, follows them, keeps the replicator's map equal to them, and does what the replicator asks. */
+#include "agent/engine.h"
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define DISK_CHECK_US (10 * US_PER_S)
+#define BACKOFF_FIRST_MS 200
+#define BACKOFF_MOST_MS 15000
+#define BACKOFF_REFUSED_MS 15000
+#define IOPRIO_BEST_EFFORT_LOWEST (2 << 13 | 7)
+
+/* ---- waiting ---- */
+
+int engine_wait(struct agent *a, int64_t deadline_us, struct err *e)
+{
+    struct timespec until;
+    int64_t now_us = clock_monotonic_us(), wake_us = now_us + TAKE_INTERVAL_US;
+
+    if (atomic_load(a->stop))
+        return err_set(e, ERR_CANCELLED, "the agent is stopping");
+    if (a->broken)
+        return err_set(e, ERR_UNREACHABLE, "the link to the replicator broke");
+    if (deadline_us >= 0 && now_us >= deadline_us)
+        return err_set(e, ERR_TIMEOUT, "its time is over");
+    if (deadline_us >= 0 && deadline_us < wake_us)
+        wake_us = deadline_us;
+    until = (struct timespec){wake_us / US_PER_S, wake_us % US_PER_S * 1000};
+    pthread_cond_timedwait(&a->changed, &a->lock, &until);
+    return 0;
+}
+
+/* ---- marks ---- */
+
+void engine_writes(struct agent *a, uint64_t *writes)
+{
+    for (int i = 0; i < a->disk_count; i++)
+        writes[i] = a->tracker ? track_writes(a->tracker, i) : track_writes_by_stat(a->disks[i].info.name);
+}
+
+bool engine_still(struct agent *a, const uint64_t *writes)
+{
+    uint64_t now[LIMIT_DISKS_PER_SERVER];
+
+    engine_writes(a, now);
+    for (int i = 0; i < a->disk_count; i++)
+        if (now[i] != writes[i] || now[i] == TRACK_WRITES_UNKNOWN)
+            return false;
+    return true;
+}
+
+int engine_take(struct agent *a, struct err *e)
+{
+    int64_t count = 0;
+    bool lost = false;
+
+    if (!a->tracker)
+        return 0;
+    for (int i = 0; i < a->disk_count; i++) {
+        struct agent_disk *d = &a->disks[i];
+        int64_t got = track_take(a->tracker, i, d->todo, e);
+
+        if (got < 0) { /* it has grown: read all of it, and look at its size now */
+            todo_all(d);
+            pthread_mutex_lock(&a->lock);
+            a->pass = PASS_RUNNING;
+            pthread_mutex_unlock(&a->lock);
+            a->next_disk_check_us = 0;
+            lost = true;
+            continue;
+        }
+        d->todo_count += got;
+        count += got;
+    }
+    atomic_fetch_add(&a->bytes_marked, count * WIRE_CHUNK_SIZE);
+    atomic_store(&a->todo_chunks, todo_total(a));
+    return lost ? -1 : 0;
+}
+
+int engine_fill_all(struct agent *a, int64_t deadline_us, struct err *e)
+{
+    int result = 0;
+    bool done;
+
+    do {
+        while (pipeline_fill(a, false))
+            ;
+        pthread_mutex_lock(&a->lock);
+        done = !todo_total(a) && pipeline_all_at_least(a, OFFER_OFFERED);
+        if (!done)
+            result = engine_wait(a, deadline_us, e);
+        pthread_mutex_unlock(&a->lock);
+    } while (!done && !result);
+    return result;
+}
+
+/* The pass over every chunk is done when nothing is to do and what was offered is acknowledged. 1 when it is done. */
+int engine_advance_pass(struct agent *a)
+{
+    int done;
+
+    pthread_mutex_lock(&a->lock);
+    if (a->pass == PASS_RUNNING && !todo_total(a)) {
+        a->pass = PASS_DRAINING;
+        a->pass_watermark = a->next_number - 1;
+    }
+    if (a->pass == PASS_DRAINING && a->acked >= a->pass_watermark) {
+        a->pass = PASS_DONE;
+        a->rescan_pass = false;
+        a->synced_at_us = clock_monotonic_us();
+    }
+    done = a->pass == PASS_DONE;
+    pthread_mutex_unlock(&a->lock);
+    return done;
+}
+
+/* Takes marks when all that were taken before are on their way; so the map's age is known: everything that had completed by
+ * synced_at_us is acknowledged. */
+static void take_regularly(struct agent *a)
+{
+    int64_t now_us = clock_monotonic_us();
+    struct err e = {0};
+
+    pthread_mutex_lock(&a->lock);
+    if (a->take_watermark_us && a->acked >= a->take_watermark && !todo_total(a)) {
+        a->synced_at_us = a->take_watermark_us;
+        a->take_watermark_us = 0;
+    }
+    pthread_mutex_unlock(&a->lock);
+    if (a->pass != PASS_DONE || todo_total(a) || now_us - a->last_take_us < TAKE_INTERVAL_US || a->take_watermark_us)
+        return;
+    a->last_take_us = now_us;
+    if (engine_take(a, &e) < 0)
+        return;
+    if (!a->tracker && now_us >= a->next_scan_us) {
+        for (int i = 0; i < a->disk_count; i++)
+            todo_all(&a->disks[i]);
+        a->next_scan_us = now_us + a->config->rescan_interval_s * US_PER_S;
+    }
+    if (!a->tracker && !todo_total(a))
+        return;
+    while (pipeline_fill(a, false))
+        ;
+    pthread_mutex_lock(&a->lock);
+    a->take_watermark_us = now_us;
+    a->take_watermark = UINT64_MAX; /* set when todo is empty: see set_watermark */
+    pthread_mutex_unlock(&a->lock);
+}
+
+static void set_watermark(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    if (a->take_watermark_us && a->take_watermark == UINT64_MAX && !todo_total(a))
+        a->take_watermark = a->next_number - 1;
+    pthread_mutex_unlock(&a->lock);
+}
+
+/* ---- disks ---- */
+
+static int open_disk(struct agent_disk *d, bool rescan, struct err *e)
+{
+    char path[80];
+
+    snprintf(path, sizeof path, "/dev/%s", d->info.name);
+    d->fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    if (d->fd < 0)
+        return err_errno(e, errno, "can't open %s", path);
+    d->chunk_count = track_chunks(d->info.size_bytes);
+    d->todo = xcalloc((size_t)(d->chunk_count + 63) / 64, sizeof *d->todo);
+    if (rescan)
+        d->sums = track_sums_new(d->chunk_count);
+    todo_all(d);
+    return 0;
+}
+
+static void close_disk(struct agent_disk *d)
+{
+    if (d->fd >= 0)
+        close(d->fd);
+    free(d->todo);
+    track_sums_free(&d->sums);
+    *d = (struct agent_disk){.fd = -1};
+}
+
+static int new_epoch(struct agent *a, struct err *e)
+{
+    uint8_t random[16];
+
+    if (RAND_bytes(random, sizeof random) != 1)
+        return err_set(e, ERR_INTERNAL, "there are no random bytes");
+    hash_hex(random, sizeof random, a->epoch);
+    return 0;
+}
+
+/* Attaches the tracker before anything is read. Where it can't be, says why once and goes on by checksums. */
+static void attach(struct agent *a, const struct disk *disks, int count)
+{
+    struct track_disk tracked[LIMIT_DISKS_PER_SERVER] = {0};
+    struct err e = {0};
+
+    track_close(&a->tracker);
+    if (a->config->rescan_only) {
+        snprintf(a->tracker_reason, sizeof a->tracker_reason, "the setting tracker is rescan");
+        return;
+    }
+    for (int i = 0; i < count; i++) {
+        memcpy(tracked[i].name, disks[i].name, sizeof tracked[i].name);
+        tracked[i].size_bytes = disks[i].size_bytes;
+    }
+    if (track_open(tracked, count, &a->tracker, &e) < 0) {
+        snprintf(a->tracker_reason, sizeof a->tracker_reason, "%.250s", e.message);
+        log_warn("changes can't be followed, so disks are compared by checksum every %lld s: %s", (long long)a->config->rescan_interval_s,
+                 e.message);
+    }
+}
+
+/* The disks as they are now, all their chunks to do, in a new epoch. No job may be at work. */
+static int set_up_disks(struct agent *a, struct err *e)
+{
+    struct disk found[LIMIT_DISKS_PER_SERVER];
+    int64_t total = 0;
+    int count;
+
+    if (disks_find(a->config, found, LIMIT_DISKS_PER_SERVER, &count, e) < 0)
+        return -1;
+    for (int i = 0; i < a->disk_count; i++)
+        close_disk(&a->disks[i]);
+    a->disk_count = 0;
+    attach(a, found, count);
+    for (int i = 0; i < count; i++) {
+        a->disks[i] = (struct agent_disk){.info = found[i], .fd = -1};
+        a->disk_count = i + 1;
+        if (open_disk(&a->disks[i], !a->tracker, e) < 0)
+            return -1;
+        total += found[i].size_bytes;
+        log_info("disk %s (%s): %lld bytes", found[i].name, found[i].id, (long long)found[i].size_bytes);
+    }
+    atomic_store(&a->bytes_total, total);
+    a->pass = PASS_RUNNING;
+    a->reported_ack = 0;
+    a->take_watermark_us = 0;
+    return new_epoch(a, e);
+}
+
+/* Has a disk grown, come or gone? Then everything is set up anew under the new sizes; the replicator asks only for what it lacks. */
+static void check_disks(struct agent *a)
+{
+    struct disk found[LIMIT_DISKS_PER_SERVER];
+    struct err e = {0};
+    int count;
+    bool changed;
+
+    if (clock_monotonic_us() < a->next_disk_check_us || a->held)
+        return;
+    a->next_disk_check_us = clock_monotonic_us() + DISK_CHECK_US;
+    if (disks_find(a->config, found, LIMIT_DISKS_PER_SERVER, &count, &e) < 0) {
+        log_err(&e, "looking for disks");
+        return;
+    }
+    changed = count != a->disk_count;
+    for (int i = 0; i < count && !changed; i++) {
+        changed = strcmp(found[i].id, a->disks[i].info.id) != 0 || found[i].size_bytes != a->disks[i].info.size_bytes ||
+                  strcmp(found[i].name, a->disks[i].info.name) != 0;
+        if (changed)
+            log_warn("disk %s was %lld bytes and is %lld now", found[i].name, (long long)a->disks[i].info.size_bytes,
+                     (long long)found[i].size_bytes);
+    }
+    if (!changed)
+        return;
+    log_warn("the disks have changed: they are read again under their new sizes");
+    link_close(a);
+    if (set_up_disks(a, &e) < 0) {
+        log_err(&e, "setting up the disks");
+        a->trouble = e;
+        a->trouble_us = clock_monotonic_us();
+        a->next_disk_check_us = 0;
+    }
+}
+
+/* ---- commands ---- */
+
+static bool next_command(struct agent *a, struct command *c)
+{
+    bool got;
+
+    pthread_mutex_lock(&a->lock);
+    got = a->command_count > 0;
+    if (got) {
+        *c = a->commands[a->command_first];
+        a->command_first = (a->command_first + 1) % COMMANDS_MAX;
+        a->command_count--;
+    }
+    pthread_mutex_unlock(&a->lock);
+    return got;
+}
+
+static void obey(struct agent *a, const struct command *c)
+{
+    switch (c->type) {
+    case WIRE_TAKE_POINT: point_take(a, &c->take_point); break;
+    case WIRE_THAW: point_thaw(a, c->simple.request, true); break;
+    case WIRE_HASH:
+        hashing_run(a, c->hash);
+        free(c->hash);
+        break;
+    case WIRE_PAUSE:
+    case WIRE_RESUME: a->paused = c->type == WIRE_PAUSE; break;
+    case WIRE_LIMIT:
+        pthread_mutex_lock(&a->lock);
+        a->limit_bytes_per_s = c->simple.value;
+        a->limit_free_us = 0;
+        pthread_mutex_unlock(&a->lock);
+        break;
+    case WIRE_DETACH: a->detached = true; break;
+    default: must_failed("a queued command's type", __FILE__, __LINE__);
+    }
+}
+
+/* ---- the loop ---- */
+
+/* Sleeps unless stopped; the hold's deadline is watched meanwhile. */
+static void pause_ms(struct agent *a, int ms)
+{
+    int64_t until_us = clock_monotonic_us() + ms * US_PER_MS;
+
+    while (!atomic_load(a->stop) && clock_monotonic_us() < until_us) {
+        point_check_hold(a);
+        clock_sleep_us(100 * US_PER_MS);
+    }
+}
+
+/* 0 while the link holds, -1 when it broke or all is over. */
+static int turn(struct agent *a)
+{
+    struct command c;
+    int result;
+
+    point_check_hold(a);
+    while (!a->detached && next_command(a, &c))
+        obey(a, &c);
+    if (a->detached)
+        return -1;
+    check_disks(a);
+    if (!a->conn)
+        return -1;
+    if (!a->paused && !a->held) {
+        engine_advance_pass(a);
+        take_regularly(a);
+        while (pipeline_fill(a, false))
+            ;
+        set_watermark(a);
+    }
+    pthread_mutex_lock(&a->lock);
+    result = a->command_count ? 0 : engine_wait(a, -1, NULL);
+    if (a->broken)
+        result = -1;
+    pthread_mutex_unlock(&a->lock);
+    return result;
+}
+
+/* Log lines go to a journal on a disk that may be frozen: while held, nothing is said. */
+static void say_link_error(struct agent *a, const struct err *e, struct err *last)
+{
+    if (!a->held && strcmp(e->message, last->message) != 0)
+        log_err(e, "the replicator at %s port %lld", a->config->replicator_address, (long long)a->config->replicator_port);
+    *last = *e;
+}
+
+static void run_loop(struct agent *a)
+{
+    int backoff_ms = BACKOFF_FIRST_MS;
+    struct err last = {0};
+
+    while (!atomic_load(a->stop) && !a->detached) {
+        struct err e = {0};
+        int64_t begin_us;
+
+        if (link_open(a, &e) < 0) {
+            say_link_error(a, &e, &last);
+            link_close(a);
+            pause_ms(a, e.kind == ERR_DENIED || e.kind == ERR_WRONG_STATE ? BACKOFF_REFUSED_MS : backoff_ms);
+            backoff_ms = backoff_ms * 2 > BACKOFF_MOST_MS ? BACKOFF_MOST_MS : backoff_ms * 2;
+            check_disks(a);
+            continue;
+        }
+        if (!a->held)
+            log_info("connected to %s at %s port %lld", wire_conn_peer(a->conn), a->config->replicator_address,
+                     (long long)a->config->replicator_port);
+        begin_us = clock_monotonic_us();
+        while (turn(a) == 0)
+            ;
+        if (a->detached || atomic_load(a->stop))
+            break;
+        if (a->conn)
+            say_link_error(a, &a->link_error, &last);
+        link_close(a);
+        backoff_ms = clock_monotonic_us() - begin_us > 10 * US_PER_S ? BACKOFF_FIRST_MS : backoff_ms;
+        pause_ms(a, backoff_ms);
+        backoff_ms = backoff_ms * 2 > BACKOFF_MOST_MS ? BACKOFF_MOST_MS : backoff_ms * 2;
+    }
+}
+
+static int open_identity(struct agent *a, struct err *e)
+{
+    CLEANUP(free_ptr) char *certificate = xasprintf("%s/cert.pem", a->config->folder);
+    CLEANUP(free_ptr) char *key = xasprintf("%s/key.pem", a->config->folder);
+    CLEANUP(free_ptr) char *ca = xasprintf("%s/ca.pem", a->config->folder);
+    CLEANUP(buf_release) struct buf boot_id = {0};
+
+    if (file_read("/proc/sys/kernel/random/boot_id", 256, &boot_id, e) < 0)
+        return -1;
+    snprintf(a->boot_id, sizeof a->boot_id, "%.36s", boot_id.data);
+    return tls_context_open(TLS_CLIENT, certificate, key, ca, &a->tls, e);
+}
+
+/* The source's own work goes first. */
+static void be_modest(void)
+{
+    setpriority(PRIO_PROCESS, 0, 10);
+    syscall(SYS_ioprio_set, 1, 0, IOPRIO_BEST_EFFORT_LOWEST);
+}
+
+static struct agent *make(const struct agent_config *c, const atomic_bool *stop)
+{
+    struct agent *a = xcalloc(1, sizeof *a);
+    pthread_condattr_t monotonic;
+
+    a->config = c;
+    a->stop = stop;
+    a->welcome = xcalloc(1, sizeof *a->welcome);
+    pthread_mutex_init(&a->lock, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&a->changed, &monotonic);
+    pthread_cond_init(&a->work, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    return a;
+}
+
+static void unmake(struct agent **at)
+{
+    struct agent *a = *at;
+
+    reporter_stop(a);
+    if (a->held)
+        point_thaw(a, 0, false);
+    link_close(a);
+    pipeline_stop(a);
+    freezer_stop(&a->freezer);
+    track_close(&a->tracker);
+    for (int i = 0; i < a->disk_count; i++)
+        close_disk(&a->disks[i]);
+    tls_context_free(&a->tls);
+    free(a->welcome);
+    pthread_cond_destroy(&a->changed);
+    pthread_cond_destroy(&a->work);
+    pthread_mutex_destroy(&a->lock);
+    free_ptr(at);
+}
+
+static void lock_in_memory(void)
+{
+    if (mlockall(MCL_CURRENT | MCL_FUTURE) < 0)
+        log_warn("can't lock the agent in memory (%s): a held freeze may stall it", strerror(errno));
+}
+
+int agent_run(const struct agent_config *c, const atomic_bool *stop, struct err *e)
+{
+    CLEANUP(free_ptr) char *marker = xasprintf("%s/frozen", c->runtime_dir);
+    CLEANUP(free_ptr) char *detached = xasprintf("%s/detached", c->folder);
+    CLEANUP(unmake) struct agent *a = make(c, stop);
+
+    if (file_make_dirs(c->runtime_dir, 0755, e) < 0)
+        return -1;
+    if (file_exists(detached)) {
+        log_info("%s was detached: remove %s to start replication again", c->server, detached);
+        return 0;
+    }
+    if (agent_thaw_left(c->runtime_dir) > 0)
+        log_warn("thawed what an agent before this one had left frozen");
+    if (freezer_start(marker, &a->freezer, e) < 0)
+        return -1;
+    be_modest();
+    if (open_identity(a, e) < 0 || set_up_disks(a, e) < 0 || pipeline_start(a, e) < 0 || reporter_start(a, e) < 0)
+        return -1;
+    lock_in_memory();
+    log_info("agent %s for %s: changes by %s", AGENT_VERSION, c->server, a->tracker ? "eBPF" : "checksum");
+    run_loop(a);
+    if (a->held)
+        point_thaw(a, 0, false);
+    link_say_bye(a, a->detached ? ERR_NONE : ERR_CANCELLED, a->detached ? "detached" : "the agent stops");
+    if (a->detached)
+        return file_write(detached, "", 0, 0644, e);
+    return 0;
+}

@@ -1,0 +1,205 @@
+/* engine: the agent's inside, shared by its files; nothing outside the room includes it.
+ *
+ * Threads: the *engine* (agent_run's own) decides: takes marks, fills offers, takes points, hashes. *Workers* read, hash, compress and
+ * send. The *receiver* (one for each connection) handles what the replicator says. The *reporter* sends STATUS every second.
+ *
+ * Memory: all batches and bitmaps are made at the start; sizes in docs/agent.md.
+ *
+ * Lock: a->lock guards everything below that doesn't say otherwise; never held over I/O. `changed` is signalled at every change, `work` when
+ * a job is queued. */
+#pragma once
+
+#include "agent/agent.h"
+#include "agent/disks.h"
+#include "agent/freeze.h"
+#include "track/track.h"
+#include "wire/conn.h"
+
+#include <pthread.h>
+
+#define BATCH_CHUNKS 32u                                  /* chunks in one offer: 2 MiB */
+#define BATCH_BYTES ((size_t)BATCH_CHUNKS * WIRE_CHUNK_SIZE)
+#define OFFERS_MAX 256u                                   /* offers without ACK; a power of two */
+#define COMMANDS_MAX 16
+#define WORKERS_MAX 8
+#define TAKE_INTERVAL_US (200 * US_PER_MS)
+
+enum offer_state {
+    OFFER_FREE,
+    OFFER_FILLED,  /* a read job is queued or at work */
+    OFFER_READ,    /* the bytes are in memory, no hash yet (frozen points) */
+    OFFER_HASHED,  /* waits for its turn to be offered */
+    OFFER_OFFERED, /* waits for NEED */
+    OFFER_SENDING, /* a send job is queued or at work */
+    OFFER_SENT     /* the batch is given back; waits for ACK */
+};
+
+struct offer {
+    enum offer_state state;
+    uint64_t number;
+    int disk, count;               /* count: what was filled; offered: what was offered (0: nothing had changed) */
+    int offered;
+    uint8_t *batch;                /* BATCH_BYTES; NULL when given back */
+    uint32_t chunks[BATCH_CHUNKS]; /* after hashing: those offered come first, with slot, zero and hash */
+    uint8_t slot[BATCH_CHUNKS];    /* where in the batch the chunk's bytes are */
+    bool zero[BATCH_CHUNKS];
+    uint8_t hash[BATCH_CHUNKS][HASH_SHA256_SIZE];
+    struct wire_need need;
+    bool was_read;                 /* its bytes are in the batch */
+    bool failed;                   /* reading failed: its chunks go back to todo */
+    bool read_only;                /* don't hash yet */
+    bool for_hashing;              /* HASH: never offered */
+};
+
+enum job_kind { JOB_READ, JOB_HASH, JOB_SEND };
+struct job {
+    enum job_kind kind;
+    struct offer *offer;
+};
+struct job_queue {
+    struct job jobs[2 * OFFERS_MAX];
+    unsigned first, count;
+};
+
+struct agent_disk {
+    struct disk info;
+    int fd;               /* O_DIRECT */
+    int64_t chunk_count;
+    uint64_t *todo;       /* the engine's: chunks to offer; (chunk_count + 63) / 64 words */
+    int64_t todo_count;
+    int64_t cursor;       /* the engine's: the next word of todo to look at */
+    struct track_sums *sums; /* where writes can't be followed; else NULL */
+};
+
+struct command {
+    unsigned type;
+    union {
+        struct wire_take_point take_point;
+        struct wire_hash *hash; /* owned */
+        struct wire_simple simple;
+    };
+};
+
+struct meter { /* bytes a second over the last seconds */
+    int64_t last_total, last_us, rate;
+};
+
+enum pass { PASS_RUNNING, PASS_DRAINING, PASS_DONE };
+
+struct agent {
+    const struct agent_config *config;
+    const atomic_bool *stop;
+    pthread_mutex_t lock;
+    pthread_cond_t changed, work;
+
+    struct agent_disk disks[LIMIT_DISKS_PER_SERVER]; /* the engine's; set up anew only while no job is at work */
+    int disk_count;
+    struct tracker *tracker;  /* NULL: rescan */
+    char tracker_reason[256]; /* why there is none */
+    char epoch[WIRE_TOKEN_SIZE];
+    char boot_id[WIRE_TOKEN_SIZE];
+
+    /* offers */
+    uint8_t **free_batches;
+    int free_count, batch_count;
+    struct offer offers[OFFERS_MAX]; /* by number % OFFERS_MAX */
+    uint64_t next_number;            /* to fill; the first is 1 */
+    uint64_t next_to_offer;
+    uint64_t acked;                  /* every offer up to it is done */
+    uint64_t ack_heard;              /* the highest ACK */
+    uint64_t reported_ack;           /* the same, 0 in a new epoch: what the replicator must not have lost */
+    uint64_t window;
+    bool offering;                   /* a worker is sending OFFERs in order */
+    struct job_queue urgent, later;  /* sends, hashes first; reads */
+    int busy_workers;
+    bool urgent_reads;               /* a point is being taken: no read limit */
+
+    /* workers */
+    pthread_t workers[WORKERS_MAX];
+    int worker_count;
+    bool workers_stop;
+
+    /* the connection */
+    struct tls_context *tls;
+    struct wire_conn *conn;
+    pthread_t receiver;
+    bool receiver_runs, broken; /* broken: the connection is over; link_error says why */
+    struct err link_error;
+    bool welcomed, detached;
+    struct wire_welcome *welcome;
+    int64_t last_heard_us, last_ping_us;
+    struct command commands[COMMANDS_MAX];
+    unsigned command_first, command_count;
+
+    /* the engine's state, read by the reporter */
+    enum pass pass;          /* over every chunk since tracking began (or since state was lost) */
+    bool rescan_pass;        /* the replicator had a whole map before it */
+    uint64_t pass_watermark; /* the pass is done when this number is acknowledged */
+    bool paused, taking_point, hashing;
+    bool held;
+    int64_t held_since_us, held_at_us; /* monotonic; wall clock of the point */
+    uint64_t held_writes[LIMIT_DISKS_PER_SERVER];
+    struct freezer *freezer; /* the engine's */
+    int64_t last_take_us, synced_at_us, take_watermark_us; /* monotonic; see engine_take */
+    uint64_t take_watermark;
+    int64_t next_scan_us, next_disk_check_us;
+    int64_t scan_us;         /* how long reading everything took, where writes can't be followed; 0: not known */
+    int64_t scan_begin_us;
+    struct err trouble;      /* a disk can't be read, …: for a minute the state is STALLED */
+    int64_t trouble_us;
+    int64_t limit_bytes_per_s, limit_free_us, read_free_us;
+
+    atomic_llong bytes_total, bytes_read, bytes_sent, bytes_acked, bytes_marked, todo_chunks;
+    struct meter rate, churn; /* the reporter's */
+    pthread_t reporter;
+    bool reporter_runs, reporter_stop;
+};
+
+/* pipeline.c: offers and workers */
+int pipeline_start(struct agent *a, struct err *e);
+void pipeline_stop(struct agent *a);
+/* Fills one offer from todo and queues its reading: 1, or 0 where there is no room or nothing to do. read_only: see OFFER_READ. */
+int pipeline_fill(struct agent *a, bool read_only);
+/* A batch read for HASH: chunks first … of a disk, not offered; NULL without room. Give it back with pipeline_give_back. */
+struct offer *pipeline_fill_for_hashing(struct agent *a, int disk, int64_t first_chunk, int count);
+void pipeline_give_back(struct agent *a, struct offer *o);
+void pipeline_hash_read_ones(struct agent *a);            /* queues the hashing of all OFFER_READ */
+bool pipeline_all_at_least(const struct agent *a, enum offer_state state); /* under lock: every unacknowledged offer is that far */
+bool pipeline_all_read(const struct agent *a);             /* under lock: no reading is under way */
+int pipeline_room(const struct agent *a);                 /* under lock: free batches */
+void pipeline_need(struct agent *a, const struct wire_need *n, struct err *e);
+int pipeline_ack(struct agent *a, uint64_t number, struct err *e);
+/* Waits for the workers to be idle, then puts the chunks of every offer without ACK back to todo. The connection must be broken or gone. */
+void pipeline_requeue(struct agent *a);
+void agent_broken(struct agent *a, const struct err *e);  /* any thread, without lock: the connection is over */
+
+/* todo.c */
+void todo_set(struct agent_disk *d, int64_t chunk);
+void todo_all(struct agent_disk *d);
+int64_t todo_total(const struct agent *a);
+/* Up to limit chunks, in order from the cursor, cleared: their count. */
+int todo_next(struct agent_disk *d, uint32_t *chunks, int limit);
+
+/* link.c */
+int link_open(struct agent *a, struct err *e);  /* dials, says HELLO, hears WELCOME, starts the receiver */
+void link_close(struct agent *a);               /* requeues what wasn't acknowledged */
+void link_say_bye(struct agent *a, enum err_kind kind, const char *message);
+
+/* engine.c */
+/* Waits for a change, at most until deadline_us (monotonic; -1: 200 ms from now). 0, or -1: stop, the link is broken, over the deadline. */
+int engine_wait(struct agent *a, int64_t deadline_us, struct err *e); /* under lock */
+int engine_take(struct agent *a, struct err *e);                     /* marks into todo; -1: some were lost, a new pass begins */
+int engine_fill_all(struct agent *a, int64_t deadline_us, struct err *e); /* until todo is empty and everything was offered */
+void engine_writes(struct agent *a, uint64_t *writes);               /* of each disk */
+bool engine_still(struct agent *a, const uint64_t *writes);          /* none has completed since */
+int engine_advance_pass(struct agent *a);
+
+/* point.c, hashing.c */
+void point_take(struct agent *a, const struct wire_take_point *r);
+void point_thaw(struct agent *a, int64_t request, bool answer);
+void point_check_hold(struct agent *a); /* notices the hold's deadline */
+void hashing_run(struct agent *a, const struct wire_hash *r);
+
+/* status.c */
+int reporter_start(struct agent *a, struct err *e);
+void reporter_stop(struct agent *a);

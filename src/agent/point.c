@@ -1,0 +1,421 @@
+/* Recovery points: one moment of all disks.
+ *
+ * The optimistic way first: count writes, take marks, read what they name, count again: equal counts mean that what was read is a
+ * moment (track.h, promise 2). Otherwise, and where the filesystems' own consistency is wanted: converge until the residue is small, sync,
+ * freeze, take the last marks, read them into memory (same check: raw writers don't know of frozen filesystems), thaw, then hash and
+ * send. Never longer than the budget: over it, thaw, drain, try again. */
+#include "agent/engine.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/proc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SMALL_RESIDUE_CHUNKS 48
+#define CONVERGE_ROUNDS 12
+#define OPTIMISTIC_FIRST_WAIT_US (10 * US_PER_MS)
+#define OPTIMISTIC_MOST_WAIT_US (200 * US_PER_MS)
+#define OPTIMISTIC_ANY_US (5 * US_PER_S) /* how long "any" hopes for a quiet moment */
+#define HOOK_TIMEOUT_MS 60000
+
+struct filesystems {
+    struct mount mounts[MOUNTS_MAX];
+    const char *paths[MOUNTS_MAX];
+    int fds[MOUNTS_MAX];
+    int count;
+};
+
+static void filesystems_release(struct filesystems **f)
+{
+    for (int i = 0; *f && i < (*f)->count; i++)
+        close((*f)->fds[i]);
+    free_ptr(f);
+}
+
+static int filesystems_open(struct agent *a, struct filesystems **out, struct err *e)
+{
+    CLEANUP(filesystems_release) struct filesystems *f = xcalloc(1, sizeof *f);
+    struct disk disks[LIMIT_DISKS_PER_SERVER];
+    int found = 0;
+
+    for (int i = 0; i < a->disk_count; i++)
+        disks[i] = a->disks[i].info;
+    if (disks_mounts(disks, a->disk_count, f->mounts, &found, e) < 0)
+        return -1;
+    for (; f->count < found; f->count++) {
+        f->paths[f->count] = f->mounts[f->count].path;
+        f->fds[f->count] = open(f->mounts[f->count].path, O_RDONLY | O_CLOEXEC);
+        if (f->fds[f->count] < 0)
+            return err_errno(e, errno, "can't open the filesystem at %s", f->mounts[f->count].path);
+    }
+    *out = f;
+    f = NULL;
+    return 0;
+}
+
+/* ---- draining ---- */
+
+static int wait_for_pass(struct agent *a, int64_t deadline_us, struct err *e)
+{
+    while (!engine_advance_pass(a)) {
+        int result;
+
+        while (pipeline_fill(a, false))
+            ;
+        pthread_mutex_lock(&a->lock);
+        result = engine_wait(a, deadline_us, e);
+        pthread_mutex_unlock(&a->lock);
+        if (result < 0)
+            return e->kind != ERR_TIMEOUT ? -1 : err_set(e, ERR_TIMEOUT, "not every chunk has reached the replicator yet: %lld MiB to go",
+                           (long long)(todo_total(a) * WIRE_CHUNK_SIZE >> 20));
+    }
+    return 0;
+}
+
+/* Until no batch is in use: the residue needs the room. */
+static int wait_for_room(struct agent *a, int64_t deadline_us, struct err *e)
+{
+    int result = 0;
+
+    pthread_mutex_lock(&a->lock);
+    while (!result && !pipeline_all_at_least(a, OFFER_SENT))
+        result = engine_wait(a, deadline_us, e);
+    pthread_mutex_unlock(&a->lock);
+    return result;
+}
+
+static int wait_for_reads(struct agent *a, int64_t deadline_us, struct err *e)
+{
+    int result = 0;
+
+    pthread_mutex_lock(&a->lock);
+    while (!result && !pipeline_all_read(a))
+        result = engine_wait(a, deadline_us, e);
+    pthread_mutex_unlock(&a->lock);
+    return result;
+}
+
+/* Rounds of taking and sending, until a round is small or no smaller than the one before. */
+static int converge(struct agent *a, int64_t deadline_us, struct err *e)
+{
+    int64_t before = INT64_MAX;
+
+    for (int round = 0; round < CONVERGE_ROUNDS; round++) {
+        int64_t count;
+
+        if (engine_take(a, e) < 0)
+            return -1;
+        count = todo_total(a);
+        if (engine_fill_all(a, deadline_us, e) < 0)
+            return -1;
+        if (count <= SMALL_RESIDUE_CHUNKS || (round > 2 && count > before * 3 / 4))
+            break;
+        before = count;
+    }
+    return wait_for_room(a, deadline_us, e);
+}
+
+static int commit(struct agent *a, const struct wire_point *p, int64_t deadline_us, struct err *e)
+{
+    if (engine_fill_all(a, deadline_us, e) < 0)
+        return -1;
+    return wire_send_message(a->conn, WIRE_POINT_COMMIT, p, e);
+}
+
+/* ---- the optimistic way ---- */
+
+/* Everything that marks name, in memory or on its way, from one moment: 1; 0 where a write completed meanwhile. */
+static int read_moment(struct agent *a, int64_t deadline_us, uint64_t *writes, struct err *e)
+{
+    bool all_filled;
+
+    engine_writes(a, writes);
+    if (engine_take(a, e) < 0)
+        return -1;
+    do {
+        int result = 0;
+
+        while (pipeline_fill(a, false))
+            ;
+        pthread_mutex_lock(&a->lock);
+        all_filled = !todo_total(a);
+        if (!all_filled)
+            result = engine_wait(a, deadline_us, e);
+        pthread_mutex_unlock(&a->lock);
+        if (result < 0)
+            return -1;
+    } while (!all_filled);
+    if (wait_for_reads(a, deadline_us, e) < 0)
+        return -1;
+    return engine_still(a, writes);
+}
+
+/* 1 committed, 0 no quiet moment until quit_us, -1. */
+static int try_optimistic(struct agent *a, struct wire_point *p, int64_t quit_us, int64_t deadline_us, struct err *e)
+{
+    int64_t wait_us = OPTIMISTIC_FIRST_WAIT_US;
+    uint64_t writes[LIMIT_DISKS_PER_SERVER];
+
+    for (;;) {
+        int got = read_moment(a, deadline_us, writes, e);
+
+        p->attempts++;
+        if (got < 0)
+            return -1;
+        if (got) {
+            p->at_us = clock_now_us();
+            p->consistency = WIRE_CRASH;
+            return commit(a, p, deadline_us, e) < 0 ? -1 : 1;
+        }
+        if (clock_monotonic_us() > quit_us)
+            return 0;
+        if (engine_fill_all(a, deadline_us, e) < 0)
+            return -1;
+        clock_sleep_us(wait_us);
+        wait_us = wait_us * 2 > OPTIMISTIC_MOST_WAIT_US ? OPTIMISTIC_MOST_WAIT_US : wait_us * 2;
+    }
+}
+
+/* ---- frozen ---- */
+
+static int run_hook(const char *program, const char *argument, struct err *e)
+{
+    const char *argv[] = {program, argument, NULL};
+    struct proc_options options = {.argv = argv, .timeout_ms = HOOK_TIMEOUT_MS};
+
+    if (!*program)
+        return 0;
+    if (proc_must(&options, NULL, e) < 0)
+        return err_wrap(e, "the program %s %s", program, argument);
+    return 0;
+}
+
+/* The last marks into memory while all stands still: 0, or -1 (ERR_TIMEOUT: this attempt didn't fit). streaming: sent as it is read. */
+static int copy_residue(struct agent *a, bool streaming, int64_t deadline_us, uint64_t *writes, struct err *e)
+{
+    for (;;) {
+        engine_writes(a, writes);
+        if (engine_take(a, e) < 0)
+            return -1;
+        if (streaming) {
+            if (engine_fill_all(a, deadline_us, e) < 0)
+                return -1;
+        } else {
+            while (pipeline_fill(a, true))
+                ;
+            if (todo_total(a))
+                return err_set(e, ERR_TIMEOUT, "%lld chunks were left, more than the buffers hold", (long long)todo_total(a));
+            if (wait_for_reads(a, deadline_us, e) < 0)
+                return -1;
+        }
+        if (freezer_expired(a->freezer))
+            return err_set(e, ERR_TIMEOUT, "the freeze reached its limit");
+        if (engine_still(a, writes))
+            return 0;
+        if (clock_monotonic_us() >= deadline_us)
+            return err_set(e, ERR_TIMEOUT, "something went on writing, past the frozen filesystems");
+    }
+}
+
+static void mark_everything(struct agent *a)
+{
+    for (int i = 0; !a->tracker && i < a->disk_count; i++)
+        todo_all(&a->disks[i]);
+}
+
+/* One attempt. 1 committed (and held where that was asked for), 0 it didn't fit the budget (e says why), -1. */
+static int attempt_frozen(struct agent *a, const struct wire_take_point *r, struct wire_point *p, struct filesystems *f, int64_t budget_us,
+                          int64_t deadline_us, struct err *e)
+{
+    int64_t limit_us = r->hold ? (r->hold_limit_ms ? r->hold_limit_ms : a->config->hold_limit_ms) * US_PER_MS : budget_us;
+    int64_t begin_us = clock_monotonic_us(), end_us = r->hold ? deadline_us : begin_us + budget_us;
+    struct freeze_result thawed = {0};
+    uint64_t writes[LIMIT_DISKS_PER_SERVER];
+    int frozen = 0, result;
+
+    if (freezer_freeze(a->freezer, f->fds, f->paths, f->count, limit_us, &frozen, e) < 0)
+        return e->kind == ERR_TIMEOUT ? 0 : -1;
+    mark_everything(a);
+    result = copy_residue(a, r->hold || !a->tracker, end_us, writes, e);
+    p->at_us = clock_now_us();
+    if (result < 0 || !r->hold) {
+        struct err thaw_error = {0};
+
+        if (freezer_thaw(a->freezer, &thawed, &thaw_error) < 0)
+            return (*e = thaw_error, -1);
+        pipeline_hash_read_ones(a);
+    }
+    if (result < 0)
+        return e->kind == ERR_TIMEOUT && !r->hold ? 0 : -1;
+    if (thawed.expired) {
+        err_set(e, ERR_TIMEOUT, "the freeze reached its limit of %lld ms", (long long)(limit_us / US_PER_MS));
+        return 0;
+    }
+    p->consistency = WIRE_FROZEN;
+    p->freeze_ms = (thawed.frozen_us + US_PER_MS - 1) / US_PER_MS;
+    p->held = r->hold;
+    if (r->hold) {
+        memcpy(a->held_writes, writes, sizeof writes);
+        a->held_at_us = p->at_us;
+        a->held_since_us = begin_us;
+        a->held = true;
+    }
+    return commit(a, p, deadline_us, e) < 0 ? -1 : 1;
+}
+
+static void sync_all(const struct filesystems *f)
+{
+    for (int i = 0; i < f->count; i++)
+        syncfs(f->fds[i]);
+}
+
+static int take_frozen(struct agent *a, const struct wire_take_point *r, struct wire_point *p, int64_t deadline_us, struct err *e)
+{
+    int64_t budget_us = (r->freeze_budget_ms ? r->freeze_budget_ms : a->config->freeze_budget_ms) * US_PER_MS;
+    CLEANUP(filesystems_release) struct filesystems *f = NULL;
+    int result = 0;
+
+    if (!a->tracker && !r->hold && (!a->scan_us || a->scan_us > budget_us))
+        return err_set(e, ERR_UNSUPPORTED, "changes can't be followed here (%.200s), and reading all disks takes longer than the freeze budget of "
+                       "%lld ms: take a held point, or give a larger budget", a->tracker_reason, (long long)(budget_us / US_PER_MS));
+    if (filesystems_open(a, &f, e) < 0)
+        return -1;
+    for (int64_t pause_us = 50 * US_PER_MS; result == 0; pause_us = pause_us * 2 > 2 * US_PER_S ? 2 * US_PER_S : pause_us * 2) {
+        struct err why = {0};
+
+        sync_all(f);
+        if (converge(a, deadline_us, e) < 0)
+            return -1;
+        if (run_hook(a->config->before_freeze, "before-freeze", e) < 0)
+            return -1;
+        sync_all(f);
+        if (converge(a, deadline_us, e) < 0)
+            return -1;
+        p->attempts++;
+        result = attempt_frozen(a, r, p, f, budget_us, deadline_us, &why);
+        if (!a->held && run_hook(a->config->after_thaw, "after-thaw", &why) < 0)
+            result = -1;
+        if (result < 0)
+            *e = why;
+        if (result == 0 && clock_monotonic_us() + pause_us >= deadline_us)
+            return err_set(e, ERR_TIMEOUT, "%lld attempts to copy the last changes within %lld ms failed; the last: %.600s",
+                           (long long)p->attempts, (long long)(budget_us / US_PER_MS), why.message);
+        if (result == 0)
+            clock_sleep_us(pause_us);
+    }
+    return result;
+}
+
+/* The link was cut between a held point and its proof: everything stands still yet, so the same moment is taken again. */
+static int take_held_again(struct agent *a, const struct wire_take_point *r, struct wire_point *p, int64_t deadline_us, struct err *e)
+{
+    uint64_t writes[LIMIT_DISKS_PER_SERVER];
+
+    if (r->hold && r->hold_limit_ms && freezer_extend(a->freezer, r->hold_limit_ms * US_PER_MS, e) < 0)
+        return -1;
+    p->at_us = engine_still(a, a->held_writes) ? a->held_at_us : clock_now_us();
+    if (!a->tracker && p->at_us != a->held_at_us)
+        mark_everything(a);
+    if (copy_residue(a, true, deadline_us, writes, e) < 0)
+        return -1;
+    memcpy(a->held_writes, writes, sizeof writes);
+    a->held_at_us = p->at_us;
+    p->consistency = WIRE_FROZEN;
+    p->held = true;
+    p->attempts = 1;
+    return commit(a, p, deadline_us, e) < 0 ? -1 : 1;
+}
+
+/* ---- the commands ---- */
+
+static int take(struct agent *a, const struct wire_take_point *r, struct wire_point *p, struct err *e)
+{
+    int64_t now_us = clock_monotonic_us(), deadline_us = now_us + r->timeout_ms * US_PER_MS, quit_us = deadline_us;
+    bool may_freeze = r->consistency != WIRE_CRASH, must_freeze = r->consistency == WIRE_FROZEN || r->hold;
+    int result = 0;
+
+    if (r->hold && !may_freeze)
+        return err_set(e, ERR_INVALID, "a point that never freezes can't be held");
+    if (a->paused)
+        return err_set(e, ERR_WRONG_STATE, "replication is paused");
+    if (a->held)
+        return take_held_again(a, r, p, deadline_us, e);
+    if (wait_for_pass(a, deadline_us, e) < 0)
+        return -1;
+    if (!must_freeze && a->tracker) {
+        if (may_freeze && r->timeout_ms * US_PER_MS / 2 < OPTIMISTIC_ANY_US)
+            quit_us = now_us + r->timeout_ms * US_PER_MS / 2;
+        else if (may_freeze)
+            quit_us = clock_monotonic_us() + OPTIMISTIC_ANY_US;
+        result = try_optimistic(a, p, quit_us, deadline_us, e);
+    } else if (!may_freeze) {
+        return err_set(e, ERR_UNSUPPORTED, "changes can't be followed here (%.300s): no point without a freeze", a->tracker_reason);
+    }
+    if (result == 0 && may_freeze)
+        result = take_frozen(a, r, p, deadline_us, e);
+    else if (result == 0)
+        return err_set(e, ERR_TIMEOUT, "no moment without a write came within %lld attempts", (long long)p->attempts);
+    return result < 0 ? -1 : 0;
+}
+
+static void set_taking(struct agent *a, bool taking)
+{
+    pthread_mutex_lock(&a->lock);
+    a->taking_point = a->urgent_reads = taking;
+    pthread_mutex_unlock(&a->lock);
+}
+
+void point_take(struct agent *a, const struct wire_take_point *r)
+{
+    struct wire_point p = {.request = r->request, .consistency = r->consistency == WIRE_FROZEN ? WIRE_FROZEN : WIRE_CRASH};
+    struct wire_failure failure = {.request = r->request};
+    bool was_held = a->held;
+    struct err e = {0};
+
+    set_taking(a, true);
+    if (wire_send_message(a->conn, WIRE_POINT_BEGIN, &p, &e) == 0 && take(a, r, &p, &e) < 0) {
+        /* A hold that nobody was told of must not go on. */
+        if (a->held && !was_held)
+            point_thaw(a, 0, false);
+        snprintf(failure.kind, sizeof failure.kind, "%s", err_meaning(e.kind)->name);
+        snprintf(failure.message, sizeof failure.message, "%.500s", e.message);
+        wire_send_message(a->conn, WIRE_POINT_FAILED, &failure, NULL);
+        if (!a->held)
+            log_err(&e, "point %lld", (long long)r->request);
+    }
+    set_taking(a, false);
+}
+
+void point_thaw(struct agent *a, int64_t request, bool answer)
+{
+    struct wire_thawed thawed = {.request = request, .was_held = a->held};
+    struct freeze_result result = {0};
+    struct err e = {0};
+
+    if (a->held) {
+        thawed.still = engine_still(a, a->held_writes);
+        freezer_thaw(a->freezer, &result, &e);
+        thawed.was_held = !result.expired;
+        thawed.still &= !result.expired;
+        thawed.held_ms = result.frozen_us / US_PER_MS;
+        a->held = false;
+        log_info("thawed after %lld ms", (long long)thawed.held_ms);
+        if (run_hook(a->config->after_thaw, "after-thaw", &e) < 0)
+            log_err(&e, "after thawing");
+    }
+    if (answer)
+        wire_send_message(a->conn, WIRE_THAWED, &thawed, NULL);
+}
+
+void point_check_hold(struct agent *a)
+{
+    if (a->held && freezer_expired(a->freezer)) {
+        point_thaw(a, 0, false);
+        log_warn("the held point's limit was reached without a thaw: the filesystems move again");
+    }
+}

@@ -1,0 +1,474 @@
+/* The agent against a replicator of the test's own, on loop devices: what its points hold is compared with the disks. Needs root and
+ * loop devices; skipped without. Seeded: SLIPWAY_SEED=N repeats a run. */
+#include "agent/agent.h"
+#include "base/log.h"
+#include "loopdev.h"
+#include "fakereplicator.h"
+
+#include <errno.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#define SIZE (48 << 20)
+#define SMALL (8 << 20)
+
+static char folder[] = "/tmp/slipway-agent.XXXXXX";
+static struct loopdev data, raw[2];
+static uint64_t seed;
+
+struct running {
+    struct agent_config config;
+    atomic_bool stop;
+    pthread_t thread;
+    struct err e;
+    int result;
+};
+
+static void *run_agent(void *user)
+{
+    struct running *r = user;
+
+    r->result = agent_run(&r->config, &r->stop, &r->e);
+    return NULL;
+}
+
+static struct running *start_agent(struct fake *f, int disk_count, const struct loopdev *const *disks, bool rescan)
+{
+    struct running *r = xcalloc(1, sizeof *r);
+    struct agent_config *c = &r->config;
+
+    snprintf(c->folder, sizeof c->folder, "%s", folder);
+    snprintf(c->runtime_dir, sizeof c->runtime_dir, "%s/run", folder);
+    snprintf(c->server, sizeof c->server, "web01");
+    snprintf(c->replicator_address, sizeof c->replicator_address, "127.0.0.1");
+    c->replicator_port = f->port;
+    f->statuses = 0;
+    for (int i = 0; i < disk_count; i++)
+        snprintf(c->disks[c->disk_count++], sizeof c->disks[0], "%s", disks[i]->name);
+    c->freeze_budget_ms = 3000; /* loop devices on a shared machine */
+    c->hold_limit_ms = 60000;
+    c->memory_mib = 16;
+    c->rescan_interval_s = 1;
+    c->rescan_only = rescan;
+    MUST(pthread_create(&r->thread, NULL, run_agent, r) == 0);
+    return r;
+}
+
+static void stop_agent(struct running *r)
+{
+    atomic_store(&r->stop, true);
+    pthread_join(r->thread, NULL);
+    ok(r->result == 0, "the agent ends well: %s", r->e.message);
+    free(r);
+}
+
+__attribute__((format(printf, 1, 2))) static int run(const char *format, ...)
+{
+    char command[1024];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(command, sizeof command, format, args);
+    va_end(args);
+    return system(command);
+}
+
+static uint8_t *read_disk(const struct loopdev *l)
+{
+    int fd = open(l->path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    uint8_t *bytes;
+
+    MUST(fd >= 0 && posix_memalign((void **)&bytes, 4096, (size_t)l->size_bytes) == 0);
+    for (off_t at = 0; at < l->size_bytes; at += 1 << 20)
+        MUST(pread(fd, bytes + at, 1 << 20, at) == 1 << 20);
+    close(fd);
+    return bytes;
+}
+
+static bool point_equals_disk(const struct fake_point *p, int disk, const struct loopdev *l)
+{
+    uint8_t *image = fake_image(p, disk), *truth = read_disk(l);
+    bool same = memcmp(image, truth, (size_t)l->size_bytes) == 0;
+
+    free(image);
+    free(truth);
+    return same;
+}
+
+/* Runs a check program on a point's image. */
+static int check_image(const struct fake_point *p, int disk, const char *program)
+{
+    char path[300];
+    uint8_t *image = fake_image(p, disk);
+    FILE *file;
+    int status;
+
+    snprintf(path, sizeof path, "%s/image", folder);
+    file = fopen(path, "w");
+    MUST(file && fwrite(image, 1, (size_t)p->disks[disk].info.size_bytes, file) == (size_t)p->disks[disk].info.size_bytes);
+    fclose(file);
+    free(image);
+    status = run("%s %s >/dev/null 2>&1", program, path);
+    unlink(path);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 99;
+}
+
+/* ---- writers ---- */
+
+static atomic_bool writing;
+
+static void *write_files(void *user)
+{
+    const char *mount_point = user;
+    uint64_t state = seed;
+    char path[300];
+
+    for (int i = 0; atomic_load(&writing); i++) {
+        uint8_t block[40000];
+        int fd;
+
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        memset(block, (int)(state >> 40), sizeof block);
+        memcpy(block, &state, sizeof state);
+        snprintf(path, sizeof path, "%s/f%d", mount_point, (int)(state >> 33) % 40);
+        fd = open(path, O_RDWR | O_CREAT, 0600);
+        if (fd < 0)
+            continue;
+        if (pwrite(fd, block, 1 + (state >> 20) % sizeof block, (off_t)((state >> 50) % 300000)) > 0 && i % 7 == 0)
+            fsync(fd);
+        if (i % 29 == 0 && ftruncate(fd, 0) < 0)
+            break;
+        close(fd);
+        usleep(1000 + (state >> 40) % 4000);
+    }
+    return NULL;
+}
+
+/* Dependent writes over two disks: n goes to the first, and when it is there, to the second. */
+static void *write_in_order(void *user)
+{
+    int fds[2] = {open(raw[0].path, O_RDWR | O_DIRECT | O_CLOEXEC), open(raw[1].path, O_RDWR | O_DIRECT | O_CLOEXEC)};
+    uint64_t state = seed, *block;
+
+    (void)user;
+    MUST(fds[0] >= 0 && fds[1] >= 0 && posix_memalign((void **)&block, 4096, 4096) == 0);
+    memset(block, 0, 4096);
+    for (uint64_t n = 1; atomic_load(&writing); n++) {
+        for (int i = 0; i < 2; i++) {
+            block[0] = n;
+            MUST(pwrite(fds[i], block, 4096, (off_t)(3 << 20)) == 4096);
+        }
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        if (state >> 61 == 0)
+            usleep(20000 + (state >> 20) % 50000); /* the moments that the optimistic way lives on */
+    }
+    free(block);
+    close(fds[0]);
+    close(fds[1]);
+    return NULL;
+}
+
+/* ---- the tests ---- */
+
+static void test_quiet(struct fake *f)
+{
+    const struct loopdev *disks[] = {&raw[0], &raw[1]};
+    struct running *r = start_agent(f, 2, disks, false);
+    struct fake_point *p;
+    int64_t received;
+
+    ok(fake_wait_state(f, "CONTINUOUS", 20000), "it becomes continuous (it is %s: %s)", f->status.state, f->status.error);
+    is_str(f->server_name, "agent:web01", "under its name");
+    is_str(f->status.tracker, "ebpf", "following writes");
+    p = fake_point(f, WIRE_CRASH, false, 0, 20000);
+    ok(p && p->info.consistency == WIRE_CRASH && p->info.freeze_ms == 0, "a crash-consistent point without a freeze: %s", f->failure.message);
+    ok(p && point_equals_disk(p, 0, &raw[0]) && point_equals_disk(p, 1, &raw[1]), "both disks are equal");
+    MUST(pwrite(raw[0].fd, "over a border", 13, 5 * 65536 - 5) == 13 && fsync(raw[0].fd) == 0);
+    received = f->chunks_received;
+    p = fake_point(f, WIRE_ANY, false, 0, 20000);
+    ok(p && point_equals_disk(p, 0, &raw[0]), "a change is in the next point");
+    is_int(f->chunks_received - received, 2, "and only its two chunks travelled");
+    stop_agent(r);
+    ok(fake_wait(f, &f->byes, 1, 2000), "it said goodbye");
+    received = f->chunks_received;
+    r = start_agent(f, 2, disks, false);
+    p = NULL;
+    if (ok(fake_wait(f, &f->connections, 2, 10000), "a new agent connects"))
+        p = fake_point(f, WIRE_ANY, false, 0, 20000);
+    ok(p && point_equals_disk(p, 0, &raw[0]), "its point is equal");
+    is_int(f->chunks_received - received, 0, "and nothing was sent that was there");
+    ok(f->chunks_offered >= 4 * SMALL / WIRE_CHUNK_SIZE, "though everything was offered again");
+    stop_agent(r);
+}
+
+static void test_order(struct fake *f)
+{
+    const struct loopdev *disks[] = {&raw[0], &raw[1]};
+    struct running *r = start_agent(f, 2, disks, false);
+    int wrong = 0, points = 0, connections = f->connections + 1;
+    pthread_t writer;
+
+    ok(fake_wait(f, &f->connections, connections, 10000), "connected");
+    atomic_store(&writing, true);
+    MUST(pthread_create(&writer, NULL, write_in_order, NULL) == 0);
+    for (int i = 0; i < 12; i++) {
+        struct fake_point *p = fake_point(f, WIRE_CRASH, false, 0, 10000);
+        uint8_t *images[2];
+        uint64_t n[2];
+
+        if (!p) {
+            printf("# %s\n", f->failure.message);
+            continue;
+        }
+        points++;
+        for (int k = 0; k < 2; k++) {
+            images[k] = fake_image(p, k);
+            memcpy(&n[k], images[k] + (3 << 20), 8);
+            free(images[k]);
+        }
+        if (n[0] != n[1] && n[0] != n[1] + 1) {
+            wrong++;
+            printf("# %llu on the first, %llu on the second\n", (unsigned long long)n[0], (unsigned long long)n[1]);
+        }
+    }
+    atomic_store(&writing, false);
+    pthread_join(writer, NULL);
+    ok(points >= 6, "%d points were taken while there were writes", points);
+    is_int(wrong, 0, "none holds a write without the one that it depended on");
+    stop_agent(r);
+    fake_forget_points(f);
+}
+
+static void test_frozen(struct fake *f, const char *make, const char *check)
+{
+    const struct loopdev *disks[] = {&data};
+    struct running *r;
+    struct fake_point *p;
+    char point[256];
+    pthread_t writer;
+    struct wire_hash hash = {.request = 77};
+    struct wire_simple thaw = {.request = 78};
+    uint8_t sum[HASH_SHA256_SIZE], *image;
+    int connections = f->connections + 1, failed = 0;
+    struct stat before, after;
+
+    snprintf(point, sizeof point, "%s/m", folder);
+    MUST(run("%s %s >/dev/null 2>&1", make, data.path) == 0 && run("mount %s %s", data.path, point) == 0);
+    r = start_agent(f, 1, disks, false);
+    ok(fake_wait(f, &f->connections, connections, 10000), "connected; %s", make);
+    atomic_store(&writing, true);
+    MUST(pthread_create(&writer, NULL, write_files, point) == 0);
+    for (int i = 0; i < 3; i++) {
+        p = fake_point(f, WIRE_FROZEN, false, 0, 30000);
+        if (!ok(p && p->info.consistency == WIRE_FROZEN, "a frozen point while files are written: %s", p ? "" : f->failure.message))
+            continue;
+        ok(p->info.freeze_ms <= 3000, "the freeze took %lld ms in %lld attempts", (long long)p->info.freeze_ms, (long long)p->info.attempts);
+        failed += check_image(p, 0, check) != 0;
+    }
+    is_int(failed, 0, "each is clean by itself (%s)", check);
+    p = fake_point(f, WIRE_FROZEN, true, 0, 30000);
+    ok(p && p->info.held, "a held point: %s", p ? "" : f->failure.message);
+    if (p) {
+        ok(point_equals_disk(p, 0, &data), "equals the disk, which stands still, byte by byte");
+        MUST(fstat(data.fd, &before) == 0);
+        hash.disk_count = 0;
+        free(f->hashes);
+        f->hashes = xcalloc(SIZE / WIRE_CHUNK_SIZE, HASH_SHA256_SIZE);
+        fake_send(f, WIRE_HASH, &hash, sizeof hash);
+        if (ok(fake_wait(f, &f->hash_count, 1, 60000), "the source is hashed")) {
+            image = fake_image(p, 0);
+            hash_sha256(image, SIZE, sum);
+            ok(memcmp(sum, f->hashed.disks[0].sha256, sizeof sum) == 0, "to the hash of the point");
+            ok(f->hashed.still, "and stood still");
+            hash_sha256(image + 17 * WIRE_CHUNK_SIZE, WIRE_CHUNK_SIZE, sum);
+            ok(memcmp(sum, f->hashes + 17 * HASH_SHA256_SIZE, sizeof sum) == 0 && f->hashes_received >= SIZE / WIRE_CHUNK_SIZE, "chunk by chunk");
+            free(image);
+        }
+        f->hash_count = 0;
+        pthread_mutex_lock(&f->lock); /* the link is cut while held: the agent comes back, still holding */
+        connections = f->connections + 1;
+        wire_conn_cut(f->conn);
+        pthread_mutex_unlock(&f->lock);
+        ok(fake_wait(f, &f->connections, connections, 20000), "the link is cut while held; the agent comes back");
+        p = fake_point(f, WIRE_FROZEN, true, 0, 30000);
+        ok(p && p->info.held && point_equals_disk(p, 0, &data), "and the same moment can be taken again");
+        fake_send(f, WIRE_THAW, &thaw, sizeof thaw);
+        ok(fake_wait(f, &f->thaw_count, 1, 10000) && f->thawed.was_held && f->thawed.still, "it thaws, and all had stood still");
+        f->thaw_count = 0;
+        MUST(fstat(data.fd, &after) == 0);
+    }
+    usleep(100000);
+    atomic_store(&writing, false);
+    pthread_join(writer, NULL);
+    ok(run("echo x > %s/after && sync", point) == 0, "the filesystem is writable again");
+    p = fake_point(f, WIRE_ANY, false, 0, 30000);
+    ok(p && (run("sync"), point_equals_disk(fake_point(f, WIRE_ANY, false, 0, 30000), 0, &data)), "the last point equals the disk");
+    stop_agent(r);
+    MUST(run("umount %s", point) == 0);
+    fake_forget_points(f);
+}
+
+static void test_hold_ends(struct fake *f)
+{
+    const struct loopdev *disks[] = {&data};
+    struct running *r;
+    struct fake_point *p;
+    char point[256];
+    int connections = f->connections + 1;
+    int64_t begin_us;
+    struct wire_simple thaw = {.request = 9};
+    int written;
+
+    snprintf(point, sizeof point, "%s/m", folder);
+    MUST(run("mount %s %s", data.path, point) == 0);
+    r = start_agent(f, 1, disks, false);
+    r->config.hold_limit_ms = 1500;
+    ok(fake_wait(f, &f->connections, connections, 10000), "connected");
+    p = fake_point(f, WIRE_FROZEN, true, 0, 30000);
+    begin_us = clock_monotonic_us();
+    ok(p && p->info.held, "held");
+    written = run("echo y > %s/late && sync", point);
+    begin_us = clock_monotonic_us() - begin_us;
+    ok(written == 0 && begin_us > US_PER_S && begin_us < 10 * US_PER_S, "a write goes on when the hold's limit is over, after %lld ms",
+       (long long)begin_us / 1000);
+    fake_send(f, WIRE_THAW, &thaw, sizeof thaw);
+    ok(fake_wait(f, &f->thaw_count, 1, 10000) && !f->thawed.was_held, "and a thaw says that nothing was held any more");
+    f->thaw_count = 0;
+    stop_agent(r);
+    MUST(run("umount %s", point) == 0);
+    fake_forget_points(f);
+}
+
+/* The first sync is cut again and again: what was acknowledged isn't sent again. */
+static void test_cut(struct fake *f)
+{
+    const struct loopdev *disks[] = {&data};
+    uint8_t *noise = xmalloc(SIZE);
+    uint64_t state = seed | 1;
+    struct running *r;
+    struct fake_point *p;
+    int connections = f->connections;
+
+    for (int i = 0; i < SIZE / 8; i++) {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        memcpy(noise + i * 8, &state, 8);
+    }
+    MUST(pwrite(data.fd, noise, SIZE, 0) == SIZE && fsync(data.fd) == 0);
+    free(noise);
+    f->chunks_received = 0;
+    f->cut_after_offers = 3;
+    r = start_agent(f, 1, disks, false);
+    for (int i = 1; i <= 4; i++) {
+        ok(fake_wait(f, &f->connections, connections + i, 20000), "connection %d", i);
+        pthread_mutex_lock(&f->lock);
+        f->cut_after_offers = i < 4 ? 4 : 0;
+        pthread_mutex_unlock(&f->lock);
+    }
+    p = fake_point(f, WIRE_CRASH, false, 0, 30000);
+    ok(p && point_equals_disk(p, 0, &data), "the point is whole: %s", p ? "" : f->failure.message);
+    ok(f->chunks_received < SIZE / WIRE_CHUNK_SIZE + 4 * 64 * 4, "%lld chunks travelled for %d", (long long)f->chunks_received,
+       SIZE / WIRE_CHUNK_SIZE);
+    stop_agent(r);
+    fake_forget_points(f);
+}
+
+static void test_rescan(struct fake *f)
+{
+    const struct loopdev *disks[] = {&raw[0]};
+    struct running *r = start_agent(f, 1, disks, true);
+    struct fake_point *p;
+    struct wire_simple thaw = {.request = 10};
+    int connections = f->connections + 1;
+    int64_t received;
+
+    ok(fake_wait(f, &f->connections, connections, 10000) && fake_wait_state(f, "CONTINUOUS", 20000), "rescanning");
+    is_str(f->status.tracker, "rescan", "and says so");
+    ok(!fake_point(f, WIRE_CRASH, false, 0, 5000), "a crash-consistent point is refused: %s", f->failure.message);
+    is_str(f->failure.kind, "unsupported", "as unsupported");
+    received = f->chunks_received;
+    MUST(pwrite(raw[0].fd, "changed", 7, 2 << 20) == 7 && fsync(raw[0].fd) == 0);
+    p = fake_point(f, WIRE_FROZEN, true, 0, 20000);
+    ok(p && p->info.held && point_equals_disk(p, 0, &raw[0]), "a held point is equal: %s", p ? "" : f->failure.message);
+    is_int(f->chunks_received - received, 1, "one chunk travelled");
+    fake_send(f, WIRE_THAW, &thaw, sizeof thaw);
+    ok(fake_wait(f, &f->thaw_count, 1, 10000), "thawed");
+    f->thaw_count = 0;
+    stop_agent(r);
+    fake_forget_points(f);
+}
+
+static void test_grown(struct fake *f)
+{
+    const struct loopdev *disks[] = {&raw[1]};
+    struct running *r = start_agent(f, 1, disks, false);
+    struct fake_point *p;
+    int connections = f->connections + 1;
+
+    ok(fake_wait(f, &f->connections, connections, 10000) && fake_wait_state(f, "CONTINUOUS", 20000), "continuous");
+    MUST(truncate(raw[1].file, 2 * SMALL) == 0 && ioctl(raw[1].fd, LOOP_SET_CAPACITY, 0) == 0);
+    raw[1].size_bytes = 2 * SMALL;
+    MUST(pwrite(raw[1].fd, "in the new part", 15, SMALL + 100000) == 15 && fsync(raw[1].fd) == 0);
+    ok(fake_wait(f, &f->connections, connections + 1, 20000), "the disk grows: the agent says HELLO again");
+    p = fake_point(f, WIRE_CRASH, false, 0, 20000);
+    ok(p && p->disks[0].info.size_bytes == 2 * SMALL && point_equals_disk(p, 0, &raw[1]), "the point has all of its new size");
+    stop_agent(r);
+    fake_forget_points(f);
+}
+
+static void test_detach(struct fake *f)
+{
+    const struct loopdev *disks[] = {&raw[0]};
+    struct running *r = start_agent(f, 1, disks, false);
+    struct wire_simple detach = {0};
+    int connections = f->connections + 1, byes = f->byes;
+    char path[300];
+
+    ok(fake_wait(f, &f->connections, connections, 10000), "connected");
+    fake_send(f, WIRE_DETACH, &detach, sizeof detach);
+    pthread_join(r->thread, NULL);
+    ok(r->result == 0 && fake_wait(f, &f->byes, byes + 1, 2000), "detached: it says goodbye and ends");
+    free(r);
+    r = start_agent(f, 1, disks, false);
+    pthread_join(r->thread, NULL);
+    ok(r->result == 0 && f->connections == connections, "and doesn't dial again");
+    free(r);
+    snprintf(path, sizeof path, "%s/detached", folder);
+    unlink(path);
+}
+
+int main(void)
+{
+    const char *given = getenv("SLIPWAY_SEED");
+    struct fake *f;
+    char path[300];
+
+    signal(SIGPIPE, SIG_IGN);
+    log_open("test_agent", LOG_WARN);
+    seed = given ? strtoull(given, NULL, 10) : (uint64_t)clock_now_us();
+    MUST(mkdtemp(folder) != NULL);
+    if (geteuid() != 0 || loopdev_make(&data, folder, "data", SIZE) < 0 || loopdev_make(&raw[0], folder, "raw0", SMALL) < 0 ||
+        loopdev_make(&raw[1], folder, "raw1", SMALL) < 0) {
+        rmdir(folder);
+        printf("1..0 # SKIP needs root and loop devices\n");
+        return 0;
+    }
+    printf("# SLIPWAY_SEED=%llu\n", (unsigned long long)seed);
+    snprintf(path, sizeof path, "%s/m", folder);
+    mkdir(path, 0700);
+    f = fake_start(folder);
+    test_quiet(f);
+    test_order(f);
+    test_cut(f);
+    test_frozen(f, "mkfs.ext4 -q -F", "e2fsck -fn");
+    test_hold_ends(f);
+    test_rescan(f);
+    test_grown(f);
+    test_detach(f);
+    is_str(f->fault, "", "the agent kept to the protocol");
+    fake_stop(f);
+    for (int i = 0; i < 2; i++)
+        loopdev_remove(&raw[i]);
+    loopdev_remove(&data);
+    ok(run("rm -rf %s", folder) == 0, "cleared");
+    return tap_done();
+}
