@@ -21,7 +21,7 @@
 extern char **environ;
 
 #define REPORT_EVERY_MS 500           /* where there is something to say */
-#define GRACE_US (10 * US_PER_S)      /* between "cancel" and SIGKILL */
+#define GRACE_US (5 * US_PER_S)       /* between "cancel" and SIGKILL */
 #define PENDING_LINES 5000            /* not reported yet: above it the child waits */
 #define ARTIFACT_TRIES 3
 #define LEASE_MS 30000                /* where the document has none */
