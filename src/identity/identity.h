@@ -95,8 +95,10 @@ int identity_enrolment_make(struct identity *i, struct store_tx *tx, enum actor_
  * that can't be read or isn't signed by its key; the token is not spent then. The caller commits, and frees *certificate_pem. */
 int identity_enrol(struct identity *i, struct store_tx *tx, const char *token, const char *csr_pem, char **certificate_pem,
                    struct actor *who, struct err *e);
-/* Who holds this client certificate (PEM), which TLS has proven to own its key. ERR_UNAUTHENTICATED: signed by another CA, expired, revoked,
- * not known to this database, not for clients. */
+/* Who holds the client certificate of that common name and serial number (hexadecimal, in either case), which TLS has verified: signed by
+ * the CA, in its time, for clients, its key owned. ERR_UNAUTHENTICATED: revoked (by whom or what), or not known to this database. */
+int identity_peer(struct identity *i, const char *common_name, const char *serial_hex, struct actor *out, struct err *e);
+/* The same for a certificate (PEM) that nobody verified yet. ERR_UNAUTHENTICATED also: another CA, expired, not for clients. */
 int identity_certificate(struct identity *i, const char *certificate_pem, struct actor *out, struct err *e);
 /* ERR_DENIED, naming both, where the actor is another kind (or, name not NULL, another name). */
 int identity_need(const struct actor *actor, enum actor_kind kind, const char *name, struct err *e);
