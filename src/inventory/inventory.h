@@ -1,10 +1,11 @@
 /* inventory: what is to be moved: waves, applications, servers, their disks, facts and attributes, and what is known of their
- * replication and instances. Attributes and wave settings are data: a table of names, types and rules (attribute.h).
+ * replication and instances. Attributes and wave settings are data: tables of names, types and rules (rule.h).
  *
  * It starts nothing and decides nothing (workflow/ does); it holds what others find out, and refuses what breaks a rule.
  *
- * Every change takes the caller's write transaction, writes its event row (actor, what it was before), and raises the version where there is
- * one. `faults` (may be NULL) is an array that gets {field,reason} for every fault of the input; the error then is ERR_INVALID. */
+ * Every change takes the caller's write transaction and writes its event row (actor, what it was before, as data.fields:
+ * {FIELD: {before, after}}). A version counts what people set (fields, window, settings), not what happens to a wave or server while it
+ * runs, so that nobody's If-Match breaks by itself. `faults` (may be NULL) is an array that gets {field,reason} for every fault of the input; the error then is ERR_INVALID. */
 #pragma once
 
 #include "base/json.h"
@@ -54,8 +55,8 @@ int inventory_wave_update(struct store_tx *tx, const char *wave, int64_t version
 /* body {opens, closes, time_zone, notice?}, times RFC 3339. */
 int inventory_wave_set_window(struct store_tx *tx, const char *wave, int64_t version, const json_t *body, const struct inventory_by *by,
                               json_t *faults, struct err *e);
-/* stage build|validate|cutover|post|done, health idle|ok|waiting|attention|failed; run may be NULL (stays). No event and no new
- * version where nothing changed; the version stays in any case, so that nobody's If-Match breaks while a wave runs. */
+/* stage build|validate|cutover|post|done, health idle|ok|waiting|attention|failed; run may be NULL (stays). No event
+ * where nothing changed. */
 int inventory_wave_set_stage(struct store_tx *tx, const char *wave, const char *stage, const char *health, const char *run,
                              const struct inventory_by *by, struct err *e);
 

@@ -1,0 +1,88 @@
+#include "inventory/rule.h"
+#include "tap.h"
+
+static const struct {
+    const struct rule *table;
+    const char *name, *text;
+    bool fits;
+} cases[] = {
+    {server_columns, "name", "web01", true},
+    {server_columns, "name", "web01.example.com", true},
+    {server_columns, "name", "", false},
+    {server_columns, "name", "-web", false},
+    {server_columns, "name", "web 01", false},
+    {server_columns, "name", "web/01", false},
+    {server_columns, "name", "a234567890123456789012345678901234567890123456789012345678", true},
+    {server_columns, "name", "a2345678901234567890123456789012345678901234567890123456789", false},
+    {server_columns, "address", "192.0.2.7", true},
+    {server_columns, "address", "2001:db8::7", true},
+    {server_columns, "address", "db01.example.com", true},
+    {server_columns, "address", "192.0.2.256", false},
+    {server_columns, "address", "192.0.2", false},
+    {server_columns, "address", "192.0.2.7/24", false},
+    {server_columns, "address", "db..example", false},
+    {server_columns, "address", "db01;reboot", false},
+    {server_columns, "port", "22", true},
+    {server_columns, "port", "0", false},
+    {server_columns, "port", "65536", false},
+    {server_columns, "port", "22x", false},
+    {server_columns, "port", "99999999999999999999", false},
+    {server_columns, "owner", "Anna M\xc3\xbcller", true},
+    {server_columns, "owner", "Anna\nM", false},
+    {server_attributes, "parking_address", "192.0.2.7/24", true},
+    {server_attributes, "parking_address", "2001:db8::7/64", true},
+    {server_attributes, "parking_address", "192.0.2.7", false},
+    {server_attributes, "parking_address", "192.0.2.7/33", false},
+    {server_attributes, "parking_address", "192.0.2.7/x", false},
+    {server_attributes, "parking_address", "192.0.2.7/-1", false},
+    {server_attributes, "door", "auto", true},
+    {server_attributes, "door", "open", false},
+    {server_attributes, "services", "nginx.service, postgresql@15-main", true},
+    {server_attributes, "services", "nginx; rm -rf", false},
+    {server_attributes, "services", "a,,b", false},
+    {server_attributes, "checks", "http://192.0.2.7:80/ contains Hello", true},
+    {server_attributes, "checks", "http://192.0.2.7:80/ contains Hello; command systemctl is-active nginx", true},
+    {server_attributes, "checks", "http://192.0.2.7:80/", false},
+    {server_attributes, "checks", "ping 192.0.2.7", false},
+    {server_attributes, "checks", "command ", false},
+    {server_attributes, "jump", "hop@192.0.2.1:2222", true},
+    {server_attributes, "jump", "hop@gate.example.com", true},
+    {server_attributes, "jump", "192.0.2.1", false},
+    {server_attributes, "jump", "-oProxyCommand=x@host", false},
+    {server_attributes, "jump", "hop@host:0", false},
+    {server_attributes, "after", "db01, web-02", true},
+    {server_attributes, "after", "db01,", false},
+    {server_attributes, "after", "db01 web02", false},
+    {server_attributes, "cpu", "4", true},
+    {server_attributes, "cpu", "-4", false},
+    {server_attributes, "cpu", "4.5", false},
+    {wave_settings, "host_keys", "accept-first", true},
+    {wave_settings, "host_keys", "yes", false},
+    {wave_settings, "hold_s", "0", true},
+};
+
+int main(void)
+{
+    char reason[RULE_REASON_SIZE] = "";
+    json_t *out = NULL, *number = json_integer(8), *text = json_string("8"), *wrong = json_true();
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const struct rule *r = rule_find(cases[i].table, cases[i].name);
+        bool fits = r && rule_check(r, cases[i].text, reason);
+
+        ok(fits == cases[i].fits, "%s \"%.*s\" %s", cases[i].name, (int)strcspn(cases[i].text, "\n"), cases[i].text, cases[i].fits ? "fits" : reason);
+    }
+    is_int(rule_take(rule_find(server_attributes, "cpu"), number, &out, reason), 0, "a number from JSON");
+    ok(json_is_integer(out), "stays a number");
+    json_decref(out);
+    is_int(rule_take(rule_find(server_attributes, "cpu"), text, &out, reason), 0, "and from a text");
+    ok(json_is_integer(out) && json_integer_value(out) == 8, "becomes one");
+    json_decref(out);
+    is_int(rule_take(rule_find(server_attributes, "cpu"), wrong, &out, reason), -1, "true %s", reason);
+    is_int(rule_take(rule_find(server_attributes, "services"), number, &out, reason), -1, "a number for a text %s", reason);
+    ok(!rule_find(server_attributes, "color"), "what isn't in the table isn't known");
+    json_decref(number);
+    json_decref(text);
+    json_decref(wrong);
+    return tap_done();
+}
