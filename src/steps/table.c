@@ -9,6 +9,7 @@
     STEP(final_sync) \
     STEP(compare) \
     STEP(finalize) \
+    STEP(cmdb_retire) \
     STEP(drop_staged) \
     STEP(report)
 
