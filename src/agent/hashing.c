@@ -25,7 +25,7 @@ struct hashing {
 static int send_hashes(struct hashing *h, struct err *e)
 {
     CLEANUP(buf_release) struct buf frame = {.limit_bytes = WIRE_PAYLOAD_LIMIT};
-    struct wire_hashes message = {.request = (uint32_t)h->request, .disk = (uint16_t)h->disk, .first_chunk = h->frame_chunk,
+    struct wire_hashes message = {.request = (uint64_t)h->request, .disk = (uint16_t)h->disk, .first_chunk = h->frame_chunk,
                                   .count = h->frame_count, .hashes = h->hashes};
 
     if (!h->frame_count)

@@ -29,7 +29,7 @@ struct field {
      .most = ARRAY_COUNT(((struct owner *)0)->member), .item = (items), .count_offset = offsetof(struct owner, disk_count)}
 #define END {.type = FIELD_END}
 
-#define REQUEST_MOST INT32_MAX
+#define REQUEST_MOST INT64_MAX
 #define MS_MOST (INT64_C(100) * 365 * 86400 * 1000)
 #define BYTES_MOST (INT64_C(1) << 60)
 

@@ -10,7 +10,7 @@
 #define NEED_HEAD_SIZE 12u
 #define DATA_HEAD_SIZE 12u
 #define DATA_CHUNK_HEAD_SIZE 12u
-#define HASHES_HEAD_SIZE 16u
+#define HASHES_HEAD_SIZE 20u
 
 static void put16(uint8_t *at, uint16_t value)
 {
@@ -282,22 +282,22 @@ void wire_hashes_encode(const struct wire_hashes *h, struct buf *out)
     uint8_t head[HASHES_HEAD_SIZE] = {0};
 
     MUST(h->count >= 1 && h->count <= WIRE_HASHES_CHUNKS);
-    put32(head, h->request);
-    put16(head + 4, h->disk);
-    put32(head + 8, h->first_chunk);
-    put32(head + 12, h->count);
+    put64(head, h->request);
+    put16(head + 8, h->disk);
+    put32(head + 12, h->first_chunk);
+    put32(head + 16, h->count);
     MUST(buf_add(out, head, sizeof head) == 0 && buf_add(out, h->hashes, (size_t)h->count * HASH_SHA256_SIZE) == 0);
 }
 
 int wire_hashes_decode(const void *payload, size_t size, struct wire_hashes *out, struct err *e)
 {
     const uint8_t *bytes = payload;
-    uint32_t count = size >= HASHES_HEAD_SIZE ? get32(bytes + 12) : 0;
+    uint32_t count = size >= HASHES_HEAD_SIZE ? get32(bytes + 16) : 0;
 
     if (count < 1 || count > WIRE_HASHES_CHUNKS || size != HASHES_HEAD_SIZE + (size_t)count * HASH_SHA256_SIZE)
         return err_set(e, ERR_PROTOCOL, "HASHES: %zu bytes don't hold %u hashes", size, count);
-    if (get16(bytes + 4) >= LIMIT_DISKS_PER_SERVER || get16(bytes + 6) || get32(bytes + 8) > UINT32_MAX - count)
+    if (get16(bytes + 8) >= LIMIT_DISKS_PER_SERVER || get16(bytes + 10) || get32(bytes + 12) > UINT32_MAX - count)
         return err_set(e, ERR_PROTOCOL, "HASHES: its head can't be");
-    *out = (struct wire_hashes){get32(bytes), get16(bytes + 4), get32(bytes + 8), count, bytes + HASHES_HEAD_SIZE};
+    *out = (struct wire_hashes){get64(bytes), get16(bytes + 8), get32(bytes + 12), count, bytes + HASHES_HEAD_SIZE};
     return 0;
 }

@@ -131,7 +131,7 @@ int wire_ack_decode(const void *payload, size_t size, struct wire_ack *out, stru
 
 /* Hashes of count chunks from first_chunk on; zero chunks have the hash of 65,536 zero bytes, too. */
 struct wire_hashes {
-    uint32_t request;
+    uint64_t request;
     uint16_t disk;
     uint32_t first_chunk;
     uint32_t count;        /* 1 … WIRE_HASHES_CHUNKS */

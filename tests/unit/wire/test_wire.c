@@ -151,7 +151,7 @@ static void test_bad_json(void)
         {"{\"request\":1}", "a missing member"},
         {"{\"request\":\"1\",\"value\":0}", "text for a number"},
         {"{\"request\":1,\"value\":-1}", "a negative value"},
-        {"{\"request\":2147483648,\"value\":0}", "a number over its bound"},
+        {"{\"request\":1,\"value\":1152921504606846977}", "a number over its bound"},
         {"{\"request\":1,\"request\":1,\"value\":0}", "a member twice"},
         {"{\"request\":1,\"value\":0} x", "something after it"},
     };
