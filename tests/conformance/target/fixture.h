@@ -20,18 +20,19 @@ struct fixture {
 /* Runs "PROGRAM WORDS…" through the shell: tests only. */
 __attribute__((format(printf, 1, 2), unused)) static int shell(const char *format, ...)
 {
-    char line[2048];
+    char line[4096];
     va_list args;
     CLEANUP(buf_release) struct buf out = {0};
     struct err e = {0};
     struct proc_options options = {.argv = (const char *const[]){"sh", "-c", line, NULL}};
 
     va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
+    MUST(vsnprintf(line, sizeof line, format, args) < (int)sizeof line);
     va_end(args);
     if (proc_must(&options, &out, &e) == 0)
         return 0;
     printf("# %s: %s\n", line, e.message);
+    fflush(stdout);
     return -1;
 }
 
