@@ -1,37 +1,50 @@
 /* slipway: the factory and its client, one binary with subcommands. Argument parsing and wiring, nothing else. */
 #include "base/log.h"
+#include "cli/cli.h"
 #include "steps/runner.h"
 
 #include <stdio.h>
 #include <string.h>
 
-struct command {
-    const char *name, *summary;
-    int (*run)(int argc, char **argv); /* argv[0] is the command's name; returns the exit code */
-};
-
-static const struct command commands[] = {
+/* The programs; what the command line client does is in its own table. */
+static const struct cli_command commands[] = {
     {"runner", "carry out tasks beside the source machines or the target", runner_main},
     {NULL, NULL, NULL},
 };
 
 static void usage(FILE *out)
 {
-    fputs("usage: slipway COMMAND [ARGUMENTS]\n\n", out);
-    for (const struct command *c = commands; c->name; c++)
+    fputs("usage: slipway COMMAND [ARGUMENTS]\n\nThe programs:\n", out);
+    for (const struct cli_command *c = commands; c->name; c++)
+        fprintf(out, "  %-12s %s\n", c->name, c->summary);
+    fputs("\nThe client of a day's work:\n", out);
+    for (const struct cli_command *c = cli_commands; c->name; c++)
         fprintf(out, "  %-12s %s\n", c->name, c->summary);
     fputs("\n`slipway COMMAND --help` tells more.\n", out);
 }
 
+static int run_of(const struct cli_command *table, int argc, char **argv, int *status)
+{
+    for (const struct cli_command *c = table; c->name; c++)
+        if (strcmp(argv[0], c->name) == 0) {
+            *status = c->run(argc, argv);
+            return 1;
+        }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
+    int status;
+
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
         usage(argc < 2 ? stderr : stdout);
         return argc < 2 ? 2 : 0;
     }
-    for (const struct command *c = commands; c->name; c++)
-        if (strcmp(argv[1], c->name) == 0)
-            return c->run(argc - 1, argv + 1);
+    if (cli_knows(argc - 1, argv + 1) && run_of(cli_commands, argc - 1, argv + 1, &status))
+        return status;
+    if (run_of(commands, argc - 1, argv + 1, &status))
+        return status;
     fprintf(stderr, "slipway: there is no command \"%s\"; `slipway --help` lists them\n", argv[1]);
     return 2;
 }

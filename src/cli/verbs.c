@@ -1,0 +1,260 @@
+/* The table of the command line: every command, verb, argument, option, column. Nothing else knows them. */
+#include "cli/cli_private.h"
+
+#define END_OPTION {NULL, NULL, NULL, false}
+#define END_COLUMN {NULL, NULL, CLI_TEXT}
+#define END_FIELD {NULL, NULL, CLI_STRING}
+
+const struct cli_option cli_common_options[] = {
+    {"output", "FORMAT", "-o: table (default) or json", false},
+    {"url", "URL", "the factory's address (SLIPWAY_URL)", false},
+    {"ca", "FILE", "the factory's CA certificate, PEM (SLIPWAY_CA)", false},
+    {"help", NULL, "-h: this text", false},
+    END_OPTION,
+};
+
+const struct cli_summary cli_summaries[] = {
+    {"wave", "waves: what moves together, and when"},
+    {"window", "a wave's cutover window"},
+    {"server", "source servers: what they are, where they stand, the way there and back"},
+    {"run", "runs of a wave's tasks"},
+    {"task", "single tasks: their evidence, decisions, retries"},
+    {"target", "where machines are launched"},
+    {"runner", "enrolled runners"},
+    {"replicator", "enrolled replicators"},
+    {"user", "people"},
+    {"token", "API tokens of your own"},
+    {"credential", "what opens the source machines and services"},
+    {"settings", "the factory's settings"},
+    {NULL, NULL},
+};
+
+/* ---- Columns ---- */
+
+static const struct cli_column wave_list[] = {{"WAVE", "name", 0}, {"STAGE", "stage", 0}, {"HEALTH", "health", 0}, {"SERVERS", "server_count", 0},
+    {"OPENS", "window.opens", 0}, {"CLOSES", "window.closes", 0}, {"TITLE", "title", 0}, END_COLUMN};
+static const struct cli_column wave_one[] = {{"name", "name", 0}, {"title", "title", 0}, {"stage", "stage", 0}, {"health", "health", 0},
+    {"window opens", "window.opens", 0}, {"window closes", "window.closes", 0}, {"time zone", "window.time_zone", 0}, {"run", "run", 0},
+    {"servers", "server_count", 0}, {"lifecycle", "lifecycle", 0}, {"settings", "settings", 0}, END_COLUMN};
+static const struct cli_column window_one[] = {{"wave", "name", 0}, {"opens", "window.opens", 0}, {"closes", "window.closes", 0},
+    {"time zone", "window.time_zone", 0}, {"notice", "window.notice", 0}, END_COLUMN};
+static const struct cli_column server_list[] = {{"SERVER", "name", 0}, {"WAVE", "wave", 0}, {"LIFECYCLE", "lifecycle", 0},
+    {"REPLICATION", "replication.state", 0}, {"LAG", "replication.lag_ms", CLI_MS}, {"BACKLOG", "replication.backlog_bytes", CLI_BYTES},
+    {"NEWEST POINT", "replication.newest_point_at", 0}, {"INSTANCE", "instance.state", 0}, {"DOOR", "instance.door", 0},
+    {"OWNER", "owner", 0}, END_COLUMN};
+static const struct cli_column server_one[] = {{"name", "name", 0}, {"wave", "wave", 0}, {"application", "application", 0}, {"owner", "owner", 0},
+    {"address", "address", 0}, {"lifecycle", "lifecycle", 0}, {"replication", "replication", 0}, {"instance", "instance", 0},
+    {"attributes", "attributes", 0}, {"os", "facts.os", 0}, {"version", "version", 0}, END_COLUMN};
+static const struct cli_column disk_list[] = {{"DISK", "id", 0}, {"NAME", "name", 0}, {"SIZE", "size_bytes", CLI_BYTES}, END_COLUMN};
+static const struct cli_column run_list[] = {{"RUN", "id", 0}, {"WHAT", "template", 0}, {"WAVE", "wave", 0}, {"SERVER", "server", 0}, {"STATE", "state", 0},
+    {"STARTED", "started", 0}, {"FINISHED", "finished", 0}, {"BY", "actor", 0}, END_COLUMN};
+static const struct cli_column run_one[] = {{"run", "id", 0}, {"what", "template", 0}, {"wave", "wave", 0}, {"state", "state", 0},
+    {"started", "started", 0}, {"finished", "finished", 0}, {"by", "actor", 0}, END_COLUMN};
+static const struct cli_column task_list[] = {{"TASK", "id", 0}, {"WHAT", "title", 0}, {"SERVER", "server", 0}, {"STATE", "state", 0},
+    {"WAITS FOR", "waits_for.what", 0}, {"TRY", "attempt", 0}, {"EVIDENCE", "evidence_count", 0}, {"FAULTS", "evidence_failed", 0},
+    {"ERROR", "error.message", 0}, END_COLUMN};
+static const struct cli_column task_one[] = {{"task", "id", 0}, {"what", "title", 0}, {"server", "server", 0}, {"phase", "phase", 0},
+    {"state", "state", 0}, {"waits for", "waits_for", 0}, {"attempt", "attempt", 0}, {"started", "started", 0}, {"finished", "finished", 0},
+    {"progress", "progress", 0}, {"error", "error.message", 0}, END_COLUMN};
+static const struct cli_column evidence_list[] = {{"HOLDS", "passed", CLI_YES}, {"WHAT", "name", 0}, {"SEEN", "evidence", 0}, END_COLUMN};
+static const struct cli_column artifact_list[] = {{"NAME", "name", 0}, {"TYPE", "media_type", 0}, {"SIZE", "size_bytes", CLI_BYTES}, END_COLUMN};
+static const struct cli_column decision_list[] = {{"DECISION", "decision", 0}, {"BY", "actor", 0}, {"AT", "at", 0}, {"NOTE", "note", 0}, END_COLUMN};
+static const struct cli_column started_run[] = {{"run", "run", 0}, END_COLUMN};
+static const struct cli_column peer_list[] = {{"NAME", "name", 0}, {"STATE", "state", 0}, {"LABELS", "labels", 0}, {"LAST SEEN", "last_seen", 0},
+    {"ENROLLED", "enrolled", 0}, END_COLUMN};
+static const struct cli_column target_list[] = {{"TARGET", "name", 0}, {"STATE", "state", 0}, {"LAST SEEN", "last_seen", 0}, END_COLUMN};
+static const struct cli_column user_list[] = {{"NAME", "name", 0}, {"ROLE", "role", 0}, {"ADMIN", "admin", CLI_YES}, {"LAST LOGIN", "last_login", 0},
+    {"CREATED", "created", 0}, END_COLUMN};
+static const struct cli_column token_list[] = {{"ID", "id", 0}, {"NAME", "name", 0}, {"USER", "user", 0}, {"EXPIRES", "expires", 0},
+    {"LAST USED", "last_used", 0}, END_COLUMN};
+static const struct cli_column token_one[] = {{"token", "token", 0}, {"id", "id", 0}, {"expires", "expires", 0}, END_COLUMN};
+static const struct cli_column enrolment_one[] = {{"token", "token", 0}, {"expires", "expires", 0}, END_COLUMN};
+static const struct cli_column credential_list[] = {{"NAME", "name", 0}, {"KIND", "kind", 0}, {"USER", "user", 0}, {"SUDO", "sudo", 0},
+    {"CREATED", "created", 0}, END_COLUMN};
+static const struct cli_column backup_one[] = {{"backup", "path", 0}, END_COLUMN};
+static const struct cli_column audit_list[] = {{"ID", "id", 0}, {"AT", "at", 0}, {"BY", "actor", 0}, {"WHAT", "kind", 0}, {"ON", "entity", 0},
+    {"NAME", "entity_id", 0}, {"DETAILS", "data", 0}, END_COLUMN};
+static const struct cli_column me_one[] = {{"name", "name", 0}, {"role", "role", 0}, {"admin", "admin", CLI_YES}, END_COLUMN};
+static const struct cli_column report_one[] = {{"result", "result", 0}, {"started", "started", 0}, {"finished", "finished", 0},
+    {"accelerator", "accelerator", 0}, {"rows", "rows", 0}, {"bytes read", "replication.bytes_read", CLI_BYTES},
+    {"bytes sent", "replication.bytes_sent", CLI_BYTES}, {"bytes stored", "replication.bytes_stored", CLI_BYTES}, END_COLUMN};
+static const struct cli_column report_server[] = {{"SERVER", "name", 0}, {"DOWN FOR", "downtime_ms", CLI_MS}, {"PROBES", "probes_total", 0},
+    {"FAILED", "probes_failed", 0}, {"WAY BACK", "way_back_ms", CLI_MS}, END_COLUMN};
+static const struct cli_column report_refusal[] = {{"ASKED", "what", 0}, {"REFUSED BECAUSE", "reason", 0}, END_COLUMN};
+
+static const struct cli_section run_sections[] = {{"Tasks", "tasks", task_list}, {NULL, NULL, NULL}};
+static const struct cli_section task_sections[] = {{"Evidence", "evidence", evidence_list}, {"Artifacts", "artifacts", artifact_list},
+    {"Decisions", "decisions", decision_list}, {NULL, NULL, NULL}};
+static const struct cli_section server_sections[] = {{"Disks", "disks", disk_list}, {NULL, NULL, NULL}};
+static const struct cli_section report_sections[] = {{"Servers", "servers", report_server}, {"Refused", "refusals", report_refusal}, {NULL, NULL, NULL}};
+
+/* ---- Options and bodies ---- */
+
+static const struct cli_option login_options[] = {{"name", "NAME", "who signs in; asked for where it is missing", false},
+    {"password-file", "FILE", "the password (\"-\": standard input); asked for where it is missing", false},
+    {"fingerprint", "SHA256:...", "of the factory's CA, as `slipway serve` prints it: trusts it from now on", false}, END_OPTION};
+static const struct cli_option import_options[] = {{"dry-run", NULL, "only show what would change", false},
+    {"create-waves", NULL, "make the waves that are not there yet", false}, END_OPTION};
+static const struct cli_option export_options[] = {{"wave", "WAVE", "only its servers", false}, {"file", "FILE", "write there", false}, END_OPTION};
+static const struct cli_option file_option[] = {{"file", "FILE", "write there instead of standard output", false}, END_OPTION};
+static const struct cli_option yes_option[] = {{"yes", NULL, "don't ask", false}, END_OPTION};
+static const struct cli_option title_option[] = {{"title", "TEXT", "for people", false}, END_OPTION};
+static const struct cli_option window_options[] = {{"opens", "TIME", "RFC 3339, such as 2027-03-01T22:00:00+01:00", false}, {"closes", "TIME", "the same", false},
+    {"time-zone", "ZONE", "for people and calendars, such as Europe/Berlin (default UTC)", false},
+    {"notice", "TEXT", "what owners are told", false}, END_OPTION};
+static const struct cli_option server_options[] = {{"wave", "WAVE", "only its servers", false}, {"q", "TEXT", "part of a name, address, owner, application", false},
+    {"sort", "COLUMN", "such as name, or -lifecycle", false}, {"limit", "N", "not more than these", false}, END_OPTION};
+static const struct cli_option back_options[] = {{"confirm", "WORDS", "the words that the refusal asked for: what was written since is lost", false},
+    {"yes", NULL, "don't ask", false}, END_OPTION};
+static const struct cli_field back_fields[] = {{"confirm", "confirm", CLI_STRING}, END_FIELD};
+static const struct cli_option run_options[] = {{"wave", "WAVE", "only its runs", false}, {"limit", "N", "not more than these", false}, END_OPTION};
+static const struct cli_option note_option[] = {{"note", "TEXT", "why", false}, END_OPTION};
+static const struct cli_field approve_fields[] = {{"decision", "=approve", CLI_STRING}, {"note", "note", CLI_STRING}, END_FIELD};
+static const struct cli_field reject_fields[] = {{"decision", "=reject", CLI_STRING}, {"note", "note", CLI_STRING}, END_FIELD};
+static const struct cli_field skip_fields[] = {{"reason", "1", CLI_STRING}, END_FIELD};
+static const struct cli_field wave_fields[] = {{"name", "0", CLI_STRING}, {"title", "title", CLI_STRING}, END_FIELD};
+static const struct cli_option user_options[] = {{"role", "ROLE", "viewer (default) or operator", false}, {"admin", NULL, "may manage users", false},
+    {"password-file", "FILE", "the first password (\"-\": standard input)", false}, END_OPTION};
+static const struct cli_field user_fields[] = {{"name", "0", CLI_STRING}, {"role", "role", CLI_STRING}, {"admin", "admin", CLI_FLAG},
+    {"password", "password-file", CLI_SECRET_FILE}, END_FIELD};
+static const struct cli_option token_options[] = {{"expires", "DURATION", "such as 30d; without it, never", false}, END_OPTION};
+static const struct cli_field token_fields[] = {{"name", "0", CLI_STRING}, {"expires_in", "expires", CLI_STRING}, END_FIELD};
+static const struct cli_option enrol_options[] = {{"label", "LABEL", "what a runner may do: source:NETWORK, target, replicator, factory", true},
+    {"ttl", "SECONDS", "how long the token is good (default 3600)", false}, END_OPTION};
+static const struct cli_field enrol_fields[] = {{"kind", "0", CLI_STRING}, {"name", "1", CLI_STRING}, {"labels", "label", CLI_LIST},
+    {"ttl_s", "ttl", CLI_INTEGER}, END_FIELD};
+static const struct cli_option credential_options[] = {{"user", "NAME", "who logs in", false}, {"key-file", "FILE", "an SSH private key", false},
+    {"password-file", "FILE", "an SSH password", false}, {"token-file", "FILE", "a token of a service, such as a CMDB", false},
+    {"sudo", "HOW", "none, nopasswd or password", false}, {"sudo-password-file", "FILE", "sudo's password", false}, END_OPTION};
+static const struct cli_option doctor_options[] = {{"no-fail", NULL, "exit status 0 also where a check failed", false}, END_OPTION};
+static const struct cli_option report_options[] = {{"html", "FILE", "the report as one page (\"-\": standard output)", false}, END_OPTION};
+static const struct cli_option audit_options[] = {{"wave", "WAVE", "only its events", false}, {"after", "ID", "only later ones", false},
+    {"limit", "N", "not more than these", false}, END_OPTION};
+static const struct cli_option watch_options[] = {{"wave", "WAVE", "only its events", false}, {"since", "ID", "from the event after this one on", false},
+    {"replication", NULL, "and the servers' replication, as it changes", false}, END_OPTION};
+
+/* ---- The verbs ---- */
+
+const struct cli_verb cli_verbs[] = {
+    {.command = "login", .summary = "sign in, and keep a token of this machine's own", .options = login_options, .run = cli_run_login,
+     .example = "login --url https://factory.example:8443 --ca ca.pem --name anna"},
+    {.command = "logout", .summary = "revoke and forget the token that `slipway login` kept", .run = cli_run_logout, .example = "logout"},
+    {.command = "me", .summary = "who you are to the factory", .method = "GET", .path = "/v1/me", .columns = me_one, .example = "me"},
+    {.command = "doctor", .summary = "what holds, what doesn't, and what to do", .options = doctor_options, .run = cli_run_doctor, .example = "doctor"},
+
+    {.command = "import", .arguments = "FILE", .summary = "servers from CSV (\"-\": standard input)", .options = import_options, .run = cli_run_import,
+     .example = "import servers.csv --dry-run"},
+    {.command = "export", .summary = "servers as CSV that import reads", .options = export_options, .run = cli_run_export,
+     .example = "export --wave wave-1 --file servers.csv"},
+
+    {.command = "wave", .verb = "list", .summary = "all waves", .method = "GET", .path = "/v1/waves", .columns = wave_list, .example = "wave list"},
+    {.command = "wave", .verb = "show", .arguments = "WAVE", .summary = "one wave", .method = "GET", .path = "/v1/waves/{0}", .columns = wave_one,
+     .example = "wave show wave-1"},
+    {.command = "wave", .verb = "create", .arguments = "WAVE", .summary = "make a wave", .options = title_option, .method = "POST", .path = "/v1/waves",
+     .fields = wave_fields, .columns = wave_one, .example = "wave create wave-1 --title 'The shop'"},
+    {.command = "wave", .verb = "set", .arguments = "WAVE NAME=VALUE...", .summary = "change a wave's settings (VALUE null removes one)",
+     .options = title_option, .run = cli_run_wave_set, .columns = wave_one, .example = "wave set wave-1 hold_s=86400"},
+    {.command = "wave", .verb = "start", .arguments = "WAVE", .summary = "start the wave's run", .method = "POST", .path = "/v1/waves/{0}/start",
+     .columns = started_run, .example = "wave start wave-1"},
+    {.command = "wave", .verb = "cutover", .arguments = "WAVE", .summary = "cut the wave over now; refused outside its window", .options = yes_option,
+     .method = "POST", .path = "/v1/waves/{0}/cutover", .asks = "Cut %s over now? Its sources stop serving.", .done = "%s is being cut over.",
+     .example = "wave cutover wave-1"},
+    {.command = "wave", .verb = "measure", .arguments = "WAVE NAME FILE", .summary = "add what was measured outside (JSON; \"-\": standard input)",
+     .run = cli_run_measure, .done = "Noted.", .example = "wave measure wave-1 probe probe.json"},
+    {.command = "window", .verb = "show", .arguments = "WAVE", .summary = "a wave's cutover window", .method = "GET", .path = "/v1/waves/{0}",
+     .columns = window_one, .example = "window show wave-1"},
+    {.command = "window", .verb = "set", .arguments = "WAVE", .summary = "set a wave's cutover window", .options = window_options,
+     .run = cli_run_window_set, .columns = window_one, .done = "The window of %s is set.",
+     .example = "window set wave-1 --opens 2027-03-01T22:00:00Z --closes 2027-03-02T02:00:00Z"},
+
+    {.command = "server", .verb = "list", .summary = "servers", .options = server_options, .method = "GET",
+     .path = "/v1/servers?wave={wave}&q={q}&sort={sort}&limit={limit}", .columns = server_list, .example = "server list --wave wave-1"},
+    {.command = "server", .verb = "show", .arguments = "SERVER", .summary = "one server", .method = "GET", .path = "/v1/servers/{0}", .columns = server_one,
+     .sections = server_sections, .example = "server show db01"},
+    {.command = "server", .verb = "set", .arguments = "SERVER NAME=VALUE...", .summary = "change a server (VALUE null removes an attribute)",
+     .run = cli_run_server_set, .columns = server_one, .example = "server set db01 door=ask memory_mib=4096"},
+    {.command = "server", .verb = "trust", .arguments = "SERVER FINGERPRINT", .summary = "pin the server's SSH host key", .run = cli_run_server_trust,
+     .columns = server_one, .example = "server trust db01 SHA256:0V0oGtWzKYzEkGCkHGUPVEnwUgkEaXmFwxtfXlfdhqE"},
+    {.command = "server", .verb = "cutover", .arguments = "SERVER", .summary = "cut a server over again that was taken back", .options = yes_option,
+     .method = "POST", .path = "/v1/servers/{0}/cutover", .asks = "Cut %s over now? Its source stops serving.", .done = "%s is being cut over.",
+     .example = "server cutover db01"},
+    {.command = "server", .verb = "open", .arguments = "SERVER", .summary = "open the door of its instance to its clients", .options = yes_option,
+     .method = "POST", .path = "/v1/servers/{0}/open", .asks = "Open %s to its clients? From then on, going back loses what they write.",
+     .done = "The door of %s opens.", .example = "server open db01"},
+    {.command = "server", .verb = "back", .arguments = "SERVER", .summary = "take it back: the instance stops, the source serves again",
+     .options = back_options, .method = "POST", .path = "/v1/servers/{0}/back", .fields = back_fields, .columns = started_run,
+     .asks = "Take %s back to its source?", .example = "server back db01"},
+    {.command = "server", .verb = "finalize", .arguments = "SERVER", .summary = "end the way back; refused before acceptance", .options = yes_option,
+     .method = "POST", .path = "/v1/servers/{0}/finalize", .asks = "Finalize %s? There is no way back after that.", .done = "%s is being finalized.",
+     .example = "server finalize db01"},
+    {.command = "server", .verb = "decommission", .arguments = "SERVER", .summary = "switch its source off; refused before finalize and the hold's end",
+     .options = yes_option, .method = "POST", .path = "/v1/servers/{0}/decommission", .asks = "Switch the source of %s off for good?",
+     .done = "The source of %s is being decommissioned.", .example = "server decommission db01"},
+
+    {.command = "run", .verb = "list", .summary = "runs, newest first", .options = run_options, .method = "GET", .path = "/v1/runs?wave={wave}&limit={limit}",
+     .columns = run_list, .example = "run list --wave wave-1"},
+    {.command = "run", .verb = "show", .arguments = "RUN", .summary = "one run with its tasks", .method = "GET", .path = "/v1/runs/{0}", .columns = run_one,
+     .sections = run_sections, .example = "run show r1"},
+    {.command = "run", .verb = "cancel", .arguments = "RUN", .summary = "stop it; no task of it starts any more", .options = yes_option, .method = "POST",
+     .path = "/v1/runs/{0}/cancel", .asks = "Cancel the run %s?", .done = "The run %s is being cancelled.", .example = "run cancel r1"},
+    {.command = "task", .verb = "show", .arguments = "TASK", .summary = "one task with its evidence", .method = "GET", .path = "/v1/tasks/{0}",
+     .columns = task_one, .sections = task_sections, .example = "task show t17"},
+    {.command = "task", .verb = "approve", .arguments = "TASK", .summary = "say yes to a task that waits for a person", .options = note_option,
+     .method = "POST", .path = "/v1/tasks/{0}/decide", .fields = approve_fields, .done = "%s is approved.", .example = "task approve t17 --note 'looked at the shop'"},
+    {.command = "task", .verb = "reject", .arguments = "TASK", .summary = "say no to it", .options = note_option, .method = "POST",
+     .path = "/v1/tasks/{0}/decide", .fields = reject_fields, .done = "%s is rejected.", .example = "task reject t17 --note 'the shop has no pictures'"},
+    {.command = "task", .verb = "retry", .arguments = "TASK", .summary = "try a failed task again", .method = "POST", .path = "/v1/tasks/{0}/retry",
+     .done = "%s is tried again.", .example = "task retry t17"},
+    {.command = "task", .verb = "skip", .arguments = "TASK REASON", .summary = "count it as done, and say why", .method = "POST",
+     .path = "/v1/tasks/{0}/skip", .fields = skip_fields, .done = "%s is skipped.", .example = "task skip t17 'no test instance wanted'"},
+    {.command = "task", .verb = "cancel", .arguments = "TASK", .summary = "stop a task", .method = "POST", .path = "/v1/tasks/{0}/cancel",
+     .done = "%s is being stopped.", .example = "task cancel t17"},
+    {.command = "task", .verb = "artifact", .arguments = "TASK NAME", .summary = "a file that a task kept, such as a picture", .options = file_option,
+     .run = cli_run_task_artifact, .example = "task artifact t17 screen.png --file screen.png"},
+
+    {.command = "report", .arguments = "WAVE", .summary = "a wave's report", .options = report_options, .run = cli_run_report, .columns = report_one,
+     .sections = report_sections, .example = "report wave-1 --html report.html"},
+    {.command = "watch", .summary = "what happens, as it happens", .options = watch_options, .run = cli_run_watch, .example = "watch --wave wave-1"},
+    {.command = "audit", .summary = "who did what", .options = audit_options, .method = "GET", .path = "/v1/audit?after={after}&wave={wave}&limit={limit}",
+     .columns = audit_list, .example = "audit --wave wave-1 --limit 50"},
+
+    {.command = "target", .verb = "list", .summary = "targets", .method = "GET", .path = "/v1/targets", .columns = target_list, .example = "target list"},
+    {.command = "target", .verb = "probe", .summary = "launch a probe machine on the target and remove it", .run = cli_run_target_probe,
+     .columns = run_one, .sections = run_sections, .example = "target probe"},
+    {.command = "runner", .verb = "list", .summary = "runners", .method = "GET", .path = "/v1/runners", .columns = peer_list, .example = "runner list"},
+    {.command = "runner", .verb = "revoke", .arguments = "NAME", .summary = "end a runner's certificates", .options = yes_option, .method = "DELETE",
+     .path = "/v1/runners/{0}", .asks = "Revoke the runner %s?", .done = "%s is revoked.", .example = "runner revoke dc1"},
+    {.command = "replicator", .verb = "list", .summary = "replicators", .method = "GET", .path = "/v1/replicators", .columns = peer_list,
+     .example = "replicator list"},
+    {.command = "replicator", .verb = "revoke", .arguments = "NAME", .summary = "end a replicator's certificates", .options = yes_option,
+     .method = "DELETE", .path = "/v1/replicators/{0}", .asks = "Revoke the replicator %s?", .done = "%s is revoked.", .example = "replicator revoke staging1"},
+    {.command = "enrol", .arguments = "KIND NAME", .summary = "a one-time token for a runner or a replicator", .options = enrol_options, .method = "POST",
+     .path = "/v1/enrolments", .fields = enrol_fields, .columns = enrolment_one, .example = "enrol runner dc1 --label source:dc1"},
+
+    {.command = "user", .verb = "list", .summary = "all users", .method = "GET", .path = "/v1/users", .columns = user_list, .example = "user list"},
+    {.command = "user", .verb = "add", .arguments = "NAME", .summary = "add a user", .options = user_options, .method = "POST", .path = "/v1/users",
+     .fields = user_fields, .done = "%s is added.", .example = "user add anna --role operator --password-file password.txt"},
+    {.command = "user", .verb = "remove", .arguments = "NAME", .summary = "remove a user, with sessions and tokens", .options = yes_option,
+     .method = "DELETE", .path = "/v1/users/{0}", .asks = "Remove the user %s?", .done = "%s is removed.", .example = "user remove anna"},
+    {.command = "token", .verb = "list", .summary = "your tokens", .method = "GET", .path = "/v1/tokens", .columns = token_list, .example = "token list"},
+    {.command = "token", .verb = "create", .arguments = "NAME", .summary = "make a token; it is told once", .options = token_options, .method = "POST",
+     .path = "/v1/tokens", .fields = token_fields, .columns = token_one, .example = "token create nightly-report --expires 90d"},
+    {.command = "token", .verb = "revoke", .arguments = "ID", .summary = "end a token", .method = "DELETE", .path = "/v1/tokens/{0}", .done = "The token is revoked.",
+     .example = "token revoke 7"},
+    {.command = "credential", .verb = "list", .summary = "credentials, without their secrets", .method = "GET", .path = "/v1/credentials",
+     .columns = credential_list, .example = "credential list"},
+    {.command = "credential", .verb = "add", .arguments = "NAME", .summary = "keep a credential, sealed; one of that name is replaced",
+     .options = credential_options, .run = cli_run_credential_add, .done = "The credential %s is kept.",
+     .example = "credential add linux --user migrate --key-file id_ed25519 --sudo nopasswd"},
+    {.command = "credential", .verb = "remove", .arguments = "NAME", .summary = "forget a credential", .options = yes_option, .method = "DELETE",
+     .path = "/v1/credentials/{0}", .asks = "Forget the credential %s?", .done = "%s is forgotten.", .example = "credential remove linux"},
+    {.command = "settings", .verb = "show", .summary = "the factory's settings", .run = cli_run_settings_show, .example = "settings show"},
+    {.command = "settings", .verb = "get", .arguments = "NAME", .summary = "one of them", .run = cli_run_settings_show, .example = "settings get target"},
+    {.command = "settings", .verb = "set", .arguments = "NAME FILE", .summary = "change one (JSON; \"-\": standard input; null removes it)",
+     .run = cli_run_settings_set, .done = "%s is set.", .example = "settings set target target.json"},
+    {.command = "backup", .summary = "copy database and keys, consistently, into the factory's data folder", .method = "POST", .path = "/v1/backups",
+     .columns = backup_one, .example = "backup"},
+    {.command = "completion", .arguments = "SHELL", .summary = "completion for bash or zsh", .run = cli_run_completion,
+     .example = "completion bash > /etc/bash_completion.d/slipway"},
+    {.command = NULL},
+};
