@@ -4,6 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+json_t *cut_json(char *text)
+{
+    json_t *json;
+
+    for (size_t length = strlen(text); !(json = json_string(text)) && length;)
+        text[--length] = 0;
+    return json;
+}
+
 void fault_add(struct faults *f, const char *field, const char *format, ...)
 {
     char reason[RULE_REASON_SIZE];
@@ -15,7 +24,7 @@ void fault_add(struct faults *f, const char *field, const char *format, ...)
     if (!f->count++)
         snprintf(f->first, sizeof f->first, "%.150s %s", field, reason);
     if (f->list)
-        json_array_append_new(f->list, json_pack("{s:s, s:s}", "field", field, "reason", reason));
+        json_array_append_new(f->list, json_pack("{s:s, s:o}", "field", field, "reason", cut_json(reason)));
 }
 
 int faults_end(const struct faults *f, struct err *e, const char *what)

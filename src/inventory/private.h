@@ -18,6 +18,8 @@ struct faults {
     char first[RULE_REASON_SIZE + 160];
 };
 void fault_add(struct faults *f, const char *field, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* The text as JSON, shortened to where it is UTF-8: a buffer's end may have cut a character in two. */
+json_t *cut_json(char *text);
 /* 0 where there was none; else ERR_INVALID: "WHAT: first fault (and N more)". */
 int faults_end(const struct faults *f, struct err *e, const char *what);
 
@@ -26,6 +28,9 @@ int inventory_event(struct store_tx *tx, const struct inventory_by *by, const ch
                     const char *id, json_t *data, struct err *e);
 /* fields[name] = {before, after}; takes both references (NULL: null). Nothing where they are equal. */
 void fields_add(json_t *fields, const char *name, json_t *before, json_t *after);
+
+#define AFTER_DEPTH_MAX 1000 /* servers that wait for one another, in a row */
+#define PORT_SSH 22
 
 /* A server's fields, as people set them. Texts are borrowed, NULL where there is none. */
 struct server_fields {
@@ -49,5 +54,7 @@ int server_write(struct store_tx *tx, const char *name, const struct server_fiel
 /* Whether the wave is there and takes servers (it has not started): 1 yes, 0 no and why, -1. */
 int wave_takes_servers(struct store_tx *tx, const char *wave, char reason[static RULE_REASON_SIZE], struct err *e);
 int wave_insert(struct store_tx *tx, const char *name, const char *title, json_t *settings, const struct inventory_by *by, struct err *e);
+/* Sets the column of that name. */
+void server_set_column(struct server_fields *f, const char *name, const char *text, int64_t number);
 extern const char *const replication_states[]; /* ends with NULL */
 bool named_in(const char *text, const char *const *list);

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PORT_SSH 22
-
 void server_fields_release(struct server_fields *f)
 {
     json_free(&f->attributes);
@@ -106,8 +104,7 @@ int server_write(struct store_tx *tx, const char *name, const struct server_fiel
                            json_pack("{s:O, s:I}", "fields", fields, "version", (json_int_t)(before_version + 1)), e);
 }
 
-/* Where a column's value goes. */
-static void set_column(struct server_fields *f, const char *name, const char *text, int64_t number)
+void server_set_column(struct server_fields *f, const char *name, const char *text, int64_t number)
 {
     if (strcmp(name, "wave") == 0)
         f->wave = text;
@@ -166,12 +163,13 @@ static void take_body(struct server_fields *f, const json_t *body, struct arena 
         else if (rule_take(r, value, &taken, reason) < 0)
             fault_add(faults, key, "%s", reason);
         else
-            set_column(f, key, arena_strdup(keep, json_string_value(taken)), json_integer_value(taken));
+            server_set_column(f, key, arena_strdup(keep, json_string_value(taken)), json_integer_value(taken));
     }
 }
 
 /* Follows `after` from name: a server that is missing, in another wave, or name itself again is a fault. */
 struct walk {
+    int depth;
     struct store_tx *tx;
     struct arena *arena;
     const char *start, *wave;
@@ -182,6 +180,10 @@ static int walk_after(struct walk *w, const char *list, struct faults *f, struct
 {
     char *rest = arena_strdup(w->arena, list ? list : "");
 
+    if (list && ++w->depth > AFTER_DEPTH_MAX) {
+        fault_add(f, "attributes.after", "makes a chain of more than %d servers", AFTER_DEPTH_MAX);
+        return 0;
+    }
     for (char *name; (name = strsep(&rest, ", "));) {
         CLEANUP(server_before_release) struct server_before other = {0};
         int rc;
@@ -202,7 +204,10 @@ static int walk_after(struct walk *w, const char *list, struct faults *f, struct
         json_object_set_new(w->seen, name, json_true());
         if (walk_after(w, json_get_string(other.fields.attributes, "after", NULL), f, e) < 0)
             return -1;
+        if (f->count)
+            return 0;
     }
+    w->depth -= list != NULL;
     return 0;
 }
 
@@ -210,7 +215,7 @@ static int check_after(struct store_tx *tx, const char *name, const struct serve
 {
     CLEANUP(arena_free) struct arena *arena = arena_new();
     CLEANUP(json_free) json_t *seen = json_object();
-    struct walk w = {tx, arena, name, after->wave, seen};
+    struct walk w = {.tx = tx, .arena = arena, .start = name, .wave = after->wave, .seen = seen};
 
     return walk_after(&w, json_get_string(after->attributes, "after", NULL), f, e);
 }
