@@ -4,6 +4,12 @@
 #include <stddef.h>
 
 #define STEPS(STEP) \
+    STEP(prerequisites) \
+    STEP(push_agent) \
+    STEP(quiesce) \
+    STEP(restore_source) \
+    STEP(verify_source) \
+    STEP(decommission) \
     STEP(initial_sync) \
     STEP(verify_replication) \
     STEP(final_sync) \

@@ -1,0 +1,111 @@
+/* decommission: the source's end: the agent removed and proven gone, services off, power off, proven unreachable. Only ever at the
+ * parking address: the server's own belongs to the copy. */
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/http.h"
+#include "steps/scripts.h"
+#include "steps/source.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SCRIPT_MS 300000
+#define OFF_WAIT_US (240 * US_PER_S)
+#define SILENT_TRIES 3        /* in a row, this many times without an answer */
+#define SILENT_EVERY_MS 3000
+
+/* Written before the power goes, so that an attempt after this one knows why nothing answers. */
+static char *mark_path(const struct step *s)
+{
+    CLEANUP(free_ptr) char *name = http_escape(step_string(s, "server.name", "?")), *run = http_escape(step_string(s, "run.id", "?"));
+
+    return xasprintf("%s/decommissioned-%s-%s", step_state_dir(s), run, name);
+}
+
+static int remove_agent(struct step *s, struct remote *r, const char *parking, struct err *e)
+{
+    CLEANUP(free_ptr) char *services = NULL;
+    CLEANUP(buf_release) struct buf out = {0};
+    const char *arguments[] = {parking, NULL, NULL};
+    int result, failed;
+
+    if (source_services(s, &services, e) < 0)
+        return -1;
+    arguments[1] = services;
+    result = source_script(r, script_decommission, arguments, &out, SCRIPT_MS, e);
+    failed = source_evidence(s, out.data);
+    if (result < 0)
+        return failed ? err_set(e, ERR_WRONG_STATE, "the source is not switched off: %d of its lines of evidence say why", failed) : -1;
+    return failed || !out.data ? err_set(e, ERR_PROTOCOL, "the source said nothing, or that something failed, and claims success") : 0;
+}
+
+static int power_off(struct step *s, struct remote *r, const char *mark, struct err *e)
+{
+    char now[CLOCK_TEXT_SIZE];
+
+    clock_format(clock_now_us(), now);
+    if (file_write(mark, now, strlen(now), 0600, e) < 0)
+        return -1;
+    if (remote_must_root(r, "setsid sh -c 'sleep 1; systemctl poweroff || poweroff' >/dev/null 2>&1 </dev/null &", NULL, 0, NULL, 30000, e) < 0) {
+        unlink(mark);
+        return err_wrap(e, "powering off");
+    }
+    step_evidence(s, "power off", true, "ordered at %s", now);
+    return 0;
+}
+
+/* An answer of any kind, a refusal too, is an answer: the machine's network lives. */
+static bool answers(const struct step *s, struct err *why)
+{
+    CLEANUP(remote_close) struct remote *r = NULL;
+
+    if (source_open(s, SOURCE_PARKED, false, &r, why) == 0)
+        return true;
+    return why->kind != ERR_TIMEOUT && why->kind != ERR_UNREACHABLE;
+}
+
+static int prove_silent(struct step *s, const char *parking, struct err *e)
+{
+    int64_t until_us = clock_monotonic_us() + OFF_WAIT_US;
+    int silent = 0;
+    struct err why = {0};
+
+    while (silent < SILENT_TRIES) {
+        silent = answers(s, &why) ? 0 : silent + 1;
+        if (clock_monotonic_us() > until_us && silent == 0)
+            return err_set(e, ERR_TIMEOUT, "the source still answers at %s, %lld s after it was told to power off", parking,
+                           (long long)(OFF_WAIT_US / US_PER_S));
+        if (silent < SILENT_TRIES && step_sleep_ms(s, SILENT_EVERY_MS, e) < 0)
+            return -1;
+    }
+    step_evidence(s, "unreachable", true, "%d tries in a row without an answer at %s: %s", SILENT_TRIES, parking, why.message);
+    return 0;
+}
+
+static int run(struct step *s, struct err *e)
+{
+    CLEANUP(remote_close) struct remote *r = NULL;
+    CLEANUP(free_ptr) char *mark = mark_path(s);
+    const char *parking;
+    char address[64];
+
+    if (source_parking(s, address, sizeof address, &parking, e) < 0)
+        return -1;
+    if (source_open(s, SOURCE_PARKED, false, &r, e) < 0) {
+        if (!file_exists(mark) || (e->kind != ERR_TIMEOUT && e->kind != ERR_UNREACHABLE))
+            return err_wrap(e, "the parked source can't be reached, so that nothing of it is proven gone");
+        step_evidence(s, "agent", true, "proven gone by an earlier attempt, before it ordered the power off");
+        return prove_silent(s, parking, e);
+    }
+    if (remove_agent(s, r, parking, e) < 0 || power_off(s, r, mark, e) < 0)
+        return -1;
+    remote_close(&r);
+    if (prove_silent(s, parking, e) < 0)
+        return -1;
+    step_result(s, "powered_off", json_true());
+    return 0;
+}
+
+const struct step_api step_decommission = {.name = "decommission", .title = "Decommission the source", .place = STEP_AT_SOURCE,
+                                           .timeout_ms = 1800000, .attempts = 5, .run = run};

@@ -1,0 +1,110 @@
+# park: a source gives its addresses up and moves to its parking address. Arguments: PHASE PRIMARY PARKING_CIDR SERVICES(blanks between).
+#   prepare   writes down in /run/slipway-park (memory, not a disk) what is there, and adds the parking address beside
+#   leave     run over the parking address: services stopped, swap off, addresses given up. A watchdog takes all of it back unless
+#             `confirm` comes within a minute: a machine that can't be reached any more must not stay without its address
+#   confirm   run over the parking address, after
+# Each phase may be run again after any interruption. Prints "ok NAME<TAB>TEXT" and "not ok NAME<TAB>TEXT"; the exit status is 0 when
+# nothing stands in the way. The clients' way to this machine changes in `leave` only.
+# The shell reads this from its stdin: it must have it whole before anything runs.
+main() {
+PATH=/usr/sbin:/usr/bin:/sbin:/bin; export PATH
+LC_ALL=C; export LC_ALL
+set -f
+umask 077
+phase=$1 primary=$2 parking=$3 services=$4
+state=/run/slipway-park
+failed=0
+ok() { printf 'ok %s\t%s\n' "$1" "$2"; }
+bad() { printf 'not ok %s\t%s\n' "$1" "$2"; failed=1; }
+# Interfaces of hardware, and the one of the primary address whatever it is
+nics() { { ls /sys/class/net | while read -r n; do [ -e "/sys/class/net/$n/device" ] && echo "$n"; done; cat $state/nic 2>/dev/null; } | sort -u; }
+others() { # the global addresses that are not the parking one, as "NIC CIDR"
+    for n in $(nics); do
+        ip -o addr show dev "$n" scope global | while read -r _ nic _ cidr _; do [ "${cidr%/*}" = "${parking%/*}" ] || echo "$nic $cidr"; done
+    done
+}
+
+prepare() {
+    mkdir -p $state
+    nic=$(ip -o addr show to "$primary" | while read -r _ n _; do echo "$n"; break; done)
+    if [ -s $state/left ]; then ok "address" "given up before"; nic=$(cat $state/nic)
+    elif [ -z "$nic" ]; then bad "address" "$primary is on no interface here"; return
+    else
+        echo "$nic" >$state/nic
+        others >$state/addresses
+        ip -o route show default >$state/routes
+        for n in $(nics); do ip -o route show dev "$n" | grep -v -e '^default' -e ' proto kernel ' | sed "s/\$/ dev $n/"; done >$state/more_routes
+        [ -e $state/swaps ] || sed 1d /proc/swaps >$state/swaps
+        [ -e $state/services ] || for s in $services; do systemctl -q is-active "$s" && echo "$s"; done >$state/services
+    fi
+    ip addr show to "${parking%/*}" dev "$nic" | grep -q . || ip addr add "$parking" dev "$nic" || { bad "parking address" "can't be added to $nic"; return; }
+    ok "parking address" "$parking on $nic"
+}
+
+stop_services() {
+    for s in $services; do
+        # What would start it again by itself
+        for trigger in $(systemctl show -p TriggeredBy "$s" | cut -d= -f2-); do
+            systemctl stop "$trigger" && echo "$trigger" >>$state/triggers
+        done
+        systemctl stop "$s" || { bad "service $s" "can't be stopped"; continue; }
+        active=$(systemctl is-active "$s")
+        case $active in inactive | failed) ok "service $s" "$active" ;; *) bad "service $s" "still $active" ;; esac
+    done
+}
+
+swap_off() {
+    timeout 300 swapoff -a
+    left=$(sed 1d /proc/swaps)
+    if [ -z "$left" ]; then ok swap "off ($(wc -l <$state/swaps) areas before)"; else bad swap "still on: $left"; fi
+}
+
+stop_managers() { # what would give the addresses back
+    for m in systemd-networkd.socket systemd-networkd-varlink.socket systemd-networkd NetworkManager wicked dhcpcd; do
+        systemctl -q is-active $m 2>/dev/null || continue
+        grep -qx $m $state/managers 2>/dev/null || echo $m >>$state/managers
+        systemctl stop $m 2>/dev/null || bad "network manager" "$m can't be stopped"
+    done
+    for pid in $(pgrep -x dhclient 2>/dev/null); do kill -STOP "$pid" && echo "$pid" >>$state/dhclients; done
+}
+
+give_up() {
+    for n in $(nics); do [ -e /proc/sys/net/ipv4/conf/$n/promote_secondaries ] && echo 1 >/proc/sys/net/ipv4/conf/$n/promote_secondaries; done
+    others | while read -r nic cidr; do ip addr del "$cidr" dev "$nic" 2>/dev/null; done
+    date +%s >$state/left
+    # Routes that stood on the addresses that are gone
+    while read -r route; do
+        set -- $route
+        gateway= nic=
+        while [ $# -gt 1 ]; do case $1 in via) gateway=$2 ;; dev) nic=$2 ;; esac; shift; done
+        [ "$nic" = "$(cat $state/nic)" ] && [ -n "$gateway" ] || continue
+        ip route replace default via "$gateway" dev "$nic" src "${parking%/*}" 2>/dev/null ||
+            ip route replace default via "$gateway" dev "$nic" onlink
+    done <$state/routes
+    left=$(others)
+    if [ -z "$left" ]; then ok address "$(tr '\n' ' ' <$state/addresses)given up; at $parking now"; else bad address "still has $left"; fi
+}
+
+leave() {
+    [ -s $state/nic ] || { bad "parking" "not prepared"; return; }
+    stop_services
+    swap_off
+    [ $failed = 0 ] || return
+    sync
+    rm -f $state/confirmed
+    setsid sh -c "sleep 60; [ -e $state/confirmed ] || exec sh $state/unpark.sh take-back '$parking'" >/dev/null 2>&1 </dev/null &
+    stop_managers
+    give_up
+}
+
+confirm() {
+    touch $state/confirmed
+    left=$(others)
+    if [ -s $state/left ] && [ -z "$left" ]; then ok parked "at $parking since $(date -u -d "@$(cat $state/left)" +%H:%M:%S 2>/dev/null) UTC"
+    else bad parked "not parked: ${left:-it did not leave}"; fi
+}
+
+$phase
+exit $failed
+}
+main "$@" </dev/null

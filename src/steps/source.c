@@ -1,0 +1,157 @@
+#include "steps/source.h"
+#include "base/clock.h"
+
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OPEN_TIMEOUT_MS 20000
+#define SERVICES_BYTES 1024
+
+static bool is_cancelled(void *user) { return step_cancelled(user); }
+
+/* "user@host:port" of the attribute `jump`; user and port may be left out. */
+static int read_jump(const char *text, struct remote_options *jump, char *held, size_t size, struct err *e)
+{
+    char *at, *colon;
+
+    if (strlen(text) >= size)
+        return err_set(e, ERR_INVALID, "the attribute jump is too long");
+    strcpy(held, text); /* fits: checked above */
+    at = strchr(held, '@');
+    if (at) {
+        *at = '\0';
+        jump->user = held;
+    }
+    jump->address = at ? at + 1 : held;
+    colon = strrchr((char *)jump->address, ':');
+    if (colon) {
+        *colon = '\0';
+        jump->port = atoi(colon + 1);
+    }
+    if (!*jump->address || !*jump->user || (colon && (jump->port < 1 || jump->port > 65535)))
+        return err_set(e, ERR_INVALID, "the attribute jump is \"%s\"; it must be user@host:port", text);
+    return 0;
+}
+
+static const char *pinned_key(const struct step *s)
+{
+    return step_string(s, "credential.host_key", step_string(s, "context.prerequisites.host_key", NULL));
+}
+
+static int read_credential(const struct step *s, struct remote_options *o, struct err *e)
+{
+    const char *kind, *secret, *sudo = step_string(s, "credential.sudo", "none");
+
+    if (step_need_string(s, "credential.kind", &kind, e) < 0 || step_need_string(s, "credential.user", &o->user, e) < 0 ||
+        step_need_string(s, "credential.secret", &secret, e) < 0)
+        return err_wrap(e, "the server's attribute `credential` must name one that exists");
+    if (strcmp(kind, "ssh_key") == 0)
+        o->private_key = secret;
+    else if (strcmp(kind, "ssh_password") == 0)
+        o->password = secret;
+    else
+        return err_set(e, ERR_UNSUPPORTED, "a credential of the kind \"%s\" can't log in at a source", kind);
+    o->sudo = strcmp(sudo, "password") == 0 ? REMOTE_SUDO_PASSWORD : strcmp(sudo, "nopasswd") == 0 ? REMOTE_SUDO_NOPASSWD : REMOTE_SUDO_NONE;
+    o->sudo_password = step_string(s, "credential.sudo_secret", NULL);
+    return 0;
+}
+
+int source_open(const struct step *s, enum source_at where, bool accept_unknown, struct remote **out, struct err *e)
+{
+    struct remote_options o = {.fd = -1, .timeout_ms = OPEN_TIMEOUT_MS, .cancelled = is_cancelled, .user_data = (void *)(uintptr_t)s,
+                               .accept_unknown = accept_unknown, .host_key = pinned_key(s)};
+    const char *jump_text = step_string(s, "server.attributes.jump", NULL), *cidr;
+    struct remote_options jump;
+    char parking[64], held[512];
+
+    if (read_credential(s, &o, e) < 0)
+        return -1;
+    if (where == SOURCE_SERVING && step_need_string(s, "server.address", &o.address, e) < 0)
+        return -1;
+    if (where == SOURCE_PARKED) {
+        if (source_parking(s, parking, sizeof parking, &cidr, e) < 0)
+            return -1;
+        o.address = parking;
+    }
+    o.port = (int)step_int(s, "server.port", 22);
+    if (jump_text && *jump_text) {
+        jump = o;
+        jump.port = 22;
+        jump.host_key = step_string(s, "server.attributes.jump_host_key", step_string(s, "context.prerequisites.jump_host_key", NULL));
+        if (read_jump(jump_text, &jump, held, sizeof held, e) < 0)
+            return -1;
+        o.jump = &jump;
+    }
+    return remote_open(&o, out, e);
+}
+
+int source_parking(const struct step *s, char *out, size_t size, const char **cidr, struct err *e)
+{
+    const char *text = step_string(s, "server.attributes.parking_address", NULL), *slash = text ? strchr(text, '/') : NULL;
+    struct in_addr address;
+    char *end = NULL;
+    long prefix = slash ? strtol(slash + 1, &end, 10) : -1;
+
+    if (!text)
+        return err_set(e, ERR_INVALID, "the server has no attribute parking_address: where its source goes while the copy has its address");
+    if (!slash || (size_t)(slash - text) >= size || end == slash + 1 || *end || prefix < 1 || prefix > 32)
+        return err_set(e, ERR_INVALID, "the attribute parking_address is \"%s\"; it must be like 192.0.2.211/24", text);
+    memcpy(out, text, (size_t)(slash - text));
+    out[slash - text] = '\0';
+    if (inet_pton(AF_INET, out, &address) != 1)
+        return err_set(e, ERR_INVALID, "the attribute parking_address is \"%s\"; it must be like 192.0.2.211/24", text);
+    *cidr = text;
+    return 0;
+}
+
+int source_services(const struct step *s, char **out, struct err *e)
+{
+    const char *text = step_string(s, "server.attributes.services", "");
+    char *list;
+
+    if (strlen(text) >= SERVICES_BYTES)
+        return err_set(e, ERR_LIMIT, "the attribute services is longer than %d bytes", SERVICES_BYTES);
+    if (text[strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.@-\\, ")])
+        return err_set(e, ERR_INVALID, "the attribute services is \"%s\"; it must be units' names with commas between", text);
+    list = xstrdup(text);
+    for (char *at = list; *at; at++)
+        if (*at == ',')
+            *at = ' ';
+    *out = list;
+    return 0;
+}
+
+int source_script(struct remote *r, const char *script, const char *const *arguments, struct buf *out, int timeout_ms, struct err *e)
+{
+    CLEANUP(buf_release) struct buf command = {0};
+
+    buf_puts(&command, "sh -s --");
+    for (; *arguments; arguments++) {
+        CLEANUP(free_ptr) char *quoted = remote_quote(*arguments);
+
+        buf_printf(&command, " %s", quoted);
+    }
+    return remote_must_root(r, command.data, script, strlen(script), out, timeout_ms, e);
+}
+
+int source_evidence(struct step *s, const char *text)
+{
+    int failed = 0;
+
+    while (text && *text) {
+        const char *end = text + strcspn(text, "\n"), *tab = memchr(text, '\t', (size_t)(end - text));
+        bool passed = strncmp(text, "ok ", 3) == 0, known = passed || strncmp(text, "not ok ", 7) == 0;
+        const char *name = text + (passed ? 3 : 7);
+
+        if (known && tab && tab > name) {
+            CLEANUP(free_ptr) char *held = xasprintf("%.*s", (int)(tab - name), name);
+
+            step_evidence(s, held, passed, "%.*s", (int)(end - tab - 1), tab + 1);
+            failed += !passed;
+        }
+        text = *end ? end + 1 : end;
+    }
+    return failed;
+}
