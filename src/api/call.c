@@ -48,6 +48,7 @@ void call_drop(struct call *c)
         return;
     json_free(&c->open.body);
     json_free(&c->open.faults);
+    json_free(&c->open.extra);
     buf_release(&c->open.bytes);
     if (!c->open.reply.lasting)
         free(c->open.reply.bytes);
@@ -66,6 +67,16 @@ bool call_peer_is_gone(const struct call *c)
     if (getsockopt(c->link->fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
         return true;
     return info.tcpi_state != TCP_ESTABLISHED;
+}
+
+bool call_is_last(const struct http_call *c)
+{
+    return inner(c)->server->stopping;
+}
+
+const struct httpd_server *call_server(const struct http_call *c)
+{
+    return inner(c)->server;
 }
 
 bool call_peer_left(const struct http_call *c)
@@ -111,21 +122,19 @@ const char *call_peer_address(const struct http_call *c)
     return inner(c)->link->address;
 }
 
-int call_certificate(struct http_call *open, char *name, size_t name_size, char *serial, size_t serial_size, struct err *e)
+int call_certificate(struct http_call *open, const char **pem, struct err *e)
 {
     struct call *c = inner(open);
-    const struct link *l = c->link;
 
     if (c->link->certificate == -2)
         peer_look(c);
-    if (l->certificate < 0)
-        return err_set(e, ERR_UNAUTHENTICATED, "your certificate is refused: %s", l->why);
-    if (l->certificate == 0)
+    if (c->link->certificate < 0)
+        return err_set(e, ERR_UNAUTHENTICATED, "your certificate is refused: %s", c->link->why);
+    if (c->link->certificate == 0)
         return 0;
-    if (clock_now_us() > l->certificate_ends_us)
+    if (clock_now_us() > c->link->certificate_ends_us)
         return err_set(e, ERR_UNAUTHENTICATED, "your certificate has expired: enrol again");
-    snprintf(name, name_size, "%s", l->name);
-    snprintf(serial, serial_size, "%s", l->serial);
+    *pem = c->link->pem;
     return 1;
 }
 
@@ -220,11 +229,21 @@ static void count(struct call *c)
             n->under_ms[i]++;
 }
 
+int call_authorise(struct call *c, struct err *e)
+{
+    if (c->was_authorised)
+        return 0;
+    c->was_authorised = true;
+    return c->server->options.authorise ? c->server->options.authorise(&c->open, e) : 0;
+}
+
 void call_answer(struct call *c)
 {
     struct err e = {0};
-    int result = read_json(&c->open, &e);
+    int result = call_authorise(c, &e);
 
+    if (result == 0)
+        result = read_json(&c->open, &e);
     if (result == 0)
         result = c->open.route->run(&c->open, &e);
     if (result == CALL_PARKED && !c->open.time_is_up)

@@ -77,6 +77,7 @@ static void link_close(struct httpd_server *s, void **socket_context)
         l->next->before = l->before;
     pthread_mutex_unlock(&s->links_lock);
     s->connections--;
+    gnutls_free(l->pem);
     free(l);
     *socket_context = NULL;
 }
@@ -223,17 +224,12 @@ static size_t route_limit(const struct http_route *r)
     return r->limit_bytes ? r->limit_bytes : 1u << 20;
 }
 
-static int authorise(struct call *c, struct err *e)
-{
-    return c->server->options.authorise ? c->server->options.authorise(&c->open, e) : 0;
-}
-
 static int check_head(struct call *c, const char *method, struct err *e)
 {
     int64_t announced = announced_bytes(c);
     size_t limit;
 
-    if (find_route(c, method, e) < 0 || authorise(c, e) < 0 || check_query(c, e) < 0)
+    if (find_route(c, method, e) < 0 || check_query(c, e) < 0)
         return -1;
     limit = route_limit(c->open.route);
     if (c->open.route->access == ACCESS_PUBLIC && limit > HTTP_LIMIT_ANONYMOUS_BODY_BYTES)
@@ -243,6 +239,9 @@ static int check_head(struct call *c, const char *method, struct err *e)
         return err_set(e, ERR_LIMIT, "%s takes no body", c->open.path);
     if (announced > (int64_t)limit)
         return err_set(e, ERR_LIMIT, "the body has %lld bytes; %zu are allowed", (long long)announced, limit);
+    /* A stranger's large body isn't taken in. */
+    if ((announced < 0 || announced > HTTP_LIMIT_ANONYMOUS_BODY_BYTES) && call_authorise(c, e) < 0)
+        return -1;
     c->link->deadline_us = clock_monotonic_us() + HTTP_REQUEST_TIMEOUT_MS * US_PER_MS +
         (announced > 0 ? announced : (int64_t)limit) / 65536 * US_PER_S;
     return 0;

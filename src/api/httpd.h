@@ -1,8 +1,8 @@
 /* httpd: our own layer over libmicrohttpd: HTTPS (TLS 1.3) with an epoll thread pool, a table of routes, and handlers that are plain
  * functions. It knows nothing of what the routes do; api/routes.c does.
  *
- * A request's life: an I/O thread reads its head, finds its route, asks `authorise` who calls (before a body of any size is
- * taken in), reads the body within the route's limit, and hands the call to a worker. The connection sleeps meanwhile, so that a slow
+ * A request's life: an I/O thread reads its head, finds its route, reads the body within the route's limit (asking `authorise` first
+ * who calls where the body is large), and hands the call to a worker, which asks otherwise. The connection sleeps meanwhile, so that a slow
  * handler holds up nobody else. The worker runs the handler, which fills in the reply; the I/O thread sends it. A handler may *park*
  * its call (a long poll): it is run again after httpd_wake, or when its time is up. A handler may answer with a *stream* (server-sent
  * events), which costs no thread while it has nothing to say.
@@ -13,6 +13,7 @@
 
 #include "base/json.h"
 #include "base/limits.h"
+#include "identity/identity.h"
 
 #include <sys/types.h>
 
@@ -47,18 +48,6 @@ enum http_input {
     INPUT_NONE,
     INPUT_JSON,        /* an object, in call->body */
     INPUT_BYTES        /* as they come, in call->bytes */
-};
-
-enum http_caller_kind { CALLER_NOBODY, CALLER_USER, CALLER_RUNNER, CALLER_REPLICATOR, CALLER_AGENT };
-
-/* Who calls, as `authorise` found it. */
-struct http_caller {
-    enum http_caller_kind kind;
-    char name[LIMIT_NAME_BYTES + 1];
-    char actor[LIMIT_NAME_BYTES + 16]; /* "user:anna", "runner:dc1": goes into event rows */
-    bool operates, administers;        /* of a user */
-    char session[LIMIT_TOKEN_BYTES];   /* the cookie's value where a cookie was what proved it, else "" */
-    char csrf[LIMIT_TOKEN_BYTES];      /* what X-CSRF-Token must say then */
 };
 
 struct http_call;
@@ -100,12 +89,13 @@ struct http_call {
     void *context;                        /* httpd_options.context */
     const struct http_route *route;
     const char *path;                     /* as sent, without the query */
-    struct http_caller who;
+    struct actor who;                     /* as `authorise` found it; zeros for a public route */
     json_t *body;                         /* INPUT_JSON */
     struct buf bytes;                     /* INPUT_BYTES */
     bool time_is_up;                      /* parked until its time: answer now */
-    int64_t park_after_id;                /* the handler's own memory between runs of a parked call */
+    int64_t poll_until_us;                /* the handler's own memory between runs of a parked call; 0 at first */
     json_t *faults;                       /* a list of {field,reason} for the problem; the layer drops it */
+    json_t *extra;                        /* more members for the problem; the layer drops it */
     int problem_status;                   /* other than err_meaning's: 422 for faults, 412 … ; 0: as err_meaning says */
     char request_id[20];
     struct http_reply reply;
@@ -116,8 +106,9 @@ const char *call_param(const struct http_call *c, const char *name);   /* of the
 const char *call_query(const struct http_call *c, const char *name);   /* decoded */
 const char *call_header(const struct http_call *c, const char *name);
 const char *call_cookie(const struct http_call *c, const char *name);
-/* 1: presented and verified, the CN copied; 0: none presented; -1: presented, and not one of ours, or expired. */
-int call_certificate(struct http_call *c, char *name, size_t name_size, char *serial, size_t serial_size, struct err *e);
+/* The client's certificate, which TLS has proven to be its own: 1: verified against the CA, for a client, in its time: *pem is lent; 0: none
+ * was shown; -1: one that is none of ours, or has expired. */
+int call_certificate(struct http_call *c, const char **pem, struct err *e);
 const char *call_peer_address(const struct http_call *c); /* "192.0.2.7" */
 /* Whole numbers and truth values of the query: *out stays where it isn't there. ERR_INVALID names the parameter. */
 int call_query_int(const struct http_call *c, const char *name, int64_t least, int64_t most, int64_t *out, struct err *e);
@@ -149,6 +140,8 @@ struct http_stream {
 };
 int reply_stream(struct http_call *c, const char *media_type, const struct http_stream *stream, struct err *e);
 void call_stream_wake(struct http_call *c);
+bool call_is_last(const struct http_call *c);   /* the server is stopping: start nothing */
+const struct httpd_server *call_server(const struct http_call *c);
 bool call_peer_left(const struct http_call *c); /* the client closed its end */
 
 struct httpd_options {
@@ -158,7 +151,7 @@ struct httpd_options {
     const struct http_route *routes;
     size_t route_count;
     const struct http_route *otherwise; /* for GETs that no route matches and that are outside /v1; NULL: 404 */
-    /* Fills in c->who, or refuses. Runs in an I/O thread: one indexed read at the most. */
+    /* Fills in c->who, or refuses. Runs in a worker; for a large body in an I/O thread, before that body is taken in. */
     int (*authorise)(struct http_call *c, struct err *e);
     void *context;
     int io_threads, workers;    /* 0: 2 and 8 */

@@ -23,7 +23,7 @@ struct call {
     struct MHD_Connection *connection;
     struct link *link;
     enum call_state state;
-    bool is_head, discards, was_parked;
+    bool is_head, discards, was_parked, was_authorised;
     size_t discarded_bytes, held_bytes;    /* held: taken from the server's budget for bodies */
     struct err failed;                     /* set while reading; answered when the body has passed */
     char *values[HTTP_LIMIT_SEGMENTS];     /* of the path template, in order */
@@ -42,7 +42,7 @@ struct link {
     int fd;
     char address[64];
     int certificate;                       /* 1, 0, -1 as call_certificate; -2: not looked at yet */
-    char name[LIMIT_NAME_BYTES + 16], serial[64];
+    char *pem;                             /* for 1 */
     int64_t certificate_ends_us;
     char why[160];                         /* for -1 */
     _Atomic int64_t deadline_us;           /* monotonic; 0: none */
@@ -88,7 +88,8 @@ void pool_stop(struct httpd_server *s);           /* answers everything, then jo
 /* call.c */
 struct call *call_new(struct httpd_server *s, struct MHD_Connection *connection, const char *path);
 void call_drop(struct call *c);                  /* gives a reference back; the last frees */
-void call_answer(struct call *c);                /* runs the route's handler; on return either parked or the reply is filled in */
+int call_authorise(struct call *c, struct err *e); /* once */
+void call_answer(struct call *c);                /* authorises, runs the route's handler; on return either parked or the reply is filled in */
 bool call_peer_is_gone(const struct call *c);
 
 /* reply.c */

@@ -5,7 +5,6 @@
 
 #include <gnutls/gnutls.h>
 #include <gnutls/x509.h>
-#include <string.h>
 
 static void refuse(struct link *l, const char *why)
 {
@@ -13,28 +12,22 @@ static void refuse(struct link *l, const char *why)
     snprintf(l->why, sizeof l->why, "%s", why);
 }
 
-static void take_names(struct link *l, const gnutls_datum_t *der)
+static void take(struct link *l, const gnutls_datum_t *der)
 {
-    unsigned char serial[32];
-    size_t name_size = sizeof l->name, serial_size = sizeof serial, text_size = sizeof l->serial;
     gnutls_x509_crt_t certificate;
-    gnutls_datum_t bytes = {serial, 0};
+    gnutls_datum_t pem = {0};
 
     if (gnutls_x509_crt_init(&certificate) < 0) {
         refuse(l, "out of memory");
         return;
     }
     if (gnutls_x509_crt_import(certificate, der, GNUTLS_X509_FMT_DER) < 0 ||
-        gnutls_x509_crt_get_dn_by_oid(certificate, GNUTLS_OID_X520_COMMON_NAME, 0, 0, l->name, &name_size) < 0 ||
-        strlen(l->name) != name_size || gnutls_x509_crt_get_serial(certificate, serial, &serial_size) < 0) {
-        refuse(l, "its name can't be read");
+        gnutls_x509_crt_export2(certificate, GNUTLS_X509_FMT_PEM, &pem) < 0) {
+        refuse(l, "it can't be read");
     } else {
-        bytes.size = (unsigned)serial_size;
-        if (gnutls_hex_encode(&bytes, l->serial, &text_size) < 0)
-            refuse(l, "its serial number can't be read");
-        else
-            l->certificate = 1;
+        l->pem = (char *)pem.data; /* which ends in a NUL */
         l->certificate_ends_us = (int64_t)gnutls_x509_crt_get_expiration_time(certificate) * US_PER_S;
+        l->certificate = 1;
     }
     gnutls_x509_crt_deinit(certificate);
 }
@@ -62,5 +55,5 @@ void peer_look(struct call *c)
     else if (status)
         refuse(l, "this factory didn't issue it, or not for a client");
     else
-        take_names(l, &chain[0]);
+        take(l, &chain[0]);
 }

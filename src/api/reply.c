@@ -98,6 +98,8 @@ int reply_problem(struct http_call *c, const struct err *e)
                             "the reason can't be shown: it isn't UTF-8", "kind", meaning->name);
     if (c->faults)
         json_object_set(problem, "faults", c->faults);
+    if (c->extra)
+        json_object_update_missing(problem, c->extra);
     if (status == 401)
         reply_header(c, "WWW-Authenticate", "Bearer realm=\"slipway\"");
     reply_json(c, status, problem);

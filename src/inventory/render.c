@@ -170,7 +170,7 @@ static const struct sort server_sorts[] = {
 
 static int find_sort(const struct sort *sorts, const char *name, const char **sql, struct err *e)
 {
-    CLEANUP(buf_release) struct buf known;
+    CLEANUP(buf_release) struct buf known = {0};
 
     for (const struct sort *s = sorts; s->name; s++)
         if (strcmp(s->name, name && *name ? name : "name") == 0) {

@@ -1,4 +1,5 @@
 /* slipway: the factory and its client, one binary with subcommands. Argument parsing and wiring, nothing else. */
+#include "api/serve.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "steps/runner.h"
@@ -8,6 +9,8 @@
 
 /* The programs; what the command line client does is in its own table. */
 static const struct cli_command commands[] = {
+    {"serve", "the factory: API, console, workflow and database, with a runner and a replicator beside it", serve_main},
+    {"restore", "put a backup in a data folder's place", restore_main},
     {"runner", "carry out tasks beside the source machines or the target", runner_main},
     {NULL, NULL, NULL},
 };

@@ -17,7 +17,8 @@
     STEP(finalize) \
     STEP(cmdb_retire) \
     STEP(drop_staged) \
-    STEP(report)
+    STEP(report) \
+    STEP(source_probe)
 
 #define DECLARE(name) extern const struct step_api step_##name;
 #define POINT(name) &step_##name,

@@ -250,6 +250,17 @@ int workflow_start_probe(struct workflow *w, const char *wave, const char *actor
     return 0;
 }
 
+int workflow_start_source_probe(struct workflow *w, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e)
+{
+    CLEANUP(change_release) struct change c = {0};
+    char id[WORKFLOW_ID_SIZE];
+
+    if (change_begin(w, actor, &c, e) < 0 || run_make(&c, "source_probe", NULL, NULL, NULL, 1, id, e) < 0 || change_commit(&c, e) < 0)
+        return err_wrap(e, "starting a probe of the source network");
+    memcpy(run, id, sizeof id);
+    return 0;
+}
+
 /* No server may be left between quiesce and finalize by a run that nobody works on any more. */
 static int check_cancel(const struct task *list, int count, struct err *e)
 {

@@ -86,12 +86,19 @@ static const struct template_task target_probe[] = {
     {.name = NULL},
 };
 
+static const struct template_task source_probe[] = {
+    {STEP("source_probe", "Reach the source network and the replicator", "pre", "source"), .scope = SCOPE_WAVE, .timeout_s = 2 * MINUTE,
+     .attempts = 1},
+    {.name = NULL},
+};
+
 static const struct template templates[] = {
     {"wave_migration", "Migrate a wave", wave_migration},
     {"way_back", "Take a server back", way_back},
     {"target_probe", "Probe the target", target_probe},
+    {"source_probe", "Probe a source network", source_probe},
 };
-const struct template *const template_table[] = {&templates[0], &templates[1], &templates[2], NULL};
+const struct template *const template_table[] = {&templates[0], &templates[1], &templates[2], &templates[3], NULL};
 
 const struct template *template_find(const char *name)
 {

@@ -53,6 +53,8 @@ void workflow_close(struct workflow **w); /* for CLEANUP; NULL inside is fine */
 int workflow_start_wave(struct workflow *w, const char *wave, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e);
 /* A run of the template "target_probe": launches a probe machine on the target and removes it. wave may be NULL. */
 int workflow_start_probe(struct workflow *w, const char *wave, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e);
+/* The same of the template "source_probe": whether a runner in the source network reaches it, and the replicator from there. */
+int workflow_start_source_probe(struct workflow *w, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e);
 /* No task of it starts any more; running attempts are told to stop. ERR_WRONG_STATE while a server of it is between quiesce and finalize:
  * take it back first. */
 int workflow_cancel_run(struct workflow *w, const char *run, const char *actor, struct err *e);
@@ -60,6 +62,9 @@ int workflow_cancel_run(struct workflow *w, const char *run, const char *actor, 
 /* Everything that time brings: leases that ran out, time limits, windows that open and close, holds that end, retries that are due.
  * Call it every second or so, and after a start. Returns the count of tasks that changed, or -1. */
 int workflow_tick(struct workflow *w, struct err *e);
+
+/* After the database was restored from a copy, before workflow_open: no runner that works on an attempt of before may report any more. */
+int workflow_restored(struct store_tx *tx, struct err *e);
 
 /* ---- Runners ---- */
 

@@ -7,7 +7,7 @@
 static const char *const known_steps[] = {
     "prerequisites", "push_agent", "initial_sync", "verify_replication", "validate_launch", "launch_test", "boot_test",
     "terminate_test", "quiesce", "final_sync", "launch_cutover", "verify_cutover", "open_door", "compare", "finalize", "cmdb_retire",
-    "decommission", "drop_staged", "right_size", "report", "stop_instance", "restore_source", "verify_source", "target_probe"};
+    "decommission", "drop_staged", "right_size", "report", "stop_instance", "restore_source", "verify_source", "target_probe", "source_probe"};
 static const char *const known_labels[] = {"source", "replicator", "target", "factory"};
 static const char *const known_phases[] = {"pre", "build", "validate", "cutover", "post", "back"};
 

@@ -1,0 +1,162 @@
+/* /metrics: Prometheus' text format 0.0.4. */
+#include "api/api.h"
+#include "base/clock.h"
+
+#include <string.h>
+
+static void head(struct buf *out, const char *name, const char *type, const char *help)
+{
+    buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+/* A label's value: \ " and line feeds are escaped. */
+static void label(struct buf *out, const char *text)
+{
+    for (; *text; text++)
+        if (*text == '\n')
+            buf_puts(out, "\\n");
+        else
+            buf_printf(out, *text == '"' || *text == '\\' ? "\\%c" : "%c", *text);
+}
+
+static void route_metrics_text(const struct httpd_server *server, struct buf *out)
+{
+    head(out, "slipway_http_requests_total", "counter", "Requests answered, by route and class of status.");
+    for (size_t i = 0; i <= api_route_count; i++) {
+        const struct http_route *r = i < api_route_count ? &api_routes[i] : NULL;
+        struct http_route_numbers n;
+
+        httpd_read_route_numbers(server, i, &n);
+        for (int class = 1; class < 6; class++)
+            if (n.by_class[class])
+                buf_printf(out, "slipway_http_requests_total{method=\"%s\",route=\"%s\",status=\"%dxx\"} %lld\n",
+                           r ? httpd_method_names[r->method] : "", r ? r->path : "", class, (long long)n.by_class[class]);
+    }
+    head(out, "slipway_http_request_seconds", "histogram", "Time from a request's head to its answer, by route.");
+    for (size_t i = 0; i < api_route_count; i++) {
+        const struct http_route *r = &api_routes[i];
+        struct http_route_numbers n;
+        int64_t count = 0;
+
+        httpd_read_route_numbers(server, i, &n);
+        for (int class = 0; class < 6; class++)
+            count += n.by_class[class];
+        if (!count)
+            continue;
+        for (size_t k = 0; k < ARRAY_COUNT(httpd_bucket_ms); k++)
+            buf_printf(out, "slipway_http_request_seconds_bucket{method=\"%s\",route=\"%s\",le=\"%g\"} %lld\n", httpd_method_names[r->method],
+                       r->path, httpd_bucket_ms[k] / 1000.0, (long long)n.under_ms[k]);
+        buf_printf(out, "slipway_http_request_seconds_bucket{method=\"%s\",route=\"%s\",le=\"+Inf\"} %lld\n", httpd_method_names[r->method],
+                   r->path, (long long)count);
+        buf_printf(out, "slipway_http_request_seconds_sum{method=\"%s\",route=\"%s\"} %.6f\n", httpd_method_names[r->method], r->path,
+                   (double)n.duration_us_sum / US_PER_S);
+        buf_printf(out, "slipway_http_request_seconds_count{method=\"%s\",route=\"%s\"} %lld\n", httpd_method_names[r->method], r->path,
+                   (long long)count);
+    }
+}
+
+static void server_metrics_text(const struct api *a, const struct httpd_server *server, struct buf *out)
+{
+    struct http_numbers n;
+
+    httpd_read_numbers(server, &n);
+    const struct {
+        const char *name, *type, *help;
+        int64_t value;
+    } rows[] = {
+        {"slipway_http_connections", "gauge", "Open connections.", n.connections},
+        {"slipway_http_event_streams", "gauge", "Open event streams.", n.streams},
+        {"slipway_http_parked", "gauge", "Long polls that wait.", n.parked},
+        {"slipway_http_queued", "gauge", "Requests that wait for a worker.", n.queued},
+        {"slipway_http_body_bytes", "gauge", "Request bodies in memory.", n.bodies_bytes},
+        {"slipway_http_refused_total", "counter", "Requests refused for want of room.", n.refused},
+        {"slipway_start_time_seconds", "gauge", "When the factory was started.", a->started_us / US_PER_S},
+    };
+
+    for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
+        head(out, rows[i].name, rows[i].type, rows[i].help);
+        buf_printf(out, "%s %lld\n", rows[i].name, (long long)rows[i].value);
+    }
+}
+
+static void count_state(json_t *counts, const char *state)
+{
+    json_object_set_new(counts, state, json_integer(json_get_int(counts, state, 0) + 1));
+}
+
+static void counts_text(struct buf *out, const char *name, const json_t *counts)
+{
+    const char *state;
+    json_t *value;
+
+    json_object_foreach((json_t *)(uintptr_t)counts, state, value)
+        buf_printf(out, "%s{state=\"%s\"} %lld\n", name, state, (long long)json_integer_value(value));
+}
+
+/* Of the newest 500 runs; tasks of those that run. */
+static void run_metrics_text(struct store_tx *tx, struct buf *out)
+{
+    CLEANUP(json_free) json_t *runs = NULL, *run_counts = json_object(), *task_counts = json_object();
+    json_t *run, *task;
+    size_t i, k;
+
+    if (workflow_runs_json(tx, NULL, LIMIT_PAGE_ITEMS, NULL, &runs, NULL) < 0)
+        return;
+    json_array_foreach(json_object_get(runs, "items"), i, run) {
+        CLEANUP(json_free) json_t *whole = NULL;
+        const char *state = json_get_string(run, "state", "UNKNOWN");
+
+        count_state(run_counts, state);
+        if (strcmp(state, "RUNNING") == 0 && workflow_run_json(tx, json_get_string(run, "id", ""), true, &whole, NULL) > 0)
+            json_array_foreach(json_object_get(whole, "tasks"), k, task)
+                count_state(task_counts, json_get_string(task, "state", "UNKNOWN"));
+    }
+    head(out, "slipway_runs", "gauge", "Runs by state, of the newest 500.");
+    counts_text(out, "slipway_runs", run_counts);
+    head(out, "slipway_tasks", "gauge", "Tasks of running runs by state.");
+    counts_text(out, "slipway_tasks", task_counts);
+}
+
+static const struct {
+    const char *member, *metric, *help;
+    double unit;
+} replication_metrics[] = {
+    {"lag_ms", "slipway_replication_lag_seconds", "How far a server's replication is behind.", 1000},
+    {"backlog_bytes", "slipway_replication_backlog_bytes", "What a server still has to send.", 1},
+    {"newest_point_age_ms", "slipway_recovery_point_age_seconds", "Age of a server's newest recovery point.", 1000},
+};
+
+static void replication_metrics_text(struct store_tx *tx, struct buf *out)
+{
+    CLEANUP(json_free) json_t *servers = NULL;
+    struct inventory_list list = {.limit = LIMIT_PAGE_ITEMS};
+    json_t *server;
+    size_t i;
+
+    if (inventory_servers_json(tx, &list, &servers, NULL) < 0)
+        return;
+    for (size_t m = 0; m < ARRAY_COUNT(replication_metrics); m++) {
+        head(out, replication_metrics[m].metric, "gauge", replication_metrics[m].help);
+        json_array_foreach(json_object_get(servers, "items"), i, server) {
+            const json_t *value = json_object_get(json_object_get(server, "replication"), replication_metrics[m].member);
+
+            if (!json_is_number(value))
+                continue;
+            buf_printf(out, "%s{server=\"", replication_metrics[m].metric);
+            label(out, json_get_string(server, "name", ""));
+            buf_printf(out, "\"} %.3f\n", json_number_value(value) / replication_metrics[m].unit);
+        }
+    }
+}
+
+void metrics_text(struct api *a, const struct httpd_server *server, struct buf *out)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+
+    server_metrics_text(a, server, out);
+    route_metrics_text(server, out);
+    if (store_begin(a->store, STORE_READ, &tx, NULL) < 0)
+        return;
+    run_metrics_text(tx, out);
+    replication_metrics_text(tx, out);
+}

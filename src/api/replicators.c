@@ -1,0 +1,130 @@
+/* What replicators say: each server's replication goes into the inventory and to whoever listens; what a replicator tells of itself and
+ * its vault is kept as its last word. */
+#include "api/api.h"
+#include "api/routes.h"
+#include "base/clock.h"
+
+#include <string.h>
+
+int replicators_keep(struct store_tx *tx, const char *name, const json_t *status, int64_t now_us, struct err *e)
+{
+    CLEANUP(free_ptr) char *text = json_text(status);
+
+    return store_run(tx, e, "INSERT INTO replicator_status (name, seen_us, status) VALUES ($1, $2, $3)"
+                     " ON CONFLICT (name) DO UPDATE SET seen_us = excluded.seen_us, status = excluded.status",
+                     "sis", name, now_us, text) < 0 ? -1 : 0;
+}
+
+static int add_status(struct store_tx *tx, json_t *item, struct err *e)
+{
+    CLEANUP(store_rows_free) struct store_rows *rows = NULL;
+    json_t *status;
+    int found;
+
+    if (store_query(tx, &rows, e, "SELECT seen_us, status FROM replicator_status WHERE name = $1", "s", json_get_string(item, "name", "")) < 0)
+        return -1;
+    found = store_next(rows, e);
+    if (found <= 0)
+        return found;
+    json_set_time(item, "status_at", store_int(rows, 0));
+    status = json_loads(store_text(rows, 1), 0, NULL);
+    if (status)
+        json_object_update_missing(item, status);
+    json_decref(status);
+    return 0;
+}
+
+int replicators_json(struct api *a, struct store_tx *tx, json_t **out, struct err *e)
+{
+    CLEANUP(json_free) json_t *items = NULL;
+    json_t *item;
+    size_t index;
+
+    if (identity_peers_json(a->identity, tx, ACTOR_REPLICATOR, &items, e) < 0)
+        return -1;
+    json_array_foreach(items, index, item)
+        if (add_status(tx, item, e) < 0)
+            return -1;
+    *out = json_incref(items);
+    return 0;
+}
+
+int route_replicators(struct http_call *c, struct err *e)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    json_t *items = NULL;
+
+    if (api_read(c, &tx, e) < 0)
+        return -1;
+    return api_reply_items(c, replicators_json(api_of(c), tx, &items, e), &items);
+}
+
+/* One server's part: 1 kept, 0 not one of ours, -1. */
+static int keep_server(struct http_call *c, struct store_tx *tx, const json_t *said, const struct inventory_by *by, struct err *e)
+{
+    const json_t *replication = json_object_get(said, "replication");
+    const char *server;
+
+    if (json_need_string(said, "server", &server, e) < 0)
+        return -1;
+    if (!json_is_object(replication))
+        replication = said;
+    if (inventory_server_set_replication(tx, server, replication, by, e) < 0) {
+        if (e->kind != ERR_NOT_FOUND)
+            return err_wrap(e, "the server %s", server);
+        err_clear(e);
+        return 0;
+    }
+    (void)c;
+    return workflow_replication_seen(tx, server, replication, by->now_us, e) < 0 ? -1 : 1;
+}
+
+/* The console sees a server's replication move without asking. What is sent is what GET /v1/servers/{server} would say now. */
+static void broadcast(struct http_call *c, const json_t *servers)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    json_t *said;
+    size_t index;
+
+    if (api_read(c, &tx, NULL) < 0)
+        return;
+    json_array_foreach(servers, index, said) {
+        CLEANUP(json_free) json_t *server = NULL;
+        CLEANUP(free_ptr) char *text = NULL;
+        json_t *replication;
+
+        if (inventory_server_json(tx, json_get_string(said, "server", ""), &server, NULL) <= 0)
+            continue;
+        replication = json_object_get(server, "replication");
+        if (!json_is_object(replication))
+            continue;
+        json_object_set(replication, "server", json_object_get(server, "name"));
+        text = json_text(replication);
+        sse_broadcast(api_of(c)->sse, "replication", json_get_string(server, "wave", NULL), text);
+    }
+}
+
+int route_replicator_status(struct http_call *c, struct err *e)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    CLEANUP(json_free) json_t *own = json_copy(c->body), *unknown = json_array();
+    struct inventory_by by = api_by(c);
+    json_t *servers, *said;
+    size_t index;
+
+    if (json_need_array(c->body, "servers", &servers, e) < 0 || identity_seen(api_of(c)->identity, &c->who, e) < 0 || api_write(c, &tx, e) < 0)
+        return -1;
+    json_array_foreach(servers, index, said) {
+        int kept = keep_server(c, tx, said, &by, e);
+
+        if (kept < 0)
+            return -1;
+        if (!kept)
+            json_array_append(unknown, json_object_get(said, "server"));
+    }
+    json_object_del(own, "servers");
+    if (replicators_keep(tx, c->who.name, own, by.now_us, e) < 0 || store_commit(&tx, e) < 0)
+        return -1;
+    broadcast(c, servers);
+    return reply_json(c, 200, json_pack("{s:O}", "unknown", unknown));
+}

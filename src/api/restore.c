@@ -1,0 +1,180 @@
+/* `slipway restore`: puts a backup in the place of a data folder's database and keys. Everything is made and tried beside them first;
+ * then a few renames, and what was there before is kept in DATA/before-restore-TIME. */
+#include "api/backup.h"
+#include "api/serve.h"
+#include "api/setup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "store/event.h"
+#include "workflow/workflow.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int copy_file(const char *from, const char *to, struct err *e)
+{
+    CLEANUP(close_fd) int in = open(from, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), out = -1;
+    CLEANUP(free_ptr) char *bytes = xmalloc(1 << 20);
+
+    if (in < 0)
+        return err_errno(e, errno, "%s", from);
+    out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (out < 0)
+        return err_errno(e, errno, "%s", to);
+    for (;;) {
+        ssize_t count = read(in, bytes, 1 << 20);
+
+        if (count < 0 && errno == EINTR)
+            continue;
+        if (count < 0)
+            return err_errno(e, errno, "reading %s", from);
+        if (!count)
+            break;
+        if (fd_write_all(out, bytes, (size_t)count, e) < 0)
+            return err_wrap(e, "writing %s", to);
+    }
+    explicit_bzero(bytes, 1 << 20);
+    return fsync(out) < 0 ? err_errno(e, errno, "writing %s", to) : 0;
+}
+
+/* All files of the manifest, checked before, into a folder of the same shape. */
+static int copy_all(const char *backup, const json_t *manifest, const char *folder, struct err *e)
+{
+    CLEANUP(free_ptr) char *keys = xasprintf("%s/%s", folder, DATA_KEYS);
+    json_t *file;
+    size_t i;
+
+    if (file_make_dirs(keys, 0700, e) < 0)
+        return -1;
+    json_array_foreach(json_object_get(manifest, "files"), i, file) {
+        const char *name = json_get_string(file, "name", "");
+        CLEANUP(free_ptr) char *from = xasprintf("%s/%s", backup, name), *to = xasprintf("%s/%s", folder, name);
+
+        if (strcmp(name, BACKUP_DATABASE) != 0 && strncmp(name, DATA_KEYS "/", sizeof DATA_KEYS) != 0)
+            continue;
+        if (copy_file(from, to, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* Opens the copy as serve will (so a key that does not fit is found now), and ends what was running when it was made. */
+static int prepare(const char *folder, const char *backup, struct err *e)
+{
+    struct data d = {.path = xstrdup(folder), .lock_fd = -1};
+    struct store_tx *tx = NULL;
+    CLEANUP(json_free) json_t *data = json_pack("{s:s}", "backup", backup);
+    CLEANUP(free_ptr) char *text = data ? json_text(data) : NULL;
+    struct event event = {.actor = "factory", .kind = "factory.restored", .entity = "factory", .entity_id = "factory", .data = text};
+    int result = data_open(&d, e);
+
+    if (result == 0)
+        result = store_begin(d.store, STORE_WRITE, &tx, e);
+    if (result == 0)
+        result = workflow_restored(tx, e) < 0 || event_add(tx, &event, clock_now_us(), e) < 0 ? -1 : store_commit(&tx, e);
+    store_rollback(&tx);
+    data_close(&d);
+    return result;
+}
+
+/* Moves DATA/name to folder/name, where it is there. */
+static int move_aside(const char *data, const char *name, const char *folder, struct err *e)
+{
+    CLEANUP(free_ptr) char *from = xasprintf("%s/%s", data, name), *to = xasprintf("%s/%s", folder, strrchr(name, '/') ? strrchr(name, '/') + 1 : name);
+
+    if (rename(from, to) < 0 && errno != ENOENT)
+        return err_errno(e, errno, "moving %s to %s", from, to);
+    return 0;
+}
+
+/* The factory's own runner and replicator enrol again: the restored database may not know their certificates. */
+static int forget_identity(const char *data, const char *child, const char *aside, struct err *e)
+{
+    CLEANUP(free_ptr) char *from = xasprintf("%s/%s/identity", data, child), *to = xasprintf("%s/%s-identity", aside, child);
+
+    if (rename(from, to) < 0 && errno != ENOENT)
+        return err_errno(e, errno, "moving %s to %s", from, to);
+    return 0;
+}
+
+static int swap(const char *data, const char *fresh, const char *aside, struct err *e)
+{
+    static const char *const names[] = {"slipway.db", "slipway.db-wal", "slipway.db-shm", DATA_KEYS};
+
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++)
+        if (move_aside(data, names[i], aside, e) < 0)
+            return -1;
+    if (forget_identity(data, "runner", aside, e) < 0 || forget_identity(data, "replicator", aside, e) < 0)
+        return -1;
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++)
+        if (move_aside(fresh, names[i], data, e) < 0)
+            return -1;
+    return move_aside(fresh, DATA_CA, data, e);
+}
+
+static int restore(const char *folder, const char *backup, char **kept, struct err *e)
+{
+    CLEANUP(data_close) struct data d = {.lock_fd = -1};
+    CLEANUP(json_free) json_t *manifest = NULL;
+    CLEANUP(free_ptr) char *fresh = NULL, *aside = NULL;
+    char at[CLOCK_TEXT_SIZE];
+
+    if (backup_check(backup, &manifest, e) < 0 || data_lock(folder, &d, e) < 0)
+        return -1;
+    clock_format(clock_now_us(), at);
+    for (char *c = at; *c; c++)
+        if (*c == ':')
+            *c = '-';
+    fresh = xasprintf("%s/restoring-%s", d.path, at);
+    aside = xasprintf("%s/before-restore-%s", d.path, at);
+    if (mkdir(fresh, 0700) < 0)
+        return err_errno(e, errno, "%s", fresh);
+    if (copy_all(backup, manifest, fresh, e) < 0 || prepare(fresh, backup, e) < 0)
+        return err_wrap(e, "nothing was changed (%s can be removed)", fresh);
+    if (mkdir(aside, 0700) < 0 || swap(d.path, fresh, aside, e) < 0)
+        return err_wrap(e, "the restore stopped half-way: what was there before is in %s, the new files in %s", aside, fresh);
+    rmdir(fresh);
+    *kept = aside;
+    aside = NULL;
+    return 0;
+}
+
+int restore_main(int argc, char **argv)
+{
+    static const struct option wanted[] = {{"data", required_argument, NULL, 'd'}, {"from", required_argument, NULL, 'f'},
+                                           {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    static const char usage[] = "usage: slipway restore --data FOLDER --from BACKUP\n\n"
+        "Puts the database and the keys of a backup (a folder that `slipway backup` made) in the place of those in FOLDER, and keeps\n"
+        "what was there in FOLDER/before-restore-TIME. slipway serve must not run. Tasks that were running when the backup was made are\n"
+        "given again; runners, replicators and agents that enrolled after it must enrol again.\n";
+    CLEANUP(free_ptr) char *kept = NULL;
+    const char *data = NULL, *from = NULL;
+    struct err e = {0};
+    int letter;
+
+    optind = 1;
+    while ((letter = getopt_long(argc, argv, "", wanted, NULL)) != -1)
+        switch (letter) {
+        case 'd': data = optarg; break;
+        case 'f': from = optarg; break;
+        case 'h': fputs(usage, stdout); return 0;
+        default: fputs(usage, stderr); return 2;
+        }
+    if (!data || !from || optind != argc) {
+        fputs(usage, stderr);
+        return 2;
+    }
+    log_open("slipway", LOG_INFO);
+    if (restore(data, from, &kept, &e) < 0) {
+        fprintf(stderr, "slipway restore: %s\n", e.message);
+        return err_meaning(e.kind)->exit_code;
+    }
+    printf("Restored from %s. What was there before is in %s.\nStart it with: slipway serve --data %s\n", from, kept, data);
+    return 0;
+}

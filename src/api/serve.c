@@ -1,0 +1,358 @@
+/* `slipway serve`: everything on one machine: database, API, console, workflow, and the processes that work beside it. Started again on
+ * the same folder it goes on where it was, however it ended. */
+#include "api/serve.h"
+
+#include "api/api.h"
+#include "api/children.h"
+#include "api/clocks.h"
+#include "api/setup.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdatomic.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define NAMES_MAX 32
+#define TICK_MS 250
+#define CHILDREN_GRACE_MS 8000
+#define EMBEDDED "embedded" /* the name of the runner and the replicator that serve starts */
+
+struct options {
+    const char *data_dir, *listen, *replicator_listen, *init_user, *init_password_file;
+    const char *names[NAMES_MAX];
+    int name_count;
+    bool no_runner, no_replicator, help;
+};
+
+static const struct option_text {
+    const char *name, *value, *text;
+} option_texts[] = {
+    {"data", "FOLDER", "where everything is kept; made at the first start"},
+    {"listen", "HOST:PORT", "where the API and the console are served (default 127.0.0.1:8443)"},
+    {"name", "NAME", "a further name or address by which this machine is reached; may be given several times"},
+    {"replicator-listen", "HOST:PORT", "where agents reach the replicator (default: the host of --listen, port 8444)"},
+    {"no-runner", NULL, "start no runner (for the target, the replicator and the factory's own tasks)"},
+    {"no-replicator", NULL, "start no replicator"},
+    {"init-user", "NAME", "the first user, made when there is none (default admin)"},
+    {"init-password-file", "FILE", "holds the first user's password; without it one is made up and told once"},
+    {"help", NULL, "this text"},
+};
+enum { O_DATA, O_LISTEN, O_NAME, O_REPLICATOR, O_NO_RUNNER, O_NO_REPLICATOR, O_USER, O_PASSWORD, O_HELP };
+
+static void usage(FILE *out)
+{
+    fputs("usage: slipway serve --data FOLDER [OPTIONS]\n\n", out);
+    for (size_t i = 0; i < ARRAY_COUNT(option_texts); i++)
+        fprintf(out, "  --%-19s %-10s %s\n", option_texts[i].name, option_texts[i].value ? option_texts[i].value : "", option_texts[i].text);
+}
+
+static int read_options(int argc, char **argv, struct options *o)
+{
+    struct option wanted[ARRAY_COUNT(option_texts) + 1] = {0};
+    int index;
+
+    for (size_t i = 0; i < ARRAY_COUNT(option_texts); i++)
+        wanted[i] = (struct option){option_texts[i].name, option_texts[i].value ? required_argument : no_argument, NULL, (int)i};
+    *o = (struct options){.listen = "127.0.0.1:8443", .init_user = "admin"};
+    optind = 1;
+    while ((index = getopt_long(argc, argv, "", wanted, NULL)) != -1) {
+        switch (index) {
+        case O_DATA: o->data_dir = optarg; break;
+        case O_LISTEN: o->listen = optarg; break;
+        case O_NAME:
+            if (o->name_count == NAMES_MAX)
+                return -1;
+            o->names[o->name_count++] = optarg;
+            break;
+        case O_REPLICATOR: o->replicator_listen = optarg; break;
+        case O_NO_RUNNER: o->no_runner = true; break;
+        case O_NO_REPLICATOR: o->no_replicator = true; break;
+        case O_USER: o->init_user = optarg; break;
+        case O_PASSWORD: o->init_password_file = optarg; break;
+        case O_HELP: o->help = true; break;
+        default: return -1; /* getopt_long has said why */
+        }
+    }
+    return optind == argc && (o->data_dir || o->help) ? 0 : -1;
+}
+
+/* What runs, in the order in which it is started; ended in the other direction. */
+struct factory {
+    struct options o;
+    struct data data;
+    struct api api;
+    char host[256], *url, *local_url, *replicator_listen;
+    int port;
+    pthread_t ticker;
+    bool ticks;
+    atomic_bool stopping;
+};
+
+static bool is_any(const char *host)
+{
+    return strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0;
+}
+
+static char *url_of(const char *host, int port)
+{
+    return xasprintf(strchr(host, ':') ? "https://[%s]:%d" : "https://%s:%d", host, port);
+}
+
+/* --- the workflow's clock --- */
+
+static void *ticker(void *context)
+{
+    struct factory *f = context;
+    int64_t said_us = 0;
+
+    while (!f->stopping) {
+        struct err e = {0};
+
+        if (workflow_tick(f->api.workflow, &e) < 0 && clock_monotonic_us() - said_us > 60 * US_PER_S) {
+            log_err(&e, "the workflow can't go on");
+            said_us = clock_monotonic_us();
+        }
+        clock_sleep_us(TICK_MS * US_PER_MS);
+    }
+    return NULL;
+}
+
+/* Called by sse's thread, perhaps before the server is there. */
+static void on_events(void *user)
+{
+    struct factory *f = user;
+    struct httpd_server *server = __atomic_load_n(&f->api.httpd, __ATOMIC_ACQUIRE);
+
+    if (server)
+        httpd_wake(server);
+}
+
+/* --- the API --- */
+
+static int start_server(struct factory *f, struct err *e)
+{
+    CLEANUP(free_ptr) char *certificate = NULL;
+    CLEANUP(secret_release) struct secret key = {0};
+    struct httpd_options options = {.address = f->o.listen, .ca_pem = identity_ca_pem(f->data.identity), .routes = api_routes,
+                                    .route_count = api_route_count, .otherwise = &api_console_route, .authorise = api_authorise,
+                                    .context = &f->api};
+    const char *names[NAMES_MAX + 2];
+    struct httpd_server *server;
+    char own[256] = "";
+    int count = 0;
+
+    for (; count < f->o.name_count; count++)
+        names[count] = f->o.names[count];
+    if (!is_any(f->host))
+        names[count++] = f->host;
+    if (gethostname(own, sizeof own - 1) == 0 && *own)
+        names[count++] = own;
+    if (identity_server_certificate(f->data.identity, names, count, &certificate, &key, e) < 0)
+        return err_wrap(e, "the server's certificate");
+    options.certificate_pem = certificate;
+    options.key_pem = key.bytes;
+    if (httpd_start(&options, &server, e) < 0)
+        return -1;
+    __atomic_store_n(&f->api.httpd, server, __ATOMIC_RELEASE);
+    f->port = httpd_port(server);
+    return 0;
+}
+
+/* The urls hold the port, which port 0 leaves open until the socket is bound; documents are made of them only once tasks are claimed,
+ * and the children that claim them start later. */
+static void name_urls(struct factory *f)
+{
+    const char *local = strcmp(f->host, "0.0.0.0") == 0 ? "127.0.0.1" : strcmp(f->host, "::") == 0 ? "::1" : f->host;
+
+    f->local_url = url_of(local, f->port);
+    f->url = f->o.name_count ? url_of(f->o.names[0], f->port) : xstrdup(f->local_url);
+}
+
+static int start_api(struct factory *f, struct err *e)
+{
+    struct workflow_settings workflow = {.store = f->data.store, .complete = api_complete_document, .user = &f->api};
+    int port;
+
+    if (httpd_split_address(f->o.listen, f->host, sizeof f->host, &port, e) < 0)
+        return -1;
+    f->api = (struct api){.store = f->data.store, .identity = f->data.identity, .data_dir = f->data.path, .url = f->url,
+                          .started_us = clock_now_us(), .clocks = clocks_new()};
+    pthread_mutex_init(&f->api.backup_lock, NULL);
+    f->port = port;
+    name_urls(f);
+    f->api.url = f->url;
+    if (workflow_open(&workflow, &f->api.workflow, e) < 0 || sse_start(f->data.store, on_events, f, &f->api.sse, e) < 0 ||
+        start_server(f, e) < 0)
+        return -1;
+    if (port == 0) { /* only tests let the kernel choose */
+        free(f->url);
+        free(f->local_url);
+        name_urls(f);
+        f->api.url = f->url;
+    }
+    f->ticks = pthread_create(&f->ticker, NULL, ticker, f) == 0;
+    return f->ticks ? 0 : err_set(e, ERR_LIMIT, "can't start a thread");
+}
+
+/* --- the children --- */
+
+/* A token in DATA/NAME.token, where the child's identity isn't there yet: `enrol` spends it. */
+static int give_token(struct factory *f, enum actor_kind kind, const char *state, const char *token_path, const char *const *labels,
+                      int label_count, struct err *e)
+{
+    CLEANUP(free_ptr) char *certificate = xasprintf("%s/identity/cert.pem", state);
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    char token[IDENTITY_TOKEN_SIZE];
+    int64_t expires_us;
+    int result;
+
+    if (file_exists(certificate))
+        return 0;
+    if (file_make_dirs(state, 0700, e) < 0 || store_begin(f->data.store, STORE_WRITE, &tx, e) < 0 ||
+        identity_enrolment_make(f->data.identity, tx, kind, EMBEDDED, labels, label_count, 0, "factory", token, &expires_us, e) < 0 ||
+        store_commit(&tx, e) < 0)
+        return err_wrap(e, "the enrolment of the factory's own %s", actor_kind_name(kind));
+    result = file_write(token_path, token, strlen(token), 0600, e);
+    explicit_bzero(token, sizeof token);
+    return result;
+}
+
+static int start_children(struct factory *f, struct err *e)
+{
+    static const char *const labels[] = {"target", "replicator", "factory"};
+    CLEANUP(free_ptr) char *runner = xasprintf("%s/runner", f->data.path), *replicator = xasprintf("%s/replicator", f->data.path);
+    CLEANUP(free_ptr) char *runner_token = xasprintf("%s/token", runner), *replicator_token = xasprintf("%s/token", replicator);
+    CLEANUP(free_ptr) char *ca = xasprintf("%s/%s", f->data.path, DATA_CA);
+    struct child_plan plans[2];
+    int count = 0;
+
+    if (!f->o.no_replicator) {
+        if (give_token(f, ACTOR_REPLICATOR, replicator, replicator_token, NULL, 0, e) < 0)
+            return -1;
+        plans[count++] = (struct child_plan){"replicator", {"replicator", "--factory", f->local_url, "--ca", ca, "--name", EMBEDDED, "--token-file",
+                                                            replicator_token, "--state", replicator, "--listen", f->replicator_listen}};
+    }
+    if (!f->o.no_runner) {
+        if (give_token(f, ACTOR_RUNNER, runner, runner_token, labels, ARRAY_COUNT(labels), e) < 0)
+            return -1;
+        plans[count++] = (struct child_plan){"runner", {"runner", "--factory", f->local_url, "--ca", ca, "--name", EMBEDDED, "--token-file",
+                                                        runner_token, "--state", runner, "--labels", "target,replicator,factory", "--parallel", "8"}};
+    }
+    return count ? children_start(plans, count, &f->api.children, e) : 0;
+}
+
+static int place_replicator(struct factory *f, struct err *e)
+{
+    char host[256];
+    int port;
+
+    if (!f->o.replicator_listen) {
+        f->replicator_listen = xasprintf(strchr(f->host, ':') ? "[%s]:8444" : "%s:8444", f->host);
+        return 0;
+    }
+    f->replicator_listen = xstrdup(f->o.replicator_listen);
+    return httpd_split_address(f->replicator_listen, host, sizeof host, &port, e) < 0 ? err_wrap(e, "--replicator-listen") : 0;
+}
+
+/* --- telling people --- */
+
+static int tell_first_login(struct factory *f, const struct secret *password, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/%s", f->data.path, DATA_FIRST_LOGIN), *text = NULL;
+    int result;
+
+    if (isatty(STDOUT_FILENO)) {
+        printf("  Sign in         %s, password %s (told only now)\n", f->o.init_user, password->bytes);
+        return 0;
+    }
+    text = xasprintf("user: %s\npassword: %s\n", f->o.init_user, password->bytes);
+    result = file_write(path, text, strlen(text), 0600, e);
+    explicit_bzero(text, strlen(text));
+    if (result == 0)
+        printf("  Sign in         %s; the password is in %s: read it, then remove the file\n", f->o.init_user, path);
+    return result;
+}
+
+static int tell(struct factory *f, int made_user, const struct secret *password, struct err *e)
+{
+    printf("Slipway is ready.\n  Console         %s/\n  CA              %s/%s\n  CA fingerprint  %s\n", f->url, f->data.path, DATA_CA,
+           identity_ca_fingerprint(f->data.identity));
+    if (made_user && password->size_bytes && tell_first_login(f, password, e) < 0)
+        return -1;
+    fflush(stdout);
+    return 0;
+}
+
+/* --- the whole --- */
+
+static int start(struct factory *f, struct err *e)
+{
+    CLEANUP(secret_release) struct secret password = {0};
+    int made_user;
+
+    if (data_lock(f->o.data_dir, &f->data, e) < 0 || data_open(&f->data, e) < 0)
+        return -1;
+    made_user = data_first_user(&f->data, f->o.init_user, f->o.init_password_file, &password, e);
+    if (made_user < 0 || start_api(f, e) < 0 || place_replicator(f, e) < 0 || start_children(f, e) < 0)
+        return -1;
+    return tell(f, made_user, &password, e);
+}
+
+/* Children first, so that what they have to tell is still heard. */
+static void stop(struct factory *f)
+{
+    if (f->api.children)
+        children_stop(f->api.children, CHILDREN_GRACE_MS);
+    f->stopping = true;
+    if (f->ticks)
+        pthread_join(f->ticker, NULL);
+    sse_stop(f->api.sse);
+    httpd_stop(&f->api.httpd);
+    sse_free(&f->api.sse);
+    children_end(&f->api.children);
+    workflow_close(&f->api.workflow);
+    clocks_free(&f->api.clocks);
+    data_close(&f->data);
+    free(f->url);
+    free(f->local_url);
+    free(f->replicator_listen);
+}
+
+int serve_main(int argc, char **argv)
+{
+    struct factory f = {.data.lock_fd = -1};
+    struct err e = {0};
+    sigset_t ends;
+    int number = 0;
+
+    if (read_options(argc, argv, &f.o) < 0) {
+        usage(stderr);
+        return 2;
+    }
+    if (f.o.help) {
+        usage(stdout);
+        return 0;
+    }
+    log_open("slipway", LOG_INFO);
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&ends);
+    sigaddset(&ends, SIGTERM);
+    sigaddset(&ends, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &ends, NULL); /* before the threads: they inherit it */
+    if (start(&f, &e) < 0) {
+        log_err(&e, "slipway serve can't start");
+        stop(&f);
+        return err_meaning(e.kind)->exit_code;
+    }
+    log_info("serving %s with the data in %s", f.url, f.data.path);
+    sigwait(&ends, &number);
+    log_info("%s: stopping", strsignal(number));
+    stop(&f);
+    return 0;
+}
