@@ -19,7 +19,7 @@ export interface Server {
   attributes: Record<string, string>; disks: { id: string; name: string; size_bytes: number }[]; replication: Replication | null;
   instance: { name: string; kind: string; door: string; state: string } | null; version: number; facts?: Record<string, unknown> | null;
 }
-export interface Evidence { at: string; name: string; passed: boolean; text: string }
+export interface Evidence { at: string; name: string; passed: boolean; evidence: string }
 export interface Artifact { name: string; media_type: string; size_bytes: number; url?: string }
 export interface Task {
   id: string | number; run: string | number; name: string; title: string; phase: string; step: string | null; server: string | null; state: TaskState;

@@ -9,7 +9,7 @@ export function concerned(event: Pick<AuditEvent, 'entity' | 'wave'>): string[][
   if (['task', 'run', 'attempt', 'evidence'].includes(event.entity)) keys.push(['run'], ['task'], ['waves'], ['wave'], ['servers']);
   else if (event.entity === 'wave') keys.push(['waves'], ['wave']);
   else if (event.entity === 'server') keys.push(['servers'], ['server'], ['wave'], ['waves']);
-  else if (['runner', 'replicator', 'target', 'setting'].includes(event.entity)) keys.push(['doctor']);
+  else if (['peer', 'runner', 'replicator', 'target', 'settings'].includes(event.entity)) keys.push(['doctor']);
   return keys;
 }
 
@@ -51,4 +51,14 @@ export function useLive(client: QueryClient, on: boolean): boolean {
 }
 
 // EventSource delivers an event only to listeners of its name; these are the names that change what the pages show.
-export const eventKinds: string[] = [];
+const of = (entity: string, ...verbs: string[]) => verbs.map(verb => `${entity}.${verb}`);
+export const eventKinds = [
+  'refused',
+  ...of('wave', 'created', 'updated', 'window_set', 'moved', 'stage_changed', 'measured'),
+  ...of('server', 'created', 'updated', 'facts', 'instance', 'moved', 'replication', 'trusted', 'distrusted'),
+  ...of('run', 'started', 'finished', 'cancelled'),
+  ...of('task', 'readied', 'waited', 'started', 'progressed', 'succeeded', 'failed', 'retried', 'backed_off', 'lost', 'skipped', 'cancelled', 'decided', 'reset',
+    'artifact_added', 'told_to_stop', 'lifecycle_kept'),
+  ...of('peer', 'enrolled', 'revoked'), ...of('credential', 'set', 'removed'), ...of('enrolment', 'created'),
+  ...of('user', 'created', 'removed', 'signed_in', 'signed_out', 'password_set'), ...of('token', 'created', 'removed'),
+];

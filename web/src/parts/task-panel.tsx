@@ -37,7 +37,7 @@ function Details({ task }: { task: Task }) {
         columnDefinitions={[
           { id: 'holds', header: 'Holds', width: 100, cell: line => <StatusIndicator type={line.passed ? 'success' : 'error'}>{line.passed ? 'Yes' : 'No'}</StatusIndicator> },
           { id: 'name', header: 'What was looked at', width: 260, isRowHeader: true, cell: line => line.name },
-          { id: 'text', header: 'What was seen', cell: line => <span className="seen">{line.text}</span> },
+          { id: 'text', header: 'What was seen', cell: line => <span className="seen">{line.evidence}</span> },
         ]} />
       {(task.artifacts ?? []).map(artifact => <ArtifactView key={artifact.name} task={task} artifact={artifact} />)}
       {task.result && Object.keys(task.result).length ? <div><Box variant="h3">Result</Box><pre className="seen" tabIndex={0}>{JSON.stringify(task.result, null, 2)}</pre></div> : null}
