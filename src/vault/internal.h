@@ -73,6 +73,9 @@ int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed,
 /* Packs and appends where it is not there yet; takes append_lock itself. *stored_bytes may be NULL. */
 int record_add(struct vault *v, enum record_kind kind, const void *raw, size_t raw_size, const struct vault_hash *hash,
                uint64_t *stored_bytes, struct err *e);
+/* The same for a payload that is packed already (NULL: pack it). */
+int record_add_packed(struct vault *v, enum record_kind kind, const void *raw, size_t raw_size, const void *packed, size_t packed_size,
+                      const struct vault_hash *hash, uint64_t *stored_bytes, struct err *e);
 /* Reads a whole record by hash into bytes (raw_size; ERR_CORRUPT where the index says another size), through the cache. */
 int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e);
 /* The same for a record whose size is not known before; the caller frees *bytes. */

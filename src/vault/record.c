@@ -136,6 +136,17 @@ static void record_encode(const struct record *r, uint8_t bytes[static RECORD_HE
     seal_header(bytes);
 }
 
+/* The payload is in place: header and padding around it. */
+static size_t finish(struct record *r, uint8_t *bytes)
+{
+    size_t span = record_span(r->stored_size), used = RECORD_HEADER_SIZE + r->stored_size;
+
+    r->payload_sum = XXH3_64bits(bytes + RECORD_HEADER_SIZE, r->stored_size);
+    record_encode(r, bytes);
+    memset(bytes + used, 0, span - used);
+    return span;
+}
+
 size_t record_pack(enum record_kind kind, const void *raw, size_t raw_size, const struct vault_hash *hash, uint8_t **bytes)
 {
     struct record r = {.kind = kind, .codec = CODEC_ZSTD, .raw_size = (uint32_t)raw_size, .hash = *hash};
@@ -153,11 +164,20 @@ size_t record_pack(enum record_kind kind, const void *raw, size_t raw_size, cons
         memcpy(held + RECORD_HEADER_SIZE, raw, raw_size);
     }
     r.stored_size = (uint32_t)packed_size;
-    r.payload_sum = XXH3_64bits(held + RECORD_HEADER_SIZE, packed_size);
-    record_encode(&r, held);
-    memset(held + RECORD_HEADER_SIZE + packed_size, 0, record_span(r.stored_size) - RECORD_HEADER_SIZE - packed_size);
     *bytes = held;
-    return record_span(r.stored_size);
+    return finish(&r, held);
+}
+
+size_t record_wrap(enum record_kind kind, const void *packed, size_t packed_size, size_t raw_size, const struct vault_hash *hash,
+                   uint8_t **bytes)
+{
+    struct record r = {.kind = kind, .codec = CODEC_ZSTD, .raw_size = (uint32_t)raw_size, .stored_size = (uint32_t)packed_size,
+                       .hash = *hash};
+
+    MUST(packed_size > 0 && packed_size < raw_size && raw_size <= RECORD_RAW_LIMIT);
+    *bytes = xmalloc(record_span(r.stored_size));
+    memcpy(*bytes + RECORD_HEADER_SIZE, packed, packed_size);
+    return finish(&r, *bytes);
 }
 
 int record_decode(const uint8_t bytes[static RECORD_HEADER_SIZE], struct record *out, struct err *e)

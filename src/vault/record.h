@@ -36,6 +36,9 @@ bool segment_trailer_valid(const uint8_t bytes[static SEGMENT_TRAILER_SIZE], uin
 
 /* Header, payload and padding of one record, ready to append. The caller frees *bytes. */
 size_t record_pack(enum record_kind kind, const void *raw, size_t raw_size, const struct vault_hash *hash, uint8_t **bytes);
+/* The same around a zstd frame that the caller has; it must be smaller than the raw bytes and is not looked into. */
+size_t record_wrap(enum record_kind kind, const void *packed, size_t packed_size, size_t raw_size, const struct vault_hash *hash,
+                   uint8_t **bytes);
 int record_decode(const uint8_t bytes[static RECORD_HEADER_SIZE], struct record *out, struct err *e);
 /* Space from one record's start to the next's: a multiple of 8. */
 size_t record_span(uint32_t stored_size);

@@ -266,6 +266,12 @@ static int have(struct vault *v, const struct vault_hash *hash, size_t raw_size,
 int record_add(struct vault *v, enum record_kind kind, const void *raw, size_t raw_size, const struct vault_hash *hash,
                uint64_t *stored_bytes, struct err *e)
 {
+    return record_add_packed(v, kind, raw, raw_size, NULL, 0, hash, stored_bytes, e);
+}
+
+int record_add_packed(struct vault *v, enum record_kind kind, const void *raw, size_t raw_size, const void *given, size_t given_size,
+                      const struct vault_hash *hash, uint64_t *stored_bytes, struct err *e)
+{
     CLEANUP(free_ptr) uint8_t *packed = NULL;
     size_t span;
     int found;
@@ -278,7 +284,7 @@ int record_add(struct vault *v, enum record_kind kind, const void *raw, size_t r
             *stored_bytes = 0;
         return found < 0 ? -1 : 0;
     }
-    span = record_pack(kind, raw, raw_size, hash, &packed);
+    span = given ? record_wrap(kind, given, given_size, raw_size, hash, &packed) : record_pack(kind, raw, raw_size, hash, &packed);
     pthread_mutex_lock(&v->append_lock);
     found = have(v, hash, raw_size, e); /* somebody else may have sent it meanwhile */
     if (found == 0)
@@ -324,6 +330,12 @@ int vault_has(struct vault *v, const struct vault_hash *hash, struct err *e)
 int vault_store(struct vault *v, const void *bytes, const struct vault_hash *expected, struct vault_hash *hash, uint64_t *stored_bytes,
                 struct err *e)
 {
+    return vault_store_packed(v, bytes, NULL, 0, expected, hash, stored_bytes, e);
+}
+
+int vault_store_packed(struct vault *v, const void *bytes, const void *packed, size_t packed_size, const struct vault_hash *expected,
+                       struct vault_hash *hash, uint64_t *stored_bytes, struct err *e)
+{
     struct vault_hash name;
     uint64_t stored = 0;
     int r = 0;
@@ -335,7 +347,7 @@ int vault_store(struct vault *v, const void *bytes, const struct vault_hash *exp
         name = vault_hash_zero;
     } else {
         pthread_rwlock_rdlock(&v->gc_lock);
-        r = record_add(v, RECORD_CHUNK, bytes, VAULT_CHUNK_BYTES, &name, &stored, e);
+        r = record_add_packed(v, RECORD_CHUNK, bytes, VAULT_CHUNK_BYTES, packed, packed_size, &name, &stored, e);
         pthread_rwlock_unlock(&v->gc_lock);
     }
     if (r < 0)

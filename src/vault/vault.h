@@ -60,6 +60,9 @@ int vault_has(struct vault *v, const struct vault_hash *hash, struct err *e);
  * NULL): its name (vault_hash_zero for zeros), and what it took on disk (0 for zeros and for one that was there). */
 int vault_store(struct vault *v, const void *bytes, const struct vault_hash *expected, struct vault_hash *hash, uint64_t *stored_bytes,
                 struct err *e);
+/* The same where the caller holds a zstd frame of exactly these bytes (as it came over the wire): it is kept as it is. */
+int vault_store_packed(struct vault *v, const void *bytes, const void *packed, size_t packed_size, const struct vault_hash *expected,
+                       struct vault_hash *hash, uint64_t *stored_bytes, struct err *e);
 /* Puts a chunk that the vault has into the map. 0: it has it not, and the map is as before. */
 int vault_map(struct vault *v, const struct vault_disk *d, uint64_t index, const struct vault_hash *hash, struct err *e);
 int vault_map_zero(struct vault *v, const struct vault_disk *d, uint64_t first, uint64_t count, struct err *e);
@@ -68,6 +71,7 @@ int vault_map_zero(struct vault *v, const struct vault_disk *d, uint64_t first, 
 struct vault_feed {
     char epoch[64]; /* "": nothing yet */
     uint64_t applied;
+    uint64_t stored_bytes; /* what the server's chunks took on disk so far; the vault only keeps it */
 };
 int vault_feed_set(struct vault *v, const char *server, const struct vault_feed *feed, struct err *e);
 int vault_feed_get(struct vault *v, const char *server, struct vault_feed *out, struct err *e); /* as of the last sync; 1/0/-1 */
