@@ -1,0 +1,276 @@
+/* compare: a held source against its recovery point, every block. The agent hashes its disks; we read the point through its own NBD export
+ * with a real client, the way an instance does, and hash what we read. */
+#include "base/hash.h"
+#include "base/log.h"
+#include "replicator/private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libnbd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define READ_BYTES (1u << 20)
+#define COMPARE_LIMIT_US (12 * 3600 * US_PER_S)
+#define DIFFERENCES_TOLD 8
+
+struct side {
+    int fd; /* one SHA-256 for each chunk, in a file without a name */
+    char sha256[HASH_SHA256_HEX_SIZE];
+};
+
+struct pair {
+    const struct vault_point_disk *disk;
+    int64_t hello_index;
+    struct side source, target;
+};
+
+struct comparison {
+    struct talk *t;
+    struct peer *p;
+    const struct vault_point *point;
+    struct pair pairs[LIMIT_DISKS_PER_SERVER];
+    uint64_t total_bytes, done_bytes;
+    uint8_t *buffer;
+};
+
+static void comparison_free(struct comparison **held)
+{
+    struct comparison *c = *held;
+
+    for (size_t i = 0; c && i < c->point->disk_count; i++) {
+        close_fd(&c->pairs[i].source.fd);
+        close_fd(&c->pairs[i].target.fd);
+    }
+    if (c)
+        free(c->buffer);
+    free(c);
+    *held = NULL;
+}
+
+static void nbd_release(struct nbd_handle **h)
+{
+    if (*h)
+        nbd_close(*h);
+}
+
+/* Not in memory: 32 bytes for each 64 KiB of all disks may be much. */
+static int scratch(struct replicator *r, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/compare.XXXXXX", r->home);
+    int fd = mkostemp(path, O_CLOEXEC);
+
+    if (fd < 0)
+        return err_errno(e, errno, "can't make a file in %s", r->home);
+    unlink(path);
+    return fd;
+}
+
+static int pair_disks(struct comparison *c, struct err *e)
+{
+    struct peer *p = c->p;
+    int result = 0;
+
+    pthread_mutex_lock(&p->lock);
+    for (size_t i = 0; i < c->point->disk_count && result == 0; i++) {
+        struct pair *pair = &c->pairs[i];
+
+        pair->disk = &c->point->disks[i];
+        pair->hello_index = -1;
+        for (int64_t d = 0; d < p->hello.disk_count; d++)
+            if (strcmp(p->hello.disks[d].id, pair->disk->id) == 0 && (uint64_t)p->hello.disks[d].size_bytes == pair->disk->size_bytes)
+                pair->hello_index = d;
+        if (pair->hello_index < 0)
+            result = err_set(e, ERR_CONFLICT, "the source has no disk %s of %llu bytes any more", pair->disk->id,
+                             (unsigned long long)pair->disk->size_bytes);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return result;
+}
+
+static int open_scratch(struct comparison *c, struct err *e)
+{
+    for (size_t i = 0; i < c->point->disk_count; i++)
+        if ((c->pairs[i].source.fd = scratch(c->p->r, e)) < 0 || (c->pairs[i].target.fd = scratch(c->p->r, e)) < 0)
+            return -1;
+    return 0;
+}
+
+static int ask_source(struct comparison *c, int64_t deadline_us, struct err *e)
+{
+    CLEANUP(free_ptr) struct wire_hash *ask = xcalloc(1, sizeof *ask);
+    int fds[LIMIT_DISKS_PER_SERVER];
+    struct ask a = {SLOT_HASH, WIRE_HASH, ask, sizeof *ask, &ask->request, fds, false};
+
+    for (size_t i = 0; i < LIMIT_DISKS_PER_SERVER; i++)
+        fds[i] = -1;
+    ask->disk_count = (int64_t)c->point->disk_count;
+    for (size_t i = 0; i < c->point->disk_count; i++) {
+        memcpy(ask->disks[i].id, c->pairs[i].disk->id, strlen(c->pairs[i].disk->id) + 1);
+        fds[c->pairs[i].hello_index] = c->pairs[i].source.fd;
+    }
+    return slot_ask(c->p, &a, deadline_us, e);
+}
+
+/* ---- our side ---- */
+
+static int keep_hashes(struct pair *pair, const uint8_t *bytes, size_t size, uint64_t offset, struct err *e)
+{
+    uint8_t hashes[READ_BYTES / VAULT_CHUNK_BYTES][HASH_SHA256_SIZE];
+    size_t count = size / VAULT_CHUNK_BYTES;
+    ssize_t n;
+
+    MUST(size % VAULT_CHUNK_BYTES == 0 && size <= READ_BYTES);
+    for (size_t i = 0; i < count; i++)
+        hash_sha256(bytes + i * VAULT_CHUNK_BYTES, VAULT_CHUNK_BYTES, hashes[i]);
+    n = pwrite(pair->target.fd, hashes, count * HASH_SHA256_SIZE, (off_t)(offset / VAULT_CHUNK_BYTES * HASH_SHA256_SIZE));
+    return n == (ssize_t)(count * HASH_SHA256_SIZE) ? 0 : err_errno(e, n < 0 ? errno : ENOSPC, "can't keep the copy's hashes");
+}
+
+static int read_target(struct comparison *c, struct pair *pair, struct nbd_handle *h, struct err *e)
+{
+    uint64_t size = pair->disk->size_bytes;
+    uint8_t whole[HASH_SHA256_SIZE];
+    struct hash *running = hash_new();
+    int result = 0;
+
+    if (nbd_get_size(h) != (int64_t)size)
+        result = err_set(e, ERR_CONFLICT, "the export of %s has %lld bytes", pair->disk->id, (long long)nbd_get_size(h));
+    for (uint64_t at = 0; at < size && result == 0; at += READ_BYTES) {
+        size_t take = size - at < READ_BYTES ? (size_t)(size - at) : READ_BYTES;
+        size_t padded = (take + VAULT_CHUNK_BYTES - 1) / VAULT_CHUNK_BYTES * VAULT_CHUNK_BYTES;
+
+        if (nbd_pread(h, c->buffer, take, at, 0) < 0) {
+            result = err_set(e, nbd_get_errno() == EIO ? ERR_CORRUPT : ERR_IO, "reading disk %s through its export: %s", pair->disk->id,
+                             nbd_get_error());
+            break;
+        }
+        hash_add(running, c->buffer, take);
+        memset(c->buffer + take, 0, padded - take);
+        result = keep_hashes(pair, c->buffer, padded, at, e);
+        c->done_bytes += take;
+        if (result == 0 && talk_progress(c->t, (int64_t)c->done_bytes, (int64_t)c->total_bytes, "bytes"))
+            result = err_set(e, ERR_CANCELLED, "whoever asked went away");
+    }
+    hash_end(running, whole);
+    hash_free(&running);
+    hash_hex(whole, sizeof whole, pair->target.sha256);
+    return result;
+}
+
+static int read_targets(struct comparison *c, struct err *e)
+{
+    for (size_t i = 0; i < c->point->disk_count; i++) {
+        CLEANUP(free_ptr) char *uri = export_uri(c->p->r, c->point->id, c->pairs[i].disk->id);
+        CLEANUP(nbd_release) struct nbd_handle *h = nbd_create();
+
+        if (!h || nbd_connect_uri(h, uri) < 0)
+            return err_set(e, ERR_UNREACHABLE, "can't connect to %s: %s", uri, nbd_get_error());
+        if (read_target(c, &c->pairs[i], h, e) < 0)
+            return -1;
+        nbd_shutdown(h, 0);
+    }
+    return 0;
+}
+
+/* ---- the two sides ---- */
+
+static int count_differences(struct comparison *c, struct pair *pair, uint64_t *count, json_t *told, struct err *e)
+{
+    uint64_t chunks = (pair->disk->size_bytes + VAULT_CHUNK_BYTES - 1) / VAULT_CHUNK_BYTES;
+    uint8_t *a = c->buffer, *b = c->buffer + READ_BYTES / 2;
+    const size_t step = READ_BYTES / 2 / HASH_SHA256_SIZE;
+
+    for (uint64_t first = 0; first < chunks; first += step) {
+        size_t here = chunks - first < step ? (size_t)(chunks - first) : step, size = here * HASH_SHA256_SIZE;
+        off_t at = (off_t)(first * HASH_SHA256_SIZE);
+
+        if (pread(pair->source.fd, a, size, at) != (ssize_t)size || pread(pair->target.fd, b, size, at) != (ssize_t)size)
+            return err_set(e, ERR_PROTOCOL, "the source did not hash all blocks of disk %s", pair->disk->id);
+        for (size_t i = 0; i < here; i++) {
+            if (memcmp(a + i * HASH_SHA256_SIZE, b + i * HASH_SHA256_SIZE, HASH_SHA256_SIZE) == 0)
+                continue;
+            if ((*count)++ < DIFFERENCES_TOLD)
+                json_array_append_new(told, json_integer((json_int_t)((first + i) * VAULT_CHUNK_BYTES)));
+        }
+    }
+    return 0;
+}
+
+static const struct wire_hashed_disk *hashed_disk(const struct wire_hash_done *done, const char *id)
+{
+    for (int64_t i = 0; i < done->disk_count; i++)
+        if (strcmp(done->disks[i].id, id) == 0)
+            return &done->disks[i];
+    return NULL;
+}
+
+static json_t *pair_json(struct comparison *c, struct pair *pair, const struct wire_hash_done *done, struct err *e)
+{
+    const struct wire_hashed_disk *source = hashed_disk(done, pair->disk->id);
+    CLEANUP(json_free) json_t *told = json_array();
+    uint64_t differing = 0;
+    json_t *j;
+
+    if (!source || (uint64_t)source->size_bytes != pair->disk->size_bytes) {
+        err_set(e, ERR_PROTOCOL, "the source did not hash disk %s", pair->disk->id);
+        return NULL;
+    }
+    if (count_differences(c, pair, &differing, told, e) < 0)
+        return NULL;
+    hash_hex(source->sha256, HASH_SHA256_SIZE, pair->source.sha256);
+    j = json_pack("{s:s, s:I, s:I, s:s, s:s, s:I, s:b}", "id", pair->disk->id, "size_bytes", (json_int_t)pair->disk->size_bytes,
+                  "bytes_compared", (json_int_t)pair->disk->size_bytes, "source_sha256", pair->source.sha256, "target_sha256",
+                  pair->target.sha256, "blocks_differing", (json_int_t)differing, "still", done->still);
+    json_object_set(j, "differing_at", told);
+    return j;
+}
+
+static int results(struct comparison *c, json_t **disks, struct err *e)
+{
+    CLEANUP(free_ptr) struct wire_hash_done *done = NULL;
+    CLEANUP(json_free) json_t *list = json_array();
+
+    pthread_mutex_lock(&c->p->lock);
+    done = c->p->slots[SLOT_HASH].hashed;
+    c->p->slots[SLOT_HASH].hashed = NULL;
+    pthread_mutex_unlock(&c->p->lock);
+    if (!done)
+        return err_set(e, ERR_INTERNAL, "the source's hashes are not there");
+    for (size_t i = 0; i < c->point->disk_count; i++) {
+        json_t *j = pair_json(c, &c->pairs[i], done, e);
+
+        if (!j)
+            return -1;
+        json_array_append_new(list, j);
+    }
+    *disks = list;
+    list = NULL;
+    return 0;
+}
+
+int compare_point(struct talk *t, struct peer *p, const struct vault_point *point, json_t **disks, struct err *e)
+{
+    CLEANUP(comparison_free) struct comparison *c = xcalloc(1, sizeof *c);
+    int64_t deadline_us = clock_monotonic_us() + COMPARE_LIMIT_US;
+    int result;
+
+    c->t = t;
+    c->p = p;
+    c->point = point;
+    c->buffer = xmalloc(READ_BYTES);
+    for (size_t i = 0; i < point->disk_count; i++) {
+        c->pairs[i].source.fd = c->pairs[i].target.fd = -1;
+        c->total_bytes += point->disks[i].size_bytes;
+    }
+    if (pair_disks(c, e) < 0 || open_scratch(c, e) < 0 || ask_source(c, deadline_us, e) < 0)
+        return -1;
+    result = read_targets(c, e);
+    if (result == 0)
+        result = slot_wait(p, SLOT_HASH, deadline_us, t, e);
+    if (result == 0)
+        result = results(c, disks, e);
+    slot_leave(p, SLOT_HASH);
+    return result;
+}

@@ -1,0 +1,499 @@
+/* control: the replicator's control socket: a JSON line each way. */
+#include "base/log.h"
+#include "replicator/private.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define LINE_LIMIT 65536u
+#define PROGRESS_EVERY_US (300 * US_PER_MS)
+#define DEFAULT_POINT_TIMEOUT_MS 120000
+#define DETACH_WAIT_US (15 * US_PER_S)
+#define READERS_WAIT_US (5 * US_PER_S)
+
+struct talk {
+    struct replicator *r;
+    int fd;
+    bool gone;
+    int64_t said_us;
+};
+
+static void say(struct talk *t, json_t *line)
+{
+    CLEANUP(json_free) json_t *held = line;
+    CLEANUP(free_ptr) char *text = json_text(held), *with_end = xasprintf("%s\n", text);
+    size_t size = strlen(with_end), sent = 0;
+
+    while (sent < size && !t->gone) {
+        ssize_t n = send(t->fd, with_end + sent, size - sent, MSG_NOSIGNAL);
+
+        if (n <= 0 && errno != EINTR)
+            t->gone = true;
+        sent += n > 0 ? (size_t)n : 0;
+    }
+    t->said_us = clock_monotonic_us();
+}
+
+/* Nobody sends anything while waiting: an event means that the other end has closed. */
+static bool closed(struct talk *t)
+{
+    struct pollfd p = {.fd = t->fd, .events = POLLIN | POLLRDHUP};
+    char byte;
+
+    return poll(&p, 1, 0) > 0 && recv(t->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
+int talk_progress(struct talk *t, int64_t done, int64_t total, const char *unit)
+{
+    if (atomic_load(&t->r->stopping))
+        return 1;
+    if (clock_monotonic_us() - t->said_us < PROGRESS_EVERY_US)
+        return t->gone;
+    say(t, json_pack("{s:{s:I, s:I, s:s}}", "progress", "done", (json_int_t)done, "total", (json_int_t)total, "unit", unit));
+    t->gone = t->gone || closed(t);
+    return t->gone;
+}
+
+static int vault_beat(uint64_t done, uint64_t total, void *user) { return talk_progress(user, (int64_t)done, (int64_t)total, "bytes"); }
+
+/* ---- helpers of the verbs ---- */
+
+static int need_peer(struct talk *t, const json_t *q, struct peer **out, struct err *e)
+{
+    const char *server;
+
+    return json_need_string(q, "server", &server, e) < 0 ? -1 : peer_need(t->r, server, out, e);
+}
+
+static int need_point(struct talk *t, const json_t *q, struct vault_point **out, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+    const char *id;
+    int found;
+
+    if (json_need_string(q, "point", &id, e) < 0)
+        return -1;
+    found = vault_point_get(t->r->vault, id, p, e);
+    if (found != 1)
+        return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no recovery point %.100s", id);
+    *out = p;
+    p = NULL;
+    return 0;
+}
+
+static void percent_encode(struct buf *out, const char *text)
+{
+    for (; *text; text++)
+        if (strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~", *text))
+            buf_add(out, text, 1);
+        else
+            buf_printf(out, "%%%02X", (unsigned char)*text);
+}
+
+char *export_uri(const struct replicator *r, const char *point, const char *disk)
+{
+    CLEANUP(buf_release) struct buf b = {0};
+
+    buf_init(&b, 8192);
+    buf_puts(&b, "nbd+unix:///");
+    percent_encode(&b, point);
+    buf_puts(&b, "/");
+    percent_encode(&b, disk);
+    buf_puts(&b, "?socket=");
+    for (const char *at = r->nbd_path; *at; at++)
+        if (strchr("&#%+? ", *at))
+            buf_printf(&b, "%%%02X", (unsigned char)*at);
+        else
+            buf_add(&b, at, 1);
+    return buf_take(&b);
+}
+
+static int report_to_err(const struct vault_report *report, const char *point, struct err *e)
+{
+    if (report->finding_count == 0)
+        return 0;
+    return err_set(e, ERR_CORRUPT, "recovery point %s: %llu finding(s): %.400s", point, (unsigned long long)report->finding_count,
+                   report->findings[0].text);
+}
+
+/* ---- the verbs: each fills *answer ---- */
+
+static int do_status(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    const char *server = json_get_string(q, "server", NULL);
+    CLEANUP(json_free) json_t *status = NULL;
+    struct peer *p;
+
+    if (server && peer_need(t->r, server, &p, e) < 0)
+        return -1;
+    status = status_json(t->r, server);
+    return json_object_update(answer, status);
+}
+
+static int consistency_of(const json_t *q, int64_t *out, struct err *e)
+{
+    const char *name = json_get_string(q, "consistency", "any");
+
+    for (int64_t c = WIRE_ANY; c <= WIRE_FROZEN; c++)
+        if (strcmp(name, wire_consistency_name(c)) == 0) {
+            *out = c;
+            return 0;
+        }
+    return err_set(e, ERR_INVALID, "consistency is any, crash or frozen, not %.40s", name);
+}
+
+static int do_point(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *made = xcalloc(1, sizeof *made);
+    struct wire_take_point wanted = {.hold = json_get_bool(q, "hold", false),
+                                     .freeze_budget_ms = json_get_int(q, "freeze_budget_ms", 0),
+                                     .hold_limit_ms = json_get_int(q, "hold_limit_ms", 0)};
+    int64_t timeout_ms = json_get_int(q, "timeout_ms", DEFAULT_POINT_TIMEOUT_MS);
+    char id[VAULT_POINT_ID_SIZE];
+    struct peer *p;
+
+    if (need_peer(t, q, &p, e) < 0 || consistency_of(q, &wanted.consistency, e) < 0)
+        return -1;
+    if (timeout_ms <= 0 || wanted.freeze_budget_ms < 0 || wanted.hold_limit_ms < 0)
+        return err_set(e, ERR_INVALID, "timeout_ms, freeze_budget_ms and hold_limit_ms are positive");
+    if (wanted.hold && wanted.consistency == WIRE_CRASH)
+        return err_set(e, ERR_INVALID, "a point that is held is frozen: ask for consistency any or frozen");
+    if (peer_take_point(p, &wanted, timeout_ms, t, id, e) < 0)
+        return -1;
+    if (vault_point_get(t->r->vault, id, made, e) != 1)
+        return err_set(e, ERR_INTERNAL, "recovery point %s was made and is not there", id);
+    return json_object_set_new(answer, "point", vault_point_json(made));
+}
+
+static int do_thaw(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    struct wire_thawed thawed = {0};
+    struct peer *p;
+
+    if (need_peer(t, q, &p, e) < 0 || peer_thaw(p, json_get_int(q, "timeout_ms", 60000), t, &thawed, e) < 0)
+        return -1;
+    json_object_set_new(answer, "was_held", json_boolean(thawed.was_held));
+    json_object_set_new(answer, "still", json_boolean(thawed.still));
+    return json_object_set_new(answer, "held_ms", json_integer(thawed.held_ms));
+}
+
+static int do_points(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *points = NULL;
+    json_t *list = json_array();
+    struct peer *p;
+    int count = -1;
+
+    json_object_set_new(answer, "points", list);
+    if (need_peer(t, q, &p, e) == 0)
+        count = vault_point_list(t->r->vault, p->server, 0, &points, e);
+    for (int i = 0; i < count; i++)
+        json_array_append_new(list, vault_point_json(&points[i]));
+    return count < 0 ? -1 : 0;
+}
+
+static int do_export(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *point = NULL;
+    json_t *disks = json_array();
+
+    json_object_set_new(answer, "disks", disks);
+    if (need_point(t, q, &point, e) < 0 || vault_point_usable(t->r->vault, point->id, e) < 0 ||
+        vault_point_pin(t->r->vault, point->id, VAULT_EXPORT_PIN, e) < 0)
+        return -1;
+    for (size_t i = 0; i < point->disk_count; i++) {
+        CLEANUP(free_ptr) char *uri = export_uri(t->r, point->id, point->disks[i].id);
+
+        json_array_append_new(disks, json_pack("{s:s, s:s, s:I}", "id", point->disks[i].id, "nbd_uri", uri, "size_bytes",
+                                               (json_int_t)point->disks[i].size_bytes));
+    }
+    return 0;
+}
+
+/* A client that has just ended may not have been seen off yet. */
+static int wait_for_no_readers(struct talk *t, const char *point, struct err *e)
+{
+    int64_t until_us = clock_monotonic_us() + READERS_WAIT_US;
+    unsigned readers;
+
+    while ((readers = nbd_server_readers(t->r->nbd, point)) && clock_monotonic_us() < until_us)
+        clock_sleep_us(20 * US_PER_MS);
+    return readers ? err_set(e, ERR_WRONG_STATE, "%u connection(s) read recovery point %s: stop the instance, or let it be filled in "
+                             "first", readers, point) : 0;
+}
+
+static int unexport(struct talk *t, const char *point, struct err *e)
+{
+    return wait_for_no_readers(t, point, e) < 0 ? -1 : vault_point_unpin(t->r->vault, point, VAULT_EXPORT_PIN, e);
+}
+
+static int do_unexport(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    const char *point;
+
+    (void)answer;
+    return json_need_string(q, "point", &point, e) < 0 ? -1 : unexport(t, point, e);
+}
+
+static int do_compare(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *point = NULL;
+    json_t *disks = NULL;
+    struct peer *p;
+    int exported, result;
+
+    if (need_peer(t, q, &p, e) < 0 || need_point(t, q, &point, e) < 0)
+        return -1;
+    if (strcmp(point->server, p->server) != 0)
+        return err_set(e, ERR_INVALID, "recovery point %s is not of %s", point->id, p->server);
+    exported = vault_point_pinned(t->r->vault, point->id, VAULT_EXPORT_PIN, e);
+    if (exported < 0 || (!exported && vault_point_pin(t->r->vault, point->id, VAULT_EXPORT_PIN, e) < 0))
+        return -1;
+    result = compare_point(t, p, point, &disks, e);
+    if (!exported)
+        (void)vault_point_unpin(t->r->vault, point->id, VAULT_EXPORT_PIN, NULL);
+    return result < 0 ? -1 : json_object_set_new(answer, "disks", disks);
+}
+
+static int order(struct talk *t, const json_t *q, unsigned type, struct peer **out, struct err *e)
+{
+    struct wire_simple message = {0};
+    struct peer *p;
+    bool connected;
+
+    if (need_peer(t, q, &p, e) < 0)
+        return -1;
+    pthread_mutex_lock(&p->lock);
+    p->paused = type == WIRE_PAUSE || (type == WIRE_DETACH && p->paused);
+    p->detached = type == WIRE_DETACH;
+    connected = p->session != NULL;
+    pthread_mutex_unlock(&p->lock);
+    *out = p;
+    if (peers_save(t->r, e) < 0)
+        return -1;
+    /* An agent that is away is told when it comes back. */
+    return connected ? peer_send(p, type, &message, sizeof message, e) : 0;
+}
+
+static int do_pause(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    struct peer *p;
+
+    (void)answer;
+    return order(t, q, WIRE_PAUSE, &p, e);
+}
+
+static int do_resume(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    struct peer *p;
+
+    (void)answer;
+    return order(t, q, WIRE_RESUME, &p, e);
+}
+
+static bool connected(struct peer *p)
+{
+    bool result;
+
+    pthread_mutex_lock(&p->lock);
+    result = p->session != NULL;
+    pthread_mutex_unlock(&p->lock);
+    return result;
+}
+
+static int do_detach(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    int64_t until_us = clock_monotonic_us() + DETACH_WAIT_US;
+    struct err why = {0};
+    struct peer *p = NULL;
+
+    if (order(t, q, WIRE_DETACH, &p, &why) < 0 && why.kind != ERR_UNREACHABLE)
+        return err_set(e, why.kind, "%s", why.message);
+    while (connected(p) && clock_monotonic_us() < until_us)
+        clock_sleep_us(50 * US_PER_MS);
+    return json_object_set_new(answer, "agent_told", json_boolean(!connected(p)));
+}
+
+static int unexport_all(struct talk *t, const char *server, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *points = NULL;
+    int count = vault_point_list(t->r->vault, server, 0, &points, e);
+
+    for (int i = 0; i < count; i++) {
+        int pinned = vault_point_pinned(t->r->vault, points[i].id, VAULT_EXPORT_PIN, e);
+
+        if (pinned < 0 || (pinned && unexport(t, points[i].id, e) < 0))
+            return -1;
+    }
+    return count < 0 ? -1 : 0;
+}
+
+static int do_drop(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    uint64_t freed = 0;
+    struct peer *p;
+
+    if (need_peer(t, q, &p, e) < 0)
+        return -1;
+    if (connected(p))
+        return err_set(e, ERR_WRONG_STATE, "the agent of %s is connected: detach it first", p->server);
+    if (unexport_all(t, p->server, e) < 0 || vault_server_drop(t->r->vault, p->server, e) < 0 ||
+        vault_gc(t->r->vault, &freed, e) < 0)
+        return -1;
+    pthread_mutex_lock(&p->lock);
+    p->gone = true;
+    p->paused = p->detached = false;
+    p->newest[0] = '\0';
+    p->newest_at_us = 0;
+    p->stored_bytes = 0;
+    memset(&p->status, 0, sizeof p->status);
+    p->has_status = false;
+    pthread_mutex_unlock(&p->lock);
+    if (peers_save(t->r, e) < 0)
+        return -1;
+    return json_object_set_new(answer, "bytes_freed", json_integer((json_int_t)freed));
+}
+
+static int do_verify(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_report *report = xcalloc(1, sizeof *report);
+    CLEANUP(free_ptr) struct vault_point *point = NULL;
+
+    if (need_point(t, q, &point, e) < 0 || vault_verify_point(t->r->vault, point->id, vault_beat, t, report, e) < 0 ||
+        report_to_err(report, point->id, e) < 0)
+        return -1;
+    json_object_set_new(answer, "chunks", json_integer((json_int_t)report->looked_at));
+    return json_object_set_new(answer, "bytes", json_integer((json_int_t)report->bytes));
+}
+
+static const struct {
+    const char *verb;
+    int (*run)(struct talk *t, const json_t *q, json_t *answer, struct err *e);
+} verbs[] = {
+    {"status", do_status},   {"point", do_point},     {"thaw", do_thaw},       {"points", do_points}, {"export", do_export},
+    {"unexport", do_unexport}, {"compare", do_compare}, {"pause", do_pause},   {"resume", do_resume}, {"detach", do_detach},
+    {"drop", do_drop},       {"verify", do_verify},
+};
+
+static int run_verb(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    const char *verb;
+
+    if (json_need_string(q, "verb", &verb, e) < 0)
+        return -1;
+    for (size_t i = 0; i < ARRAY_COUNT(verbs); i++)
+        if (strcmp(verb, verbs[i].verb) == 0)
+            return verbs[i].run(t, q, answer, e);
+    return err_set(e, ERR_INVALID, "there is no verb %.40s", verb);
+}
+
+static void answer_line(struct talk *t, const char *line, size_t size)
+{
+    CLEANUP(json_free) json_t *q = NULL, *answer = json_pack("{s:b}", "ok", 1);
+    struct err e = {0};
+
+    t->said_us = clock_monotonic_us();
+    if (json_read(line, size, &q, &e) < 0 || run_verb(t, q, answer, &e) < 0) {
+        if (e.kind == ERR_NONE)
+            err_set(&e, ERR_INTERNAL, "a verb failed without a reason");
+        say(t, json_pack("{s:b, s:{s:s, s:s}}", "ok", 0, "error", "kind", err_meaning(e.kind)->name, "message", e.message));
+        return;
+    }
+    say(t, json_incref(answer));
+}
+
+/* ---- connections ---- */
+
+static void *serve(void *user)
+{
+    struct talk *t = user;
+    CLEANUP(buf_release) struct buf b = {0};
+    char bytes[4096];
+    ssize_t n;
+
+    buf_init(&b, LINE_LIMIT);
+    while (!t->gone && (n = recv(t->fd, bytes, sizeof bytes, 0)) > 0) {
+        char *end;
+
+        if (buf_add(&b, bytes, (size_t)n) < 0)
+            break;
+        while (!t->gone && (end = memchr(b.data, '\n', b.size_bytes))) {
+            size_t size = (size_t)(end - b.data);
+
+            answer_line(t, b.data, size);
+            memmove(b.data, end + 1, b.size_bytes - size - 1);
+            b.size_bytes -= size + 1;
+        }
+    }
+    close(t->fd);
+    atomic_fetch_sub(&t->r->talks, 1);
+    free(t);
+    return NULL;
+}
+
+int control_listen(struct replicator *r, struct err *e)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd;
+
+    if (strlen(r->control_path) >= sizeof address.sun_path)
+        return err_set(e, ERR_INVALID, "the data folder's path is too long for a socket in it: %s", r->control_path);
+    memcpy(address.sun_path, r->control_path, strlen(r->control_path) + 1);
+    if (unlink(r->control_path) < 0 && errno != ENOENT)
+        return err_errno(e, errno, "can't remove the old socket %s", r->control_path);
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || chmod(r->control_path, 0600) < 0 ||
+        listen(fd, 64) < 0) {
+        err_errno(e, errno, "can't listen on %s", r->control_path);
+        if (fd >= 0)
+            close(fd);
+        return -1;
+    }
+    r->control_fd = fd;
+    return 0;
+}
+
+static void start(struct replicator *r, int fd)
+{
+    struct talk *t = xcalloc(1, sizeof *t);
+    pthread_attr_t attributes;
+    pthread_t thread;
+
+    t->r = r;
+    t->fd = fd;
+    atomic_fetch_add(&r->talks, 1);
+    MUST(pthread_attr_init(&attributes) == 0 && pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED) == 0);
+    if (pthread_create(&thread, &attributes, serve, t) != 0) {
+        close(fd);
+        atomic_fetch_sub(&r->talks, 1);
+        free(t);
+    }
+    pthread_attr_destroy(&attributes);
+}
+
+void *control_accept(void *replicator)
+{
+    struct replicator *r = replicator;
+
+    while (!atomic_load(&r->stopping)) {
+        struct pollfd p = {.fd = r->control_fd, .events = POLLIN};
+        int fd;
+
+        if (poll(&p, 1, 200) <= 0)
+            continue;
+        fd = accept4(r->control_fd, NULL, NULL, SOCK_CLOEXEC);
+        if (fd >= 0 && atomic_load(&r->talks) < 128)
+            start(r, fd);
+        else if (fd >= 0)
+            close(fd);
+        else
+            clock_sleep_us(20 * US_PER_MS);
+    }
+    return NULL;
+}

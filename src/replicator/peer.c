@@ -1,0 +1,303 @@
+/* peer: the source servers, and what is asked of their agents. */
+#include "replicator/private.h"
+#include "base/file.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define BEAT_US (2 * US_PER_S) /* how often who waits is told that we do */
+
+static void copy_name(char *to, size_t size, const char *from)
+{
+    MUST(strlen(from) < size);
+    memcpy(to, from, strlen(from) + 1);
+}
+
+static struct peer *make_peer(struct replicator *r, const char *server)
+{
+    struct peer *p = xcalloc(1, sizeof *p);
+    pthread_condattr_t attributes;
+
+    p->r = r;
+    copy_name(p->server, sizeof p->server, server);
+    MUST(pthread_condattr_init(&attributes) == 0 && pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC) == 0 &&
+         pthread_cond_init(&p->changed, &attributes) == 0 && pthread_mutex_init(&p->lock, NULL) == 0);
+    pthread_condattr_destroy(&attributes);
+    p->since_us = clock_now_us();
+    p->next_request = p->since_us; /* a number from before a restart must not meet one of ours */
+    p->next = r->peers;
+    r->peers = p;
+    return p;
+}
+
+struct peer *peer_find(struct replicator *r, const char *server, bool make)
+{
+    struct peer *p;
+
+    pthread_mutex_lock(&r->lock);
+    for (p = r->peers; p && strcmp(p->server, server) != 0; p = p->next)
+        ;
+    if (!p && make)
+        p = make_peer(r, server);
+    pthread_mutex_unlock(&r->lock);
+    return p;
+}
+
+int peer_need(struct replicator *r, const char *server, struct peer **out, struct err *e)
+{
+    *out = peer_find(r, server, false);
+    return *out ? 0 : err_set(e, ERR_NOT_FOUND, "this replicator knows no server %.128s", server);
+}
+
+void peers_free(struct replicator *r)
+{
+    while (r->peers) {
+        struct peer *p = r->peers;
+
+        r->peers = p->next;
+        pthread_mutex_destroy(&p->lock);
+        pthread_cond_destroy(&p->changed);
+        free(p);
+    }
+}
+
+/* ---- what is kept over restarts ---- */
+
+static int load_marks(struct replicator *r, struct err *e)
+{
+    CLEANUP(json_free) json_t *marks = NULL;
+    const char *server;
+    json_t *mark;
+
+    if (!file_exists(r->marks_path))
+        return 0;
+    if (json_read_file(r->marks_path, &marks, e) < 0)
+        return -1;
+    json_object_foreach(marks, server, mark) {
+        struct peer *p = vault_name_check("server", server, NULL) == 0 ? peer_find(r, server, true) : NULL;
+
+        if (p) {
+            p->paused = json_get_bool(mark, "paused", false);
+            p->detached = json_get_bool(mark, "detached", false);
+        }
+    }
+    return 0;
+}
+
+int peers_save(struct replicator *r, struct err *e)
+{
+    CLEANUP(json_free) json_t *marks = json_object();
+    CLEANUP(free_ptr) char *text = NULL;
+    int result;
+
+    pthread_mutex_lock(&r->lock);
+    for (struct peer *p = r->peers; p; p = p->next) {
+        bool paused, detached;
+
+        pthread_mutex_lock(&p->lock);
+        paused = p->paused;
+        detached = p->detached;
+        pthread_mutex_unlock(&p->lock);
+        if (paused || detached)
+            json_object_set_new(marks, p->server, json_pack("{s:b, s:b}", "paused", paused, "detached", detached));
+    }
+    text = json_text(marks);
+    result = file_write(r->marks_path, text, strlen(text), 0600, e);
+    pthread_mutex_unlock(&r->lock);
+    return result;
+}
+
+static int load_peer(struct replicator *r, const char *server, struct err *e)
+{
+    struct peer *p = peer_find(r, server, true);
+    CLEANUP(free_ptr) struct vault_point *newest = NULL;
+    struct vault_feed feed = {0};
+    int count = vault_point_list(r->vault, server, 1, &newest, e);
+
+    if (count < 0 || vault_feed_get(r->vault, server, &feed, e) < 0)
+        return -1;
+    if (count) {
+        copy_name(p->newest, sizeof p->newest, newest->id);
+        p->newest_at_us = newest->at_us;
+    }
+    p->stored_bytes = feed.stored_bytes;
+    return 0;
+}
+
+int peers_load(struct replicator *r, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_disk *disks = NULL;
+    int count = vault_disk_list(r->vault, NULL, &disks, e);
+
+    if (count < 0)
+        return -1;
+    for (int i = 0; i < count; i++)
+        if ((i == 0 || strcmp(disks[i].server, disks[i - 1].server) != 0) && load_peer(r, disks[i].server, e) < 0)
+            return -1;
+    return load_marks(r, e);
+}
+
+/* ---- sending ---- */
+
+int peer_send(struct peer *p, unsigned type, const void *message, size_t size, struct err *e)
+{
+    struct session *s;
+    int result;
+
+    pthread_mutex_lock(&p->lock);
+    s = p->session;
+    p->session_users += s != NULL;
+    pthread_mutex_unlock(&p->lock);
+    if (!s)
+        return err_set(e, ERR_UNREACHABLE, "the agent of %s is not connected: check `systemctl status slipway-agent` there", p->server);
+    result = wire_send_json(session_conn(s), type, message, size, e);
+    pthread_mutex_lock(&p->lock);
+    p->session_users--;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+    return result;
+}
+
+/* ---- requests ---- */
+
+/* lock held; false when the deadline has passed */
+static bool wait_until(struct peer *p, int64_t deadline_us)
+{
+    struct timespec t = {.tv_sec = deadline_us / US_PER_S, .tv_nsec = deadline_us % US_PER_S * 1000};
+
+    return pthread_cond_timedwait(&p->changed, &p->lock, &t) != ETIMEDOUT;
+}
+
+static int slot_take(struct peer *p, const struct ask *a, int64_t deadline_us, struct err *e)
+{
+    struct slot *s = &p->slots[a->kind];
+    int result = 0;
+
+    pthread_mutex_lock(&p->lock);
+    while (s->busy && result == 0)
+        if (!wait_until(p, deadline_us) && s->busy)
+            result = err_set(e, ERR_TIMEOUT, "another request to the agent of %s has not been answered yet", p->server);
+    if (result == 0) {
+        *s = (struct slot){.busy = true, .quiet = a->quiet, .request = ++p->next_request, .asked_us = clock_monotonic_us(),
+                           .asked_wall_us = clock_now_us()};
+        for (size_t i = 0; i < LIMIT_DISKS_PER_SERVER; i++)
+            s->hash_fd[i] = a->hash_fd ? a->hash_fd[i] : -1;
+        *a->request_at = s->request;
+    }
+    pthread_mutex_unlock(&p->lock);
+    return result;
+}
+
+int slot_ask(struct peer *p, const struct ask *a, int64_t deadline_us, struct err *e)
+{
+    if (slot_take(p, a, deadline_us, e) < 0)
+        return -1;
+    if (peer_send(p, a->type, a->message, a->size, e) == 0)
+        return 0;
+    slot_leave(p, a->kind);
+    return -1;
+}
+
+int slot_wait(struct peer *p, enum slot_kind kind, int64_t deadline_us, struct talk *t, struct err *e)
+{
+    struct slot *s = &p->slots[kind];
+    int64_t begun_us = clock_monotonic_us(), now_us = begun_us;
+    bool done = false;
+    int result = 0;
+
+    while (!done && now_us < deadline_us && result == 0) {
+        int64_t beat_us = now_us + BEAT_US < deadline_us ? now_us + BEAT_US : deadline_us;
+
+        pthread_mutex_lock(&p->lock);
+        while (!s->done && wait_until(p, beat_us))
+            ;
+        done = s->done;
+        if (done && s->e.kind)
+            result = err_set(e, s->e.kind, "%s", s->e.message);
+        pthread_mutex_unlock(&p->lock);
+        now_us = clock_monotonic_us();
+        if (!done && t && talk_progress(t, (now_us - begun_us) / US_PER_MS, (deadline_us - begun_us) / US_PER_MS, "ms"))
+            result = err_set(e, ERR_CANCELLED, "whoever asked went away");
+    }
+    if (!done && result == 0)
+        result = err_set(e, ERR_TIMEOUT, "the agent of %s has not answered in time", p->server);
+    return result;
+}
+
+void slot_leave(struct peer *p, enum slot_kind kind)
+{
+    pthread_mutex_lock(&p->lock);
+    free(p->slots[kind].hashed);
+    p->slots[kind] = (struct slot){0};
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+struct slot *slot_answered(struct peer *p, enum slot_kind kind, int64_t request)
+{
+    struct slot *s = &p->slots[kind];
+
+    return s->busy && !s->done && s->request == request ? s : NULL;
+}
+
+void slot_finish(struct peer *p, struct slot *s)
+{
+    s->done = true;
+    if (s->quiet)
+        *s = (struct slot){0};
+    pthread_cond_broadcast(&p->changed);
+}
+
+void peer_link_lost(struct peer *p, const struct err *why)
+{
+    for (size_t kind = 0; kind < SLOT_COUNT; kind++) {
+        struct slot *s = &p->slots[kind];
+
+        if (!s->busy || s->done)
+            continue;
+        err_set(&s->e, ERR_UNREACHABLE, "the connection to the agent of %s was lost: %.800s", p->server, why->message);
+        slot_finish(p, s);
+    }
+}
+
+int peer_take_point(struct peer *p, const struct wire_take_point *wanted, int64_t timeout_ms, struct talk *t,
+                    char point[static VAULT_POINT_ID_SIZE], struct err *e)
+{
+    struct wire_take_point ask = *wanted;
+    struct ask a = {SLOT_POINT, WIRE_TAKE_POINT, &ask, sizeof ask, &ask.request, NULL, false};
+    int64_t deadline_us = clock_monotonic_us() + timeout_ms * US_PER_MS;
+    struct wire_simple thaw = {0};
+    int result;
+
+    /* The agent gives up a little earlier than we do, so that it is its words that are heard. */
+    ask.timeout_ms = timeout_ms > 4000 ? timeout_ms - 2000 : timeout_ms / 2 + 1;
+    if (slot_ask(p, &a, deadline_us, e) < 0)
+        return -1;
+    result = slot_wait(p, SLOT_POINT, deadline_us, t, e);
+    if (result == 0)
+        copy_name(point, VAULT_POINT_ID_SIZE, p->slots[SLOT_POINT].point);
+    slot_leave(p, SLOT_POINT);
+    /* It may have frozen the source by now, and nobody would thaw it. Request 0: nobody waits for the answer. */
+    if (result < 0 && wanted->hold)
+        (void)peer_send(p, WIRE_THAW, &thaw, sizeof thaw, NULL);
+    return result;
+}
+
+int peer_thaw(struct peer *p, int64_t timeout_ms, struct talk *t, struct wire_thawed *out, struct err *e)
+{
+    struct wire_simple ask = {0};
+    struct ask a = {SLOT_THAW, WIRE_THAW, &ask, sizeof ask, &ask.request, NULL, false};
+    int64_t deadline_us = clock_monotonic_us() + timeout_ms * US_PER_MS;
+    int result;
+
+    if (slot_ask(p, &a, deadline_us, e) < 0)
+        return -1;
+    result = slot_wait(p, SLOT_THAW, deadline_us, t, e);
+    if (result == 0)
+        *out = p->slots[SLOT_THAW].thawed;
+    slot_leave(p, SLOT_THAW);
+    return result;
+}

@@ -1,0 +1,137 @@
+/* private: what the files of replicator/ share. */
+#pragma once
+
+#include "base/clock.h"
+#include "base/tls.h"
+#include "replicator/replicator.h"
+#include "vault/nbd.h"
+#include "vault/vault.h"
+#include "wire/conn.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define POINTS_IN_STATUS 8
+
+struct replicator_options {
+    const char *data, *factory_url, *name;
+    const char *token_file, *ca_file, *ca_fingerprint;
+    const char *certificate_file, *key_file;
+    char listen_address[64];
+    int listen_port;
+    int64_t point_interval_ms;
+    int64_t guard_mib;
+    int64_t limit_bytes_per_s;
+};
+
+struct session;
+
+/* What an agent answers once for each request. */
+enum slot_kind { SLOT_POINT, SLOT_THAW, SLOT_HASH, SLOT_COUNT };
+struct slot {
+    bool busy;  /* somebody asked and has not taken the answer */
+    bool quiet; /* nobody waits for it: the schedule asked */
+    bool done;
+    int64_t request, asked_us /* monotonic */, asked_wall_us;
+    struct err e; /* kind ERR_NONE: it went well */
+    char point[VAULT_POINT_ID_SIZE];
+    bool held;
+    struct wire_thawed thawed;
+    struct wire_hash_done *hashed; /* the slot's owner frees it */
+    int hash_fd[LIMIT_DISKS_PER_SERVER]; /* where HASHES go, by HELLO's disk; -1: not wanted */
+};
+
+/* One source server, known from its first HELLO on (or from the vault); never freed while the replicator runs. */
+struct peer {
+    struct replicator *r;
+    struct peer *next;
+    char server[LIMIT_NAME_BYTES + 1];
+
+    pthread_mutex_t lock; /* guards all below; r->lock is never taken under it */
+    pthread_cond_t changed;
+    struct session *session; /* NULL: not connected */
+    unsigned session_users;  /* who is sending over it: it isn't freed before they are done */
+    struct wire_hello hello;
+    struct wire_status status;
+    bool has_status;
+    bool paused, detached; /* by order; kept over restarts */
+    bool was_connected, gone; /* gone: dropped, and nothing of it is left */
+    int64_t since_us;      /* wall: connected or disconnected since */
+    struct err trouble;    /* why nothing moves on our side (no space) */
+    struct err point_trouble; /* why the last wanted point did not come about */
+    struct slot slots[SLOT_COUNT];
+    int64_t next_request;
+    uint64_t stored_bytes;
+    char newest[VAULT_POINT_ID_SIZE]; /* "": none */
+    int64_t newest_at_us;  /* the moment that the newest point stands for: its own, or a later one at which nothing had changed */
+    int64_t last_try_us;   /* monotonic: of the schedule's */
+    uint64_t offers_since_point;
+};
+
+struct replicator {
+    struct replicator_options options;
+    char *home; /* DATA/replicator: all else lies in it */
+    char *vault_path, *nbd_path, *control_path, *marks_path, *identity;
+    int control_fd, agents_fd;
+    char *certificate_file, *key_file, *ca_file; /* what we show, to agents and to the factory */
+    struct vault *vault;
+    struct nbd_server *nbd;
+    struct tls_context *tls;
+    atomic_bool stopping;
+    atomic_uint sessions, talks;
+    pthread_mutex_t lock; /* guards peers' chain and the marks file */
+    struct peer *peers;
+};
+
+/* peer.c */
+struct peer *peer_find(struct replicator *r, const char *server, bool make); /* NULL: not there */
+int peers_load(struct replicator *r, struct err *e); /* what the vault and the marks file know */
+int peers_save(struct replicator *r, struct err *e);
+void peers_free(struct replicator *r);
+int peer_need(struct replicator *r, const char *server, struct peer **out, struct err *e);
+/* Sends over the peer's session if there is one: ERR_UNREACHABLE otherwise. */
+int peer_send(struct peer *p, unsigned type, const void *message, size_t size, struct err *e);
+/* Takes the slot (waits for whoever has it), sets *request_at (inside the message) to the request's number, sends. */
+struct ask {
+    enum slot_kind kind;
+    unsigned type;
+    void *message;
+    size_t size;
+    int64_t *request_at;
+    const int *hash_fd; /* for SLOT_HASH: LIMIT_DISKS_PER_SERVER of them */
+    bool quiet;
+};
+int slot_ask(struct peer *p, const struct ask *a, int64_t deadline_us, struct err *e);
+struct talk; /* one control connection */
+/* Waits until it is answered, telling t (may be NULL) now and then that it waits: ERR_CANCELLED when t is gone. The slot stays the
+ * caller's until slot_leave. */
+int slot_wait(struct peer *p, enum slot_kind kind, int64_t deadline_us, struct talk *t, struct err *e);
+void slot_leave(struct peer *p, enum slot_kind kind);
+/* The session's: an answer came. Ignored where the number is of no one who still waits. */
+struct slot *slot_answered(struct peer *p, enum slot_kind kind, int64_t request); /* lock held; NULL: ignored */
+void slot_finish(struct peer *p, struct slot *s); /* lock held */
+void peer_link_lost(struct peer *p, const struct err *why); /* lock held: fails what waits */
+/* Asks for a point and waits for it. A held one whose asker went away is thawed. */
+int peer_take_point(struct peer *p, const struct wire_take_point *wanted, int64_t timeout_ms, struct talk *t,
+                    char point[static VAULT_POINT_ID_SIZE], struct err *e);
+int peer_thaw(struct peer *p, int64_t timeout_ms, struct talk *t, struct wire_thawed *out, struct err *e);
+
+/* session.c */
+struct wire_conn *session_conn(struct session *s);
+void session_serve(struct replicator *r, int fd); /* takes fd; the life of one connection */
+
+/* status.c */
+json_t *peer_json(struct peer *p);  /* {server, replication:{…}, points:[…]} */
+json_t *status_json(struct replicator *r, const char *server); /* NULL: all; the body of POST /v1/replicator/status */
+
+/* control.c, compare.c */
+int talk_progress(struct talk *t, int64_t done, int64_t total, const char *unit); /* non-zero: the other end is gone */
+void *control_accept(void *replicator);
+int control_listen(struct replicator *r, struct err *e);
+char *export_uri(const struct replicator *r, const char *point, const char *disk); /* the caller frees */
+int compare_point(struct talk *t, struct peer *p, const struct vault_point *point, json_t **disks, struct err *e);
+
+/* care.c: the threads of the house: points on schedule; expiry and space; the factory */
+void *care_points(void *replicator);
+void *care_space(void *replicator);
+void *care_factory(void *replicator);

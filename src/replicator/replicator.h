@@ -1,0 +1,6 @@
+/* replicator: the staging end of replication: takes blocks from agents over mutual TLS, keeps the vault, serves recovery points over NBD,
+ * takes orders over a local control socket, tells the factory its state. */
+#pragma once
+
+/* `slipway replicator`: argv[0] is the command's name; returns the exit code. Runs until SIGTERM or SIGINT. */
+int replicator_main(int argc, char **argv);

@@ -1,0 +1,537 @@
+/* session: one agent's connection, from HELLO to its end. One thread hears; another makes durable and acknowledges. */
+#include "replicator/session.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HANDSHAKE_TIMEOUT_MS 15000
+#define WRITE_TIMEOUT_MS 60000
+#define SILENCE_US (30 * US_PER_S)
+#define PING_US (8 * US_PER_S)
+#define TAKEOVER_US (15 * US_PER_S)
+#define GATHER_US 4000     /* how long acknowledgements are gathered before a sync */
+#define NO_ROOM_WAIT_MS 500
+
+struct wire_conn *session_conn(struct session *s) { return s->conn; }
+
+/* ---- no room ---- */
+
+void session_trouble_over(struct session *s)
+{
+    pthread_mutex_lock(&s->p->lock);
+    err_clear(&s->p->trouble);
+    pthread_mutex_unlock(&s->p->lock);
+}
+
+int session_wait_for_room(struct session *s, const struct err *why)
+{
+    bool ending, told;
+
+    pthread_mutex_lock(&s->p->lock);
+    told = s->p->trouble.kind == why->kind;
+    s->p->trouble = *why;
+    pthread_mutex_unlock(&s->p->lock);
+    if (!told)
+        log_err(why, "%s waits", s->hello.server);
+    clock_sleep_us(NO_ROOM_WAIT_MS * US_PER_MS);
+    pthread_mutex_lock(&s->lock);
+    ending = s->ending;
+    pthread_mutex_unlock(&s->lock);
+    return ending || atomic_load(&s->r->stopping) ? -1 : 0;
+}
+
+/* ---- acknowledging ---- */
+
+static int acknowledge(struct session *s, uint64_t number, struct err *e)
+{
+    CLEANUP(buf_release) struct buf payload = {0};
+    struct wire_ack ack = {.offer = number};
+
+    buf_init(&payload, 64);
+    wire_ack_encode(&ack, &payload);
+    return wire_send_buf(s->conn, WIRE_ACK, &payload, e);
+}
+
+/* The number up to which all is applied and nothing acknowledged; 0 after a while without any. */
+static uint64_t wait_for_applied(struct session *s, bool *ending)
+{
+    int64_t until_us = clock_monotonic_us() + PING_US;
+    struct timespec t = {.tv_sec = until_us / US_PER_S, .tv_nsec = until_us % US_PER_S * 1000};
+    uint64_t number;
+
+    pthread_mutex_lock(&s->lock);
+    while (s->applied == s->acked && !s->ending && pthread_cond_timedwait(&s->changed, &s->lock, &t) == 0)
+        ;
+    number = s->applied == s->acked ? 0 : s->applied;
+    *ending = s->ending;
+    pthread_mutex_unlock(&s->lock);
+    return number;
+}
+
+static uint64_t applied_now(struct session *s)
+{
+    uint64_t number;
+
+    pthread_mutex_lock(&s->lock);
+    number = s->applied;
+    pthread_mutex_unlock(&s->lock);
+    return number;
+}
+
+static int sync_and_acknowledge(struct session *s, struct err *e)
+{
+    struct err why = {0};
+    uint64_t number;
+
+    clock_sleep_us(GATHER_US);
+    number = applied_now(s);
+    while (vault_sync(s->r->vault, &why) < 0) {
+        if (why.kind != ERR_NO_SPACE)
+            return err_set(e, why.kind, "%s", why.message);
+        if (session_wait_for_room(s, &why) < 0)
+            return err_set(e, ERR_CANCELLED, "stopping");
+        err_clear(&why);
+    }
+    if (acknowledge(s, number, e) < 0)
+        return -1;
+    pthread_mutex_lock(&s->lock);
+    s->acked = number;
+    pthread_mutex_unlock(&s->lock);
+    return 0;
+}
+
+static void *acknowledge_all(void *user)
+{
+    struct session *s = user;
+    struct err e = {0};
+    bool ending = false;
+
+    while (!ending && !e.kind) {
+        uint64_t number = wait_for_applied(s, &ending);
+        struct wire_simple ping = {0};
+
+        if (ending)
+            break;
+        if (number)
+            sync_and_acknowledge(s, &e);
+        else
+            wire_send_message(s->conn, WIRE_PING, &ping, &e);
+    }
+    if (e.kind && e.kind != ERR_UNREACHABLE && e.kind != ERR_CANCELLED)
+        log_err(&e, "%s", s->hello.server);
+    if (e.kind)
+        wire_conn_cut(s->conn); /* the hearing thread ends, too */
+    return NULL;
+}
+
+/* ---- beginning ---- */
+
+static void refuse(struct session *s, const struct err *why)
+{
+    struct wire_failure failure = {0};
+
+    snprintf(failure.kind, sizeof failure.kind, "%s", err_meaning(why->kind)->name);
+    snprintf(failure.message, sizeof failure.message, "%.500s", why->message);
+    wire_send_message(s->conn, WIRE_REFUSE, &failure, NULL);
+}
+
+static int hear_hello(struct session *s, struct err *e)
+{
+    const char *peer = wire_conn_peer(s->conn);
+    struct wire_frame f;
+    bool closed;
+    int got = wire_recv(s->conn, &f, HANDSHAKE_TIMEOUT_MS, &closed, e);
+
+    if (got < 0)
+        return -1;
+    if (got == 0)
+        return err_set(e, closed ? ERR_UNREACHABLE : ERR_TIMEOUT, "no HELLO came");
+    if (f.type != WIRE_HELLO)
+        return err_set(e, ERR_PROTOCOL, "%s where HELLO was expected", wire_type_name(f.type));
+    if (wire_json_decode(WIRE_HELLO, f.payload, f.size, &s->hello, sizeof s->hello, e) < 0)
+        return -1;
+    if (s->hello.version != WIRE_VERSION)
+        return err_set(e, ERR_UNSUPPORTED, "the agent speaks version %lld of the protocol, this replicator version %d: push the agent again",
+                       (long long)s->hello.version, WIRE_VERSION);
+    if (strncmp(peer, "agent:", 6) != 0 || strcmp(peer + 6, s->hello.server) != 0)
+        return err_set(e, ERR_DENIED, "the certificate is %s's, the HELLO says server %s", peer, s->hello.server);
+    if (s->hello.disk_count < 1 || !s->hello.epoch[0])
+        return err_set(e, ERR_PROTOCOL, "HELLO without disks or epoch");
+    return vault_name_check("server", s->hello.server, e);
+}
+
+/* Takes the server's place; a session that still has it (its agent lost it without our seeing) is ended. */
+static int take_place(struct session *s, struct err *e)
+{
+    struct peer *p = peer_find(s->r, s->hello.server, true);
+    int64_t until_us = clock_monotonic_us() + TAKEOVER_US;
+    struct timespec t = {.tv_sec = until_us / US_PER_S, .tv_nsec = until_us % US_PER_S * 1000};
+    int result = 0;
+
+    pthread_mutex_lock(&p->lock);
+    while (p->session && result == 0) {
+        wire_conn_cut(p->session->conn);
+        if (pthread_cond_timedwait(&p->changed, &p->lock, &t) == ETIMEDOUT && p->session)
+            result = err_set(e, ERR_CONFLICT, "another connection of %s does not end", p->server);
+    }
+    if (result == 0) {
+        s->p = p;
+        p->session = s;
+        p->hello = s->hello;
+        p->has_status = false;
+        p->offers_since_point = 1; /* what came before is not known to be in a point */
+        p->since_us = clock_now_us();
+        p->was_connected = true;
+        p->gone = false;
+        err_clear(&p->trouble);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return result;
+}
+
+static void leave_place(struct session *s, const struct err *why)
+{
+    struct peer *p = s->p;
+
+    if (!p)
+        return;
+    pthread_mutex_lock(&p->lock);
+    peer_link_lost(p, why);
+    p->session = NULL;
+    p->since_us = clock_now_us();
+    err_clear(&p->trouble);
+    while (p->session_users)
+        pthread_cond_wait(&p->changed, &p->lock);
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static bool names_disk(const struct wire_hello *hello, const char *id)
+{
+    for (int64_t i = 0; i < hello->disk_count; i++)
+        if (strcmp(hello->disks[i].id, id) == 0)
+            return true;
+    return false;
+}
+
+/* The server's disks are those of HELLO from now on. */
+static int open_disks(struct session *s, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_disk *held = NULL;
+    int count = vault_disk_list(s->r->vault, s->hello.server, &held, e);
+
+    if (count < 0)
+        return -1;
+    for (int i = 0; i < count; i++) {
+        if (names_disk(&s->hello, held[i].id))
+            continue;
+        log_info("%s: disk %s is gone from the source", s->hello.server, held[i].id);
+        if (vault_disk_drop(s->r->vault, s->hello.server, held[i].id, e) < 0)
+            return -1;
+    }
+    for (int64_t i = 0; i < s->hello.disk_count; i++)
+        if (vault_disk_open(s->r->vault, s->hello.server, s->hello.disks[i].id, (uint64_t)s->hello.disks[i].size_bytes, &s->disks[i],
+                            e) < 0)
+            return -1;
+    return 0;
+}
+
+static void newest_points(struct session *s, struct wire_welcome *w)
+{
+    CLEANUP(free_ptr) struct vault_point *newest = NULL;
+
+    if (vault_point_list(s->r->vault, s->hello.server, 1, &newest, NULL) != 1)
+        return;
+    for (int64_t i = 0; i < w->disk_count; i++)
+        for (size_t d = 0; d < newest->disk_count; d++)
+            if (strcmp(newest->disks[d].id, w->disks[i].id) == 0)
+                memcpy(w->disks[i].point, newest->id, sizeof newest->id);
+}
+
+static int welcome(struct session *s, struct err *e)
+{
+    CLEANUP(free_ptr) struct wire_welcome *w = xcalloc(1, sizeof *w);
+    struct vault_feed feed = {0}, next = {0};
+
+    if (open_disks(s, e) < 0 || vault_feed_get(s->r->vault, s->hello.server, &feed, e) < 0)
+        return -1;
+    w->version = WIRE_VERSION;
+    snprintf(w->replicator, sizeof w->replicator, "%s", s->r->options.name);
+    snprintf(w->epoch, sizeof w->epoch, "%s", feed.epoch);
+    w->applied = (int64_t)feed.applied;
+    w->window_offers = WINDOW_OFFERS;
+    w->limit_bytes_per_s = s->r->options.limit_bytes_per_s;
+    w->disk_count = s->hello.disk_count;
+    for (int64_t i = 0; i < w->disk_count; i++) {
+        memcpy(w->disks[i].id, s->hello.disks[i].id, sizeof w->disks[i].id);
+        w->disks[i].whole = s->disks[i].known_count == s->disks[i].chunk_count;
+        w->disks[i].chunks_known = (int64_t)s->disks[i].known_count;
+    }
+    newest_points(s, w);
+    if (strcmp(feed.epoch, s->hello.epoch) != 0) {
+        memcpy(next.epoch, s->hello.epoch, sizeof next.epoch);
+        next.stored_bytes = feed.stored_bytes;
+        if (vault_feed_set(s->r->vault, s->hello.server, &next, e) < 0 || vault_sync(s->r->vault, e) < 0)
+            return -1;
+        feed = next;
+    }
+    s->last_number = s->applied = s->acked = feed.applied;
+    return wire_send_message(s->conn, WIRE_WELCOME, w, e);
+}
+
+/* Orders that were given while the agent was away. */
+static int repeat_orders(struct session *s, struct err *e)
+{
+    struct wire_simple order = {0};
+    bool paused, detached;
+
+    pthread_mutex_lock(&s->p->lock);
+    paused = s->p->paused;
+    detached = s->p->detached;
+    pthread_mutex_unlock(&s->p->lock);
+    if (detached)
+        return wire_send_message(s->conn, WIRE_DETACH, &order, e);
+    return paused ? wire_send_message(s->conn, WIRE_PAUSE, &order, e) : 0;
+}
+
+/* ---- hearing ---- */
+
+static int hear_status(struct session *s, const struct wire_frame *f, struct err *e)
+{
+    struct wire_status status;
+
+    if (wire_json_decode(WIRE_STATUS, f->payload, f->size, &status, sizeof status, e) < 0)
+        return -1;
+    pthread_mutex_lock(&s->p->lock);
+    s->p->status = status;
+    s->p->has_status = true;
+    pthread_mutex_unlock(&s->p->lock);
+    return 0;
+}
+
+static int hear_failure(struct session *s, const struct wire_frame *f, struct err *e)
+{
+    enum slot_kind kind = f->type == WIRE_POINT_FAILED ? SLOT_POINT : SLOT_HASH;
+    struct wire_failure failure;
+    struct slot *slot;
+
+    if (wire_json_decode(f->type, f->payload, f->size, &failure, sizeof failure, e) < 0)
+        return -1;
+    pthread_mutex_lock(&s->p->lock);
+    slot = slot_answered(s->p, kind, failure.request);
+    if (slot) {
+        err_set(&slot->e, err_kind_named(failure.kind), "the agent of %s: %s", s->p->server, failure.message);
+        if (kind == SLOT_POINT)
+            s->p->point_trouble = slot->e;
+        slot_finish(s->p, slot);
+    }
+    pthread_mutex_unlock(&s->p->lock);
+    return 0;
+}
+
+static int hear_thawed(struct session *s, const struct wire_frame *f, struct err *e)
+{
+    struct wire_thawed thawed;
+    struct slot *slot;
+
+    if (wire_json_decode(WIRE_THAWED, f->payload, f->size, &thawed, sizeof thawed, e) < 0)
+        return -1;
+    pthread_mutex_lock(&s->p->lock);
+    slot = slot_answered(s->p, SLOT_THAW, thawed.request);
+    if (slot) {
+        slot->thawed = thawed;
+        slot_finish(s->p, slot);
+    }
+    pthread_mutex_unlock(&s->p->lock);
+    return 0;
+}
+
+static int hear_hashes(struct session *s, const struct wire_frame *f, struct err *e)
+{
+    struct wire_hashes h;
+    struct slot *slot;
+
+    if (wire_hashes_decode(f->payload, f->size, &h, e) < 0)
+        return -1;
+    if (h.disk >= s->hello.disk_count || (uint64_t)h.first_chunk + h.count > s->disks[h.disk].chunk_count)
+        return err_set(e, ERR_PROTOCOL, "HASHES for chunks that are none");
+    pthread_mutex_lock(&s->p->lock);
+    slot = slot_answered(s->p, SLOT_HASH, h.request);
+    if (slot && slot->hash_fd[h.disk] >= 0) {
+        size_t size = (size_t)h.count * HASH_SHA256_SIZE;
+        ssize_t n = pwrite(slot->hash_fd[h.disk], h.hashes, size, (off_t)h.first_chunk * HASH_SHA256_SIZE);
+
+        if (n != (ssize_t)size) {
+            err_set(&slot->e, ERR_NO_SPACE, "can't keep the source's hashes while comparing");
+            slot_finish(s->p, slot);
+        }
+    }
+    pthread_mutex_unlock(&s->p->lock);
+    return 0;
+}
+
+static int hear_hash_done(struct session *s, const struct wire_frame *f, struct err *e)
+{
+    CLEANUP(free_ptr) struct wire_hash_done *done = xcalloc(1, sizeof *done);
+    struct slot *slot;
+
+    if (wire_json_decode(WIRE_HASH_DONE, f->payload, f->size, done, sizeof *done, e) < 0)
+        return -1;
+    pthread_mutex_lock(&s->p->lock);
+    slot = slot_answered(s->p, SLOT_HASH, done->request);
+    if (slot) {
+        slot->hashed = done;
+        done = NULL;
+        slot_finish(s->p, slot);
+    }
+    pthread_mutex_unlock(&s->p->lock);
+    return 0;
+}
+
+static int hear_ping(struct session *s, const struct wire_frame *f, struct err *e)
+{
+    struct wire_simple ping;
+
+    return wire_json_decode(WIRE_PING, f->payload, f->size, &ping, sizeof ping, e) < 0
+               ? -1 : wire_send_message(s->conn, WIRE_PONG, &ping, e);
+}
+
+static int hear_end(struct session *s, const struct wire_frame *f, struct err *e)
+{
+    struct wire_failure why;
+
+    (void)s;
+    if (wire_json_decode(f->type, f->payload, f->size, &why, sizeof why, e) < 0)
+        return -1;
+    return err_set(e, ERR_UNREACHABLE, "the agent ended the connection: %s", why.message);
+}
+
+static int hear_nothing(struct session *s, const struct wire_frame *f, struct err *e)
+{
+    (void)s;
+    (void)f;
+    (void)e;
+    return 0;
+}
+
+static const struct {
+    unsigned type;
+    int (*hear)(struct session *s, const struct wire_frame *f, struct err *e);
+} hearers[] = {
+    {WIRE_OFFER, offers_take},
+    {WIRE_DATA, offers_data},
+    {WIRE_POINT_BEGIN, hear_nothing},
+    {WIRE_POINT_COMMIT, offers_point},
+    {WIRE_POINT_FAILED, hear_failure},
+    {WIRE_THAWED, hear_thawed},
+    {WIRE_HASHES, hear_hashes},
+    {WIRE_HASH_DONE, hear_hash_done},
+    {WIRE_HASH_FAILED, hear_failure},
+    {WIRE_STATUS, hear_status},
+    {WIRE_PING, hear_ping},
+    {WIRE_PONG, hear_nothing},
+    {WIRE_BYE, hear_end},
+    {WIRE_REFUSE, hear_end},
+};
+
+static int hear(struct session *s, const struct wire_frame *f, struct err *e)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(hearers); i++)
+        if (hearers[i].type == f->type)
+            return hearers[i].hear(s, f, e);
+    return err_set(e, ERR_PROTOCOL, "%s is not for a replicator", wire_type_name(f->type));
+}
+
+static int hear_all(struct session *s, struct err *e)
+{
+    int64_t heard_us = clock_monotonic_us();
+
+    while (!atomic_load(&s->r->stopping)) {
+        struct wire_frame f;
+        bool closed;
+        int got = wire_recv(s->conn, &f, 500, &closed, e);
+
+        if (got < 0 || (got == 1 && hear(s, &f, e) < 0))
+            return -1;
+        if (got == 0 && closed)
+            return err_set(e, ERR_UNREACHABLE, "the agent closed the connection");
+        if (got == 1)
+            heard_us = clock_monotonic_us();
+        else if (clock_monotonic_us() - heard_us > SILENCE_US)
+            return err_set(e, ERR_TIMEOUT, "the agent has been silent for 30 s");
+    }
+    return err_set(e, ERR_CANCELLED, "the replicator stops");
+}
+
+/* ---- the whole ---- */
+
+static int run(struct session *s, struct err *e)
+{
+    int reason;
+
+    if (hear_hello(s, e) < 0 || take_place(s, e) < 0 || welcome(s, e) < 0 || repeat_orders(s, e) < 0)
+        return -1;
+    log_info("%s: the agent is connected, %lld disks, tracker %s", s->hello.server, (long long)s->hello.disk_count, s->hello.tracker);
+    reason = pthread_create(&s->acker, NULL, acknowledge_all, s);
+    if (reason)
+        return err_errno(e, reason, "can't start a thread");
+    s->acker_runs = true;
+    return hear_all(s, e);
+}
+
+static void end_session(struct session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->ending = true;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    wire_conn_cut(s->conn);
+    if (s->acker_runs)
+        pthread_join(s->acker, NULL);
+}
+
+static struct session *new_session(struct replicator *r, struct tls_stream **stream)
+{
+    struct session *s = xcalloc(1, sizeof *s);
+    pthread_condattr_t attributes;
+
+    s->r = r;
+    s->conn = wire_conn_new(stream, WRITE_TIMEOUT_MS);
+    s->zip = zip_new(1);
+    s->chunk = xmalloc(WIRE_CHUNK_SIZE);
+    s->last = &s->first;
+    MUST(pthread_condattr_init(&attributes) == 0 && pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC) == 0 &&
+         pthread_cond_init(&s->changed, &attributes) == 0 && pthread_mutex_init(&s->lock, NULL) == 0);
+    pthread_condattr_destroy(&attributes);
+    return s;
+}
+
+void session_serve(struct replicator *r, int fd)
+{
+    CLEANUP(tls_close) struct tls_stream *stream = NULL;
+    struct session *s;
+    struct err e = {0};
+
+    if (tls_open(r->tls, fd, "agent:", HANDSHAKE_TIMEOUT_MS, &stream, &e) < 0) {
+        log_err(&e, "a connection was refused");
+        return;
+    }
+    s = new_session(r, &stream);
+    run(s, &e);
+    if (e.kind != ERR_UNREACHABLE && e.kind != ERR_CANCELLED)
+        refuse(s, &e);
+    log_err(&e, "%s: the connection ends", s->hello.server[0] ? s->hello.server : wire_conn_peer(s->conn));
+    end_session(s);
+    leave_place(s, &e);
+    wire_conn_free(&s->conn);
+    offers_release(s);
+    zip_free(&s->zip);
+    free(s->chunk);
+    pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}

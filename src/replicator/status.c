@@ -1,0 +1,120 @@
+/* status: the replication object of docs/architecture.md, made from what the agent says and what the vault holds. */
+#include "replicator/private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What our side knows before the agent's own state counts. */
+static const char *state_of(const struct peer *p)
+{
+    if (p->detached)
+        return "DISCONNECTED";
+    if (!p->session || p->trouble.kind)
+        return "STALLED";
+    if (p->paused)
+        return "PAUSED";
+    return p->has_status ? p->status.state : "INITIATING";
+}
+
+static json_t *error_json(const struct peer *p)
+{
+    char since[CLOCK_TEXT_SIZE];
+
+    if (p->detached)
+        return json_null();
+    if (!p->session)
+        return json_pack("{s:s, s:o}", "kind", err_meaning(ERR_UNREACHABLE)->name, "message",
+                         json_sprintf("the agent is not connected (since %s): check that the source runs, that slipway-agent.service is "
+                                      "active there, and that it reaches this replicator", clock_format(p->since_us, since)));
+    if (p->trouble.kind)
+        return json_pack("{s:s, s:s}", "kind", err_meaning(p->trouble.kind)->name, "message", p->trouble.message);
+    if (p->has_status && p->status.error_kind[0])
+        return json_pack("{s:s, s:s}", "kind", p->status.error_kind, "message", p->status.error);
+    return json_null();
+}
+
+static json_t *integer_or_null(int64_t value) { return value < 0 ? json_null() : json_integer(value); }
+
+/* lock held */
+static json_t *replication_json(struct peer *p)
+{
+    json_t *j = json_pack("{s:s}", "state", state_of(p));
+    const struct wire_status *s = &p->status;
+    bool pointed = p->newest[0];
+
+    json_object_set_new(j, "connected", json_boolean(p->session != NULL));
+    json_object_set_new(j, "tracker", p->has_status ? json_string(s->tracker) : json_null());
+    json_object_set_new(j, "bytes_total", json_integer(s->bytes_total));
+    json_object_set_new(j, "bytes_done", json_integer(s->bytes_done));
+    json_object_set_new(j, "bytes_read", json_integer(s->bytes_read));
+    json_object_set_new(j, "bytes_sent", json_integer(s->bytes_sent));
+    json_object_set_new(j, "bytes_stored", json_integer((json_int_t)p->stored_bytes));
+    json_object_set_new(j, "backlog_bytes", json_integer(s->backlog_bytes));
+    json_object_set_new(j, "lag_ms", json_integer(s->lag_ms));
+    json_object_set_new(j, "eta_ms", integer_or_null(s->eta_ms));
+    json_object_set_new(j, "rate_bytes_per_s", json_integer(s->rate_bytes_per_s));
+    json_object_set_new(j, "churn_bytes_per_s", json_integer(s->churn_bytes_per_s));
+    json_object_set_new(j, "held", json_boolean(p->session && p->has_status && s->held));
+    json_object_set_new(j, "newest_point", pointed ? json_string(p->newest) : json_null());
+    json_set_time(j, "newest_point_at", pointed ? p->newest_at_us : 0);
+    json_object_set_new(j, "newest_point_age_ms", pointed ? json_integer((clock_now_us() - p->newest_at_us) / US_PER_MS) : json_null());
+    json_object_set_new(j, "error", error_json(p));
+    return j;
+}
+
+json_t *peer_json(struct peer *p)
+{
+    CLEANUP(free_ptr) struct vault_point *points = NULL;
+    json_t *j = json_pack("{s:s, s:[]}", "server", p->server, "points"), *list = json_object_get(j, "points");
+    int count = vault_point_list(p->r->vault, p->server, POINTS_IN_STATUS, &points, NULL);
+
+    for (int i = 0; i < count; i++)
+        json_array_append_new(list, vault_point_json(&points[i]));
+    pthread_mutex_lock(&p->lock);
+    json_object_set_new(j, "replication", replication_json(p));
+    pthread_mutex_unlock(&p->lock);
+    return j;
+}
+
+static bool is_gone(struct peer *p)
+{
+    bool gone;
+
+    pthread_mutex_lock(&p->lock);
+    gone = p->gone;
+    pthread_mutex_unlock(&p->lock);
+    return gone;
+}
+
+static json_t *vault_json(struct replicator *r)
+{
+    struct vault_stat s = {0};
+    json_t *j = json_object();
+
+    if (vault_stat(r->vault, &s, NULL) < 0)
+        return j;
+    json_object_set_new(j, "chunks", json_integer((json_int_t)s.chunk_count));
+    json_object_set_new(j, "segments", json_integer((json_int_t)s.segment_count));
+    json_object_set_new(j, "points", json_integer((json_int_t)s.point_count));
+    json_object_set_new(j, "bytes_raw", json_integer((json_int_t)s.raw_bytes));
+    json_object_set_new(j, "bytes_stored", json_integer((json_int_t)s.stored_bytes));
+    json_object_set_new(j, "bytes_free", json_integer((json_int_t)s.free_bytes));
+    json_object_set_new(j, "chunks_damaged", json_integer((json_int_t)s.bad_count));
+    json_object_set_new(j, "read_errors", json_integer((json_int_t)nbd_server_read_errors(r->nbd)));
+    return j;
+}
+
+json_t *status_json(struct replicator *r, const char *server)
+{
+    json_t *j = json_pack("{s:[]}", "servers"), *list = json_object_get(j, "servers");
+    struct peer *p;
+
+    pthread_mutex_lock(&r->lock);
+    p = r->peers; /* the chain only ever grows at its head, and no peer is freed: it can be walked without the lock */
+    pthread_mutex_unlock(&r->lock);
+    for (; p; p = p->next)
+        if ((!server || strcmp(server, p->server) == 0) && !is_gone(p))
+            json_array_append_new(list, peer_json(p));
+    json_object_set_new(j, "vault", vault_json(r));
+    return j;
+}
