@@ -2,6 +2,7 @@
 #include "api/serve.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "replicator/replicator.h"
 #include "steps/runner.h"
 
 #include <stdio.h>
@@ -11,6 +12,7 @@
 static const struct cli_command commands[] = {
     {"serve", "the factory: API, console, workflow and database, with a runner and a replicator beside it", serve_main},
     {"restore", "put a backup in a data folder's place", restore_main},
+    {"replicator", "take blocks from agents, keep the vault, serve recovery points", replicator_main},
     {"runner", "carry out tasks beside the source machines or the target", runner_main},
     {NULL, NULL, NULL},
 };

@@ -187,12 +187,12 @@ static int do_points(struct talk *t, const json_t *q, json_t *answer, struct err
 {
     CLEANUP(free_ptr) struct vault_point *points = NULL;
     json_t *list = json_array();
-    struct peer *p;
+    const char *server;
     int count = -1;
 
     json_object_set_new(answer, "points", list);
-    if (need_peer(t, q, &p, e) == 0)
-        count = vault_point_list(t->r->vault, p->server, 0, &points, e);
+    if (json_need_string(q, "server", &server, e) == 0)
+        count = vault_point_list(t->r->vault, server, 0, &points, e);
     for (int i = 0; i < count; i++)
         json_array_append_new(list, vault_point_json(&points[i]));
     return count < 0 ? -1 : 0;
@@ -334,27 +334,34 @@ static int unexport_all(struct talk *t, const char *server, struct err *e)
     return count < 0 ? -1 : 0;
 }
 
-static int do_drop(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+static void forget(struct peer *p)
 {
-    uint64_t freed = 0;
-    struct peer *p;
-
-    if (need_peer(t, q, &p, e) < 0)
-        return -1;
-    if (connected(p))
-        return err_set(e, ERR_WRONG_STATE, "the agent of %s is connected: detach it first", p->server);
-    if (unexport_all(t, p->server, e) < 0 || vault_server_drop(t->r->vault, p->server, e) < 0 ||
-        vault_gc(t->r->vault, &freed, e) < 0)
-        return -1;
     pthread_mutex_lock(&p->lock);
     p->gone = true;
-    p->paused = p->detached = false;
+    p->paused = p->detached = p->has_status = false;
     p->newest[0] = '\0';
     p->newest_at_us = 0;
     p->stored_bytes = 0;
     memset(&p->status, 0, sizeof p->status);
-    p->has_status = false;
     pthread_mutex_unlock(&p->lock);
+}
+
+/* Asked twice is fine: there is nothing the second time. */
+static int do_drop(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    uint64_t freed = 0;
+    const char *server;
+    struct peer *p;
+
+    if (json_need_string(q, "server", &server, e) < 0)
+        return -1;
+    p = peer_find(t->r, server, false);
+    if (p && connected(p))
+        return err_set(e, ERR_WRONG_STATE, "the agent of %s is connected: detach it first", p->server);
+    if (unexport_all(t, server, e) < 0 || vault_server_drop(t->r->vault, server, e) < 0 || vault_gc(t->r->vault, &freed, e) < 0)
+        return -1;
+    if (p)
+        forget(p);
     if (peers_save(t->r, e) < 0)
         return -1;
     return json_object_set_new(answer, "bytes_freed", json_integer((json_int_t)freed));

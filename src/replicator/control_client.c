@@ -50,7 +50,7 @@ static int send_line(int fd, const json_t *request, struct err *e)
 }
 
 /* Appends what comes until a line is whole. */
-static int wait_for_line(const struct control_options *o, int fd, struct buf *held, struct err *e)
+static int wait_for_line(const struct control_client *o, int fd, struct buf *held, struct err *e)
 {
     int64_t deadline_us = clock_monotonic_us() + (o->timeout_ms ? o->timeout_ms : DEFAULT_TIMEOUT_MS) * US_PER_MS;
 
@@ -85,7 +85,7 @@ static int refused(const json_t *line, struct err *e)
 }
 
 /* 1: the answer is in *answer; 0: it was a progress line. */
-static int take_line(const struct control_options *o, struct buf *held, json_t **answer, struct err *e)
+static int take_line(const struct control_client *o, struct buf *held, json_t **answer, struct err *e)
 {
     CLEANUP(json_free) json_t *line = NULL;
     char *end = memchr(held->data, '\n', held->size_bytes);
@@ -113,7 +113,7 @@ static int take_line(const struct control_options *o, struct buf *held, json_t *
     return 1;
 }
 
-int control_call(const struct control_options *o, const json_t *request, json_t **answer, struct err *e)
+int control_client_call(const struct control_client *o, const json_t *request, json_t **answer, struct err *e)
 {
     CLEANUP(close_fd) int fd = dial(o->socket_path, e);
     CLEANUP(buf_release) struct buf held = {0};
@@ -137,7 +137,7 @@ int control_call(const struct control_options *o, const json_t *request, json_t 
     return 0;
 }
 
-int control_ask(const struct control_options *o, json_t **answer, struct err *e, const char *format, ...)
+int control_client_ask(const struct control_client *o, json_t **answer, struct err *e, const char *format, ...)
 {
     CLEANUP(json_free) json_t *request = NULL;
     json_error_t why;
@@ -148,5 +148,5 @@ int control_ask(const struct control_options *o, json_t **answer, struct err *e,
     va_end(args);
     if (!request)
         return err_set(e, ERR_INVALID, "a request to the replicator can't be made: %s", why.text);
-    return control_call(o, request, answer, e);
+    return control_client_call(o, request, answer, e);
 }

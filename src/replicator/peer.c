@@ -27,7 +27,8 @@ static struct peer *make_peer(struct replicator *r, const char *server)
          pthread_cond_init(&p->changed, &attributes) == 0 && pthread_mutex_init(&p->lock, NULL) == 0);
     pthread_condattr_destroy(&attributes);
     p->since_us = clock_now_us();
-    p->next_request = p->since_us; /* a number from before a restart must not meet one of ours */
+    /* 1 … 2^31-1 (wire.md); a number from before a restart should not meet one of ours. */
+    p->next_request = (p->since_us / US_PER_S & 0xfffff) << 10;
     p->next = r->peers;
     r->peers = p;
     return p;
@@ -181,7 +182,8 @@ static int slot_take(struct peer *p, const struct ask *a, int64_t deadline_us, s
         if (!wait_until(p, deadline_us) && s->busy)
             result = err_set(e, ERR_TIMEOUT, "another request to the agent of %s has not been answered yet", p->server);
     if (result == 0) {
-        *s = (struct slot){.busy = true, .quiet = a->quiet, .request = ++p->next_request, .asked_us = clock_monotonic_us(),
+        p->next_request = p->next_request % INT32_MAX + 1;
+        *s = (struct slot){.busy = true, .quiet = a->quiet, .request = p->next_request, .asked_us = clock_monotonic_us(),
                            .asked_wall_us = clock_now_us()};
         for (size_t i = 0; i < LIMIT_DISKS_PER_SERVER; i++)
             s->hash_fd[i] = a->hash_fd ? a->hash_fd[i] : -1;

@@ -121,7 +121,7 @@ struct wire_conn *session_conn(struct session *s);
 void session_serve(struct replicator *r, int fd); /* takes fd; the life of one connection */
 
 /* status.c */
-json_t *peer_json(struct peer *p);  /* {server, replication:{…}, points:[…]} */
+json_t *peer_json(struct peer *p);  /* {server, state, …, points:[…]} */
 json_t *status_json(struct replicator *r, const char *server); /* NULL: all; the body of POST /v1/replicator/status */
 
 /* control.c, compare.c */

@@ -524,7 +524,10 @@ void session_serve(struct replicator *r, int fd)
     run(s, &e);
     if (e.kind != ERR_UNREACHABLE && e.kind != ERR_CANCELLED)
         refuse(s, &e);
-    log_err(&e, "%s: the connection ends", s->hello.server[0] ? s->hello.server : wire_conn_peer(s->conn));
+    if (e.kind == ERR_UNREACHABLE || e.kind == ERR_CANCELLED)
+        log_info("%s: the connection ends: %s", wire_conn_peer(s->conn), e.message);
+    else
+        log_err(&e, "%s: the connection ends", wire_conn_peer(s->conn));
     end_session(s);
     leave_place(s, &e);
     wire_conn_free(&s->conn);

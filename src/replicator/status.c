@@ -38,7 +38,7 @@ static json_t *integer_or_null(int64_t value) { return value < 0 ? json_null() :
 /* lock held */
 static json_t *replication_json(struct peer *p)
 {
-    json_t *j = json_pack("{s:s}", "state", state_of(p));
+    json_t *j = json_pack("{s:s, s:s}", "server", p->server, "state", state_of(p));
     const struct wire_status *s = &p->status;
     bool pointed = p->newest[0];
 
@@ -65,14 +65,15 @@ static json_t *replication_json(struct peer *p)
 json_t *peer_json(struct peer *p)
 {
     CLEANUP(free_ptr) struct vault_point *points = NULL;
-    json_t *j = json_pack("{s:s, s:[]}", "server", p->server, "points"), *list = json_object_get(j, "points");
+    json_t *list = json_array(), *j;
     int count = vault_point_list(p->r->vault, p->server, POINTS_IN_STATUS, &points, NULL);
 
     for (int i = 0; i < count; i++)
         json_array_append_new(list, vault_point_json(&points[i]));
     pthread_mutex_lock(&p->lock);
-    json_object_set_new(j, "replication", replication_json(p));
+    j = replication_json(p);
     pthread_mutex_unlock(&p->lock);
+    json_object_set_new(j, "points", list);
     return j;
 }
 

@@ -91,7 +91,7 @@ static int build(struct builder *b, unsigned level, uint64_t first_leaf, const s
 static int build_disk(struct builder *b, struct vault_point_disk *out, struct err *e)
 {
     struct work_key key = work_key_make(b->disk->number, 0);
-    char bytes[2 * LIMIT_NAME_BYTES + 2];
+    char bytes[DISK_KEY_SIZE];
     struct vault_hash old;
     struct disk_row row;
     MDB_val value;
@@ -164,7 +164,7 @@ static int commit_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
     struct committing *c = user;
 
     for (size_t i = 0; i < c->point->disk_count; i++) {
-        char bytes[2 * LIMIT_NAME_BYTES + 2];
+        char bytes[DISK_KEY_SIZE];
         MDB_val key = disk_key(c->point->server, c->point->disks[i].id, bytes), value;
         struct disk_row row;
         struct work_key dirty;

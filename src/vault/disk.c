@@ -16,7 +16,17 @@ int vault_name_check(const char *what, const char *name, struct err *e)
                               what, LIMIT_NAME_BYTES);
 }
 
-MDB_val disk_key(const char *server, const char *id, char bytes[static 2 * LIMIT_NAME_BYTES + 2])
+int vault_disk_check(const char *id, struct err *e)
+{
+    size_t size = strlen(id);
+    bool fine = size > 0 && size < VAULT_DISK_ID_SIZE;
+
+    for (size_t i = 0; i < size && fine; i++)
+        fine = id[i] >= ' ' && id[i] <= '~';
+    return fine ? 0 : err_set(e, ERR_INVALID, "a disk's id has 1 to %d printable ASCII characters", VAULT_DISK_ID_SIZE - 1);
+}
+
+MDB_val disk_key(const char *server, const char *id, char bytes[static DISK_KEY_SIZE])
 {
     size_t server_size = strlen(server) + 1, id_size = strlen(id);
 
@@ -106,7 +116,7 @@ static int writer_store(struct writer *w, struct err *e)
 
 static int disk_row_get(struct vault *v, MDB_txn *txn, const char *server, const char *id, struct disk_row *out, struct err *e)
 {
-    char bytes[2 * LIMIT_NAME_BYTES + 2];
+    char bytes[DISK_KEY_SIZE];
     MDB_val value;
     int found = index_get(&v->index, txn, INDEX_DISK, disk_key(server, id, bytes), &value, e);
 
@@ -120,7 +130,7 @@ static int disk_row_get(struct vault *v, MDB_txn *txn, const char *server, const
 
 static int disk_row_put(struct vault *v, MDB_txn *txn, const char *server, const char *id, const struct disk_row *row, struct err *e)
 {
-    char bytes[2 * LIMIT_NAME_BYTES + 2];
+    char bytes[DISK_KEY_SIZE];
 
     return index_put(&v->index, txn, INDEX_DISK, disk_key(server, id, bytes), index_val(row, sizeof *row), e);
 }
@@ -196,16 +206,16 @@ int work_apply(struct vault *v, MDB_txn *txn, const struct pending_set *sets, si
 
 /* ---- the disks ---- */
 
-static void copy_name(char to[static LIMIT_NAME_BYTES + 1], const char *name)
+static void copy_name(char *to, size_t size, const char *name)
 {
-    MUST(strlen(name) <= LIMIT_NAME_BYTES);
+    MUST(strlen(name) < size);
     memcpy(to, name, strlen(name) + 1);
 }
 
 static void disk_fill(struct vault_disk *d, const char *server, const char *id, const struct disk_row *row)
 {
-    copy_name(d->server, server);
-    copy_name(d->id, id);
+    copy_name(d->server, sizeof d->server, server);
+    copy_name(d->id, sizeof d->id, id);
     d->number = row->number;
     d->size_bytes = row->size_bytes;
     d->chunk_count = chunks_of(row->size_bytes);
@@ -215,7 +225,7 @@ static void disk_fill(struct vault_disk *d, const char *server, const char *id, 
 static int load_disk(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct vault *v = user;
-    char names[2 * LIMIT_NAME_BYTES + 3] = {0};
+    char names[DISK_KEY_SIZE + 1] = {0};
     struct disk_row row;
 
     if (value.mv_size != sizeof row || key.mv_size >= sizeof names || !memchr(key.mv_data, 0, key.mv_size))
@@ -343,7 +353,7 @@ int vault_disk_open(struct vault *v, const char *server, const char *disk, uint6
     struct opening o = {.server = server, .id = disk, .size_bytes = size_bytes};
     int r;
 
-    if (vault_name_check("server", server, e) < 0 || vault_name_check("disk", disk, e) < 0)
+    if (vault_name_check("server", server, e) < 0 || vault_disk_check(disk, e) < 0)
         return -1;
     if (size_bytes == 0 || chunks_of(size_bytes) / TREE_FANOUT >= UINT32_MAX)
         return err_set(e, ERR_INVALID, "disk %s has %llu bytes", disk, (unsigned long long)size_bytes);
@@ -391,7 +401,7 @@ int vault_disk_list(struct vault *v, const char *server, struct vault_disk **out
 static int drop_row(struct vault *v, MDB_txn *txn, void *user, struct err *e)
 {
     struct opening *o = user;
-    char bytes[2 * LIMIT_NAME_BYTES + 2];
+    char bytes[DISK_KEY_SIZE];
     struct work_key key;
     int found = disk_row_get(v, txn, o->server, o->id, &o->row, e);
 
@@ -409,7 +419,7 @@ int vault_disk_drop(struct vault *v, const char *server, const char *disk, struc
     struct opening o = {.server = server, .id = disk};
     int r;
 
-    if (vault_name_check("server", server, e) < 0 || vault_name_check("disk", disk, e) < 0)
+    if (vault_name_check("server", server, e) < 0 || vault_disk_check(disk, e) < 0)
         return -1;
     pthread_mutex_lock(&v->commit_lock);
     r = vault_flush(v, drop_row, &o, e);

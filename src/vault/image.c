@@ -7,7 +7,7 @@
 
 struct vault_image {
     struct vault *v;
-    char point[VAULT_POINT_ID_SIZE], disk[LIMIT_NAME_BYTES + 1];
+    char point[VAULT_POINT_ID_SIZE], disk[VAULT_DISK_ID_SIZE];
     uint64_t size_bytes, chunk_count;
     struct vault_hash root;
     unsigned depth;

@@ -82,6 +82,9 @@ int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size
 int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **bytes, size_t *size, struct err *e);
 void chunk_mark_bad(struct vault *v, const struct vault_hash *hash);
 
+/* Ends the segment that is being filled, so that vault_gc can look at it; takes append_lock itself. */
+int current_seal(struct vault *v, struct err *e);
+
 /* commit.c: with commit_lock held. Syncs segments and writes everything pending, and what extra adds, in one transaction. */
 typedef int flush_extra(struct vault *v, MDB_txn *txn, void *user, struct err *e);
 int vault_flush(struct vault *v, flush_extra *extra, void *user, struct err *e);
@@ -102,7 +105,8 @@ struct work_key work_key_make(uint32_t disk, uint64_t leaf);
 uint32_t work_key_disk(MDB_val key);
 uint64_t work_key_leaf(MDB_val key);
 int work_leaf_read(struct vault *v, MDB_txn *txn, uint32_t disk, uint64_t leaf, struct tree_node *out, struct err *e);
-MDB_val disk_key(const char *server, const char *id, char bytes[static 2 * LIMIT_NAME_BYTES + 2]);
+#define DISK_KEY_SIZE (LIMIT_NAME_BYTES + 1 + VAULT_DISK_ID_SIZE)
+MDB_val disk_key(const char *server, const char *id, char bytes[static DISK_KEY_SIZE]);
 int disks_load(struct vault *v, struct err *e);
 int work_apply(struct vault *v, MDB_txn *txn, const struct pending_set *sets, size_t count, struct err *e);
 

@@ -61,7 +61,7 @@ static int reply_words(struct talk *t, uint32_t option, uint32_t type, const cha
 static int open_export(struct talk *t, const char *name, struct vault_image **out, char point[static VAULT_POINT_ID_SIZE],
                        struct err *e)
 {
-    char point_name[LIMIT_NAME_BYTES + 1], disk[LIMIT_NAME_BYTES + 1];
+    char point_name[VAULT_DISK_ID_SIZE], disk[VAULT_DISK_ID_SIZE];
     int found;
 
     if (nbd_export_split(name, point_name, disk, sizeof disk, e) < 0)
@@ -155,7 +155,7 @@ static int list_point(struct talk *t, const char *id)
     if (vault_point_get(t->s->v, id, p, NULL) != 1)
         return 0;
     for (size_t i = 0; i < p->disk_count; i++) {
-        uint8_t entry[4 + VAULT_POINT_ID_SIZE + LIMIT_NAME_BYTES + 2];
+        uint8_t entry[4 + VAULT_POINT_ID_SIZE + VAULT_DISK_ID_SIZE + 2];
         int size = snprintf((char *)entry + 4, sizeof entry - 4, "%s/%s", p->id, p->disks[i].id);
 
         nbd_put32(entry, (uint32_t)size);

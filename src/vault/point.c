@@ -67,7 +67,7 @@ static int parse_disk(const json_t *j, struct vault_point_disk *out, struct err 
     const char *id, *root;
     int64_t size_bytes;
 
-    if (json_need_string(j, "id", &id, e) < 0 || vault_name_check("disk", id, e) < 0 ||
+    if (json_need_string(j, "id", &id, e) < 0 || vault_disk_check(id, e) < 0 ||
         json_need_int(j, "size_bytes", &size_bytes, e) < 0 || json_need_string(j, "root", &root, e) < 0 ||
         vault_hash_parse(root, &out->root, e) < 0)
         return -1;
@@ -517,7 +517,7 @@ int vault_server_drop(struct vault *v, const char *server, struct err *e)
     }
     d.ids = l.ids;
     d.count = l.count;
-    return drop_all(v, &d, e);
+    return drop_all(v, &d, e) < 0 ? -1 : current_seal(v, e);
 }
 
 /* ---- the ladder ---- */

@@ -206,6 +206,27 @@ static int check_room(struct vault *v, size_t size, struct err *e)
     return 0;
 }
 
+static void hold_full(struct vault *v)
+{
+    v->full = xrealloc(v->full, (v->full_count + 1) * sizeof *v->full);
+    v->full[v->full_count++] = v->current;
+    v->current = (struct segment){.fd = -1};
+}
+
+int current_seal(struct vault *v, struct err *e)
+{
+    int r = 0;
+
+    pthread_mutex_lock(&v->append_lock);
+    if (v->current.fd >= 0 && v->current.record_count) {
+        r = v->broken ? err_set(e, ERR_IO, "the vault can't be written since a sync failed") : segment_seal(&v->current, e);
+        if (r == 0)
+            hold_full(v);
+    }
+    pthread_mutex_unlock(&v->append_lock);
+    return r;
+}
+
 static int next_segment(struct vault *v, struct err *e)
 {
     struct segment_header header = {.id = v->next_segment, .created_us = clock_read_us(v->options.clock)};
@@ -216,10 +237,8 @@ static int next_segment(struct vault *v, struct err *e)
         return -1;
     if (segment_create(v->segment_dir, &header, &made, e) < 0)
         return -1;
-    if (v->current.fd >= 0) {
-        v->full = xrealloc(v->full, (v->full_count + 1) * sizeof *v->full);
-        v->full[v->full_count++] = v->current;
-    }
+    if (v->current.fd >= 0)
+        hold_full(v);
     v->current = made;
     v->next_segment++;
     return 0;

@@ -19,6 +19,7 @@
 
 #define VAULT_CHUNK_BYTES 65536u
 #define VAULT_POINT_ID_SIZE 64
+#define VAULT_DISK_ID_SIZE 160
 
 struct vault;
 
@@ -36,14 +37,16 @@ void vault_close(struct vault **v); /* syncs; NULL inside is fine; for CLEANUP *
 
 /* ---- disks and their working maps ---- */
 struct vault_disk {
-    char server[LIMIT_NAME_BYTES + 1], id[LIMIT_NAME_BYTES + 1];
+    char server[LIMIT_NAME_BYTES + 1], id[VAULT_DISK_ID_SIZE];
     uint32_t number;
     uint64_t size_bytes, chunk_count;
     uint64_t known_count; /* chunks that were received at least once (as of the last sync) */
 };
 
-/* Server and disk names: 1 to 128 printable ASCII characters, no slash, no dot at the start. */
+/* A server's name: 1 to 128 printable ASCII characters, no slash, no dot at the start. */
 int vault_name_check(const char *what, const char *name, struct err *e);
+/* A disk's: 1 to 159 printable ASCII characters. */
+int vault_disk_check(const char *id, struct err *e);
 /* Finds or makes the disk. Where its size changed, the map is cut or grown (what is new is unknown). */
 int vault_disk_open(struct vault *v, const char *server, const char *disk, uint64_t size_bytes, struct vault_disk *out, struct err *e);
 /* All disks of a server (NULL: of all servers), ordered by server and id; the caller frees *out. Returns the count. */
@@ -80,7 +83,7 @@ int vault_sync(struct vault *v, struct err *e);
 
 /* ---- recovery points ---- */
 struct vault_point_disk {
-    char id[LIMIT_NAME_BYTES + 1];
+    char id[VAULT_DISK_ID_SIZE];
     uint64_t size_bytes, changed_bytes; /* changed since the point before */
     struct vault_hash root;
 };

@@ -1,0 +1,301 @@
+#!/usr/bin/python3
+"""replication: the real agent and the real replicator over loopback: a loop device with ext4 is synced while it is written to, points are
+taken, exported, compared; both ends are killed and restarted; then detached and dropped. Prints TAP.
+Usage: replication SLIPWAY SLIPWAY_AGENT"""
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
+MIB = 1 << 20
+count = failed = 0
+
+
+def ok(condition, name):
+    global count, failed
+    count += 1
+    failed += not condition
+    print(f"{'ok' if condition else 'not ok'} {count} - {name}", flush=True)
+    return condition
+
+
+def run(*command, **more):
+    return subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True, **more).stdout
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Refused(Exception):
+    pass
+
+
+class World:
+    """A CA, a source disk, a replicator and an agent in a folder of their own."""
+
+    def __init__(self):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="slipway-replication."))
+        self.port = free_port()
+        self.processes = {}
+        self.loop = self.mounted = None
+
+    def certificates(self):
+        new = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
+        ca = self.dir / "ca.pem"
+        run(*new, "-keyout", self.dir / "ca.key", "-out", ca, "-subj", "/CN=test CA")
+        for name in ("replicator:r1", "agent:web01", "agent:db01"):
+            place = self.dir / name.replace(":", "-")
+            place.mkdir()
+            run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", place / "key.pem", "-out",
+                place / "csr.pem", "-subj", f"/CN={name}")
+            run("openssl", "x509", "-req", "-in", place / "csr.pem", "-CA", ca, "-CAkey", self.dir / "ca.key", "-CAcreateserial", "-days", "2",
+                "-out", place / "cert.pem")
+            shutil.copy(ca, place / "ca.pem")
+
+    def disk(self, size):
+        image = self.dir / "source.raw"
+        with open(image, "wb") as f:
+            f.truncate(size)
+        self.loop = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
+        run("mkfs.ext4", "-q", "-F", self.loop)
+        self.mounted = self.dir / "mnt"
+        self.mounted.mkdir()
+        run("mount", self.loop, self.mounted)
+        with open("/dev/urandom", "rb") as noise, open(self.mounted / "noise", "wb") as f:
+            f.write(noise.read(24 * MIB))
+        (self.mounted / "text").write_text("the quick brown fox\n" * 400000)
+        os.sync()
+
+    def start(self, name, command):
+        log = open(self.dir / f"{name}.log", "ab")
+        self.processes[name] = subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, env={**os.environ, "SLIPWAY_LOG": "text"})
+
+    def start_replicator(self, *more):
+        identity = self.dir / "replicator-r1"
+        self.start("replicator", [SLIPWAY, "replicator", "--data", self.dir, "--listen", f"127.0.0.1:{self.port}", "--certificate", identity / "cert.pem",
+                                  "--key", identity / "key.pem", "--ca", identity / "ca.pem", "--point-interval", "1s", "--guard-mib", "16", *more])
+
+    def start_agent(self, server="web01", folder="agent-web01"):
+        folder = self.dir / folder
+        (folder / "config.json").write_text(json.dumps({
+            "server": server, "replicator_address": "127.0.0.1", "replicator_port": self.port, "disks": [os.path.basename(self.loop)],
+            "runtime_dir": str(self.dir / f"run-{folder.name}"), "freeze_budget_ms": 2000}))
+        self.start(f"agent-{server}", [AGENT, "run", "--folder", folder])
+
+    def kill(self, name, number=signal.SIGKILL):
+        process = self.processes.pop(name, None)
+        if process:
+            process.send_signal(number)
+            process.wait(30)
+            return process.returncode
+
+    def ask(self, verb, timeout=120, **more):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(timeout)
+            s.connect(str(self.dir / "replicator/control.sock"))
+            s.sendall((json.dumps({"verb": verb, **more}) + "\n").encode())
+            with s.makefile() as lines:
+                for line in lines:
+                    answer = json.loads(line)
+                    if "ok" in answer:
+                        if not answer["ok"]:
+                            raise Refused(answer["error"]["kind"] + ": " + answer["error"]["message"])
+                        return answer
+        raise Refused("closed")
+
+    def refusal(self, verb, **more):
+        try:
+            self.ask(verb, **more)
+            return "nothing was refused"
+        except Refused as refused:
+            return str(refused)
+
+    def server(self):
+        return self.ask("status", server="web01")["servers"][0]
+
+    def wait(self, what, condition, seconds=60):
+        until = time.monotonic() + seconds
+        last = None
+        while time.monotonic() < until:
+            try:
+                last = condition()
+                if last:
+                    return ok(True, what)
+            except (OSError, Refused) as reason:
+                last = reason
+            time.sleep(0.1)
+        ok(False, f"{what}: {last}")
+        raise Refused("without it, what follows means nothing")
+
+    def close(self):
+        for name in list(self.processes):
+            self.kill(name)
+        if self.mounted:
+            subprocess.run(["umount", self.mounted], check=False)
+        if self.loop:
+            subprocess.run(["losetup", "-d", self.loop], check=False)
+        if failed:
+            for log in sorted(self.dir.glob("*.log")):
+                print("".join(f"# {log.name}: {line}\n" for line in log.read_text(errors="replace").splitlines()[-60:]))
+        shutil.rmtree(self.dir)
+
+
+def continuous(world):
+    server = world.server()
+    return server["state"] == "CONTINUOUS" and server["newest_point"]
+
+
+def device_hash(path):
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    digest = hashlib.sha256()
+    with open(fd, "rb") as f:
+        while block := f.read(4 * MIB):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def synchronise(world):
+    world.start_replicator()
+    world.start_agent()
+    world.wait("the initial sync ends in continuous replication with a point", lambda: continuous(world), 120)
+    server = world.server()
+    ok(server["bytes_total"] == 96 * MIB and server["bytes_stored"] > 24 * MIB and server["error"] is None, "the figures: " +
+       json.dumps({k: server[k] for k in ("bytes_total", "bytes_read", "bytes_sent", "bytes_stored", "tracker")}))
+    ok(server["bytes_sent"] < 40 * MIB, "zeros were not sent")
+
+
+def follow(world):
+    newest = world.server()["newest_point"]
+    (world.mounted / "later").write_bytes(os.urandom(3 * MIB))
+    os.sync()
+    world.wait("a change makes a new point by itself", lambda: world.server()["newest_point"] != newest)
+    world.wait("the newest point stays fresh while nothing changes", lambda: world.server()["newest_point_age_ms"] < 3000)
+
+
+def held_point(world):
+    (world.mounted / "last").write_bytes(os.urandom(2 * MIB))
+    point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
+    ok(point["consistency"] == "frozen" and len(point["disks"]) == 1, "a frozen point, held: " + json.dumps(point))
+    world.wait("the status says that the source is held", lambda: world.server()["held"])
+    disks = world.ask("export", point=point["id"])["disks"]
+    uri = disks[0]["nbd_uri"]
+    run("nbdcopy", uri, world.dir / "copy.raw")
+    ok(device_hash(world.dir / "copy.raw") == device_hash(world.loop), "the copy is the device, byte by byte")
+    compared = world.ask("compare", server="web01", point=point["id"])["disks"][0]
+    ok(compared["blocks_differing"] == 0 and compared["still"] and compared["source_sha256"] == compared["target_sha256"] ==
+       device_hash(world.loop) and compared["bytes_compared"] == 96 * MIB, "compare: every block is equal: " + json.dumps(compared))
+    thawed = world.ask("thaw", server="web01")
+    ok(thawed["was_held"] and thawed["still"], "thawed: " + json.dumps(thawed))
+    (world.mounted / "after").write_bytes(os.urandom(MIB))
+    os.sync()
+    differing = world.ask("compare", server="web01", point=point["id"])["disks"][0]
+    ok(differing["blocks_differing"] > 0 and not differing["still"] and differing["source_sha256"] != differing["target_sha256"],
+       f"after a write the comparison finds {differing['blocks_differing']} blocks and says that the source was not still")
+    run("fsck.ext4", "-fn", world.dir / "copy.raw")
+    ok(True, "the copy's filesystem is clean")
+    return point, uri
+
+
+def restarts(world, point, uri):
+    world.kill("replicator")
+    (world.mounted / "while-down").write_bytes(os.urandom(MIB))
+    os.sync()
+    time.sleep(0.5)
+    world.start_replicator()
+    world.wait("after SIGKILL of the replicator it goes on", lambda: continuous(world) and world.server()["connected"])
+    ok(run("nbdinfo", "--size", uri).strip() == str(96 * MIB), "exports survive the restart")
+    sent = world.server()["bytes_sent"]
+    world.kill("agent-web01")
+    world.wait("without its agent the server is stalled, with the cause", lambda: world.server()["state"] == "STALLED" and world.server()["error"])
+    (world.mounted / "while-away").write_bytes(os.urandom(MIB))
+    os.sync()
+    world.start_agent()
+    world.wait("after SIGKILL of the agent it goes on", lambda: continuous(world) and world.server()["connected"])
+    ok(world.server()["bytes_sent"] < sent + 8 * MIB, f"without sending everything again ({world.server()['bytes_sent']} bytes)")
+    fresh = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
+    compared = world.ask("compare", server="web01", point=fresh["id"])["disks"][0]
+    ok(compared["blocks_differing"] == 0 and compared["still"], "and the next point is exact")
+    world.ask("thaw", server="web01")
+    ok(world.ask("verify", point=point["id"])["chunks"] > 0, "the point from before is whole")
+
+
+def orders(world, point, uri):
+    world.ask("pause", server="web01")
+    world.wait("paused", lambda: world.server()["state"] == "PAUSED")
+    world.ask("resume", server="web01")
+    world.wait("resumed", lambda: world.server()["state"] == "CONTINUOUS")
+    ok(world.refusal("drop", server="web01").startswith("state"), "a connected server is not dropped")
+    ok(world.refusal("status", server="nobody").startswith("not_found"), "an unknown server")
+    ok(world.refusal("export", point="nothing").startswith("not_found"), "an unknown point")
+    ok(world.refusal("sing").startswith("invalid"), "an unknown verb")
+    ok(len(world.ask("points", server="web01")["points"]) >= 3, "points are listed")
+    reader = subprocess.Popen(["nbdcopy", uri, "-"], stdout=subprocess.PIPE)  # a pipe that nobody empties
+    ok(len(reader.stdout.read(MIB)) == MIB and world.refusal("unexport", point=point["id"]).startswith("state"),
+       "an export that is read is not ended")
+    reader.kill()
+    reader.wait()
+    world.ask("unexport", point=point["id"])
+    ok(subprocess.run(["nbdinfo", "--size", uri], capture_output=True, check=False).returncode != 0, "an export that ended is not served")
+
+
+def strangers(world):
+    shutil.copytree(world.dir / "agent-db01", world.dir / "stranger")
+    world.start_agent("web01", "stranger")  # db01's certificate, web01's name
+    time.sleep(2)
+    log = (world.dir / "replicator.log").read_text()
+    ok("agent:db01" in log and world.server()["connected"], "another server's certificate is refused, and the real agent stays")
+
+
+def the_end(world):
+    world.ask("detach", server="web01")
+    ok(world.server()["state"] == "DISCONNECTED", "detached")
+    world.wait("the agent has ended by itself", lambda: world.processes["agent-web01"].poll() is not None, 20)
+    freed = world.ask("drop", server="web01")["bytes_freed"]
+    ok(freed > 20 * MIB, f"dropped: {freed} bytes freed")
+    ok(world.ask("drop", server="web01")["bytes_freed"] < MIB, "dropping again is fine")
+    ok(world.ask("points", server="web01")["points"] == [], "nothing is left")
+    ok(world.kill("replicator", signal.SIGTERM) == 0, "the replicator stops in order")
+
+
+def main():
+    if os.geteuid() != 0:
+        print("1..0 # SKIP needs root for loop devices")
+        return 0
+    world = World()
+    try:
+        world.certificates()
+        world.disk(96 * MIB)
+        synchronise(world)
+        follow(world)
+        point, uri = held_point(world)
+        restarts(world, point, uri)
+        orders(world, point, uri)
+        world.kill("agent-web01")
+        world.start_agent()
+        world.wait("again", lambda: continuous(world) and world.server()["connected"])
+        real = world.processes.pop("agent-web01")
+        strangers(world)
+        world.kill("agent-web01")
+        world.processes["agent-web01"] = real
+        the_end(world)
+    except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
+        ok(False, f"{type(reason).__name__}: {reason}")
+    finally:
+        world.close()
+    print(f"1..{count}")
+    return 1 if failed else 0
+
+
+sys.exit(main())
