@@ -103,6 +103,8 @@ static void serial_number(const char *id, char out[static SERIAL_NUMBER_BYTES + 
 {
     size_t used = 0;
 
+    if (strncmp(id, "serial:", 7) == 0) /* how the agent says where it has an id from */
+        id += 7;
     for (; *id && used < SERIAL_NUMBER_BYTES; id++)
         if (strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.", *id))
             out[used++] = *id;
@@ -137,6 +139,33 @@ static int add_disk(struct args *a, const struct target *t, const struct instanc
     else
         option(a, "-device", "virtio-blk-pci,drive=disk%d,id=device%d,serial=%s,rerror=stop,werror=stop%s", number, number, serial, boot);
     return 0;
+}
+
+/* An interface that was called enp0sN gets PCI slot N again, so that its name stays. */
+static int slot_of(const struct target_nic *nic)
+{
+    int slot = 0, used = 0;
+
+    if (!nic->name || sscanf(nic->name, "enp0s%2d%n", &slot, &used) != 1 || nic->name[used] || slot < 1 || slot > 30)
+        return 0;
+    return slot;
+}
+
+static void add_nics(struct args *a, const struct target_spec *spec)
+{
+    for (int pass = 0; pass < 2; pass++) /* the others take what is left */
+        for (int nic = 0; nic < spec->nic_count; nic++) {
+            int slot = slot_of(&spec->nics[nic]);
+            char mac[18], address[16] = "";
+
+            if ((slot == 0) != (pass == 1))
+                continue;
+            if (slot)
+                snprintf(address, sizeof address, ",addr=0x%x", (unsigned)slot);
+            network_mac(spec, nic, mac);
+            option(a, "-netdev", "tap,id=net%d,ifname=tap%d,script=no,downscript=no", nic, nic);
+            option(a, "-device", "virtio-net-pci,netdev=net%d,mac=%s,romfile=%s", nic, mac, address);
+        }
 }
 
 static int add_firmware(struct args *a, const struct instance *i, struct err *e)
@@ -174,19 +203,13 @@ int args_make(const struct target *t, const struct instance *i, const struct tar
     option(&a, "-rtc", "base=utc");
     option(&a, "-boot", "strict=on");
     option(&a, "-display", "none");
+    add_nics(&a, spec); /* first: those that need a certain slot find it free */
     option(&a, "-device", "VGA");
     if (strcmp(spec->disk_bus, "scsi") == 0)
         option(&a, "-device", "virtio-scsi-pci,id=scsi0");
     for (int disk = 0; disk < spec->disk_count; disk++)
         if (add_disk(&a, t, i, spec, disk, has_backing[disk], e) < 0)
             return -1;
-    for (int nic = 0; nic < spec->nic_count; nic++) {
-        char mac[18];
-
-        network_mac(spec, nic, mac);
-        option(&a, "-netdev", "tap,id=net%d,ifname=tap%d,script=no,downscript=no", nic, nic);
-        option(&a, "-device", "virtio-net-pci,netdev=net%d,mac=%s,romfile=", nic, mac);
-    }
     option(&a, "-device", "virtio-balloon-pci,id=balloon");
     option(&a, "-device", "virtio-rng-pci");
     option(&a, "-chardev", "file,id=serial,path=serial.log,append=on");

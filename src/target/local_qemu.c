@@ -120,6 +120,11 @@ int local_accel(struct target *t, struct err *e)
     return 0;
 }
 
+static const char *local_accelerator(struct target *t, struct err *e)
+{
+    return local_accel(t, e) < 0 ? NULL : t->accel.kvm ? "kvm" : "tcg";
+}
+
 const struct network_real *local_network_find(const struct target *t, const char *name)
 {
     for (int i = 0; name && i < t->network_count; i++)
@@ -380,6 +385,7 @@ const struct target_api target_local_qemu = {
     .name = "local-qemu",
     .open = local_open,
     .close = local_close,
+    .accelerator = local_accelerator,
     .check = local_check,
     .validate = local_validate,
     .launch = local_launch,

@@ -16,6 +16,7 @@
 #define IP_TIMEOUT_MS 20000
 #define WORD_LIMIT 24
 #define GATEWAY_ANSWER_MS 300
+#define TAKEN_ANSWER_MS 250
 
 /* Names in /run/netns and of interfaces are short: folders and instances go into them as 64-bit FNV-1a. */
 static uint64_t hash_text(uint64_t hash, const char *text)
@@ -273,9 +274,33 @@ static int join(const struct network *n, const struct network_real *real, struct
     return run_ip(e, "-n %s link set " NETWORK_DOOR " master " NETWORK_BRIDGE " up", n->netns);
 }
 
+/* Whether one of the copy's addresses is somebody's on the real network: two of them must never meet. */
+static int addresses_are_free(const struct target_spec *spec, const struct network_real *real, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = network_real_path(real);
+    uint8_t mac[6];
+    CLEANUP(close_fd) int fd = arp_open(path ? path : "/proc/thread-self/ns/net", real->bridge, mac, e);
+
+    if (fd < 0)
+        return -1;
+    for (int i = 0; i < spec->nic_count; i++) {
+        struct spec_cidr cidr;
+        int taken;
+
+        if (!spec->nics[i].address)
+            continue;
+        if (spec_cidr_parse(spec->nics[i].address, &cidr, e) < 0 || (taken = arp_ask(fd, cidr.address, mac, TAKEN_ANSWER_MS, e)) < 0)
+            return -1;
+        if (taken)
+            return err_set(e, ERR_CONFLICT, "%s still answers on the network %s, at %02x:%02x:%02x:%02x:%02x:%02x: is the source parked?",
+                           spec->nics[i].address, real->name, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+    }
+    return 0;
+}
+
 int network_open_door(const struct network *n, const struct target_spec *spec, const struct network_real *real, struct err *e)
 {
-    if (network_real_check(real, e) < 0)
+    if (network_real_check(real, e) < 0 || addresses_are_free(spec, real, e) < 0)
         return -1;
     run_ip(NULL, "-n %s link del " NETWORK_DOOR, n->netns); /* half a door, of a caller that was killed */
     stop_dhcp(n);

@@ -34,6 +34,7 @@ int network_make(const struct network *n, const struct target_spec *spec, struct
 int network_remove(const struct network *n, struct err *e); /* kills what still runs in it; absent is success */
 /* 1: open, 0: closed, -1. */
 int network_door(const struct network *n, struct err *e);
+/* ERR_CONFLICT where one of the copy's addresses still answers on the real network. */
 int network_open_door(const struct network *n, const struct target_spec *spec, const struct network_real *real, struct err *e);
 int network_close_door(const struct network *n, const struct target_spec *spec, struct err *e);
 /* Tells each interface of the copy who has its gateway's address now; asks the network where the door is open. Takes up to 2 s. */

@@ -170,6 +170,9 @@ static void nic_faults(const struct target_spec *spec, json_t *lines)
         struct err why = {0};
         uint32_t gateway;
 
+        for (int other = 0; other < i; other++)
+            if (nic->name && spec->nics[other].name && strcmp(nic->name, spec->nics[other].name) == 0)
+                target_line(lines, "network", false, "names of interfaces are unique", "two interfaces are called \"%s\"", nic->name);
         if (nic->mac && !mac_is_good(nic->mac))
             target_line(lines, "network", false, "a unicast address like 52:54:00:00:00:01", "interface %d has the MAC \"%s\"", i,
                         nic->mac);
@@ -253,6 +256,7 @@ json_t *spec_to_json(const struct target_spec *spec)
         json_object_set_new(nic, "mac", text_or_null(spec->nics[i].mac));
         json_object_set_new(nic, "address", text_or_null(spec->nics[i].address));
         json_object_set_new(nic, "gateway", text_or_null(spec->nics[i].gateway));
+        json_object_set_new(nic, "name", text_or_null(spec->nics[i].name));
         json_array_append_new(nics, nic);
     }
     json_object_set_new(j, "instance", json_string(spec->instance));
@@ -307,7 +311,8 @@ int spec_from_json(const json_t *j, struct arena *a, struct target_spec *out, st
     for (int i = 0; i < spec.nic_count; i++) {
         const json_t *nic = json_array_get(nics, (size_t)i);
 
-        spec.nics[i] = (struct target_nic){keep(nic, "mac", a), keep(nic, "address", a), keep(nic, "gateway", a)};
+        spec.nics[i] = (struct target_nic){keep(nic, "mac", a), keep(nic, "address", a), keep(nic, "gateway", a),
+                                           keep(nic, "name", a)};
     }
     if (read_net(j, &spec.net, e) < 0 || spec_check(&spec, e) < 0) {
         if (e)

@@ -27,6 +27,7 @@ struct target_nic {
     const char *mac;      /* of the source's interface, or NULL: the target chooses */
     const char *address;  /* "192.0.2.11/24": what the copy will use; the target makes it reachable through target_connect */
     const char *gateway;
+    const char *name;     /* of the source's interface ("enp0s3"): the copy's is called the same where the target can; NULL */
 };
 
 struct target_spec {
@@ -54,6 +55,8 @@ struct target_api {
     const char *name; /* "local-qemu" */
     int (*open)(const json_t *settings, struct target **out, struct err *e);
     void (*close)(struct target *t);
+    /* What machines run on here, for reports: "kvm", "tcg", "cloud". Borrowed; NULL: can't be told. */
+    const char *(*accelerator)(struct target *t, struct err *e);
     /* Appends {name, passed, evidence, advice} objects to lines: credentials, accelerator, room, networks. -1 only when it can't look. */
     int (*check)(struct target *t, json_t *lines, struct err *e);
     /* Whether this spec could be launched now; reasons as lines, as above. */

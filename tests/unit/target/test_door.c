@@ -86,6 +86,12 @@ static void moves(const struct target_api *api, struct target *t, struct fixture
     ok(from_copy > 0, "though it says who it is (%d frames)", from_copy);
     ok(told > 0 && memcmp(told_mac, bridge.mac, 6) == 0, "it is told that the gateway is our bridge");
 
+    MUST(shell("ip -n %s link add port0 master br0 up type veth peer name host0 && ip -n %s addr add 192.0.2.11/32 dev host0 && "
+               "ip -n %s link set host0 up", f->netns, f->netns, f->netns) == 0);
+    refuses(api->set_net(t, "door-1", TARGET_NET_OPEN, e), ERR_CONFLICT, "the door stays shut while its address answers outside");
+    hear(&outside, &from_copy, &told, told_mac);
+    is_int(from_copy, 0, "and nothing is heard");
+    MUST(shell("ip -n %s link del host0", f->netns) == 0);
     does(api->set_net(t, "door-1", TARGET_NET_OPEN, e), "the door is opened");
     hear(&outside, &from_copy, &told, told_mac);
     ok(from_copy > 0, "the copy is heard outside (%d frames)", from_copy);
