@@ -157,6 +157,19 @@ static int fail_ungiven(struct change *c, struct task *t, const struct err *why,
     return task_move(c, t, MOVE_FAIL, e) < 0 || settle_run_status(c, t->run, e) < 0 ? -1 : 0;
 }
 
+/* In a transaction of its own, after the one that would have given it was rolled back. */
+static int fail_later(struct workflow *w, const char *actor, const char *id, const struct err *why, struct err *e)
+{
+    CLEANUP(change_release) struct change c = {0};
+    struct task t;
+
+    if (change_begin(w, actor, &c, e) < 0 || task_need(&c, id, &t, e) < 0)
+        return -1;
+    if (t.state != TASK_READY)
+        return 2;
+    return fail_ungiven(&c, &t, why, e) < 0 || change_commit(&c, e) < 0 ? -1 : 2;
+}
+
 /* In one transaction: 1 given, 0 nothing fits, 2 something fit but could not be given: ask again. */
 static int claim_once(struct workflow *w, const struct workflow_offer *offer, json_t **document, struct err *e)
 {
@@ -181,7 +194,17 @@ static int claim_once(struct workflow *w, const struct workflow_offer *offer, js
     new_attempt_id(w, attempt);
     if (make_document(&c, &t, attempt, offer->runner, made, &why) < 0)
         return fail_ungiven(&c, &t, &why, e) < 0 || change_commit(&c, e) < 0 ? -1 : 2;
-    if (give(&c, &t, attempt, offer->runner, e) < 0 || settle_run_status(&c, t.run, e) < 0 || change_commit(&c, e) < 0)
+    if (give(&c, &t, attempt, offer->runner, &why) < 0) {
+        CLEANUP(free_ptr) char *task = xstrdup(t.id);
+
+        change_release(&c);
+        if (why.kind == ERR_WRONG_STATE) /* the server's life does not allow it */
+            return fail_later(w, actor, task, &why, e);
+        if (e)
+            *e = why;
+        return -1;
+    }
+    if (settle_run_status(&c, t.run, e) < 0 || change_commit(&c, e) < 0)
         return -1;
     *document = made;
     made = NULL;

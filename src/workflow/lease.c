@@ -360,24 +360,44 @@ static int read_finish(const json_t *body, struct finish *out, struct err *e)
     return 0;
 }
 
-int workflow_finish(struct workflow *w, const char *runner, const char *attempt, const json_t *body, struct err *e)
+static int finish_once(struct workflow *w, const char *runner, const char *attempt, const struct finish *f, struct err *e)
 {
     CLEANUP(change_release) struct change c = {0};
     CLEANUP(free_ptr) char *actor = xasprintf("runner:%s", runner);
-    const char *state;
-    struct finish f;
+    const char *state = f->won ? "SUCCEEDED" : "FAILED";
     struct attempt a;
     struct task t;
 
-    if (read_finish(body, &f, e) < 0 || change_begin(w, actor, &c, e) < 0 || attempt_need(&c, attempt, runner, f.fence, &a, e) < 0)
+    if (change_begin(w, actor, &c, e) < 0 || attempt_need(&c, attempt, runner, f->fence, &a, e) < 0)
         return -1;
-    state = f.won ? "SUCCEEDED" : "FAILED";
     if (strcmp(a.state, state) == 0)
         return 0; /* told before; the answer was lost */
-    if (running_need(&c, attempt, runner, f.fence, &a, &t, e) < 0
-        || lease_end(&c, &t, state, f.won ? NULL : &f.why, f.result, e) < 0)
+    if (running_need(&c, attempt, runner, f->fence, &a, &t, e) < 0
+        || lease_end(&c, &t, state, f->won ? NULL : &f->why, f->result, e) < 0)
         return -1;
     return change_commit(&c, e);
+}
+
+int workflow_finish(struct workflow *w, const char *runner, const char *attempt, const json_t *body, struct err *e)
+{
+    struct err why = {0};
+    struct finish f;
+
+    if (read_finish(body, &f, e) < 0)
+        return -1;
+    if (finish_once(w, runner, attempt, &f, &why) == 0)
+        return 0;
+    if (f.won && (why.kind == ERR_INVALID || why.kind == ERR_LIMIT)) {
+        /* The result is not what the step promised (facts that break a rule): that is a failure of the step. */
+        f.won = false;
+        f.why = why;
+        f.why.kind = ERR_PROTOCOL;
+        f.result = NULL;
+        return finish_once(w, runner, attempt, &f, e);
+    }
+    if (e)
+        *e = why;
+    return -1;
 }
 
 /* ---- Leases and time limits ---- */

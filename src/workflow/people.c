@@ -140,6 +140,9 @@ int workflow_skip(struct workflow *w, const char *task, const char *reason, cons
         return -1;
     if (t.plan->flags & TASK_NEEDED)
         return err_set(e, ERR_WRONG_STATE, "\"%s\" can't be skipped: what comes after depends on it", t.plan->title);
+    /* It would let what comes after it go before what comes before it. */
+    if (t.state == TASK_PENDING)
+        return err_set(e, ERR_WRONG_STATE, "\"%s\" can't be skipped before its turn: other tasks come first", t.plan->title);
     t.reason = reason;
     if (task_move(&c, &t, MOVE_SKIP, e) < 0 || settle(&c, t.run, t.server, e) < 0)
         return -1;

@@ -77,8 +77,11 @@ int settle_run_status(struct change *c, const char *run, struct err *e)
         return rc < 0 ? -1 : err_set(e, ERR_INTERNAL, "run %s is gone", run);
     if (strcmp(r.state, "RUNNING") != 0)
         return 0;
+    /* A way back that goes on will leave tasks to do. */
     if (store_one_int(c->tx, &open, e,
-                      "SELECT COUNT(*) FROM task WHERE run = $1 AND state NOT IN ('SUCCEEDED', 'SKIPPED', 'CANCELLED')", "s", run) < 0
+                      "SELECT COUNT(*) FROM task t JOIN run r ON r.id = t.run WHERE (r.id = $1 OR (r.parent = $1 AND r.state = 'RUNNING'))"
+                      " AND t.state NOT IN ('SUCCEEDED', 'SKIPPED', 'CANCELLED')",
+                      "s", run) < 0
         || store_one_int(c->tx, &cancelled, e, "SELECT COUNT(*) FROM task WHERE run = $1 AND state = 'CANCELLED'", "s", run) < 0
         || stage_of(c, &r, &stage, e) < 0)
         return -1;

@@ -98,8 +98,8 @@ int workflow_finish(struct workflow *w, const char *runner, const char *attempt,
 int workflow_decide(struct workflow *w, const char *task, bool approve, const char *note, const char *actor, struct err *e);
 /* A FAILED task is given again, with all its attempts. */
 int workflow_retry(struct workflow *w, const char *task, const char *actor, struct err *e);
-/* A FAILED, WAITING or unstarted task counts as done; needs a reason of at least 3 bytes. ERR_WRONG_STATE for tasks that the template
- * marks as needed (quiesce, launch_cutover, open_door, finalize …): what these do can't be left out. */
+/* A FAILED, WAITING or READY task counts as done; needs a reason of at least 3 bytes. ERR_WRONG_STATE before its turn, and for tasks that
+ * the template marks as needed (quiesce, launch_cutover, open_door, finalize …): what these do can't be left out. */
 int workflow_skip(struct workflow *w, const char *task, const char *reason, const char *actor, struct err *e);
 /* Stops a task: a running attempt is told to stop; the task is then FAILED with kind "cancelled" and can be retried or skipped. */
 int workflow_cancel_task(struct workflow *w, const char *task, const char *actor, struct err *e);

@@ -2,6 +2,8 @@
 #include "base/limits.h"
 #include "world.h"
 
+#include <unistd.h>
+
 static void one_server(struct world *x, const char *attributes)
 {
     struct err e = {0};
@@ -25,7 +27,7 @@ static void test_document(void)
     is_int(fence_of(first), 1, "under the first fence");
     is_int(json_get_int(first, "lease_ms", 0), WORKFLOW_LEASE_MS, "the lease is told");
     ok(json_get_int(first, "timeout_ms", 0) > 0, "and the time limit");
-    is_str(json_get_string(json_object_get(json_object_get(first, "server"), "attributes"), "cpu", ""), "2", "the server's attributes");
+    is_int(json_get_int(json_object_get(json_object_get(first, "server"), "attributes"), "cpu", 0), 2, "the server's attributes");
     ok(!world_claim(&x, "dc1"), "it is given once");
     is_int(world_finish(&x, first, "dc1", "succeeded", NULL, world_result_of("prerequisites")), ERR_NONE, "it succeeds");
     second = world_claim(&x, "dc1");
@@ -271,6 +273,50 @@ static void test_evidence(void)
     world_close(&x);
 }
 
+/* A result that breaks the inventory's rules is the step's failure; the runner is not asked to tell it for ever. */
+static void test_bad_result(void)
+{
+    CLEANUP(json_free) json_t *document = NULL, *task = NULL;
+    struct world x;
+
+    one_server(&x, "{}");
+    document = world_claim(&x, "dc1");
+    is_int(world_finish(&x, document, "dc1", "succeeded", NULL, "{\"facts\":{\"disks\":[{\"name\":\"vda\"}]}}"), ERR_NONE, "bad facts are taken");
+    task = world_task(&x, x.run, "db01", "prerequisites");
+    is_str(json_get_string(task, "state", ""), "FAILED", "as a failure");
+    ok(strstr(json_get_string(json_object_get(task, "error"), "message", ""), "disk"), "that says what is wrong: %s",
+       json_get_string(json_object_get(task, "error"), "message", ""));
+    world_close(&x);
+}
+
+/* A database that was copied away and put back knows nothing of what was given since, and takes nothing of it. */
+static void test_restored(void)
+{
+    CLEANUP(json_free) json_t *before = NULL, *after = NULL;
+    char path[64];
+    CLEANUP(free_ptr) char *url = NULL;
+    struct world x;
+    struct err e = {0};
+
+    snprintf(path, sizeof path, "/tmp/slipway-test-restored-%d.db", (int)getpid());
+    unlink(path);
+    url = xasprintf("sqlite:%s", path);
+    one_server(&x, "{}");
+    world_need(store_backup(x.store, path, &e), &e);
+    before = world_claim(&x, "dc1");
+    workflow_close(&x.w);
+    store_close(&x.store);
+    world_need(store_open(url, &x.store, &e), &e);
+    world_open_workflow(&x);
+    after = world_claim(&x, "dc2");
+    is_int(fence_of(after), fence_of(before), "the same task is given under the same fence");
+    ok(strcmp(json_get_string(after, "attempt", ""), json_get_string(before, "attempt", "")) != 0, "as another attempt");
+    is_int(world_finish(&x, before, "dc1", "succeeded", NULL, NULL), ERR_CONFLICT, "the one from before the copy must stop");
+    is_int(world_finish(&x, after, "dc2", "succeeded", NULL, NULL), ERR_NONE, "the one from after it counts");
+    world_close(&x);
+    unlink(path);
+}
+
 static int refuse_document(void *user, struct store_tx *tx, const struct workflow_claimed *what, json_t *document, struct err *e)
 {
     (void)user, (void)tx, (void)document;
@@ -307,6 +353,8 @@ int main(void)
     test_time_limit();
     test_bad_reports();
     test_evidence();
+    test_bad_result();
+    test_restored();
     test_no_document();
     return tap_done();
 }

@@ -72,6 +72,9 @@ static void test_skip(void)
     is_int(workflow_skip(x.w, id, "the screen was looked at", "user:anna", &e), -1, "once: %s", e.message);
     world_is_state(&x, x.run, "db01", "sign_off", "WAITING");
     json_free(&task);
+    task = world_task(&x, x.run, "db01", "compare");
+    is_int(workflow_skip(x.w, json_get_string(task, "id", ""), "not needed", "user:anna", &e), -1, "nothing before its turn: %s", e.message);
+    json_free(&task);
     task = world_task(&x, x.run, "db01", "quiesce");
     is_int(workflow_skip(x.w, json_get_string(task, "id", ""), "why not", "user:anna", &e), -1, "quiesce is not: %s", e.message);
     world_close(&x);

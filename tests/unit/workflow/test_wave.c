@@ -111,6 +111,17 @@ static void test_to_the_end(void)
     world_close(&x);
 }
 
+/* What the inventory would not let in. */
+static void break_rules(struct world *x, const char *sql)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    struct err e = {0};
+
+    world_need(store_begin(x->store, STORE_WRITE, &tx, &e), &e);
+    world_need((int)store_run(tx, &e, sql, ""), &e);
+    world_need(store_commit(&tx, &e), &e);
+}
+
 static void test_start_refusals(void)
 {
     struct world x;
@@ -122,14 +133,13 @@ static void test_start_refusals(void)
     is_int(e.kind, ERR_WRONG_STATE, "can't start: %s", e.message);
     is_int(workflow_start_wave(x.w, "nix", "user:anna", x.run, &e), -1, "an unknown wave");
     is_int(e.kind, ERR_NOT_FOUND, "is not found: %s", e.message);
-    world_server(&x, "w1", "a", "{\"after\":\"b\"}");
-    world_server(&x, "w1", "b", "{\"after\":\"c\"}");
-    world_server(&x, "w1", "c", "{\"after\":\"a\"}");
+    world_server(&x, "w1", "a", "{}");
+    world_server(&x, "w1", "b", "{\"after\":\"a\"}");
+    break_rules(&x, "UPDATE server SET attributes = '{\"after\":\"b\"}' WHERE name = 'a'");
     is_int(workflow_start_wave(x.w, "w1", "user:anna", x.run, &e), -1, "a circle");
     is_int(e.kind, ERR_INVALID, "is refused: %s", e.message);
-    world_wave(&x, "w2", "{}");
-    world_server(&x, "w2", "d", "{\"after\":\"nobody\"}");
-    is_int(workflow_start_wave(x.w, "w2", "user:anna", x.run, &e), -1, "an unknown server in after");
+    break_rules(&x, "UPDATE server SET attributes = '{\"after\":\"nobody\"}' WHERE name = 'a'");
+    is_int(workflow_start_wave(x.w, "w1", "user:anna", x.run, &e), -1, "an unknown server in after");
     ok(e.kind == ERR_INVALID && strstr(e.message, "nobody"), "is named: %s", e.message);
     world_wave(&x, "w3", "{}");
     world_server(&x, "w3", "f", "{}");

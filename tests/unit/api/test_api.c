@@ -1,0 +1,549 @@
+/* The API over its rooms, in one process: every route's access, sessions, versions, faults, enrolment, a task from claim to finish. */
+#include "api/api.h"
+#include "api/backup.h"
+#include "api/clocks.h"
+#include "api/setup.h"
+#include "ask.h"
+#include "base/clock.h"
+#include "base/enrol.h"
+#include "base/file.h"
+#include "tap.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+static char folder[] = "/tmp/slipway-api-XXXXXX";
+static struct data data = {.lock_fd = -1};
+static struct api api;
+static char admin[IDENTITY_TOKEN_SIZE], operator[IDENTITY_TOKEN_SIZE], viewer[IDENTITY_TOKEN_SIZE];
+
+/* --- the fixture --- */
+
+static void on_events(void *user)
+{
+    struct httpd_server *server = __atomic_load_n((struct httpd_server **)user, __ATOMIC_ACQUIRE);
+
+    if (server)
+        httpd_wake(server);
+}
+
+static void start(void)
+{
+    struct workflow_settings settings = {.complete = api_complete_document, .user = &api};
+    CLEANUP(free_ptr) char *certificate = NULL, *path = NULL;
+    CLEANUP(secret_release) struct secret key = {0};
+    struct httpd_server *server;
+    struct err e = {0};
+
+    MUST(mkdtemp(folder));
+    path = xasprintf("%s/data", folder);
+    MUST(data_lock(path, &data, &e) == 0 && data_open(&data, &e) == 0);
+    api = (struct api){.store = data.store, .identity = data.identity, .data_dir = data.path, .url = "https://factory.example:8443",
+                       .started_us = clock_now_us(), .clocks = clocks_new()};
+    pthread_mutex_init(&api.backup_lock, NULL);
+    settings.store = data.store;
+    MUST(workflow_open(&settings, &api.workflow, &e) == 0);
+    MUST(sse_start(data.store, on_events, &api.httpd, &api.sse, &e) == 0);
+    MUST(identity_server_certificate(data.identity, NULL, 0, &certificate, &key, &e) == 0);
+    MUST(httpd_start(&(struct httpd_options){.address = "127.0.0.1:0", .key_pem = key.bytes, .certificate_pem = certificate,
+                                             .ca_pem = identity_ca_pem(data.identity), .routes = api_routes, .route_count = api_route_count,
+                                             .otherwise = &api_console_route, .authorise = api_authorise, .context = &api},
+                     &server, &e) == 0);
+    __atomic_store_n(&api.httpd, server, __ATOMIC_RELEASE);
+    ask_port = httpd_port(server);
+    snprintf(ask_ca, sizeof ask_ca, "%s/ca.pem", data.path);
+}
+
+static void stop(void)
+{
+    CLEANUP(free_ptr) char *command = xasprintf("rm -rf %s", folder);
+
+    sse_stop(api.sse);
+    httpd_stop(&api.httpd);
+    sse_free(&api.sse);
+    workflow_close(&api.workflow);
+    clocks_free(&api.clocks);
+    data_close(&data);
+    MUST(system(command) == 0);
+}
+
+static void make_user(const char *name, enum actor_role role, bool admins, char token[static IDENTITY_TOKEN_SIZE])
+{
+    struct actor who = {.kind = ACTOR_USER, .role = role, .admin = admins};
+    struct err e = {0};
+
+    snprintf(who.name, sizeof who.name, "%s", name);
+    snprintf(who.text, sizeof who.text, "user:%s", name);
+    MUST(identity_user_add(data.identity, name, "correct horse", role, admins, "test", &e) == 0);
+    MUST(identity_token_make(data.identity, &who, "test", 0, token, &e) == 0);
+}
+
+static struct answer as(const char *token, const char *method, const char *path, const char *body)
+{
+    CLEANUP(free_ptr) char *header = xasprintf("Authorization: Bearer %s", token);
+
+    return ask_with(&(struct question){.method = method, .path = path, .body = body, .headers = {"Content-Type: application/json", header}});
+}
+
+/* The status of a request whose body doesn't matter. */
+static long status_as(const char *token, const char *method, const char *path, const char *body)
+{
+    struct answer a = as(token, method, path, body);
+    long status = a.status;
+
+    answer_release(&a);
+    return status;
+}
+
+static json_t *json_of(struct answer *a)
+{
+    json_t *found = NULL;
+    struct err e = {0};
+
+    if (json_read(a->body.data, a->body.size_bytes, &found, &e) < 0)
+        printf("# not JSON: %s: %.200s\n", e.message, a->body.data);
+    answer_release(a);
+    return found ? found : json_object();
+}
+
+/* A certificate of that kind and name in folder/NAME.pem and .key. */
+static void enrol_as(const char *kind, const char *name, const char *labels)
+{
+    CLEANUP(free_ptr) char *body = xasprintf("{\"kind\":\"%s\",\"name\":\"%s\",\"labels\":%s}", kind, name, labels), *csr = NULL;
+    CLEANUP(free_ptr) char *certificate_path = xasprintf("%s/%s-%s.pem", folder, kind, name), *key_path = xasprintf("%s/%s-%s.key", folder, kind, name);
+    CLEANUP(secret_release) struct secret key = {0};
+    CLEANUP(json_free) json_t *made = NULL, *asked = NULL, *given = NULL;
+    CLEANUP(free_ptr) char *text = NULL;
+    struct answer a = as(operator, "POST", "/v1/enrolments", body);
+    const char *pem;
+    struct err e = {0};
+
+    is_int(a.status, 201, "an operator makes a token for the %s %s", kind, name);
+    made = json_of(&a);
+    MUST(enrol_csr("anything", &key, &csr, &e) == 0);
+    asked = json_pack("{s:O, s:s}", "token", json_object_get(made, "token"), "csr_pem", csr);
+    text = json_text(asked);
+    a = ask_json("POST", "/v1/enrol", text);
+    is_int(a.status, 201, "the token buys a certificate");
+    given = json_of(&a);
+    is_str(json_get_string(given, "name", ""), name, "with the name of the token, whatever the request said");
+    pem = json_get_string(given, "certificate_pem", "");
+    MUST(file_write(certificate_path, pem, strlen(pem), 0600, &e) == 0 && file_write(key_path, key.bytes, key.size_bytes, 0600, &e) == 0);
+    a = ask_json("POST", "/v1/enrol", text);
+    is_int(a.status, 401, "once");
+    answer_release(&a);
+}
+
+static struct answer as_peer(const char *peer, const char *method, const char *path, const char *body)
+{
+    CLEANUP(free_ptr) char *certificate = xasprintf("%s/%s.pem", folder, peer), *key = xasprintf("%s/%s.key", folder, peer);
+
+    return ask_with(&(struct question){.method = method, .path = path, .body = body, .headers = {"Content-Type: application/json"},
+                                       .certificate = certificate, .key = key});
+}
+
+static long status_as_peer(const char *peer, const char *method, const char *path, const char *body)
+{
+    struct answer a = as_peer(peer, method, path, body);
+    long status = a.status;
+
+    answer_release(&a);
+    return status;
+}
+
+/* --- access, by the table --- */
+
+/* The template with every {…} replaced. */
+static void path_of(const struct http_route *r, char path[300])
+{
+    size_t size = 0;
+
+    for (const char *at = r->path; *at; at++)
+        if (*at == '{') {
+            size += (size_t)sprintf(path + size, "none");
+            at = strchr(at, '}');
+        } else {
+            path[size++] = *at;
+        }
+    path[size] = '\0';
+}
+
+static bool for_people(const struct http_route *r)
+{
+    return r->access >= ACCESS_VIEWER && r->access <= ACCESS_ADMIN;
+}
+
+static void test_access_of(const struct http_route *r)
+{
+    const char *method = httpd_method_names[r->method], *body = r->input == INPUT_JSON ? "{}" : NULL;
+    char path[300];
+
+    path_of(r, path);
+    if (r->access == ACCESS_PUBLIC)
+        return;
+    is_int(status_as("slip_nobody", method, path, body), 401, "%s %s: a token that is none", method, path);
+    struct answer a = ask_json(method, path, body ? body : "");
+    ok(a.status == 401 && answer_has(&a, "\"kind\":\"unauthenticated\""), "%s %s: nobody", method, path);
+    answer_release(&a);
+    if (r->access == ACCESS_OPERATOR)
+        is_int(status_as(viewer, method, path, body), 403, "%s %s: a viewer", method, path);
+    if (r->access == ACCESS_ADMIN)
+        is_int(status_as(operator, method, path, body), 403, "%s %s: an operator who is no admin", method, path);
+    if (for_people(r))
+        is_int(status_as_peer("runner-dc1", method, path, body), 403, "%s %s: a runner's certificate", method, path);
+    else
+        is_int(status_as(admin, method, path, body), 401, "%s %s: a person's token", method, path);
+    if (r->access == ACCESS_RUNNER) {
+        is_int(status_as_peer("replicator-r1", method, path, body), 403, "%s %s: a replicator's certificate", method, path);
+        is_int(status_as_peer("agent-web01", method, path, body), 403, "%s %s: an agent's certificate", method, path);
+    }
+    if (r->access == ACCESS_REPLICATOR)
+        is_int(status_as_peer("runner-dc1", method, path, body), 403, "%s %s: a runner's certificate", method, path);
+}
+
+/* --- the document --- */
+
+static void check_refs(const json_t *node, const json_t *schemas, int *broken)
+{
+    const char *name;
+    json_t *member;
+    size_t i;
+
+    if (json_is_array(node))
+        json_array_foreach(node, i, member)
+            check_refs(member, schemas, broken);
+    json_object_foreach((json_t *)(uintptr_t)node, name, member) {
+        if (strcmp(name, "$ref") == 0)
+            *broken += !json_object_get(schemas, strrchr(json_string_value(member), '/') + 1);
+        check_refs(member, schemas, broken);
+    }
+}
+
+static void test_openapi(void)
+{
+    struct answer a = ask("GET", "/openapi.json");
+    CLEANUP(json_free) json_t *document = json_of(&a), *ids = json_object();
+    json_t *paths = json_object_get(document, "paths"), *operations, *operation;
+    size_t listed = 0, missing = 0;
+    const char *path, *method;
+    int broken = 0;
+
+    is_str(json_get_string(document, "openapi", ""), "3.1.0", "OpenAPI 3.1");
+    for (size_t i = 0; i < api_route_count; i++) {
+        char lower[8] = "";
+
+        for (size_t k = 0; httpd_method_names[api_routes[i].method][k]; k++)
+            lower[k] = (char)(httpd_method_names[api_routes[i].method][k] | 0x20);
+        missing += !json_object_get(json_object_get(paths, api_routes[i].path), lower);
+    }
+    json_object_foreach(paths, path, operations)
+        json_object_foreach(operations, method, operation) {
+            listed++;
+            json_object_set_new(ids, json_get_string(operation, "operationId", ""), json_true());
+        }
+    ok(missing == 0 && listed == api_route_count, "it has every route and no other (%zu)", listed);
+    is_int(json_object_size(ids), listed, "operation ids are unique");
+    check_refs(document, json_object_get(json_object_get(document, "components"), "schemas"), &broken);
+    is_int(broken, 0, "its references lead somewhere");
+}
+
+/* --- sessions --- */
+
+static void test_sessions(void)
+{
+    struct answer a = ask_json("POST", "/v1/sessions", "{\"name\":\"olga\",\"password\":\"wrong horse\"}");
+    CLEANUP(free_ptr) char *cookie = NULL, *csrf = NULL;
+    CLEANUP(json_free) json_t *session = NULL;
+
+    ok(a.status == 401 && !strstr(a.body.data, "olga"), "a wrong password");
+    answer_release(&a);
+    a = ask_json("POST", "/v1/sessions", "{\"name\":\"olga\",\"password\":\"correct horse\"}");
+    is_int(a.status, 201, "signs in");
+    ok(strstr(answer_header(&a, "Set-Cookie"), "; HttpOnly; Secure; SameSite=Strict"), "with a cookie that scripts and other sites can't use");
+    cookie = xasprintf("Cookie: theme=dark; %.*s", (int)strcspn(answer_header(&a, "Set-Cookie"), ";"), answer_header(&a, "Set-Cookie"));
+    session = json_of(&a);
+    csrf = xasprintf("X-CSRF-Token: %s", json_get_string(session, "csrf", ""));
+    a = ask_with(&(struct question){.method = "GET", .path = "/v1/me", .headers = {cookie}});
+    ok(a.status == 200 && answer_has(&a, "\"name\":\"olga\",\"role\":\"operator\",\"admin\":false,\"csrf\":\""), "who am I");
+    answer_release(&a);
+    a = ask_with(&(struct question){.method = "POST", .path = "/v1/waves", .body = "{\"name\":\"x\"}", .headers = {cookie, "Content-Type: application/json"}});
+    is_int(a.status, 403, "a change by cookie needs the CSRF token");
+    answer_release(&a);
+    a = ask_with(&(struct question){.method = "POST", .path = "/v1/waves", .body = "{\"name\":\"by-cookie\"}", .headers = {cookie, csrf, "Content-Type: application/json"}});
+    is_int(a.status, 201, "and is made with it");
+    answer_release(&a);
+    a = ask_with(&(struct question){.method = "DELETE", .path = "/v1/sessions/current", .headers = {cookie, csrf}});
+    is_int(a.status, 204, "signs out");
+    answer_release(&a);
+    a = ask_with(&(struct question){.method = "GET", .path = "/v1/me", .headers = {cookie}});
+    is_int(a.status, 401, "and is out");
+    answer_release(&a);
+}
+
+static void test_tokens(void)
+{
+    struct answer a = as(viewer, "POST", "/v1/tokens", "{\"name\":\"short\",\"expires_in\":1}");
+    CLEANUP(json_free) json_t *made = json_of(&a);
+    char own[IDENTITY_TOKEN_SIZE];
+
+    snprintf(own, sizeof own, "%s", json_get_string(made, "token", ""));
+    is_int(status_as(own, "GET", "/v1/me", NULL), 200, "a token of one's own");
+    is_int(status_as(own, "POST", "/v1/waves", "{\"name\":\"x\"}"), 403, "has its owner's rights");
+    clock_sleep_us(1200 * US_PER_MS);
+    a = as(own, "GET", "/v1/me", NULL);
+    ok(a.status == 401 && answer_has(&a, "expired"), "an expired token, and it says so");
+    answer_release(&a);
+    is_int(status_as(viewer, "POST", "/v1/tokens", "{\"name\":\"x\",\"expires_in\":\"soon\"}"), 400, "a time that is none");
+    is_int(status_as(viewer, "PUT", "/v1/users/olga/password", "{\"password\":\"another horse\"}"), 403, "somebody else's password");
+    a = as(admin, "POST", "/v1/users", "{\"name\":\"new\",\"role\":\"king\"}");
+    ok(a.status == 422 && answer_has(&a, "\"field\":\"role\"") && answer_has(&a, "\"field\":\"password\""), "every fault of a new user");
+    answer_release(&a);
+}
+
+/* --- inventory --- */
+
+static void test_waves(void)
+{
+    struct answer a = as(operator, "POST", "/v1/waves", "{\"name\":\"w1\",\"title\":\"First\"}");
+    CLEANUP(free_ptr) char *token = xasprintf("Authorization: Bearer %s", operator);
+
+    is_int(a.status, 201, "a wave");
+    is_str(answer_header(&a, "ETag"), "\"1\"", "with its version as ETag");
+    ok(answer_has(&a, "\"run\":null") && answer_has(&a, "\"stage\":\"build\""), "and what the workflow knows of it");
+    answer_release(&a);
+    is_int(status_as(operator, "POST", "/v1/waves", "{\"name\":\"w1\"}"), 409, "twice");
+    a = ask_with(&(struct question){.method = "PATCH", .path = "/v1/waves/w1", .body = "{\"title\":\"Second\"}",
+                                    .headers = {token, "Content-Type: application/json", "If-Match: \"1\""}});
+    ok(a.status == 200 && strcmp(answer_header(&a, "ETag"), "\"2\"") == 0 && answer_has(&a, "Second"), "changed where nobody was quicker");
+    answer_release(&a);
+    a = ask_with(&(struct question){.method = "PATCH", .path = "/v1/waves/w1", .body = "{\"title\":\"Third\"}",
+                                    .headers = {token, "Content-Type: application/json", "If-Match: \"1\""}});
+    is_int(a.status, 412, "refused where somebody was");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/waves/w1", NULL);
+    ok(answer_has(&a, "Second"), "and nothing was changed");
+    answer_release(&a);
+    a = as(operator, "PUT", "/v1/waves/w1/window", "{\"opens\":\"yesterday\",\"time_zone\":\"Mars/Olympus\"}");
+    ok(a.status == 422 && answer_has(&a, "\"faults\":["), "a window that is none, with its faults");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/waves/nothing", NULL);
+    ok(a.status == 404 && answer_has(&a, "no wave"), "a wave that isn't there");
+    answer_release(&a);
+    is_int(status_as(viewer, "GET", "/v1/waves?limit=0", NULL), 400, "a limit out of range");
+    is_int(status_as(viewer, "GET", "/v1/waves?sort=colour", NULL), 400, "a sort that is none");
+}
+
+static void test_servers(void)
+{
+    struct answer a = as(operator, "POST", "/v1/servers", "{\"name\":\"web01\",\"wave\":\"w1\",\"address\":\"192.0.2.11\"}");
+    CLEANUP(json_free) json_t *list = NULL;
+
+    is_int(a.status, 201, "a server");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers?wave=w1&limit=1", NULL);
+    list = json_of(&a);
+    is_int(json_array_size(json_object_get(list, "items")), 1, "listed by wave");
+    a = as(operator, "POST", "/v1/servers", "{\"name\":\"we b\",\"wave\":\"none\",\"address\":\"\"}");
+    ok(a.status == 422 && answer_has(&a, "\"faults\":["), "a server with faults");
+    answer_release(&a);
+    is_int(status_as(operator, "POST", "/v1/servers/web01/trust", "{\"host_key\":\"SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}"), 204,
+           "its host key is pinned");
+    is_int(status_as(operator, "POST", "/v1/servers/web01/finalize", "{}"), 409, "finalize before its time");
+    is_int(status_as(operator, "POST", "/v1/servers/web01/back", "{}"), 409, "back from nowhere");
+    is_int(status_as(operator, "POST", "/v1/waves/w1/cutover", "{}"), 409, "a cutover without a window");
+}
+
+static void test_settings(void)
+{
+    struct answer a = as(operator, "PUT", "/v1/settings", "{\"replicator\":{\"address\":\"192.0.2.1\",\"port\":8444},\"target\":{\"name\":\"local-qemu\"}}");
+    CLEANUP(free_ptr) char *token = xasprintf("Authorization: Bearer %s", operator);
+
+    ok(a.status == 200 && answer_has(&a, "\"port\":8444"), "settings are set");
+    is_str(answer_header(&a, "ETag"), "\"2\"", "with a version");
+    answer_release(&a);
+    a = as(operator, "PUT", "/v1/settings", "{\"replicator\":{\"port\":99999},\"colour\":{}}");
+    ok(a.status == 422 && answer_has(&a, "replicator.address") && answer_has(&a, "replicator.port") && answer_has(&a, "\"colour\""), "every fault is named");
+    answer_release(&a);
+    a = ask_with(&(struct question){.method = "PUT", .path = "/v1/settings", .body = "{\"target\":null}",
+                                    .headers = {token, "Content-Type: application/json", "If-Match: \"1\""}});
+    is_int(a.status, 412, "refused where they were changed meanwhile");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/settings", NULL);
+    ok(answer_has(&a, "local-qemu") && !answer_has(&a, "99999"), "and stay as they were");
+    answer_release(&a);
+}
+
+/* --- secrets --- */
+
+static void test_credentials(void)
+{
+    struct answer a = as(operator, "POST", "/v1/credentials", "{\"name\":\"dc1\",\"kind\":\"ssh_password\",\"user\":\"root\",\"secret\":\"s3cr3t-word\"}");
+
+    is_int(a.status, 201, "a credential is kept");
+    ok(!answer_has(&a, "s3cr3t-word"), "and not told");
+    answer_release(&a);
+    a = as(operator, "GET", "/v1/credentials", NULL);
+    ok(a.status == 200 && answer_has(&a, "\"dc1\"") && !answer_has(&a, "s3cr3t-word"), "nor listed");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/audit?limit=500", NULL);
+    ok(a.status == 200 && answer_has(&a, "credential") && !answer_has(&a, "s3cr3t-word"), "nor in the audit trail");
+    answer_release(&a);
+    a = as(operator, "POST", "/v1/credentials", "{\"name\":\"dc2\",\"kind\":\"carrier_pigeon\"}");
+    is_int(a.status, 422, "a credential with faults");
+    answer_release(&a);
+}
+
+/* --- runners --- */
+
+static void *claim_thread(void *unused)
+{
+    struct answer *a = xcalloc(1, sizeof *a);
+
+    (void)unused;
+    *a = as_peer("runner-dc1", "POST", "/v1/runner/claim", "{\"labels\":[\"source:dc1\"],\"steps\":[\"source_probe\"],\"wait_ms\":15000}");
+    return a;
+}
+
+static void finish(const json_t *document)
+{
+    CLEANUP(free_ptr) char *report = xasprintf("{\"fence\":%lld,\"evidence\":[{\"name\":\"source network\",\"passed\":true,\"evidence\":\"seen\"}]}",
+                                               (long long)json_get_int(document, "fence", 0));
+    CLEANUP(free_ptr) char *over = xasprintf("{\"fence\":%lld,\"outcome\":\"succeeded\",\"result\":{}}", (long long)json_get_int(document, "fence", 0));
+    const char *attempt = json_get_string(document, "attempt", "?");
+    char path[200];
+    struct answer a;
+
+    snprintf(path, sizeof path, "/v1/runner/attempts/%s/report", attempt);
+    a = as_peer("runner-dc1", "POST", path, report);
+    ok(a.status == 200 && answer_has(&a, "\"cancelled\":false"), "its report renews the lease");
+    answer_release(&a);
+    is_int(status_as_peer("runner-dc2", "POST", path, report), 409, "another runner's is refused");
+    snprintf(path, sizeof path, "/v1/runner/attempts/%s/artifacts/look.txt?fence=%lld", attempt, (long long)json_get_int(document, "fence", 0));
+    is_int(status_as_peer("runner-dc1", "PUT", path, "some bytes"), 204, "an artifact is kept");
+    snprintf(path, sizeof path, "/v1/runner/attempts/%s/finish", attempt);
+    is_int(status_as_peer("runner-dc1", "POST", path, over), 204, "it finishes");
+    is_int(status_as_peer("runner-dc1", "POST", path, over), 204, "twice is fine");
+}
+
+static void test_runner(void)
+{
+    CLEANUP(json_free) json_t *document = NULL, *started = NULL;
+    struct answer *claimed, a;
+    pthread_t thread;
+    int64_t from_us;
+    char path[200];
+
+    is_int(status_as_peer("runner-dc1", "POST", "/v1/runner/claim", "{\"labels\":[\"target\"],\"steps\":[],\"wait_ms\":0}"), 403,
+           "a label that it was not enrolled with");
+    is_int(status_as_peer("runner-dc1", "POST", "/v1/runner/claim", "{\"labels\":[\"source:dc1\"],\"steps\":[\"source_probe\"],\"wait_ms\":0}"), 204,
+           "nothing to do");
+    MUST(pthread_create(&thread, NULL, claim_thread, NULL) == 0);
+    clock_sleep_us(300 * US_PER_MS);
+    from_us = clock_monotonic_us();
+    a = as(operator, "POST", "/v1/probes", "{}");
+    is_int(a.status, 202, "a probe is asked for");
+    started = json_of(&a);
+    pthread_join(thread, (void **)&claimed);
+    is_int(claimed->status, 200, "the waiting runner gets it");
+    ok(clock_monotonic_us() - from_us < 2 * US_PER_S, "soon (%lld ms)", (long long)((clock_monotonic_us() - from_us) / US_PER_MS));
+    document = json_of(claimed);
+    free(claimed);
+    is_str(json_get_string(json_object_get(document, "task"), "step", ""), "source_probe", "with its document");
+    is_str(json_get_string(document, "api_url", ""), "https://factory.example:8443", "the factory's address");
+    ok(json_get_int(json_object_get(json_object_get(document, "settings"), "replicator"), "port", 0) == 8444, "the factory's settings");
+    ok(!json_object_get(document, "credential") || json_is_null(json_object_get(document, "credential")), "and no secret that it has no use for");
+    finish(document);
+    snprintf(path, sizeof path, "/v1/tasks/%s", json_get_string(json_object_get(document, "task"), "id", "?"));
+    a = as(viewer, "GET", path, NULL);
+    ok(a.status == 200 && answer_has(&a, "\"state\":\"SUCCEEDED\"") && answer_has(&a, "seen"), "the task has its evidence");
+    answer_release(&a);
+    snprintf(path, sizeof path, "/v1/tasks/%s/artifacts/look.txt", json_get_string(json_object_get(document, "task"), "id", "?"));
+    a = as(viewer, "GET", path, NULL);
+    ok(a.status == 200 && answer_has(&a, "some bytes") && strstr(answer_header(&a, "Content-Security-Policy"), "sandbox"), "and its artifact");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/doctor", NULL);
+    ok(a.status == 200 && answer_has(&a, "\"passed\":false") && answer_has(&a, "\"evidence\":\"seen\""), "doctor repeats it, and fails for the rest");
+    answer_release(&a);
+}
+
+static void test_replicator(void)
+{
+    static const char status[] = "{\"servers\":[{\"server\":\"web01\",\"state\":\"CONTINUOUS\",\"bytes_total\":1000,\"bytes_read\":1000,\"bytes_sent\":900,"
+        "\"bytes_stored\":800,\"backlog_bytes\":0,\"lag_ms\":5,\"eta_ms\":null,\"rate_bytes_per_s\":0,\"newest_point\":null,\"newest_point_at\":null,"
+        "\"error\":null,\"points\":[]},{\"server\":\"ghost\",\"state\":\"CONTINUOUS\"}],\"vault\":{\"free_bytes\":5368709120,\"total_bytes\":10737418240}}";
+    struct answer a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
+
+    is_int(a.status, 200, "a replicator tells its state");
+    is_str(a.body.data, "{\"unknown\":[\"ghost\"]}", "and is told what isn't ours");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers/web01", NULL);
+    ok(answer_has(&a, "\"replication\":{\"state\":\"CONTINUOUS\""), "the server shows it");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/replicators", NULL);
+    ok(answer_has(&a, "\"free_bytes\":5368709120") && answer_has(&a, "\"status_at\":\"20"), "and the replicator's vault");
+    answer_release(&a);
+    a = as(viewer, "GET", "/metrics", NULL);
+    ok(answer_has(&a, "slipway_replication_lag_seconds{server=\"web01\"} 0.005") && answer_has(&a, "slipway_tasks{state=\"READY\"} 1") &&
+       answer_has(&a, "slipway_http_requests_total{method=\"POST\",route=\"/v1/replicator/status\",status=\"2xx\"} 1"), "numbers for Prometheus");
+    answer_release(&a);
+}
+
+/* --- the factory --- */
+
+static void test_factory(void)
+{
+    struct answer a = as(operator, "POST", "/v1/backups", "{}");
+    CLEANUP(json_free) json_t *made = json_of(&a), *manifest = NULL;
+    const char *path = json_get_string(made, "path", "/nowhere");
+    CLEANUP(free_ptr) char *database = xasprintf("%s/%s", path, BACKUP_DATABASE);
+    struct err e = {0};
+
+    ok(backup_check(path, &manifest, &e) == 0, "a backup is made: %s", e.message);
+    ok(truncate(database, 4096) == 0 && backup_check(path, &manifest, &e) < 0 && e.kind == ERR_CORRUPT, "a damaged one is found: %s", e.message);
+    a = ask("GET", "/healthz");
+    is_str(a.body.data, "{\"status\":\"ok\"}", "healthy");
+    answer_release(&a);
+    a = ask("GET", "/readyz");
+    is_str(a.body.data, "{\"status\":\"ready\"}", "ready");
+    answer_release(&a);
+    a = ask_with(&(struct question){.method = "GET", .path = "/waves/w1", .headers = {"Accept-Encoding: gzip, br"}});
+    ok(a.status == 200 && strstr(answer_header(&a, "Content-Type"), "text/html") && strstr(answer_header(&a, "Content-Security-Policy"), "script-src 'self'"),
+       "the console answers for its own paths");
+    answer_release(&a);
+    is_int(status_as(viewer, "GET", "/v1/tasks/t999", NULL), 404, "a task that isn't there");
+    a = as(viewer, "GET", "/v1/audit?limit=2", NULL);
+    ok(a.status == 200 && answer_has(&a, "\"next\":\"2\""), "the audit trail in pages");
+    answer_release(&a);
+    is_int(status_as(operator, "DELETE", "/v1/runners/dc2", NULL), 204, "a runner is revoked");
+    is_int(status_as_peer("runner-dc2", "POST", "/v1/runner/claim", "{\"labels\":[],\"steps\":[],\"wait_ms\":0}"), 401, "and refused at once");
+}
+
+int main(void)
+{
+    signal(SIGPIPE, SIG_IGN);
+    curl_global_init(CURL_GLOBAL_ALL);
+    start();
+    make_user("anna", ROLE_OPERATOR, true, admin);
+    make_user("olga", ROLE_OPERATOR, false, operator);
+    make_user("vera", ROLE_VIEWER, false, viewer);
+    enrol_as("runner", "dc1", "[\"source:dc1\"]");
+    enrol_as("runner", "dc2", "[\"source:dc2\"]");
+    enrol_as("replicator", "r1", "[]");
+    enrol_as("agent", "web01", "[]");
+    for (size_t i = 0; i < api_route_count; i++)
+        test_access_of(&api_routes[i]);
+    test_openapi();
+    test_sessions();
+    test_tokens();
+    test_waves();
+    test_servers();
+    test_settings();
+    test_credentials();
+    test_runner();
+    test_replicator();
+    test_factory();
+    stop();
+    curl_global_cleanup();
+    return tap_done();
+}
