@@ -80,6 +80,17 @@ static int add_enrolment(struct api *a, struct store_tx *tx, const struct workfl
     return 0;
 }
 
+/* The replicator beside the embedded runner listens in the data folder, unless the setting says where another does. */
+static void add_control_socket(const struct api *a, json_t *settings)
+{
+    json_t *replicator = json_object_get(settings, "replicator");
+    const char *control = json_get_string(replicator, "control", NULL);
+
+    if (!json_is_object(replicator))
+        json_object_set_new(settings, "replicator", replicator = json_object());
+    json_object_set_new(replicator, "control_socket", control ? json_string(control) : json_sprintf("%s/replicator/control.sock", a->data_dir));
+}
+
 int api_complete_document(void *user, struct store_tx *tx, const struct workflow_claimed *what, json_t *document, struct err *e)
 {
     struct api *a = user;
@@ -94,6 +105,7 @@ int api_complete_document(void *user, struct store_tx *tx, const struct workflow
         return -1;
     if (strcmp(what->step, "push_agent") == 0 && add_enrolment(a, tx, what, document, e) < 0)
         return -1;
+    add_control_socket(a, settings);
     json_object_set(document, "settings", settings);
     json_object_set_new(document, "api_url", json_string(a->url));
     json_object_set_new(document, "ca_pem", json_string(identity_ca_pem(a->identity)));

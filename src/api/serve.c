@@ -236,7 +236,7 @@ static int start_children(struct factory *f, struct err *e)
         if (give_token(f, ACTOR_REPLICATOR, replicator, replicator_token, NULL, 0, e) < 0)
             return -1;
         plans[count++] = (struct child_plan){"replicator", {"replicator", "--factory", f->local_url, "--ca", ca, "--name", EMBEDDED, "--token-file",
-                                                            replicator_token, "--state", replicator, "--listen", f->replicator_listen}};
+                                                            replicator_token, "--data", f->data.path, "--listen", f->replicator_listen}};
     }
     if (!f->o.no_runner) {
         if (give_token(f, ACTOR_RUNNER, runner, runner_token, labels, ARRAY_COUNT(labels), e) < 0)

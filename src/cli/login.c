@@ -104,7 +104,7 @@ static int sign_in(struct http_client *client, const char *url, const char *name
     cookie = xasprintf("Cookie: %.*s", (int)strcspn(set, ";"), set);
     csrf = xasprintf("X-CSRF-Token: %s", text);
     gethostname(host, sizeof host - 1);
-    snprintf(label, sizeof label, "cli on %s", host);
+    snprintf(label, sizeof label, "cli.%s", host[0] ? host : "unnamed");
     wanted = json_pack("{s:s,s:s}", "name", label, "expires_in", "30d");
     if (!wanted || post(client, url, "/v1/tokens", (const char *const[]){cookie, csrf, NULL}, "POST", wanted, &made, e) < 0 ||
         json_read(made.body.data ? made.body.data : "", made.body.size_bytes, &token, e) < 0 ||

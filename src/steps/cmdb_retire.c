@@ -31,7 +31,7 @@ static int run(struct step *s, struct err *e)
 
     if (!settings)
         return err_set(e, ERR_INVALID, "no CMDB is set; set one (`slipway settings set cmdb`), or skip this task and say why");
-    if (step_need_string(s, "server.name", &server, e) < 0 || cmdb_open(settings, step_string(s, "settings.cmdb.token", ""), &c, e) < 0 ||
+    if (step_need_string(s, "server.name", &server, e) < 0 || cmdb_open(settings, step_string(s, "credential.secret", ""), &c, e) < 0 ||
         cmdb_find(c, server, step_string(s, "server.attributes.cmdb_id", NULL), &record, e) < 0)
         return -1;
     step_evidence(s, "record found", true, "%s/%s \"%s\", status %s", record.kind, record.id, record.name, record.status);
