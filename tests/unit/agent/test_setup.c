@@ -1,0 +1,142 @@
+/* Settings, identity, disks and mounts. */
+#include "agent/agent.h"
+#include "agent/disks.h"
+#include "base/file.h"
+#include "tap.h"
+#include "testca.h"
+
+#include <openssl/x509.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char folder[] = "/tmp/slipway-setup.XXXXXX";
+static char config_path[300];
+
+static int read_text(const char *text, struct agent_config *c, struct err *e)
+{
+    MUST(file_write(config_path, text, strlen(text), 0600, NULL) == 0);
+    return agent_config_read(config_path, c, e);
+}
+
+static void test_config(void)
+{
+    static const struct {
+        const char *text, *says;
+    } bad[] = {
+        {"[]", "no object"},
+        {"{\"server\":\"a\",\"replicator_address\":\"192.0.2.1\"}", "replicator_port"},
+        {"{\"server\":\"\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":1}", "server is missing"},
+        {"{\"server\":\"a\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":70000}", "replicator_port"},
+        {"{\"server\":\"a\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":1,\"freeze_budget\":1}", "freeze_budget"},
+        {"{\"server\":\"a\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":1,\"disks\":[]}", "disks"},
+        {"{\"server\":\"a\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":1,\"disks\":[\"../etc\"]}", "disks[0]"},
+        {"{\"server\":\"a\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":1,\"tracker\":\"magic\"}", "tracker"},
+        {"{", "not JSON"},
+    };
+    struct agent_config c = {.replicator_port = 7};
+    struct err e = {0};
+
+    for (size_t i = 0; i < ARRAY_COUNT(bad); i++) {
+        is_int(read_text(bad[i].text, &c, &e), -1, "refused: %s", e.message);
+        ok(strstr(e.message, bad[i].says) != NULL, "it names \"%s\"", bad[i].says);
+    }
+    is_int(c.replicator_port, 7, "the output is untouched");
+    read_text("{\"server\":\"\",\"replicator_address\":1,\"replicator_port\":0,\"x\":1}", &c, &e);
+    ok(strstr(e.message, "server") && strstr(e.message, "replicator_address") && strstr(e.message, "replicator_port") && strstr(e.message, "\"x\""),
+       "all faults at once: %s", e.message);
+    is_int(read_text("{\"server\":\"web01\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":7443,\"hold_limit_s\":60,"
+                     "\"disks\":[\"/dev/sda\",\"vdb\"]}", &c, &e), 0, "a good one: %s", e.message);
+    ok(c.replicator_port == 7443 && c.hold_limit_ms == 60000 && c.freeze_budget_ms == 200 && !c.disks_auto && c.disk_count == 2,
+       "with its values and defaults");
+    is_str(c.disks[0], "sda", "a disk's name without its folder");
+    is_str(c.folder, folder, "the folder is the file's");
+}
+
+static void test_identity(void)
+{
+    CLEANUP(buf_release) struct buf csr = {0}, again = {0}, key = {0};
+    struct test_ca ca;
+    char path[300], *other[2], *together;
+    struct err e = {0};
+    struct stat st;
+    BIO *bio;
+    X509_REQ *request;
+    X509 *certificate;
+    char name[100];
+
+    is_int(agent_csr(folder, "", &csr, &e), -1, "no server's name is refused");
+    is_int(agent_csr(folder, "web01", &csr, &e), 0, "a certificate request: %s", e.message);
+    bio = BIO_new_mem_buf(csr.data, -1);
+    request = PEM_read_bio_X509_REQ(bio, NULL, NULL, NULL);
+    BIO_free(bio);
+    if (!ok(request != NULL, "which OpenSSL reads"))
+        return;
+    X509_NAME_get_text_by_NID(X509_REQ_get_subject_name(request), NID_commonName, name, sizeof name);
+    is_str(name, "agent:web01", "for agent:web01");
+    snprintf(path, sizeof path, "%s/key.pem", folder);
+    ok(stat(path, &st) == 0 && (st.st_mode & 0777) == 0600, "the key is the owner's alone");
+    is_int(agent_csr(folder, "web01", &again, &e), 0, "asked again");
+    file_read(path, 10000, &key, NULL);
+
+    test_ca_make(&ca);
+    test_ca_sign(&ca, "agent:other", other);
+    certificate = testca_certificate("agent:web01", X509_REQ_get0_pubkey(request), ca.certificate, ca.key);
+    bio = BIO_new(BIO_s_mem());
+    PEM_write_bio_X509(bio, certificate);
+    {
+        char *pem = testca_bio_text(bio);
+
+        together = xasprintf("%s%s", other[0], ca.pem);
+        is_int(agent_install_certificate(folder, together, &e), -1, "a certificate for another key is refused: %s", e.message);
+        free(together);
+        is_int(agent_install_certificate(folder, pem, &e), -1, "a certificate without its CA is refused: %s", e.message);
+        snprintf(path, sizeof path, "%s/cert.pem", folder);
+        ok(!file_exists(path), "nothing was written");
+        together = xasprintf("%s%s", pem, ca.pem);
+        is_int(agent_install_certificate(folder, together, &e), 0, "the right one is taken: %s", e.message);
+        ok(file_exists(path), "and written");
+        free(together);
+        free(pem);
+    }
+    X509_free(certificate);
+    X509_REQ_free(request);
+    free(other[0]);
+    free(other[1]);
+    test_ca_release(&ca);
+}
+
+static void test_disks(void)
+{
+    struct agent_config c = {.disks_auto = true};
+    struct disk disks[LIMIT_DISKS_PER_SERVER], again[LIMIT_DISKS_PER_SERVER];
+    struct mount *mounts = xcalloc(MOUNTS_MAX, sizeof *mounts);
+    struct err e = {0};
+    int count = 0, again_count = 0, mount_count = 0;
+
+    if (disks_find(&c, disks, LIMIT_DISKS_PER_SERVER, &count, &e) == 0) { /* a container may have none */
+        for (int i = 0; i < count; i++)
+            ok(disks[i].size_bytes > 0 && disks[i].id[0] && strncmp(disks[i].name, "loop", 4) != 0, "disk %s is %s", disks[i].name, disks[i].id);
+        ok(disks_find(&c, again, LIMIT_DISKS_PER_SERVER, &again_count, &e) == 0 && again_count == count &&
+           memcmp(disks, again, (size_t)count * sizeof *disks) == 0, "asked again they are the same");
+        is_int(disks_mounts(disks, count, mounts, &mount_count, &e), 0, "their filesystems: %d", mount_count);
+        for (int i = 1; i < mount_count; i++)
+            ok(strcmp(mounts[i - 1].path, "/") != 0, "the root is the last to freeze");
+    }
+    c = (struct agent_config){.disk_count = 1, .disks = {"no-such-disk"}};
+    is_int(disks_find(&c, disks, LIMIT_DISKS_PER_SERVER, &count, &e), -1, "a disk that isn't there: %s", e.message);
+    free(mounts);
+}
+
+int main(void)
+{
+    char command[300];
+
+    MUST(mkdtemp(folder) != NULL);
+    snprintf(config_path, sizeof config_path, "%s/config.json", folder);
+    test_config();
+    test_identity();
+    test_disks();
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    ok(system(command) == 0, "cleared");
+    return tap_done();
+}
