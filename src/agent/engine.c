@@ -430,7 +430,7 @@ static int open_identity(struct agent *a, struct err *e)
 /* The source's own work goes first. */
 static void be_modest(void)
 {
-    setpriority(PRIO_PROCESS, 0, 10);
+    setpriority(PRIO_PROCESS, 0, NICE_MODEST);
     syscall(SYS_ioprio_set, 1, 0, IOPRIO_BEST_EFFORT_LOWEST);
 }
 

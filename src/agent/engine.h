@@ -22,6 +22,8 @@
 #define OFFERS_MAX 256u                                   /* offers without ACK; a power of two */
 #define COMMANDS_MAX 16
 #define WORKERS_MAX 8
+#define NICE_MODEST 10 /* the source's own work goes first … */
+#define NICE_HURRY (-5) /* … but while it stands frozen */
 #define TAKE_INTERVAL_US (200 * US_PER_MS)
 
 enum offer_state {
@@ -116,7 +118,8 @@ struct agent {
 
     /* workers */
     pthread_t workers[WORKERS_MAX];
-    int worker_count;
+    int worker_count, worker_id_count;
+    pid_t worker_ids[WORKERS_MAX]; /* for pipeline_hurry */
     bool workers_stop;
 
     /* the connection */
@@ -158,6 +161,7 @@ struct agent {
 /* pipeline.c: offers and workers */
 int pipeline_start(struct agent *a, struct err *e);
 void pipeline_stop(struct agent *a);
+void pipeline_hurry(struct agent *a, bool hurry); /* the engine's: its own priority and the workers' */
 /* Fills one offer from todo and queues its reading: 1, or 0 where there is no room or nothing to do. read_only: see OFFER_READ. */
 int pipeline_fill(struct agent *a, bool read_only);
 /* A batch read for HASH: chunks first … of a disk, not offered; NULL without room. Give it back with pipeline_give_back. */

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define STACK_BYTES (256u << 10) /* locked in memory, so not the usual 8 MiB */
@@ -391,9 +392,10 @@ static void set_state(struct agent *a, struct offer *o, enum offer_state state)
 /* An unreadable chunk is never offered: nothing that follows may be taken for a whole state, so the link starts over after a while. */
 static void hash_and_offer(struct agent *a, struct offer *o, struct tools *t)
 {
+    bool for_hashing = o->for_hashing; /* such an offer is the engine's to free from OFFER_HASHED on */
     struct err e = {0};
 
-    if (o->failed && !o->for_hashing) {
+    if (o->failed && !for_hashing) {
         err_set(&e, ERR_IO, "a disk can't be read; starting over");
         agent_broken(a, &e);
         return;
@@ -401,7 +403,7 @@ static void hash_and_offer(struct agent *a, struct offer *o, struct tools *t)
     if (!o->failed)
         hash_chunks(a, o);
     set_state(a, o, OFFER_HASHED);
-    if (!o->for_hashing)
+    if (!for_hashing)
         offer_in_order(a, &t->frame);
 }
 
@@ -445,6 +447,17 @@ static bool next_job(struct agent *a, struct job *job)
     return true;
 }
 
+void pipeline_hurry(struct agent *a, bool hurry)
+{
+    int nice = hurry ? NICE_HURRY : NICE_MODEST;
+
+    setpriority(PRIO_PROCESS, 0, nice); /* the calling thread's: Linux keeps it for each thread */
+    pthread_mutex_lock(&a->lock);
+    for (int i = 0; i < a->worker_id_count; i++)
+        setpriority(PRIO_PROCESS, (id_t)a->worker_ids[i], nice);
+    pthread_mutex_unlock(&a->lock);
+}
+
 static void *work(void *user)
 {
     struct agent *a = user;
@@ -452,6 +465,7 @@ static void *work(void *user)
     struct job job;
 
     pthread_mutex_lock(&a->lock);
+    a->worker_ids[a->worker_id_count++] = gettid();
     for (;;) {
         if (next_job(a, &job)) {
             a->busy_workers++;

@@ -238,18 +238,24 @@ static int attempt_frozen(struct agent *a, const struct wire_take_point *r, stru
     uint64_t writes[LIMIT_DISKS_PER_SERVER];
     int frozen = 0, result;
 
-    if (freezer_freeze(a->freezer, f->fds, f->paths, f->count, limit_us, &frozen, e) < 0)
+    pipeline_hurry(a, true);
+    if (freezer_freeze(a->freezer, f->fds, f->paths, f->count, limit_us, &frozen, e) < 0) {
+        pipeline_hurry(a, false);
         return e->kind == ERR_TIMEOUT ? 0 : -1;
+    }
     mark_everything(a);
     result = copy_residue(a, r->hold || !a->tracker, end_us, writes, e);
     p->at_us = clock_now_us();
     if (result < 0 || !r->hold) {
         struct err thaw_error = {0};
 
-        if (freezer_thaw(a->freezer, &thawed, &thaw_error) < 0)
-            return (*e = thaw_error, -1);
+        if (freezer_thaw(a->freezer, &thawed, &thaw_error) < 0) {
+            *e = thaw_error;
+            result = -1;
+        }
         pipeline_hash_read_ones(a);
     }
+    pipeline_hurry(a, false);
     if (result < 0)
         return e->kind == ERR_TIMEOUT && !r->hold ? 0 : -1;
     if (thawed.expired) {
@@ -274,10 +280,27 @@ static void sync_all(const struct filesystems *f)
         syncfs(f->fds[i]);
 }
 
+/* As little as can be is left to write and to copy when the filesystems stop. */
+static int prepare_freeze(struct agent *a, const struct filesystems *f, int64_t deadline_us, struct err *e)
+{
+    sync_all(f);
+    if (converge(a, deadline_us, e) < 0 || run_hook(a->config->before_freeze, "before-freeze", e) < 0)
+        return -1;
+    sync_all(f);
+    return converge(a, deadline_us, e);
+}
+
+static int give_up(const struct wire_point *p, int64_t budget_us, const struct err *last, struct err *e)
+{
+    return err_set(e, ERR_TIMEOUT, "%lld attempts to freeze and copy the last changes within %lld ms failed; the last: %.600s",
+                   (long long)p->attempts, (long long)(budget_us / US_PER_MS), last->message);
+}
+
 static int take_frozen(struct agent *a, const struct wire_take_point *r, struct wire_point *p, int64_t deadline_us, struct err *e)
 {
     int64_t budget_us = (r->freeze_budget_ms ? r->freeze_budget_ms : a->config->freeze_budget_ms) * US_PER_MS;
     CLEANUP(filesystems_release) struct filesystems *f = NULL;
+    struct err why = {0};
     int result = 0;
 
     if (!a->tracker && !r->hold && (!a->scan_us || a->scan_us > budget_us))
@@ -286,25 +309,17 @@ static int take_frozen(struct agent *a, const struct wire_take_point *r, struct 
     if (filesystems_open(a, &f, e) < 0)
         return -1;
     for (int64_t pause_us = 50 * US_PER_MS; result == 0; pause_us = pause_us * 2 > 2 * US_PER_S ? 2 * US_PER_S : pause_us * 2) {
-        struct err why = {0};
-
-        sync_all(f);
-        if (converge(a, deadline_us, e) < 0)
-            return -1;
-        if (run_hook(a->config->before_freeze, "before-freeze", e) < 0)
-            return -1;
-        sync_all(f);
-        if (converge(a, deadline_us, e) < 0)
-            return -1;
+        if (prepare_freeze(a, f, deadline_us, e) < 0)
+            return e->kind == ERR_TIMEOUT && p->attempts ? give_up(p, budget_us, &why, e) : -1;
         p->attempts++;
+        err_clear(&why);
         result = attempt_frozen(a, r, p, f, budget_us, deadline_us, &why);
         if (!a->held && run_hook(a->config->after_thaw, "after-thaw", &why) < 0)
             result = -1;
         if (result < 0)
             *e = why;
         if (result == 0 && clock_monotonic_us() + pause_us >= deadline_us)
-            return err_set(e, ERR_TIMEOUT, "%lld attempts to copy the last changes within %lld ms failed; the last: %.600s",
-                           (long long)p->attempts, (long long)(budget_us / US_PER_MS), why.message);
+            return give_up(p, budget_us, &why, e);
         if (result == 0)
             clock_sleep_us(pause_us);
     }
