@@ -135,6 +135,7 @@ static void keeper_answer(struct keeper *k, const struct request *r, const int *
         k->deadline_us = clock_monotonic_us() + r->deadline_us;
         break;
     default:
+        k->expired |= k->on && clock_monotonic_us() > k->deadline_us; /* late is late, whoever was sooner */
         keeper_thaw(k);
         reply.expired = k->expired;
     }
