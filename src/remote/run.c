@@ -11,7 +11,7 @@
 
 #define BLOCK_BYTES 32768
 #define QUIET_US US_PER_S      /* after the exit status, for output of what it left behind */
-#define SUDO_TIMEOUT_MS 20000
+#define SUDO_TIMEOUT_MS 60000
 
 /* One command. */
 struct call {
@@ -223,18 +223,22 @@ int remote_run(struct remote *r, const char *command, const void *input, size_t 
 static int check_sudo(struct remote *r, struct err *e)
 {
     CLEANUP(buf_release) struct buf said = {0};
-    int status = 0;
+    int status = 0, result;
 
     if (r->sudo_checked)
         return 0;
-    if (remote_run(r, "LC_ALL=C sudo -k -n true", NULL, 0, NULL, &said, &status, SUDO_TIMEOUT_MS, e) < 0)
+    /* One call: the shell in between reads nothing of its stdin. */
+    if (r->sudo == REMOTE_SUDO_PASSWORD && r->sudo_password.size_bytes > 0)
+        result = run_call(r, "exec sh -c 'LC_ALL=C; export LC_ALL; sudo -k -n true 2>/dev/null && exit 0; sudo -k -S -p \"\" true && exit 3'",
+                          &r->sudo_password, NULL, 0, NULL, &said, &status, SUDO_TIMEOUT_MS, e);
+    else
+        result = remote_run(r, "LC_ALL=C sudo -k -n true", NULL, 0, NULL, &said, &status, SUDO_TIMEOUT_MS, e);
+    if (result < 0)
         return err_wrap(e, "asking for sudo");
     if (status == 0) {
         r->sudo = REMOTE_SUDO_NOPASSWD;
-    } else if (r->sudo == REMOTE_SUDO_PASSWORD && r->sudo_password.size_bytes > 0) {
-        buf_release(&said);
-        if (run_call(r, "LC_ALL=C sudo -k -S -p '' true", &r->sudo_password, NULL, 0, NULL, &said, &status, SUDO_TIMEOUT_MS, e) < 0)
-            return err_wrap(e, "asking for sudo");
+    } else if (status == 3) {
+        status = 0;
     }
     if (status != 0)
         return err_set(e, ERR_DENIED, "%s: sudo refuses: %.*s", r->name, said.data ? (int)strcspn(said.data, "\n") : 10,

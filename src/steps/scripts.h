@@ -1,6 +1,7 @@
 /* The shell scripts under steps/scripts/, which run on source machines; each tells its arguments and what it prints. */
 #pragma once
 
+extern const char script_agent[];
 extern const char script_facts[];
 extern const char script_park[];
 extern const char script_unpark[];

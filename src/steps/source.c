@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OPEN_TIMEOUT_MS 20000
+#define OPEN_TIMEOUT_MS 45000 /* a source may be busy */
 #define SERVICES_BYTES 1024
 
 static bool is_cancelled(void *user) { return step_cancelled(user); }

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#define LOOK_MS 90000
+#define LOOK_MS 180000
 #define WAIT_US (120 * US_PER_S) /* services take their time to open their ports */
 
 static bool listens(const json_t *facts, const char *address, int64_t port)

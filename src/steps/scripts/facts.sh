@@ -1,35 +1,49 @@
 # facts: what a source machine is. Reads only. Arguments: REPLICATOR_ADDRESS REPLICATOR_PORT PARKING_ADDRESS SERVICES(blanks between).
-# Prints lines of fields with tabs between; steps/facts.c knows them. POSIX sh, /proc, /sys and what every Linux has; no stdin.
+# Prints lines of fields with tabs between; steps/facts.c knows them. POSIX sh, /proc, /sys and what every Linux has; few processes, for
+# a source may be busy.
 # The shell reads this from its stdin: it must have it whole before anything runs.
 main() {
 PATH=/usr/sbin:/usr/bin:/sbin:/bin; export PATH
 LC_ALL=C; export LC_ALL
-set -f
 replicator=$1 port=$2 parking=$3 services=$4
+tab='	'
+newline='
+'
 say() {
     line=
-    for field; do line="$line	$(printf %s "$field" | tr '\t\n' '  ')"; done
-    printf '%s\n' "${line#	}"
+    for field; do
+        case $field in *"$tab"* | *"$newline"*) field=$(printf %s "$field" | tr '\t\n' '  ') ;; esac
+        line=$line$tab$field
+    done
+    printf '%s\n' "${line#?}"
 }
 has() { command -v "$1" >/dev/null 2>&1; }
-first() { head -n 1 "$1" 2>/dev/null | sed 's/^[[:space:]]*//;s/[[:space:]]*$//'; }
+get() { value=; [ -r "$1" ] && read -r value 2>/dev/null <"$1"; return 0; } # the first line, without blanks around, into $value
+told() { get "$2"; say "$1" "$value"; }
 
 now=$(date +%s.%N); say now "${now%N}"
 say uid "$(id -u)"
-say hostname "$(first /proc/sys/kernel/hostname)"
-say kernel "$(first /proc/sys/kernel/osrelease)"
+told hostname /proc/sys/kernel/hostname
+get /proc/sys/kernel/osrelease; kernel=$value
+say kernel "$kernel"
 say arch "$(uname -m)"
-say os "$( (. /etc/os-release && printf %s "$PRETTY_NAME") 2>/dev/null)"
-say os_id "$( (. /etc/os-release && printf '%s %s' "$ID" "${VERSION_ID:-}") 2>/dev/null)"
-[ -d /sys/firmware/efi ] && say boot uefi || say boot bios
+if [ -r /etc/os-release ]; then
+    # shellcheck disable=SC1091
+    . /etc/os-release
+    say os "$PRETTY_NAME"
+    say os_id "$ID ${VERSION_ID:-}"
+fi
+if [ -d /sys/firmware/efi ]; then say boot uefi; else say boot bios; fi
 say cpu_count "$(grep -c '^processor' /proc/cpuinfo)"
 while read -r key value _; do
     case $key in MemTotal: | MemAvailable: | SwapTotal:) say "$key" "$value" ;; esac
 done </proc/meminfo
-virtual=$(has systemd-detect-virt && systemd-detect-virt 2>/dev/null)
-say virtual "${virtual:-$(first /sys/class/dmi/id/product_name)}"
-say machine_uuid "$(first /sys/class/dmi/id/product_uuid)"
-say systemd "$([ -d /run/systemd/system ] && echo yes)"
+virtual=
+has systemd-detect-virt && virtual=$(systemd-detect-virt 2>/dev/null)
+get /sys/class/dmi/id/product_name
+say virtual "${virtual:-$value}"
+told machine_uuid /sys/class/dmi/id/product_uuid
+[ -d /run/systemd/system ] && say systemd yes
 for tool in ip systemctl sha256sum mktemp timeout swapoff; do has $tool || say missing "$tool"; done
 
 # Disks: as the agent names them (agent/disks.c): by wwid, serial, partition table, or place.
@@ -44,35 +58,35 @@ table_id() {
     esac
 }
 in_use() {
-    [ -n "$(ls "/sys/block/$1/holders" 2>/dev/null)" ] && return 0
-    grep -q "^/dev/$1[p0-9]* " /proc/mounts /proc/swaps 2>/dev/null && return 0
-    for part in $(ls "/sys/block/$1"); do
-        [ -e "/sys/block/$1/$part/partition" ] && [ -n "$(ls "/sys/block/$1/$part/holders" 2>/dev/null)" ] && return 0
-    done
-    return 1
+    for holder in "/sys/block/$1"/holders/* "/sys/block/$1/$1"*/holders/*; do [ -e "$holder" ] && return 0; done
+    grep -q "^/dev/$1[p0-9]* " /proc/mounts /proc/swaps 2>/dev/null
 }
-for disk in $(ls /sys/block); do
+for path in /sys/block/*; do
+    disk=${path##*/}
     case $disk in loop* | ram* | zram* | sr* | fd* | nbd* | dm-* | md* | mtdblock* | drbd* | rbd_* | zd*) continue ;; esac
-    [ "$(first "/sys/block/$disk/removable")" = 1 ] && continue
-    case $(first "/sys/block/$disk/hidden") in '' | 0) ;; *) continue ;; esac
-    size=$(first "/sys/block/$disk/size")
+    get "$path/removable"; [ "$value" = 1 ] && continue
+    get "$path/hidden"; case $value in '' | 0) ;; *) continue ;; esac
+    get "$path/size"; size=$value
     [ "${size:-0}" -gt 0 ] || continue
-    say disk "$disk" "$size" "$(in_use "$disk" && echo yes)" "$(first "/sys/block/$disk/queue/rotational")" "$(readlink -f "/sys/block/$disk")"
+    used=; in_use "$disk" && used=yes
+    get "$path/queue/rotational"
+    say disk "$disk" "$size" "$used" "$value" "$(readlink -f "$path")"
     found=
     for source in wwid/wwid wwid/device/wwid serial/serial serial/device/serial; do
-        value=$(head -n 1 "/sys/block/$disk/${source#*/}" 2>/dev/null)
-        if [ -n "$(printf %s "$value" | tr -d '[:space:]')" ]; then say id "${source%%/*}" "$value"; found=1; break; fi
+        get "$path/${source#*/}"
+        if [ -n "$value" ]; then say id "${source%%/*}" "$value"; found=1; break; fi
     done
     [ -n "$found" ] || table_id "$disk"
 done
 while read -r _ _ device _ target options rest; do
     rest=${rest#*- }
-    set -- $rest
-    case ${2:-} in /dev/*) say mount "$2" "$target" "$1" "$device" "$options" ;; esac
+    case $rest in
+    *' /dev/'*) source=${rest#* }; say mount "${source%% *}" "$target" "${rest%% *}" "$device" "$options" ;;
+    esac
 done </proc/self/mountinfo
 while read -r swap kind size _; do [ "$swap" = Filename ] || say swap "$swap" "$kind" "$size"; done </proc/swaps
-for target in / /etc /usr/local/sbin /run; do
-    [ -d $target ] && say free $target "$(df -Pk $target 2>/dev/null | sed -n 2p | tr -s ' ' | cut -d' ' -f4)"
+for target in /etc /usr/local/sbin /run; do
+    [ -d $target ] && df -Pk $target 2>/dev/null | while read -r _ _ _ free _; do [ "$free" = Available ] || say free $target "$free"; done
 done
 for kind in $(lsblk -nro TYPE,FSTYPE 2>/dev/null | tr ' ' '\n' | sort -u); do say layout "$kind"; done
 
@@ -80,63 +94,77 @@ for kind in $(lsblk -nro TYPE,FSTYPE 2>/dev/null | tr ' ' '\n' | sort -u); do sa
 for family in tcp tcp6; do
     [ -r /proc/net/$family ] && while read -r _ local _ state _; do [ "$state" = 0A ] && say $family "$local"; done </proc/net/$family
 done
-for nic in $(ls /sys/class/net); do
-    [ "$(first "/sys/class/net/$nic/type")" = 1 ] || continue
-    say nic "$nic" "$(first "/sys/class/net/$nic/address")" "$(first "/sys/class/net/$nic/operstate")"
+for path in /sys/class/net/*; do
+    get "$path/type"; [ "$value" = 1 ] || continue
+    get "$path/address"; mac=$value
+    get "$path/operstate"
+    say nic "${path##*/}" "$mac" "$value"
 done
 if has ip; then
     ip -o addr show scope global 2>/dev/null | while read -r _ nic family address _; do say address "$nic" "$family" "$address"; done
     ip -o route show default 2>/dev/null | while read -r line; do
-        set -- $line
-        gateway= nic=
-        while [ $# -gt 1 ]; do case $1 in via) gateway=$2 ;; dev) nic=$2 ;; esac; shift; done
+        gateway='' nic=''
+        case $line in *' via '*) gateway=${line#* via }; gateway=${gateway%% *} ;; esac
+        case $line in *' dev '*) nic=${line#* dev }; nic=${nic%% *} ;; esac
         say route "$nic" "$gateway"
     done
 fi
-for manager in systemd-networkd NetworkManager networking wicked dhcpcd; do
-    has systemctl && systemctl -q is-active $manager 2>/dev/null && say network_manager $manager
-done
 
 # Services
 if has systemctl; then
+    for manager in systemd-networkd NetworkManager networking wicked dhcpcd; do
+        systemctl -q is-active $manager 2>/dev/null && say network_manager $manager
+    done
     systemctl list-units --state=failed --plain --no-legend --no-pager 2>/dev/null | while read -r unit _; do say failed_unit "$unit"; done
     for service in $services; do
-        say service "$service" "$(systemctl show -p LoadState "$service" 2>/dev/null | cut -d= -f2)" "$(systemctl is-active "$service" 2>/dev/null)"
+        load='' active=''
+        systemctl show -p LoadState -p ActiveState "$service" 2>/dev/null | {
+            while IFS='=' read -r name value; do
+                case $name in LoadState) load=$value ;; ActiveState) active=$value ;; esac
+            done
+            say service "$service" "$load" "$active"
+        }
     done
 fi
 
 # What an agent may do here
-say lockdown "$(sed -n 's/.*\[\(.*\)\].*/\1/p' /sys/kernel/security/lockdown 2>/dev/null)"
-format=absent
+lockdown=
+get /sys/kernel/security/lockdown
+case $value in *\[*\]*) lockdown=${value#*\[}; lockdown=${lockdown%%\]*} ;; esac
+say lockdown "$lockdown"
+tracefs=absent
+grep -qw tracefs /proc/filesystems && tracefs=mountable
 for folder in /sys/kernel/tracing /sys/kernel/debug/tracing; do
-    [ -r $folder/events/block/block_rq_complete/format ] && format=mounted
+    [ -r $folder/events/block/block_rq_complete/format ] && tracefs=mounted
 done
-[ $format = absent ] && grep -qw tracefs /proc/filesystems && format=mountable
-say tracefs $format
-say btf "$([ -r /sys/kernel/btf/vmlinux ] && echo yes)"
+say tracefs $tracefs
+[ -r /sys/kernel/btf/vmlinux ] && say btf yes
 bpf=unknown
-config=/boot/config-$(uname -r)
-if [ -r "$config" ]; then grep -q '^CONFIG_BPF_SYSCALL=y' "$config" && bpf=yes || bpf=no
-elif [ -r /proc/config.gz ] && has zcat; then zcat /proc/config.gz | grep -q '^CONFIG_BPF_SYSCALL=y' && bpf=yes || bpf=no
+if [ -r "/boot/config-$kernel" ]; then if grep -q '^CONFIG_BPF_SYSCALL=y' "/boot/config-$kernel"; then bpf=yes; else bpf=no; fi
 elif [ -e /proc/sys/kernel/unprivileged_bpf_disabled ]; then bpf=yes; fi
 say bpf $bpf
-say selinux "$(first /sys/fs/selinux/enforce)"
-say secure_boot "$(od -An -tu1 -j4 -N1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c 2>/dev/null | tr -d ' ')"
-say agent "$([ -x /usr/local/sbin/slipway-agent ] && /usr/local/sbin/slipway-agent --version 2>/dev/null)" "$(has systemctl && systemctl is-active slipway-agent 2>/dev/null)"
+told selinux /sys/fs/selinux/enforce
+[ -d /sys/firmware/efi/efivars ] &&
+    say secure_boot "$(od -An -tu1 -j4 -N1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c 2>/dev/null | tr -d ' ')"
+if [ -x /usr/local/sbin/slipway-agent ]; then
+    say agent "$(/usr/local/sbin/slipway-agent --version 2>/dev/null)" "$(has systemctl && systemctl is-active slipway-agent 2>/dev/null)"
+fi
 
 # To the replicator, with whatever can open a connection here
-reach() {
-    if has bash; then timeout 8 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$replicator" "$port" 2>/dev/null && echo yes || echo no
-    elif has nc; then timeout 8 nc -z -w 6 "$replicator" "$port" >/dev/null 2>&1 && echo yes || echo no
-    elif has python3; then timeout 8 python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 6)' "$replicator" "$port" 2>/dev/null && echo yes || echo no
-    elif has perl; then timeout 8 perl -MIO::Socket::INET -e 'exit !IO::Socket::INET->new(PeerAddr => $ARGV[0], PeerPort => $ARGV[1], Timeout => 6)' "$replicator" "$port" 2>/dev/null && echo yes || echo no
-    elif has curl; then timeout 8 curl -s -o /dev/null --max-time 6 "telnet://$replicator:$port" 2>/dev/null; [ $? != 7 ] && echo yes || echo no
-    else echo unknown; fi
+try() { # COMMAND…: yes or no, by its exit status
+    if timeout 10 "$@" >/dev/null 2>&1; then answer=yes; else answer=no; fi
 }
-[ -n "$replicator" ] && say replicator "$(reach)"
+if [ -n "$replicator" ]; then
+    # shellcheck disable=SC2016
+    if has bash; then try bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$replicator" "$port"
+    elif has nc; then try nc -z -w 8 "$replicator" "$port"
+    elif has python3; then try python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 8)' "$replicator" "$port"
+    elif has perl; then try perl -MIO::Socket::INET -e 'exit !IO::Socket::INET->new(PeerAddr => $ARGV[0], PeerPort => $ARGV[1], Timeout => 8)' "$replicator" "$port"
+    else answer=unknown; fi
+    say replicator $answer
+fi
 if [ -n "$parking" ] && has ip; then
-    own=$(ip -o addr show to "${parking%/*}" 2>/dev/null)
-    if [ -n "$own" ]; then say parking own
+    if [ -n "$(ip -o addr show to "${parking%/*}" 2>/dev/null)" ]; then say parking own
     elif has ping && ping -c 1 -W 1 "${parking%/*}" >/dev/null 2>&1; then say parking taken
     elif ip neigh show "${parking%/*}" 2>/dev/null | grep -q lladdr; then say parking taken
     else say parking free; fi

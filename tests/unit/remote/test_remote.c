@@ -60,7 +60,7 @@ static char *file_text(const char *name)
 static struct remote_options as(const char *user, const char *key, const char *password)
 {
     return (struct remote_options){.address = "127.0.0.1", .port = port_main, .user = user, .private_key = key, .password = password,
-                                   .host_key = key_main, .timeout_ms = 10000};
+                                   .host_key = key_main, .timeout_ms = 60000};
 }
 
 static void logs_in(void)
@@ -83,7 +83,7 @@ static void logs_in(void)
         if (!ok(remote_open(&o, &r, &e) == 0, "logs in with %s: %s", ways[i].name, e.message))
             continue;
         is_str(remote_host_key(r), key_main, "its host key");
-        is_int(remote_must(r, "id -un", &out, 10000, &e), 0, "runs a command: %s", e.message);
+        is_int(remote_must(r, "id -un", &out, 60000, &e), 0, "runs a command: %s", e.message);
         out.data[strcspn(out.data, "\n")] = '\0';
         is_str(out.data, ways[i].user, "as that user");
     }
@@ -164,35 +164,35 @@ static void commands(void)
     int status = -1;
 
     is_int(remote_open(&o, &r, &e), 0, "open: %s", e.message);
-    is_int(remote_run(r, "cat; echo no >&2; exit 7", "stdin\n", 6, &out, &err, &status, 10000, &e), 0, "a command that fails is no error");
+    is_int(remote_run(r, "cat; echo no >&2; exit 7", "stdin\n", 6, &out, &err, &status, 60000, &e), 0, "a command that fails is no error");
     is_int(status, 7, "its exit status");
     is_str(out.data, "stdin\n", "its stdin and stdout");
     is_str(err.data, "no\n", "its stderr");
-    is_int(remote_must(r, "echo because >&2; exit 3", NULL, 10000, &e), -1, "remote_must wants success");
+    is_int(remote_must(r, "echo because >&2; exit 3", NULL, 60000, &e), -1, "remote_must wants success");
     ok(strstr(e.message, "because"), "and says why: %s", e.message);
-    is_int(remote_run(r, "exec sh -c 'kill -KILL $$'", NULL, 0, NULL, NULL, &status, 10000, &e), 0, "a command that is killed: %s", e.message);
+    is_int(remote_run(r, "exec sh -c 'kill -KILL $$'", NULL, 0, NULL, NULL, &status, 60000, &e), 0, "a command that is killed: %s", e.message);
     is_int(status, 128 + 9, "gives 128 and the signal");
     memset(much, 'x', sizeof much);
     buf_release(&out);
-    is_int(remote_run(r, "cat", much, sizeof much, &out, NULL, &status, 30000, &e), 0, "3 MiB in and out: %s", e.message);
+    is_int(remote_run(r, "cat", much, sizeof much, &out, NULL, &status, 90000, &e), 0, "3 MiB in and out: %s", e.message);
     ok(out.size_bytes == sizeof much && memcmp(out.data, much, sizeof much) == 0, "come back whole");
-    is_int(remote_run(r, "exit 4", much, sizeof much, NULL, NULL, &status, 10000, &e), 0, "a command that reads nothing");
+    is_int(remote_run(r, "exit 4", much, sizeof much, NULL, NULL, &status, 60000, &e), 0, "a command that reads nothing");
     is_int(status, 4, "holds nobody");
     int64_t begin = clock_monotonic_us();
     status = -1;
     is_int(remote_run(r, "sleep 60", NULL, 0, NULL, NULL, &status, 700, &e), -1, "a command that hangs");
     is_int(e.kind, ERR_TIMEOUT, "is timed out: %s", e.message);
-    ok(clock_monotonic_us() - begin < 5 * US_PER_S && status == -1, "in time");
+    ok(clock_monotonic_us() - begin < 20 * US_PER_S && status == -1, "in time");
     buf_init(&small, 100000);
-    is_int(remote_run(r, "yes", NULL, 0, &small, NULL, &status, 10000, &e), -1, "a command that never stops talking");
+    is_int(remote_run(r, "yes", NULL, 0, &small, NULL, &status, 60000, &e), -1, "a command that never stops talking");
     is_int(e.kind, ERR_LIMIT, "is over a limit");
-    is_int(remote_run(r, "true", NULL, 0, NULL, NULL, &status, 10000, &e), 0, "the connection lives: %s", e.message);
+    is_int(remote_run(r, "true", NULL, 0, NULL, NULL, &status, 60000, &e), 0, "the connection lives: %s", e.message);
     is_int(status, 0, "and works");
-    clock_sleep_us(3500000);
+    clock_sleep_us(5000000); /* timeout(1) there, and its grace */
     buf_release(&out);
-    is_int(remote_run(r, "pgrep -x yes; pgrep -fx 'sleep 60'; true", NULL, 0, &out, NULL, &status, 10000, &e), 0, "what was given up");
+    is_int(remote_run(r, "pgrep -x yes; pgrep -fx 'sleep 60'; true", NULL, 0, &out, NULL, &status, 60000, &e), 0, "what was given up");
     ok(!out.data || !*out.data, "is gone there, too: %s", out.data ? out.data : "");
-    is_int(remote_run(r, "sleep 20 & exit 5", NULL, 0, NULL, NULL, &status, 10000, &e), 0, "a daemon left behind: %s", e.message);
+    is_int(remote_run(r, "sleep 20 & exit 5", NULL, 0, NULL, NULL, &status, 60000, &e), 0, "a daemon left behind: %s", e.message);
     is_int(status, 5, "holds nobody either");
 }
 
@@ -225,7 +225,7 @@ static void root_rights(void)
         is_int(remote_open(&o, &r, &e), 0, "%s: open: %s", cases[i].user, e.message);
         for (int again = 0; again < 2; again++) {
             buf_release(&out);
-            is_int(remote_run_root(r, "id -u; cat; echo it\\'s", "input\n", 6, &out, NULL, &status, 10000, &e), cases[i].result,
+            is_int(remote_run_root(r, "id -u; cat; echo it\\'s", "input\n", 6, &out, NULL, &status, 60000, &e), cases[i].result,
                    "%s: as root: %s", cases[i].user, e.message);
             if (cases[i].result == 0)
                 is_str(out.data, "0\ninput\nit's\n", "the command saw its input, and no password");
@@ -249,13 +249,13 @@ static void files(void)
         bytes[i] = (char)(i * 31 >> 3);
     o.sudo = REMOTE_SUDO_PASSWORD;
     is_int(remote_open(&o, &r, &e), 0, "open: %s", e.message);
-    is_int(remote_put_root(r, path, bytes, sizeof bytes, 0750, 20000, &e), 0, "a file is put: %s", e.message);
-    is_int(remote_must_root(r, stat, NULL, 0, &out, 10000, &e), 0, "and is there");
+    is_int(remote_put_root(r, path, bytes, sizeof bytes, 0750, 60000, &e), 0, "a file is put: %s", e.message);
+    is_int(remote_must_root(r, stat, NULL, 0, &out, 60000, &e), 0, "and is there");
     is_str(out.data, "root 750\n", "root's, with its mode, and nothing beside it");
     is_int(file_read(path, sizeof bytes, &read_back, &e), 0, "read back");
     ok(read_back.size_bytes == sizeof bytes && memcmp(read_back.data, bytes, sizeof bytes) == 0, "every byte of it");
-    is_int(remote_put_root(r, path, "", 0, 0600, 20000, &e), 0, "an empty one over it: %s", e.message);
-    is_int(remote_put_root(r, none, "x", 1, 0600, 20000, &e), -1, "none in a folder that is missing");
+    is_int(remote_put_root(r, path, "", 0, 0600, 60000, &e), 0, "an empty one over it: %s", e.message);
+    is_int(remote_put_root(r, none, "x", 1, 0600, 60000, &e), -1, "none in a folder that is missing");
     ok(strstr(e.message, "can't write"), "which is said: %s", e.message);
 }
 
@@ -286,7 +286,7 @@ static void through_others(void)
     is_int(remote_open(&o, &r, &e), 0, "through a jump host: %s", e.message);
     is_str(remote_host_key(r), key_other, "to the machine behind it");
     memset(much, 'y', sizeof much);
-    is_int(remote_run(r, "cat", much, sizeof much, &out, NULL, &status, 30000, &e), 0, "2 MiB there and back: %s", e.message);
+    is_int(remote_run(r, "cat", much, sizeof much, &out, NULL, &status, 90000, &e), 0, "2 MiB there and back: %s", e.message);
     ok(out.size_bytes == sizeof much && memcmp(out.data, much, sizeof much) == 0, "whole");
     remote_close(&r);
     is_int(descriptors(), before, "nothing stays open");
@@ -328,7 +328,7 @@ static void silence(void)
     o.timeout_ms = 600;
     is_int(remote_open(&o, &r, &e), -1, "is given up");
     is_int(e.kind, ERR_TIMEOUT, "as a time-out: %s", e.message);
-    ok(clock_monotonic_us() - begin < 5 * US_PER_S, "in time");
+    ok(clock_monotonic_us() - begin < 20 * US_PER_S, "in time");
     o.timeout_ms = 60000;
     o.cancelled = yes;
     o.user_data = &e;
