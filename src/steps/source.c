@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define OPEN_TIMEOUT_MS 45000 /* a source may be busy */
 #define SERVICES_BYTES 1024
@@ -83,6 +84,18 @@ int source_open(const struct step *s, enum source_at where, bool accept_unknown,
         if (read_jump(jump_text, &jump, held, sizeof held, e) < 0)
             return -1;
         o.jump = &jump;
+    }
+    return remote_open(&o, out, e);
+}
+
+int source_open_fd(const struct step *s, int fd, const char *address, struct remote **out, struct err *e)
+{
+    struct remote_options o = {.fd = fd, .address = address, .timeout_ms = OPEN_TIMEOUT_MS, .cancelled = is_cancelled,
+                               .user_data = (void *)(uintptr_t)s, .host_key = pinned_key(s)};
+
+    if (read_credential(s, &o, e) < 0) {
+        close(fd);
+        return -1;
     }
     return remote_open(&o, out, e);
 }

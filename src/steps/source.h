@@ -12,6 +12,8 @@ enum source_at {
 /* Opens the connection with the task's credential. The host key must be the pinned one: of the credential, or that which
  * `prerequisites` pinned. accept_unknown: a key that is not known is taken (the caller keeps remote_host_key). */
 int source_open(const struct step *s, enum source_at where, bool accept_unknown, struct remote **out, struct err *e);
+/* The same login over a connection that stands already (taken over in any case), to a copy: it must show the source's pinned host key. */
+int source_open_fd(const struct step *s, int fd, const char *address, struct remote **out, struct err *e);
 /* The attribute parking_address without its prefix into out; ERR_INVALID where there is none or it is no CIDR of IPv4. */
 int source_parking(const struct step *s, char *out, size_t size, const char **cidr, struct err *e);
 /* The attribute services, with blanks between, each checked to be a unit's name; the caller frees. */

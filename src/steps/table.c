@@ -10,6 +10,16 @@
     STEP(restore_source) \
     STEP(verify_source) \
     STEP(decommission) \
+    STEP(validate_launch) \
+    STEP(launch_test) \
+    STEP(boot_test) \
+    STEP(terminate_test) \
+    STEP(launch_cutover) \
+    STEP(verify_cutover) \
+    STEP(open_door) \
+    STEP(stop_instance) \
+    STEP(right_size) \
+    STEP(target_probe) \
     STEP(initial_sync) \
     STEP(verify_replication) \
     STEP(final_sync) \

@@ -1,0 +1,21 @@
+/* stop_instance: the way back's first task: the cutover instance leaves the network at once, and goes. What it wrote goes with it; whoever asked for
+ * the way back was told. */
+#include "steps/launch.h"
+
+static int run(struct step *s, struct err *e)
+{
+    CLEANUP(launch_release) struct launch l = {0};
+    enum target_state state;
+
+    if (launch_open_instance(s, LAUNCH_CUTOVER, &l, e) < 0 || l.api->state(l.target, l.instance, &state, e) < 0)
+        return -1;
+    if (state == TARGET_RUNNING && l.api->set_net(l.target, l.instance, TARGET_NET_CLOSED, e) < 0)
+        return err_wrap(e, "the door of %s can't be closed", l.instance);
+    step_evidence(s, "address free", true, state == TARGET_RUNNING ? "the door of %s is closed" : "%s does not run", l.instance);
+    if (state != TARGET_ABSENT && l.api->stop(l.target, l.instance, true, 0, e) < 0)
+        return -1;
+    return launch_remove(s, LAUNCH_CUTOVER, e);
+}
+
+const struct step_api step_stop_instance = {
+    .name = "stop_instance", .title = "Stop the cutover instance", .place = STEP_AT_TARGET, .timeout_ms = 10 * 60 * 1000, .attempts = 5, .run = run};
