@@ -62,8 +62,9 @@ static int take_option(struct cli_call *call, int argc, char **argv, int *at, st
     const struct cli_option *option = find_option(call->verb, word + 2, size);
 
     if (!option)
-        return err_set(e, ERR_INVALID, "%.*s is not an option of `slipway %s%s%s`; its --help lists them", (int)size + 2, word,
-                       call->verb->command, call->verb->verb ? " " : "", call->verb->verb ? call->verb->verb : "");
+        return err_set(e, ERR_INVALID, "%.*s is not an option of `slipway %s%s%s`; its --help lists them",
+                       (int)size + 2, word, call->verb->command, call->verb->verb ? " " : "",
+                       call->verb->verb ? call->verb->verb : "");
     (*at)++;
     if (strcmp(option->name, "help") == 0) {
         call->help = true;
@@ -132,8 +133,9 @@ int cli_parse(const struct cli_verb *verb, int argc, char **argv, struct cli_cal
     if (call->help)
         return 0;
     if (call->word_count < wanted || (call->word_count > wanted && !more))
-        return err_set(e, ERR_INVALID, "usage: slipway %s%s%s%s%s", verb->command, verb->verb ? " " : "", verb->verb ? verb->verb : "",
-                       verb->arguments ? " " : "", verb->arguments ? verb->arguments : "");
+        return err_set(e, ERR_INVALID, "usage: slipway %s%s%s%s%s", verb->command, verb->verb ? " " : "",
+                       verb->verb ? verb->verb : "", verb->arguments ? " " : "",
+                       verb->arguments ? verb->arguments : "");
     return 0;
 }
 
@@ -220,7 +222,8 @@ int cli_read_secret(const struct cli_call *call, const char *path, struct secret
         size--;
     if (size == 0 || size > LIMIT_SECRET_BYTES || memchr(held, 0, size)) {
         explicit_bzero(held, sizeof held);
-        return err_set(e, ERR_INVALID, "%s must hold 1 to %d bytes of text", is_input ? "standard input" : path, LIMIT_SECRET_BYTES);
+        return err_set(e, ERR_INVALID, "%s must hold 1 to %d bytes of text", is_input ? "standard input" : path,
+                       LIMIT_SECRET_BYTES);
     }
     secret_set(out, held, size);
     explicit_bzero(held, sizeof held);

@@ -1,4 +1,5 @@
-/* What the files of cli/ share: the rows of the table, one parsed call, the link to the factory, and showing answers. */
+/* What the files of cli/ share: the rows of the table, one parsed call, the link to the factory, and showing
+ * answers. */
 #pragma once
 
 #include "base/http.h"
@@ -15,23 +16,23 @@
 /* ---- The table (verbs.c) ---- */
 
 struct cli_option {
-    const char *name;   /* "wave": --wave */
-    const char *value;  /* "WAVE"; NULL: a flag without a value */
+    const char *name;  /* "wave": --wave */
+    const char *value; /* "WAVE"; NULL: a flag without a value */
     const char *help;
-    bool many;          /* may be given several times */
+    bool many; /* may be given several times */
 };
 
 enum cli_format { CLI_TEXT, CLI_BYTES, CLI_MS, CLI_YES };
 struct cli_column {
     const char *title;
-    const char *path;   /* into an item: "replication.state"; ends the list with NULL */
+    const char *path; /* into an item: "replication.state"; ends the list with NULL */
     enum cli_format format;
 };
 
 /* A member of the request's body: from a word ("0"), an option's value ("wave"), or a fixed text ("=approve"). */
 enum cli_kind { CLI_STRING, CLI_INTEGER, CLI_LIST, CLI_FLAG, CLI_SECRET_FILE };
 struct cli_field {
-    const char *name;   /* of the member; ends the list with NULL */
+    const char *name; /* of the member; ends the list with NULL */
     const char *from;
     enum cli_kind kind; /* CLI_SECRET_FILE: the file's content, without the newline at its end */
 };
@@ -47,15 +48,16 @@ struct cli_verb {
     const char *verb;      /* "show", or NULL where the command has none */
     const char *arguments; /* "WAVE", "SERVER NAME=VALUE..."; NULL: none. "..." at the end: one or more of the last */
     const char *summary;
-    const char *example;   /* what follows "slipway " */
+    const char *example;              /* what follows "slipway " */
     const struct cli_option *options; /* ends with name NULL; may be NULL */
-    const char *method;    /* of the simple exchange; run is NULL then */
-    const char *path;      /* "/v1/waves/{0}/start", "/v1/servers?wave={wave}" (a query member only where the option was given) */
+    const char *method;               /* of the simple exchange; run is NULL then */
+    /* "/v1/waves/{0}/start", "/v1/servers?wave={wave}" (a query member only where the option was given) */
+    const char *path;
     const struct cli_field *fields;
     const struct cli_column *columns;   /* of each of the answer's items, or of the answer itself */
     const struct cli_section *sections; /* after the answer itself */
-    const char *asks;      /* a question, asked on a terminal unless --yes: "%s" is the first word */
-    const char *done;      /* what to say where the answer has nothing to show: "%s" is the first word */
+    const char *asks;                   /* a question, asked on a terminal unless --yes: "%s" is the first word */
+    const char *done;                   /* what to say where the answer has nothing to show: "%s" is the first word */
     int (*run)(struct cli_call *call, struct err *e);
 };
 extern const struct cli_verb cli_verbs[];
@@ -84,7 +86,8 @@ struct cli_call {
     int exit_code;         /* where a call that worked has something to say: `doctor` with a failed check */
 };
 
-/* The verb that argv names and the count of words that named it; NULL with ERR_INVALID and words that list what there is. */
+/* The verb that argv names and the count of words that named it; NULL with ERR_INVALID and words that list what
+ * there is. */
 const struct cli_verb *cli_find(int argc, char **argv, int *named_count, struct err *e);
 int cli_parse(const struct cli_verb *verb, int argc, char **argv, struct cli_call *call, struct err *e);
 const char *cli_value(const struct cli_call *call, const char *option); /* NULL: not given */
@@ -97,7 +100,8 @@ int cli_body(const struct cli_call *call, const struct cli_field *fields, json_t
 int cli_read_secret(const struct cli_call *call, const char *path, struct secret *out, struct err *e);
 /* A JSON document from a file, or "-": standard input. */
 int cli_read_json(const struct cli_call *call, const char *path, json_t **out, struct err *e);
-/* NAME=VALUE words from the index on into object: a VALUE that is JSON's number, true, false, null, object or array is that, else it is text. */
+/* NAME=VALUE words from the index on into object: a VALUE that is JSON's number, true, false, null, object or array
+ * is that, else it is text. */
 int cli_assignments(const struct cli_call *call, int from, json_t *object, struct err *e);
 /* Does what a verb without a run of its own does. */
 int cli_simple(struct cli_call *call, struct err *e);
@@ -105,16 +109,16 @@ int cli_simple(struct cli_call *call, struct err *e);
 /* ---- The link to the factory (link.c) ---- */
 
 void cli_link_free(struct cli_link **link);
-/* One exchange; *out (may be NULL) is the caller's. If match is not NULL, the resource at that path is read first and its version sent
- * along, so that a change that somebody made meanwhile is not lost. */
-int cli_request(struct cli_call *call, const char *method, const char *path, const json_t *body, const char *match, json_t **out,
-                struct err *e);
+/* One exchange; *out (may be NULL) is the caller's. If match is not NULL, the resource at that path is read first
+ * and its version sent along, so that a change that somebody made meanwhile is not lost. */
+int cli_request(struct cli_call *call, const char *method, const char *path, const json_t *body, const char *match,
+                json_t **out, struct err *e);
 /* Bytes up, bytes down; each may be missing. type is the body's. The answer has any status of 2xx. */
-int cli_transfer(struct cli_call *call, const char *method, const char *path, const char *type, const void *body, size_t size,
-                 struct http_response *answer, struct err *e);
+int cli_transfer(struct cli_call *call, const char *method, const char *path, const char *type, const void *body,
+                 size_t size, struct http_response *answer, struct err *e);
 /* An event stream: on_body gets its bytes. */
-int cli_stream(struct cli_call *call, const char *path, const char *last_event_id, int (*on_body)(void *, const char *, size_t), void *user,
-               struct err *e);
+int cli_stream(struct cli_call *call, const char *path, const char *last_event_id,
+               int (*on_body)(void *, const char *, size_t), void *user, struct err *e);
 
 /* ---- Showing (show.c) ---- */
 

@@ -82,7 +82,9 @@ static int follow(struct cli_call *call, const char *path, json_t *answer, struc
         return 0;
     for (const char *next; (next = json_string_value(json_object_get(answer, "next")));) {
         CLEANUP(json_free) json_t *page = NULL;
-        CLEANUP(free_ptr) char *escaped = http_escape(next), *following = xasprintf("%s%cpage=%s", path, strchr(path, '?') ? '&' : '?', escaped);
+        CLEANUP(free_ptr)
+        char *escaped = http_escape(next),
+             *following = xasprintf("%s%cpage=%s", path, strchr(path, '?') ? '&' : '?', escaped);
 
         if (cli_request(call, "GET", following, NULL, NULL, &page, e) < 0)
             return -1;
@@ -108,8 +110,10 @@ int cli_simple(struct cli_call *call, struct err *e)
 
 /* ---- Inventory ---- */
 
-static const struct cli_column change_columns[] = {{"CHANGE", "change", 0}, {"WHAT", "entity", 0}, {"NAME", "name", 0}, {NULL, NULL, 0}};
-static const struct cli_column fault_columns[] = {{"LINE", "line", 0}, {"COLUMN", "column", 0}, {"REASON", "reason", 0}, {NULL, NULL, 0}};
+static const struct cli_column change_columns[] = {
+    {"CHANGE", "change", 0}, {"WHAT", "entity", 0}, {"NAME", "name", 0}, {NULL, NULL, 0}};
+static const struct cli_column fault_columns[] = {
+    {"LINE", "line", 0}, {"COLUMN", "column", 0}, {"REASON", "reason", 0}, {NULL, NULL, 0}};
 
 static void show_import(struct cli_call *call, const json_t *answer)
 {
@@ -117,8 +121,9 @@ static void show_import(struct cli_call *call, const json_t *answer)
 
     if (json_array_size(json_object_get(answer, "changes")))
         cli_show_table(call->out, json_object_get(answer, "changes"), change_columns);
-    fprintf(call->out, "%lld to create, %lld to change, %lld the same: %s\n", (long long)json_get_int(counts, "create", 0),
-            (long long)json_get_int(counts, "update", 0), (long long)json_get_int(counts, "same", 0),
+    fprintf(call->out, "%lld to create, %lld to change, %lld the same: %s\n",
+            (long long)json_get_int(counts, "create", 0), (long long)json_get_int(counts, "update", 0),
+            (long long)json_get_int(counts, "same", 0),
             json_get_bool(answer, "applied", false) ? "done" : "nothing was changed (a preview)");
 }
 
@@ -180,7 +185,8 @@ static int deliver(struct cli_call *call, const char *file, const struct buf *by
 {
     if (file)
         return file_write(file, bytes->data ? bytes->data : "", bytes->size_bytes, 0644, e);
-    if (fwrite(bytes->data ? bytes->data : "", 1, bytes->size_bytes, call->out) != bytes->size_bytes || fflush(call->out) != 0)
+    if (fwrite(bytes->data ? bytes->data : "", 1, bytes->size_bytes, call->out) != bytes->size_bytes ||
+        fflush(call->out) != 0)
         return err_errno(e, errno, "standard output");
     return 0;
 }
@@ -195,7 +201,10 @@ static int fetch_to(struct cli_call *call, const char *template, const char *fil
     return deliver(call, file, &answer.body, e);
 }
 
-int cli_run_export(struct cli_call *call, struct err *e) { return fetch_to(call, "/v1/exports?wave={wave}", cli_value(call, "file"), e); }
+int cli_run_export(struct cli_call *call, struct err *e)
+{
+    return fetch_to(call, "/v1/exports?wave={wave}", cli_value(call, "file"), e);
+}
 
 int cli_run_task_artifact(struct cli_call *call, struct err *e)
 {
@@ -222,7 +231,8 @@ int cli_run_report(struct cli_call *call, struct err *e)
 
 /* ---- Changes of one resource, under its version ---- */
 
-static int change(struct cli_call *call, const char *method, const char *path, const char *versioned, const json_t *body, struct err *e)
+static int change(struct cli_call *call, const char *method, const char *path, const char *versioned,
+                  const json_t *body, struct err *e)
 {
     CLEANUP(json_free) json_t *answer = NULL;
 
@@ -251,16 +261,19 @@ int cli_run_wave_set(struct cli_call *call, struct err *e)
 
 int cli_run_window_set(struct cli_call *call, struct err *e)
 {
-    static const struct cli_field fields[] = {{"opens", "opens", 0}, {"closes", "closes", 0}, {"time_zone", "time-zone", 0},
-                                              {"notice", "notice", 0}, {NULL, NULL, 0}};
+    static const struct cli_field fields[] = {{"opens", "opens", 0},
+                                              {"closes", "closes", 0},
+                                              {"time_zone", "time-zone", 0},
+                                              {"notice", "notice", 0},
+                                              {NULL, NULL, 0}};
     CLEANUP(json_free) json_t *body = NULL;
     CLEANUP(free_ptr) char *wave = cli_path(call, "/v1/waves/{0}"), *path = cli_path(call, "/v1/waves/{0}/window");
     int64_t opens, closes;
 
     if (!cli_has(call, "opens") || !cli_has(call, "closes"))
         return err_set(e, ERR_INVALID, "a window needs --opens and --closes, such as 2027-03-01T22:00:00Z");
-    if (clock_parse(cli_value(call, "opens"), &opens, e) < 0 || clock_parse(cli_value(call, "closes"), &closes, e) < 0 ||
-        cli_body(call, fields, &body, e) < 0)
+    if (clock_parse(cli_value(call, "opens"), &opens, e) < 0 ||
+        clock_parse(cli_value(call, "closes"), &closes, e) < 0 || cli_body(call, fields, &body, e) < 0)
         return -1;
     if (!json_object_get(body, "time_zone"))
         json_object_set_new(body, "time_zone", json_string("UTC"));
@@ -269,7 +282,8 @@ int cli_run_window_set(struct cli_call *call, struct err *e)
 
 int cli_run_server_set(struct cli_call *call, struct err *e)
 {
-    static const char *const own[] = {"wave", "application", "owner", "address", "port"}; /* the others are attributes */
+    static const char *const own[] = {"wave", "application", "owner", "address",
+                                      "port"}; /* the others are attributes */
     CLEANUP(json_free) json_t *given = json_object(), *body = json_object();
     CLEANUP(free_ptr) char *path = cli_path(call, "/v1/servers/{0}");
     json_t *attributes = json_object(), *value;
@@ -278,7 +292,7 @@ int cli_run_server_set(struct cli_call *call, struct err *e)
     json_object_set_new(body, "attributes", attributes);
     if (cli_assignments(call, 1, given, e) < 0)
         return -1;
-    json_object_foreach(given, name, value) {
+    json_object_foreach (given, name, value) {
         bool is_own = false;
 
         for (size_t i = 0; i < ARRAY_COUNT(own); i++)
@@ -296,7 +310,10 @@ int cli_run_server_trust(struct cli_call *call, struct err *e)
     CLEANUP(json_free) json_t *body = NULL;
 
     if (strncmp(call->words[1], "SHA256:", 7) != 0)
-        return err_set(e, ERR_INVALID, "the fingerprint looks like SHA256:…; `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on %s prints it", call->words[0]);
+        return err_set(
+            e, ERR_INVALID,
+            "the fingerprint looks like SHA256:…; `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on %s prints it",
+            call->words[0]);
     body = json_pack("{s:s}", "host_key", call->words[1]);
     if (!body)
         return err_set(e, ERR_INVALID, "the fingerprint is not UTF-8");
@@ -344,9 +361,14 @@ int cli_run_credential_add(struct cli_call *call, struct err *e)
     static const struct {
         const char *option, *kind;
     } kinds[] = {{"key-file", "ssh_key"}, {"password-file", "ssh_password"}, {"token-file", "token"}};
-    static const struct cli_field fields[] = {{"name", "0", 0}, {"user", "user", 0}, {"sudo", "sudo", 0},
-        {"secret", "key-file", CLI_SECRET_FILE}, {"secret", "password-file", CLI_SECRET_FILE}, {"secret", "token-file", CLI_SECRET_FILE},
-        {"sudo_secret", "sudo-password-file", CLI_SECRET_FILE}, {NULL, NULL, 0}};
+    static const struct cli_field fields[] = {{"name", "0", 0},
+                                              {"user", "user", 0},
+                                              {"sudo", "sudo", 0},
+                                              {"secret", "key-file", CLI_SECRET_FILE},
+                                              {"secret", "password-file", CLI_SECRET_FILE},
+                                              {"secret", "token-file", CLI_SECRET_FILE},
+                                              {"sudo_secret", "sudo-password-file", CLI_SECRET_FILE},
+                                              {NULL, NULL, 0}};
     CLEANUP(json_free) json_t *body = NULL;
     const char *kind = NULL;
 
@@ -354,11 +376,14 @@ int cli_run_credential_add(struct cli_call *call, struct err *e)
         if (!cli_has(call, kinds[i].option))
             continue;
         if (kind)
-            return err_set(e, ERR_INVALID, "a credential has one secret: only one of --key-file, --password-file, --token-file");
+            return err_set(e, ERR_INVALID,
+                           "a credential has one secret: only one of --key-file, --password-file, --token-file");
         kind = kinds[i].kind;
     }
     if (!kind)
-        return err_set(e, ERR_INVALID, "the secret comes from a file: --key-file, --password-file or --token-file (\"-\": standard input)");
+        return err_set(
+            e, ERR_INVALID,
+            "the secret comes from a file: --key-file, --password-file or --token-file (\"-\": standard input)");
     if (cli_body(call, fields, &body, e) < 0)
         return -1;
     /* OpenSSH's own reader wants the newline at a key's end. */
@@ -381,7 +406,8 @@ int cli_run_target_probe(struct cli_call *call, struct err *e)
     const char *run;
     int64_t end = clock_monotonic_us() + PROBE_DEADLINE_US;
 
-    if (cli_request(call, "POST", "/v1/targets/probe", NULL, NULL, &started, e) < 0 || json_need_string(started, "run", &run, e) < 0)
+    if (cli_request(call, "POST", "/v1/targets/probe", NULL, NULL, &started, e) < 0 ||
+        json_need_string(started, "run", &run, e) < 0)
         return -1;
     path = xasprintf("/v1/runs/%s", run);
     for (;;) {
@@ -393,19 +419,21 @@ int cli_run_target_probe(struct cli_call *call, struct err *e)
 
         if (cli_request(call, "GET", path, NULL, NULL, &now, e) < 0 || json_need_string(now, "state", &state, e) < 0)
             return -1;
-        json_array_foreach(json_object_get(now, "tasks"), index, task)
+        json_array_foreach (json_object_get(now, "tasks"), index, task)
             if (strcmp(json_get_string(task, "state", ""), "FAILED") == 0) {
                 failed = true;
                 message = json_get_string(json_object_get(task, "error"), "message", message);
             }
         if (failed || strcmp(state, "CANCELLED") == 0)
-            return err_set(e, ERR_WRONG_STATE, "the probe machine did not pass: %s (`slipway run show %s`)", message, run);
+            return err_set(e, ERR_WRONG_STATE, "the probe machine did not pass: %s (`slipway run show %s`)", message,
+                           run);
         if (strcmp(state, "SUCCEEDED") == 0) {
             show(call, now);
             return 0;
         }
         if (clock_monotonic_us() > end)
-            return err_set(e, ERR_TIMEOUT, "the probe machine is not done after %d s (`slipway run show %s`)", (int)(PROBE_DEADLINE_US / US_PER_S), run);
+            return err_set(e, ERR_TIMEOUT, "the probe machine is not done after %d s (`slipway run show %s`)",
+                           (int)(PROBE_DEADLINE_US / US_PER_S), run);
         clock_sleep_us(500 * US_PER_MS);
     }
 }
@@ -416,14 +444,15 @@ int cli_run_doctor(struct cli_call *call, struct err *e)
     json_t *check, *checks;
     size_t index;
 
-    if (cli_request(call, "GET", "/v1/doctor", NULL, NULL, &answer, e) < 0 || json_need_array(answer, "checks", &checks, e) < 0)
+    if (cli_request(call, "GET", "/v1/doctor", NULL, NULL, &answer, e) < 0 ||
+        json_need_array(answer, "checks", &checks, e) < 0)
         return -1;
     if (!json_array_size(checks))
         return err_set(e, ERR_PROTOCOL, "the factory's doctor looked at nothing");
     if (call->json)
         cli_show_json(call->out, answer);
     else
-        json_array_foreach(checks, index, check) {
+        json_array_foreach (checks, index, check) {
             bool passed = json_get_bool(check, "passed", false);
 
             fprintf(call->out, "%s ", passed ? "ok  " : "FAIL");

@@ -17,7 +17,9 @@ const char *cli_summary(const char *command)
 static void show_options(FILE *out, const struct cli_option *options)
 {
     for (const struct cli_option *o = options; o && o->name; o++) {
-        CLEANUP(free_ptr) char *left = xasprintf("--%s%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "", o->many ? " ..." : "");
+        CLEANUP(free_ptr)
+        char *left =
+            xasprintf("--%s%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "", o->many ? " ..." : "");
 
         fprintf(out, "  %-28s %s\n", left, o->help);
     }
@@ -25,8 +27,9 @@ static void show_options(FILE *out, const struct cli_option *options)
 
 void cli_help(FILE *out, const struct cli_verb *verb)
 {
-    fprintf(out, "usage: slipway %s%s%s%s%s%s\n\n%s\n", verb->command, verb->verb ? " " : "", verb->verb ? verb->verb : "",
-            verb->arguments ? " " : "", verb->arguments ? verb->arguments : "", " [OPTIONS]", verb->summary);
+    fprintf(out, "usage: slipway %s%s%s%s%s%s\n\n%s\n", verb->command, verb->verb ? " " : "",
+            verb->verb ? verb->verb : "", verb->arguments ? " " : "", verb->arguments ? verb->arguments : "",
+            " [OPTIONS]", verb->summary);
     if (verb->options)
         fputs("\nOptions:\n", out);
     show_options(out, verb->options);
@@ -40,7 +43,8 @@ void cli_help_command(FILE *out, const char *command)
     fprintf(out, "usage: slipway %s VERB [OPTIONS]\n\n%s\n\n", command, cli_summary(command));
     for (const struct cli_verb *v = cli_verbs; v->command; v++)
         if (strcmp(v->command, command) == 0) {
-            CLEANUP(free_ptr) char *left = xasprintf("%s%s%s", v->verb, v->arguments ? " " : "", v->arguments ? v->arguments : "");
+            CLEANUP(free_ptr)
+            char *left = xasprintf("%s%s%s", v->verb, v->arguments ? " " : "", v->arguments ? v->arguments : "");
 
             fprintf(out, "  %-36s %s\n", left, v->summary);
         }
@@ -82,23 +86,28 @@ int cli_completion(FILE *out, const char *shell, struct err *e)
 
     if (!is_bash && strcmp(shell, "zsh") != 0)
         return err_set(e, ERR_INVALID, "completion is there for bash and zsh, not for \"%s\"", shell);
-    fprintf(out, "%s# Made by `slipway completion %s`.\n_slipway_words() {\n    local list\n    case \"$1\" in\n", is_bash ? "" : "#compdef slipway\n", shell);
+    fprintf(out, "%s# Made by `slipway completion %s`.\n_slipway_words() {\n    local list\n    case \"$1\" in\n",
+            is_bash ? "" : "#compdef slipway\n", shell);
     completion_cases(out);
-    fputs("    *) list= ;;\n    esac\n    printf '%s' \"$list\"\n}\n_slipway_options() {\n    local list\n    case \"$1\" in\n", out);
+    fputs(
+        "    *) list= ;;\n    esac\n    printf '%s' \"$list\"\n}\n_slipway_options() {\n    local list\n    case \"$1\" in\n",
+        out);
     completion_options(out);
     fputs("    *) list= ;;\n    esac\n    printf '%s' \"$list\"\n}\n", out);
     if (is_bash)
-        fputs("_slipway() {\n"
-              "    local word=\"${COMP_WORDS[COMP_CWORD]}\" before=\"${COMP_WORDS[*]:1:COMP_CWORD-1}\" command=\"${COMP_WORDS[1]}\" found\n"
-              "    if [[ $word == -* ]]; then\n"
-              "        found=\"$(_slipway_options \"$command ${COMP_WORDS[2]}\")\"\n"
-              "        [[ -n $found ]] || found=\"$(_slipway_options \"$command\")\"\n"
-              "    elif (( COMP_CWORD <= 2 )); then\n"
-              "        found=\"$(_slipway_words \"$before\")\"\n"
-              "    fi\n"
-              "    COMPREPLY=($(compgen -W \"$found\" -- \"$word\"))\n"
-              "}\n"
-              "complete -o default -F _slipway slipway\n", out);
+        fputs(
+            "_slipway() {\n"
+            "    local word=\"${COMP_WORDS[COMP_CWORD]}\" before=\"${COMP_WORDS[*]:1:COMP_CWORD-1}\" command=\"${COMP_WORDS[1]}\" found\n"
+            "    if [[ $word == -* ]]; then\n"
+            "        found=\"$(_slipway_options \"$command ${COMP_WORDS[2]}\")\"\n"
+            "        [[ -n $found ]] || found=\"$(_slipway_options \"$command\")\"\n"
+            "    elif (( COMP_CWORD <= 2 )); then\n"
+            "        found=\"$(_slipway_words \"$before\")\"\n"
+            "    fi\n"
+            "    COMPREPLY=($(compgen -W \"$found\" -- \"$word\"))\n"
+            "}\n"
+            "complete -o default -F _slipway slipway\n",
+            out);
     else
         fputs("_slipway() {\n"
               "    local found\n"
@@ -113,7 +122,8 @@ int cli_completion(FILE *out, const char *shell, struct err *e)
               "    fi\n"
               "    compadd -- ${=found}\n"
               "}\n"
-              "compdef _slipway slipway\n", out);
+              "compdef _slipway slipway\n",
+              out);
     return 0;
 }
 

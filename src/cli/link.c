@@ -58,7 +58,9 @@ int cli_kept_read(struct cli_kept *out, struct err *e)
         return err_set(e, ERR_DENIED, "others may read %s: chmod 600 it, or sign in again with `slipway login`", path);
     if (json_read_file(path, &held, e) < 0)
         return err_wrap(e, "%s (remove it and sign in again with `slipway login`)", path);
-    *out = (struct cli_kept){.url = member(held, "url"), .token = member(held, "token"), .token_id = member(held, "token_id"),
+    *out = (struct cli_kept){.url = member(held, "url"),
+                             .token = member(held, "token"),
+                             .token_id = member(held, "token_id"),
                              .ca_file = member(held, "ca_file")};
     return 0;
 }
@@ -66,13 +68,15 @@ int cli_kept_read(struct cli_kept *out, struct err *e)
 int cli_kept_write(const struct cli_kept *kept, struct err *e)
 {
     CLEANUP(free_ptr) char *path = NULL, *folder = NULL, *text = NULL;
-    CLEANUP(json_free) json_t *held = json_pack("{s:s*,s:s*,s:s*,s:s*}", "url", kept->url, "token", kept->token, "token_id", kept->token_id,
-                                                "ca_file", kept->ca_file);
+    CLEANUP(json_free)
+    json_t *held = json_pack("{s:s*,s:s*,s:s*,s:s*}", "url", kept->url, "token", kept->token, "token_id",
+                             kept->token_id, "ca_file", kept->ca_file);
     int done;
 
     if (!held)
         return err_set(e, ERR_INTERNAL, "the credentials are not UTF-8");
-    if (cli_kept_path("credentials", &path, e) < 0 || cli_kept_path("", &folder, e) < 0 || file_make_dirs(folder, 0700, e) < 0)
+    if (cli_kept_path("credentials", &path, e) < 0 || cli_kept_path("", &folder, e) < 0 ||
+        file_make_dirs(folder, 0700, e) < 0)
         return -1;
     text = json_text(held);
     done = file_write(path, text, strlen(text), 0600, e);
@@ -106,10 +110,7 @@ void cli_link_free(struct cli_link **link)
     free_ptr(link);
 }
 
-static const char *first_of(const char *a, const char *b, const char *c)
-{
-    return a && *a ? a : b && *b ? b : c;
-}
+static const char *first_of(const char *a, const char *b, const char *c) { return a && *a ? a : b && *b ? b : c; }
 
 static int link_make(struct cli_call *call, struct err *e)
 {
@@ -123,7 +124,9 @@ static int link_make(struct cli_call *call, struct err *e)
     token = first_of(getenv("SLIPWAY_TOKEN"), l->kept.token, NULL);
     ca = first_of(cli_value(call, "ca"), getenv("SLIPWAY_CA"), l->kept.ca_file);
     if (!url)
-        return err_set(e, ERR_INVALID, "which factory? say --url https://HOST:PORT, set SLIPWAY_URL, or sign in with `slipway login --url …`");
+        return err_set(
+            e, ERR_INVALID,
+            "which factory? say --url https://HOST:PORT, set SLIPWAY_URL, or sign in with `slipway login --url …`");
     if (strncmp(url, "https://", 8) != 0 || !url[8])
         return err_set(e, ERR_INVALID, "the factory's address must begin with https://, and \"%s\" does not", url);
     l->url = xstrdup(url);
@@ -146,7 +149,8 @@ int cli_link_open(struct cli_call *call, struct http_client **client, const char
 }
 
 /* Fills in what every request has. headers has room for HEADERS_MAX. */
-static int prepare(struct cli_call *call, struct http_request *r, const char *path, const char **headers, char **url, struct err *e)
+static int prepare(struct cli_call *call, struct http_request *r, const char *path, const char **headers, char **url,
+                   struct err *e)
 {
     struct http_client *client;
     const char *base;
@@ -155,7 +159,8 @@ static int prepare(struct cli_call *call, struct http_request *r, const char *pa
     if (cli_link_open(call, &client, &base, e) < 0)
         return -1;
     if (!call->link->authorization)
-        return err_set(e, ERR_UNAUTHENTICATED, "no token for %s: sign in with `slipway login`, or set SLIPWAY_TOKEN", base);
+        return err_set(e, ERR_UNAUTHENTICATED, "no token for %s: sign in with `slipway login`, or set SLIPWAY_TOKEN",
+                       base);
     *url = xasprintf("%s%s", base, path);
     headers[count++] = call->link->authorization;
     for (const char *const *h = r->headers; h && *h; h++) {
@@ -177,12 +182,13 @@ static int read_version(struct cli_call *call, const char *path, int64_t *versio
     return json_need_int(held, "version", version, e);
 }
 
-int cli_request(struct cli_call *call, const char *method, const char *path, const json_t *body, const char *match, json_t **out,
-                struct err *e)
+int cli_request(struct cli_call *call, const char *method, const char *path, const json_t *body, const char *match,
+                json_t **out, struct err *e)
 {
     CLEANUP(free_ptr) char *url = NULL, *if_match = NULL;
     const char *headers[HEADERS_MAX], *own[2] = {NULL};
-    struct http_request r = {.method = method, .headers = own, .timeout_ms = 120000, .limit_bytes = LIMIT_REQUEST_BODY_BYTES};
+    struct http_request r = {
+        .method = method, .headers = own, .timeout_ms = 120000, .limit_bytes = LIMIT_REQUEST_BODY_BYTES};
     int64_t version;
 
     if (match) {
@@ -195,12 +201,16 @@ int cli_request(struct cli_call *call, const char *method, const char *path, con
     return http_json(call->link->client, &r, body, out, NULL, e);
 }
 
-int cli_transfer(struct cli_call *call, const char *method, const char *path, const char *type, const void *body, size_t size,
-                 struct http_response *answer, struct err *e)
+int cli_transfer(struct cli_call *call, const char *method, const char *path, const char *type, const void *body,
+                 size_t size, struct http_response *answer, struct err *e)
 {
     CLEANUP(free_ptr) char *url = NULL;
     const char *headers[HEADERS_MAX];
-    struct http_request r = {.method = method, .content_type = type, .body = body, .body_bytes = size, .timeout_ms = 600000,
+    struct http_request r = {.method = method,
+                             .content_type = type,
+                             .body = body,
+                             .body_bytes = size,
+                             .timeout_ms = 600000,
                              .limit_bytes = LIMIT_REQUEST_BODY_BYTES};
 
     if (prepare(call, &r, path, headers, &url, e) < 0 || http_do(call->link->client, &r, answer, e) < 0)
@@ -210,8 +220,8 @@ int cli_transfer(struct cli_call *call, const char *method, const char *path, co
     return 0;
 }
 
-int cli_stream(struct cli_call *call, const char *path, const char *last_event_id, int (*on_body)(void *, const char *, size_t), void *user,
-               struct err *e)
+int cli_stream(struct cli_call *call, const char *path, const char *last_event_id,
+               int (*on_body)(void *, const char *, size_t), void *user, struct err *e)
 {
     CLEANUP(http_response_release) struct http_response answer = {0};
     CLEANUP(free_ptr) char *url = NULL, *last = last_event_id ? xasprintf("Last-Event-ID: %s", last_event_id) : NULL;

@@ -59,19 +59,23 @@ static int keep_ca(struct cli_call *call, const char *url, char **ca_file, struc
     } else {
         return 0;
     }
-    if (cli_kept_path("", &folder, e) < 0 || cli_kept_path("ca.pem", &path, e) < 0 || file_make_dirs(folder, 0700, e) < 0 ||
-        file_write(path, pem.data, pem.size_bytes, 0600, e) < 0)
+    if (cli_kept_path("", &folder, e) < 0 || cli_kept_path("ca.pem", &path, e) < 0 ||
+        file_make_dirs(folder, 0700, e) < 0 || file_write(path, pem.data, pem.size_bytes, 0600, e) < 0)
         return -1;
     *ca_file = path;
     path = NULL;
     return 0;
 }
 
-static int post(struct http_client *client, const char *url, const char *path, const char *const *headers, const char *method,
-                const json_t *body, struct http_response *answer, struct err *e)
+static int post(struct http_client *client, const char *url, const char *path, const char *const *headers,
+                const char *method, const json_t *body, struct http_response *answer, struct err *e)
 {
     CLEANUP(free_ptr) char *whole = xasprintf("%s%s", url, path), *text = body ? json_text(body) : NULL;
-    struct http_request r = {.method = method, .url = whole, .headers = headers, .body = text, .body_bytes = text ? strlen(text) : 0,
+    struct http_request r = {.method = method,
+                             .url = whole,
+                             .headers = headers,
+                             .body = text,
+                             .body_bytes = text ? strlen(text) : 0,
                              .content_type = text ? "application/json" : NULL};
     int done = http_do(client, &r, answer, e);
 
@@ -83,12 +87,13 @@ static int post(struct http_client *client, const char *url, const char *path, c
 }
 
 /* A session by name and password, then a token by the session, then the session's end. */
-static int sign_in(struct http_client *client, const char *url, const char *name, const struct secret *password, struct cli_kept *kept,
-                   struct err *e)
+static int sign_in(struct http_client *client, const char *url, const char *name, const struct secret *password,
+                   struct cli_kept *kept, struct err *e)
 {
     CLEANUP(http_response_release) struct http_response session = {0}, made = {0}, ended = {0};
-    CLEANUP(json_free) json_t *who = json_pack("{s:s,s:s}", "name", name, "password", password->bytes), *opened = NULL, *token = NULL,
-                              *wanted = NULL;
+    CLEANUP(json_free)
+    json_t *who = json_pack("{s:s,s:s}", "name", name, "password", password->bytes), *opened = NULL, *token = NULL,
+           *wanted = NULL;
     CLEANUP(free_ptr) char *cookie = NULL, *csrf = NULL;
     char set[1024], host[65] = "", label[96];
     const char *text, *token_text;
@@ -106,7 +111,8 @@ static int sign_in(struct http_client *client, const char *url, const char *name
     gethostname(host, sizeof host - 1);
     snprintf(label, sizeof label, "cli.%s", host[0] ? host : "unnamed");
     wanted = json_pack("{s:s,s:s}", "name", label, "expires_in", "30d");
-    if (!wanted || post(client, url, "/v1/tokens", (const char *const[]){cookie, csrf, NULL}, "POST", wanted, &made, e) < 0 ||
+    if (!wanted ||
+        post(client, url, "/v1/tokens", (const char *const[]){cookie, csrf, NULL}, "POST", wanted, &made, e) < 0 ||
         json_read(made.body.data ? made.body.data : "", made.body.size_bytes, &token, e) < 0 ||
         json_need_string(token, "token", &token_text, e) < 0)
         return err_wrap(e, "making a token for this machine");
@@ -133,7 +139,8 @@ int cli_run_login(struct cli_call *call, struct err *e)
     if ((file ? cli_read_secret(call, file, &password, e) : ask_line(call, "Password", true, &password, e)) < 0)
         return -1;
     kept.url = xstrdup(url);
-    if (keep_ca(call, url, &kept.ca_file, e) < 0 || http_open(&(struct http_options){.ca_file = kept.ca_file}, &client, e) < 0 ||
+    if (keep_ca(call, url, &kept.ca_file, e) < 0 ||
+        http_open(&(struct http_options){.ca_file = kept.ca_file}, &client, e) < 0 ||
         sign_in(client, url, name.bytes, &password, &kept, e) < 0 || cli_kept_write(&kept, e) < 0)
         return -1;
     if (call->json)

@@ -5,7 +5,8 @@
 #define NARROWEST 4
 #define CELL_BYTES 200 /* longer texts are cut in tables; -o json has them whole */
 
-/* Bytes that a terminal would act on (controls, also the C1 set as UTF-8) become '?': what servers are called is other people's text. */
+/* Bytes that a terminal would act on (controls, also the C1 set as UTF-8) become '?': what servers are called is
+ * other people's text. */
 void cli_show_clean(FILE *out, const char *text)
 {
     for (const unsigned char *at = (const unsigned char *)text; *at; at++) {
@@ -87,12 +88,12 @@ void cli_show_value(struct buf *out, const json_t *item, const char *path, enum 
     else if (json_is_real(value))
         buf_printf(out, "%g", json_real_value(value));
     else if (json_is_array(value))
-        json_array_foreach((json_t *)(uintptr_t)value, index, element) {
+        json_array_foreach ((json_t *)(uintptr_t)value, index, element) {
             buf_puts(out, index ? ", " : "");
             cli_show_value(out, element, "", format);
         }
     else
-        json_object_foreach((json_t *)(uintptr_t)value, name, element) {
+        json_object_foreach ((json_t *)(uintptr_t)value, name, element) {
             buf_printf(out, "%s%s=", out->size_bytes ? " " : "", name);
             cli_show_value(out, element, "", format);
         }

@@ -1,5 +1,5 @@
-/* watch: the factory's live events, read as the server-sent events that the console reads. A lost connection is made again, from the
- * last event's id on, so that nothing is missed. */
+/* watch: the factory's live events, read as the server-sent events that the console reads. A lost connection is made
+ * again, from the last event's id on, so that nothing is missed. */
 #include "base/clock.h"
 #include "cli/cli_private.h"
 

@@ -54,14 +54,17 @@ static void bodies(void)
     is_int(PARSE("enrol", "runner", "dc1", "--label", "a", "--label", "b", "--ttl", "60"), 0, "enrol");
     is_int(cli_body(&call, call.verb->fields, &body, &e), 0, "its body: %s", e.message);
     CLEANUP(free_ptr) char *text = json_text(body);
-    is_str(text, "{\"kind\":\"runner\",\"name\":\"dc1\",\"labels\":[\"a\",\"b\"],\"ttl_s\":60}", "words, lists, numbers");
+    is_str(text, "{\"kind\":\"runner\",\"name\":\"dc1\",\"labels\":[\"a\",\"b\"],\"ttl_s\":60}",
+           "words, lists, numbers");
     is_int(PARSE("enrol", "runner", "dc1", "--ttl", "6x"), 0, "a number that is none");
     json_free(&body);
     is_int(cli_body(&call, call.verb->fields, &body, &e), -1, "is refused: %s", e.message);
-    is_int(PARSE("wave", "set", "w", "hold_s=20", "name=20 s", "quoted=\"x\"", "gone=null", "list=[1]"), 0, "assignments");
+    is_int(PARSE("wave", "set", "w", "hold_s=20", "name=20 s", "quoted=\"x\"", "gone=null", "list=[1]"), 0,
+           "assignments");
     is_int(cli_assignments(&call, 1, set, &e), 0, "are read");
     CLEANUP(free_ptr) char *held = json_text(set);
-    is_str(held, "{\"hold_s\":20,\"name\":\"20 s\",\"quoted\":\"\\\"x\\\"\",\"gone\":null,\"list\":[1]}", "JSON where it is JSON, text elsewhere");
+    is_str(held, "{\"hold_s\":20,\"name\":\"20 s\",\"quoted\":\"\\\"x\\\"\",\"gone\":null,\"list\":[1]}",
+           "JSON where it is JSON, text elsewhere");
     is_int(PARSE("wave", "set", "w", "nothing"), 0, "a word without =");
     is_int(cli_assignments(&call, 1, bad, &e), -1, "is refused: %s", e.message);
     is_int(PARSE("wave", "set", "w", "a=\xff"), 0, "bytes that are not UTF-8");
@@ -103,13 +106,23 @@ static char *shown(const char *json, const struct cli_column *columns, bool tabl
 
 static void tables(void)
 {
-    static const struct cli_column columns[] = {{"NAME", "name", 0}, {"SIZE", "d.size", CLI_BYTES}, {"LAG", "lag", CLI_MS}, {"OK", "ok", CLI_YES}, {NULL, NULL, 0}};
-    CLEANUP(free_ptr) char *text = shown("[{\"name\":\"Zürich\",\"d\":{\"size\":1536},\"lag\":90000,\"ok\":true},{\"name\":\"a\\u001b[31m\\u009b\",\"lag\":7}]", columns, true);
-    CLEANUP(free_ptr) char *none = shown("[]", columns, true), *one = shown("{\"name\":[\"x\",2],\"d\":null}", columns, false);
+    static const struct cli_column columns[] = {{"NAME", "name", 0},
+                                                {"SIZE", "d.size", CLI_BYTES},
+                                                {"LAG", "lag", CLI_MS},
+                                                {"OK", "ok", CLI_YES},
+                                                {NULL, NULL, 0}};
+    CLEANUP(free_ptr)
+    char *text = shown(
+        "[{\"name\":\"Zürich\",\"d\":{\"size\":1536},\"lag\":90000,\"ok\":true},{\"name\":\"a\\u001b[31m\\u009b\",\"lag\":7}]",
+        columns, true);
+    CLEANUP(free_ptr)
+    char *none = shown("[]", columns, true), *one = shown("{\"name\":[\"x\",2],\"d\":null}", columns, false);
 
-    is_str(text, "NAME     SIZE     LAG     OK\n"
-                 "Zürich   1.5 KiB  90.0 s  yes\n"
-                 "a?[31m?  -        7 ms    no\n", "columns line up, and a terminal's control bytes are not let through");
+    is_str(text,
+           "NAME     SIZE     LAG     OK\n"
+           "Zürich   1.5 KiB  90.0 s  yes\n"
+           "a?[31m?  -        7 ms    no\n",
+           "columns line up, and a terminal's control bytes are not let through");
     is_str(none, "NAME  SIZE  LAG   OK\n(none)\n", "an empty table says so");
     is_str(one, "NAME  x, 2\nSIZE  -\nLAG   -\nOK    no\n", "an object, a line a column");
 }

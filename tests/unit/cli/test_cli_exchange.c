@@ -1,5 +1,5 @@
-/* The client against a real HTTPS server (the factory's own HTTP layer, with a table of the test's): what goes over the wire, what is shown, which
- * exit code comes of it. */
+/* The client against a real HTTPS server (the factory's own HTTP layer, with a table of the test's): what goes over
+ * the wire, what is shown, which exit code comes of it. */
 #include "../api/fixture.h"
 #include "base/clock.h"
 #include "cli/cli.h"
@@ -18,8 +18,11 @@ static void note(struct http_call *c)
     CLEANUP(free_ptr) char *body = c->body ? json_text(c->body) : NULL;
     const char *match = call_header(c, "If-Match"), *query = call_query(c, "create_waves");
 
-    snprintf(seen, sizeof seen, "%s %s%s match=%s body=%s", httpd_method_names[c->route->method], c->path, query ? " create_waves" : "",
-             match ? match : "-", body ? body : c->bytes.size_bytes ? c->bytes.data : "-");
+    snprintf(seen, sizeof seen, "%s %s%s match=%s body=%s", httpd_method_names[c->route->method], c->path,
+             query ? " create_waves" : "", match ? match : "-",
+             body                  ? body
+             : c->bytes.size_bytes ? c->bytes.data
+                                   : "-");
 }
 
 static int session(struct http_call *c, struct err *e)
@@ -58,7 +61,9 @@ static int servers(struct http_call *c, struct err *e)
 
     (void)e;
     if (!page)
-        return reply_json(c, 200, json_pack("{s:[{s:s,s:s}],s:s}", "items", "name", "web01", "wave", wave ? wave : "?", "next", "p 2"));
+        return reply_json(
+            c, 200,
+            json_pack("{s:[{s:s,s:s}],s:s}", "items", "name", "web01", "wave", wave ? wave : "?", "next", "p 2"));
     return reply_json(c, 200, json_pack("{s:[{s:s,s:s}],s:n}", "items", "name", "db01", "wave", page, "next"));
 }
 
@@ -91,15 +96,17 @@ static int import(struct http_call *c, struct err *e)
         c->problem_status = 422;
         return err_set(e, ERR_INVALID, "the file has faults");
     }
-    return reply_json(c, 200, json_pack("{s:b,s:{s:i,s:i,s:i},s:[],s:[]}", "applied", !call_query(c, "dry_run"), "counts", "create", 2, "update", 0,
-                                        "same", 1, "changes", "faults"));
+    return reply_json(c, 200,
+                      json_pack("{s:b,s:{s:i,s:i,s:i},s:[],s:[]}", "applied", !call_query(c, "dry_run"), "counts",
+                                "create", 2, "update", 0, "same", 1, "changes", "faults"));
 }
 
 static int doctor(struct http_call *c, struct err *e)
 {
     (void)e;
-    return reply_json(c, 200, json_pack("{s:b,s:[{s:s,s:b,s:s,s:s}]}", "passed", 0, "checks", "title", "Backup", "passed", 0, "evidence", "there is none",
-                                        "advice", "run slipway backup"));
+    return reply_json(c, 200,
+                      json_pack("{s:b,s:[{s:s,s:b,s:s,s:s}]}", "passed", 0, "checks", "title", "Backup", "passed", 0,
+                                "evidence", "there is none", "advice", "run slipway backup"));
 }
 
 static int probe(struct http_call *c, struct err *e)
@@ -115,14 +122,16 @@ static int run(struct http_call *c, struct err *e)
     (void)e;
     if (++probe_looks < 2)
         return reply_json(c, 200, json_pack("{s:s,s:[]}", "state", "RUNNING", "tasks"));
-    return reply_json(c, 200, json_pack("{s:s,s:s,s:[{s:s,s:s}]}", "id", "r9", "state", fails ? "RUNNING" : "SUCCEEDED", "tasks", "title", "Probe", "state",
-                                        "SUCCEEDED"));
+    return reply_json(c, 200,
+                      json_pack("{s:s,s:s,s:[{s:s,s:s}]}", "id", "r9", "state", fails ? "RUNNING" : "SUCCEEDED",
+                                "tasks", "title", "Probe", "state", "SUCCEEDED"));
 }
 
 static ssize_t events_read(void *user, char *bytes, size_t size)
 {
-    static const char text[] = ": hello\n\nid: 5\r\nevent: wave.changed\r\ndata: {\"id\":5,\"at\":\"2027-01-01T00:00:00.000Z\",\r\n"
-                               "data: \"actor\":\"user:anna\",\"kind\":\"wave.changed\",\"entity_id\":\"w1\",\"data\":{}}\r\n\r\n";
+    static const char text[] =
+        ": hello\n\nid: 5\r\nevent: wave.changed\r\ndata: {\"id\":5,\"at\":\"2027-01-01T00:00:00.000Z\",\r\n"
+        "data: \"actor\":\"user:anna\",\"kind\":\"wave.changed\",\"entity_id\":\"w1\",\"data\":{}}\r\n\r\n";
     bool *sent = user;
 
     MUST(size >= sizeof text);
@@ -141,7 +150,8 @@ static int events(struct http_call *c, struct err *e)
 
     if (last && strcmp(last, "5") == 0) /* the client came back for what follows: the test is over */
         return err_set(e, ERR_DENIED, "that was all");
-    return reply_stream(c, "text/event-stream", &(struct http_stream){events_read, events_close, xcalloc(1, sizeof(bool))}, e);
+    return reply_stream(c, "text/event-stream",
+                        &(struct http_stream){events_read, events_close, xcalloc(1, sizeof(bool))}, e);
 }
 
 static int html(struct http_call *c, struct err *e)
@@ -155,14 +165,16 @@ static const struct http_route routes[] = {
     {HTTP_DELETE, "/v1/sessions/current", session_gone, ACCESS_PUBLIC, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_POST, "/v1/tokens", token, ACCESS_PUBLIC, INPUT_JSON, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_DELETE, "/v1/tokens/{id}", token_gone, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
-    {HTTP_GET, "/v1/servers", servers, ACCESS_VIEWER, INPUT_NONE, 0, "s", "wave,page,q,sort,limit", NULL, NULL, 0, false},
+    {HTTP_GET, "/v1/servers", servers, ACCESS_VIEWER, INPUT_NONE, 0, "s", "wave,page,q,sort,limit", NULL, NULL, 0,
+     false},
     {HTTP_GET, "/v1/waves/{wave}", wave, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_PATCH, "/v1/waves/{wave}", wave, ACCESS_VIEWER, INPUT_JSON, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_PUT, "/v1/waves/{wave}/window", changed, ACCESS_VIEWER, INPUT_JSON, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_POST, "/v1/waves/{wave}/cutover", refused, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_GET, "/v1/waves/{wave}/report.html", html, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_POST, "/v1/tasks/{id}/decide", changed, ACCESS_VIEWER, INPUT_JSON, 0, "s", NULL, NULL, NULL, 0, false},
-    {HTTP_POST, "/v1/imports", import, ACCESS_VIEWER, INPUT_BYTES, 1 << 20, "s", "dry_run,create_waves", NULL, NULL, 0, false},
+    {HTTP_POST, "/v1/imports", import, ACCESS_VIEWER, INPUT_BYTES, 1 << 20, "s", "dry_run,create_waves", NULL, NULL, 0,
+     false},
     {HTTP_GET, "/v1/doctor", doctor, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_POST, "/v1/targets/probe", probe, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_GET, "/v1/runs/{run}", run, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
@@ -175,7 +187,8 @@ static int authorise(struct http_call *c, struct err *e)
 
     if (c->route->access == ACCESS_PUBLIC)
         return 0;
-    return given && strcmp(given, "Bearer slip_t0ken") == 0 ? 0 : err_set(e, ERR_UNAUTHENTICATED, "the token is unknown");
+    return given && strcmp(given, "Bearer slip_t0ken") == 0 ? 0
+                                                            : err_set(e, ERR_UNAUTHENTICATED, "the token is unknown");
 }
 
 /* ---- The client, in this process, with its output caught ---- */
@@ -193,7 +206,8 @@ static void catch_in(const char *name, char *text, size_t size)
 static int slipway(int argc, const char *const *words)
 {
     char **argv = (char **)(uintptr_t)words;
-    int kept[2] = {dup(1), dup(2)}, files[2] = {open(in("out"), O_RDWR | O_CREAT | O_TRUNC, 0600), open(in("err"), O_RDWR | O_CREAT | O_TRUNC, 0600)};
+    int kept[2] = {dup(1), dup(2)}, files[2] = {open(in("out"), O_RDWR | O_CREAT | O_TRUNC, 0600),
+                                                open(in("err"), O_RDWR | O_CREAT | O_TRUNC, 0600)};
     int status = -1;
 
     fflush(stdout);
@@ -239,14 +253,18 @@ static void signs_in(const char *url)
     is_int(SLIPWAY("wave", "show", "w1"), 2, "without an address it says what to do: %s", flat(err_text));
     is_int(SLIPWAY("wave", "show", "w1", "--url", url, "--ca", ca), 3, "without a token, too: %s", flat(err_text));
     put("password", "wrong\n");
-    is_int(SLIPWAY("login", "--url", url, "--ca", ca, "--name", "anna", "--password-file", password), 3, "a wrong password: %s", flat(err_text));
+    is_int(SLIPWAY("login", "--url", url, "--ca", ca, "--name", "anna", "--password-file", password), 3,
+           "a wrong password: %s", flat(err_text));
     ok(stat(in("config/slipway/credentials"), &st) < 0, "nothing is kept then");
     put("password", "right horse\n");
-    is_int(SLIPWAY("login", "--url", url, "--ca", ca, "--name", "anna", "--password-file", password), 0, "the right one: %s", flat(err_text));
+    is_int(SLIPWAY("login", "--url", url, "--ca", ca, "--name", "anna", "--password-file", password), 0,
+           "the right one: %s", flat(err_text));
     ok(!strstr(out_text, "slip_"), "the token is not shown");
-    ok(stat(in("config/slipway/credentials"), &st) == 0 && (st.st_mode & 0777) == 0600, "it is kept, for nobody else to read");
+    ok(stat(in("config/slipway/credentials"), &st) == 0 && (st.st_mode & 0777) == 0600,
+       "it is kept, for nobody else to read");
     is_int(SLIPWAY("wave", "show", "w1"), 0, "from then on no address is needed: %s", flat(err_text));
-    is_int(SLIPWAY("wave", "show", "w1", "--url", "https://127.0.0.1:1"), 3, "the kept token goes to no other factory: %s", flat(err_text));
+    is_int(SLIPWAY("wave", "show", "w1", "--url", "https://127.0.0.1:1"), 3,
+           "the kept token goes to no other factory: %s", flat(err_text));
     chmod(in("config/slipway/credentials"), 0644);
     is_int(SLIPWAY("wave", "show", "w1"), 4, "kept credentials that others can read are refused: %s", flat(err_text));
     chmod(in("config/slipway/credentials"), 0600);
@@ -255,15 +273,19 @@ static void signs_in(const char *url)
 static void lists_and_changes(void)
 {
     is_int(SLIPWAY("server", "list", "--wave", "w 1"), 0, "a list: %s", flat(err_text));
-    ok(strstr(out_text, "web01") && strstr(out_text, "w 1") && strstr(out_text, "db01") && strstr(out_text, "p 2"), "has all its pages");
+    ok(strstr(out_text, "web01") && strstr(out_text, "w 1") && strstr(out_text, "db01") && strstr(out_text, "p 2"),
+       "has all its pages");
     is_int(SLIPWAY("server", "list", "-o", "json"), 0, "as JSON");
     CLEANUP(json_free) json_t *list = json_loads(out_text, 0, NULL);
     is_int(json_array_size(json_object_get(list, "items")), 2, "with all items");
     is_int(SLIPWAY("wave", "set", "w1", "hold_s=20"), 0, "a change: %s", flat(err_text));
-    is_str(seen, "PATCH /v1/waves/w1 match=\"3\" body={\"settings\":{\"hold_s\":20}}", "goes under the version that was read");
-    is_int(SLIPWAY("window", "set", "w1", "--opens", "2027-03-01T22:00:00Z", "--closes", "2027-03-02T02:00:00Z"), 0, "a window: %s", flat(err_text));
+    is_str(seen, "PATCH /v1/waves/w1 match=\"3\" body={\"settings\":{\"hold_s\":20}}",
+           "goes under the version that was read");
+    is_int(SLIPWAY("window", "set", "w1", "--opens", "2027-03-01T22:00:00Z", "--closes", "2027-03-02T02:00:00Z"), 0,
+           "a window: %s", flat(err_text));
     ok(strstr(seen, "match=\"3\"") && strstr(seen, "\"time_zone\":\"UTC\""), "too: %s", seen);
-    is_int(SLIPWAY("window", "set", "w1", "--opens", "tomorrow", "--closes", "2027-03-02T02:00:00Z"), 2, "a time that is none: %s", flat(err_text));
+    is_int(SLIPWAY("window", "set", "w1", "--opens", "tomorrow", "--closes", "2027-03-02T02:00:00Z"), 2,
+           "a time that is none: %s", flat(err_text));
     is_int(SLIPWAY("task", "approve", "t1", "--note", "fine"), 0, "a decision: %s", flat(err_text));
     ok(strstr(seen, "{\"decision\":\"approve\",\"note\":\"fine\"}"), "is sent: %s", seen);
     is_int(SLIPWAY("wave", "cutover", "w1"), 7, "a refusal has its exit code");
@@ -283,7 +305,8 @@ static void imports(void)
     ok(strstr(out_text, "nothing was changed"), "says so: %s", flat(out_text));
     put("servers.csv", "bad\n");
     is_int(SLIPWAY("import", file), 2, "faults");
-    ok(strstr(err_text, "there is no wave") && strstr(err_text, "nothing was changed"), "are shown: %s", flat(err_text));
+    ok(strstr(err_text, "there is no wave") && strstr(err_text, "nothing was changed"), "are shown: %s",
+       flat(err_text));
     is_int(SLIPWAY("import", "/nonexistent.csv"), 5, "a file that is not there: %s", flat(err_text));
 }
 
@@ -293,14 +316,16 @@ static void looks_after(void)
     CLEANUP(buf_release) struct buf text = {0};
 
     is_int(SLIPWAY("doctor"), 1, "a doctor with a failed check fails");
-    ok(strstr(out_text, "FAIL Backup: there is none") && strstr(out_text, "run slipway backup"), "and says what to do: %s", flat(out_text));
+    ok(strstr(out_text, "FAIL Backup: there is none") && strstr(out_text, "run slipway backup"),
+       "and says what to do: %s", flat(out_text));
     is_int(SLIPWAY("doctor", "--no-fail"), 0, "unless told not to");
     is_int(SLIPWAY("target", "probe"), 0, "a probe machine is waited for: %s", flat(err_text));
     is_int(probe_looks, 2, "until it is done");
     is_int(SLIPWAY("report", "w1", "--html", page), 0, "a report: %s", flat(err_text));
     ok(file_read(page, 1000, &text, NULL) == 0 && strcmp(text.data, "<h1>report</h1>") == 0, "goes into a file");
     is_int(SLIPWAY("watch"), 4, "watch ends when it is refused: %s", flat(err_text));
-    ok(strstr(out_text, "2027-01-01T00:00:00  wave.changed  w1") && strstr(out_text, "by user:anna"), "and showed the event, whose data came in two lines: %s", flat(out_text));
+    ok(strstr(out_text, "2027-01-01T00:00:00  wave.changed  w1") && strstr(out_text, "by user:anna"),
+       "and showed the event, whose data came in two lines: %s", flat(out_text));
 }
 
 static void signs_out(void)
@@ -317,7 +342,10 @@ int main(void)
     CLEANUP(free_ptr) char *url = NULL;
 
     fixture_start();
-    fixture_serve(&(struct httpd_options){.address = "127.0.0.1:0", .routes = routes, .route_count = ARRAY_COUNT(routes), .authorise = authorise}, &server);
+    fixture_serve(
+        &(struct httpd_options){
+            .address = "127.0.0.1:0", .routes = routes, .route_count = ARRAY_COUNT(routes), .authorise = authorise},
+        &server);
     setenv("XDG_CONFIG_HOME", in("config"), 1);
     unsetenv("SLIPWAY_URL");
     unsetenv("SLIPWAY_TOKEN");

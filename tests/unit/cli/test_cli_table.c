@@ -1,4 +1,5 @@
-/* The table of the command line against itself: each row must be whole, and each example must parse to its own row. */
+/* The table of the command line against itself: each row must be whole, and each example must parse to its own row.
+ * */
 #include "cli/cli_private.h"
 #include "tap.h"
 
@@ -78,7 +79,8 @@ static void help_tells_all(const struct cli_verb *v, const char *name)
     fclose(out);
     for (const struct cli_option *o = v->options; o && o->name; o++)
         options = options && strstr(text, o->name) && strstr(text, o->help);
-    ok(options && strstr(text, v->summary) && strstr(text, v->example), "%s: --help has its summary, options and example", name);
+    ok(options && strstr(text, v->summary) && strstr(text, v->example),
+       "%s: --help has its summary, options and example", name);
 }
 
 static void rows_are_whole(void)
@@ -148,9 +150,11 @@ static void bash_completes(void)
 {
     char line[64] = "", path[] = "/tmp/slipway-completion-XXXXXX";
     FILE *script = fdopen(mkstemp(path), "w"), *answer;
-    CLEANUP(free_ptr) char *command = xasprintf(
-        "bash -c '. %s; COMP_WORDS=(slipway server b); COMP_CWORD=2; _slipway; echo ${COMPREPLY[0]};"
-        " COMP_WORDS=(slipway window set w --op); COMP_CWORD=4; _slipway; echo ${COMPREPLY[0]}'", path);
+    CLEANUP(free_ptr)
+    char *command =
+        xasprintf("bash -c '. %s; COMP_WORDS=(slipway server b); COMP_CWORD=2; _slipway; echo ${COMPREPLY[0]};"
+                  " COMP_WORDS=(slipway window set w --op); COMP_CWORD=4; _slipway; echo ${COMPREPLY[0]}'",
+                  path);
 
     is_int(cli_completion(script, "bash", NULL), 0, "the script is written");
     fclose(script);
