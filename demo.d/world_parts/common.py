@@ -67,14 +67,19 @@ def cache_folder():
 
 
 class Lock:
-    """An exclusive lock on a file, so that two copies of the demo don't build the same image twice."""
+    """An exclusive lock on a file, so that two copies of the demo don't build the same image twice.
+    waits=False: BlockingIOError where somebody holds it."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, waits=True):
+        self.path, self.waits = path, waits
 
     def __enter__(self):
-        self.file = open(self.path, "w")
-        fcntl.flock(self.file, fcntl.LOCK_EX)
+        self.file = open(self.path, "w", encoding="ascii")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | (0 if self.waits else fcntl.LOCK_NB))
+        except BlockingIOError:
+            self.file.close()
+            raise
         return self
 
     def __exit__(self, *_):

@@ -10,7 +10,7 @@ import sys
 import time
 
 from . import acklog, cmdb, guests, network, probe, qemu, rows
-from .common import HERE, Failure, Processes, cache_folder, run, run_id, wait_for, write_json
+from .common import HERE, Failure, Lock, Processes, cache_folder, run, run_id, wait_for, write_json
 
 CMDB_PORT = 8000
 HELP = """commands:
@@ -110,6 +110,7 @@ class World:
         for name in self.processes.names():
             self.processes.stop(name, 3)
         self.network.down()
+        clean_first_boot()
         shutil.rmtree(self.sockets, ignore_errors=True)
         for name in guests.GUESTS:
             for disk, _ in guests.GUESTS[name]["disks"]:
@@ -119,6 +120,15 @@ class World:
         text = run(*network.within(self.network.client, sys.executable, HERE / "world", "check-rows", guests.GUESTS["db01"]["address"],
                                    self.folder / "acknowledged.log"))
         return json.loads(text)
+
+
+def clean_first_boot():
+    """Ends the guests of a first boot whose `up` was killed. Not while another copy of the demo is at it."""
+    try:
+        with Lock(cache_folder() / "booted.lock", waits=False):
+            network.Network(run_id(cache_folder())).down()
+    except BlockingIOError:
+        pass
 
 
 def say(text):
