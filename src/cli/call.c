@@ -230,12 +230,24 @@ int cli_read_secret(const struct cli_call *call, const char *path, struct secret
     return 0;
 }
 
+/* json_read wants a document, which null alone is not. */
+static int json_parse_word(const char *word, json_t **out, struct err *e)
+{
+    if (strcmp(word, "null") == 0) {
+        *out = json_null();
+        return 0;
+    }
+    return json_read(word, strlen(word), out, e) < 0 ? err_wrap(e, "the JSON on the command line") : 0;
+}
+
 int cli_read_json(const struct cli_call *call, const char *path, json_t **out, struct err *e)
 {
     CLEANUP(buf_release) struct buf text = {0};
     char piece[65536];
     size_t size;
 
+    if (path[0] == '{' || path[0] == '[' || strcmp(path, "null") == 0)
+        return json_parse_word(path, out, e);
     if (strcmp(path, "-") != 0)
         return json_read_file(path, out, e);
     buf_init(&text, LIMIT_JSON_BYTES);

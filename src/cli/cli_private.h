@@ -98,7 +98,7 @@ char *cli_path(const struct cli_call *call, const char *template);
 int cli_body(const struct cli_call *call, const struct cli_field *fields, json_t **out, struct err *e);
 /* A file's content without the newline at its end; "-": standard input. */
 int cli_read_secret(const struct cli_call *call, const char *path, struct secret *out, struct err *e);
-/* A JSON document from a file, or "-": standard input. */
+/* A JSON document: given as such, or from a file, or "-": standard input. */
 int cli_read_json(const struct cli_call *call, const char *path, json_t **out, struct err *e);
 /* NAME=VALUE words from the index on into object: a VALUE that is JSON's number, true, false, null, object or array
  * is that, else it is text. */
@@ -144,7 +144,6 @@ int cli_run_wave_set(struct cli_call *call, struct err *e);
 int cli_run_window_set(struct cli_call *call, struct err *e);
 int cli_run_measure(struct cli_call *call, struct err *e);
 int cli_run_server_set(struct cli_call *call, struct err *e);
-int cli_run_server_trust(struct cli_call *call, struct err *e);
 int cli_run_task_artifact(struct cli_call *call, struct err *e);
 int cli_run_credential_add(struct cli_call *call, struct err *e);
 int cli_run_settings_set(struct cli_call *call, struct err *e);

@@ -304,22 +304,6 @@ int cli_run_server_set(struct cli_call *call, struct err *e)
     return change(call, "PATCH", path, path, body, e);
 }
 
-int cli_run_server_trust(struct cli_call *call, struct err *e)
-{
-    CLEANUP(free_ptr) char *path = cli_path(call, "/v1/servers/{0}");
-    CLEANUP(json_free) json_t *body = NULL;
-
-    if (strncmp(call->words[1], "SHA256:", 7) != 0)
-        return err_set(
-            e, ERR_INVALID,
-            "the fingerprint looks like SHA256:…; `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on %s prints it",
-            call->words[0]);
-    body = json_pack("{s:s}", "host_key", call->words[1]);
-    if (!body)
-        return err_set(e, ERR_INVALID, "the fingerprint is not UTF-8");
-    return change(call, "PATCH", path, path, body, e);
-}
-
 int cli_run_measure(struct cli_call *call, struct err *e)
 {
     CLEANUP(json_free) json_t *value = NULL;
@@ -399,43 +383,61 @@ int cli_run_credential_add(struct cli_call *call, struct err *e)
 
 /* ---- Looking after the factory ---- */
 
-int cli_run_target_probe(struct cli_call *call, struct err *e)
+/* Why a run can't succeed any more, or NULL. */
+static const char *cause_of_failure(const json_t *run)
 {
-    CLEANUP(json_free) json_t *started = NULL;
-    CLEANUP(free_ptr) char *path = NULL;
-    const char *run;
+    json_t *task;
+    size_t index;
+
+    json_array_foreach (json_object_get(run, "tasks"), index, task)
+        if (strcmp(json_get_string(task, "state", ""), "FAILED") == 0)
+            return json_get_string(json_object_get(task, "error"), "message", "no cause was given");
+    return strcmp(json_get_string(run, "state", ""), "CANCELLED") == 0 ? "it was cancelled" : NULL;
+}
+
+static int wait_for_run(struct cli_call *call, const char *run, json_t **out, struct err *e)
+{
+    CLEANUP(free_ptr) char *escaped = http_escape(run), *path = xasprintf("/v1/runs/%s", escaped);
     int64_t end = clock_monotonic_us() + PROBE_DEADLINE_US;
 
-    if (cli_request(call, "POST", "/v1/targets/probe", NULL, NULL, &started, e) < 0 ||
-        json_need_string(started, "run", &run, e) < 0)
-        return -1;
-    path = xasprintf("/v1/runs/%s", run);
     for (;;) {
         CLEANUP(json_free) json_t *now = NULL;
-        const char *state, *message = "no cause was given";
-        json_t *task;
-        size_t index;
-        bool failed = false;
+        const char *state, *cause;
 
         if (cli_request(call, "GET", path, NULL, NULL, &now, e) < 0 || json_need_string(now, "state", &state, e) < 0)
             return -1;
-        json_array_foreach (json_object_get(now, "tasks"), index, task)
-            if (strcmp(json_get_string(task, "state", ""), "FAILED") == 0) {
-                failed = true;
-                message = json_get_string(json_object_get(task, "error"), "message", message);
-            }
-        if (failed || strcmp(state, "CANCELLED") == 0)
-            return err_set(e, ERR_WRONG_STATE, "the probe machine did not pass: %s (`slipway run show %s`)", message,
-                           run);
+        cause = cause_of_failure(now);
+        if (cause)
+            return err_set(e, ERR_WRONG_STATE, "the probe did not pass: %s (`slipway run show %s`)", cause, run);
         if (strcmp(state, "SUCCEEDED") == 0) {
-            show(call, now);
+            *out = now;
+            now = NULL;
             return 0;
         }
         if (clock_monotonic_us() > end)
-            return err_set(e, ERR_TIMEOUT, "the probe machine is not done after %d s (`slipway run show %s`)",
+            return err_set(e, ERR_TIMEOUT, "the probe is not done after %d s (`slipway run show %s`)",
                            (int)(PROBE_DEADLINE_US / US_PER_S), run);
         clock_sleep_us(500 * US_PER_MS);
     }
+}
+
+int cli_run_target_probe(struct cli_call *call, struct err *e)
+{
+    static const char *const names[] = {"run", "source_run"};
+    CLEANUP(json_free) json_t *started = NULL, *runs = json_object();
+
+    if (cli_request(call, "POST", "/v1/probes", NULL, NULL, &started, e) < 0)
+        return -1;
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
+        json_t *done = NULL;
+        const char *run;
+
+        if (json_need_string(started, names[i], &run, e) < 0 || wait_for_run(call, run, &done, e) < 0)
+            return -1;
+        json_object_set_new(runs, names[i], done);
+    }
+    show(call, runs);
+    return 0;
 }
 
 int cli_run_doctor(struct cli_call *call, struct err *e)

@@ -182,30 +182,56 @@ static int read_version(struct cli_call *call, const char *path, int64_t *versio
     return json_need_int(held, "version", version, e);
 }
 
+/* Sends r, of which method, own headers and body are set; only a 2xx is success. A refusal's words are the factory's
+ * alone. */
+static int send_request(struct cli_call *call, struct http_request *r, const char *path, struct http_response *answer,
+                        struct err *e)
+{
+    CLEANUP(free_ptr) char *url = NULL;
+    const char *headers[HEADERS_MAX];
+
+    if (prepare(call, r, path, headers, &url, e) < 0 || http_do(call->link->client, r, answer, e) < 0)
+        return -1;
+    return answer->status / 100 == 2 ? 0 : http_problem(answer, e);
+}
+
 int cli_request(struct cli_call *call, const char *method, const char *path, const json_t *body, const char *match,
                 json_t **out, struct err *e)
 {
-    CLEANUP(free_ptr) char *url = NULL, *if_match = NULL;
-    const char *headers[HEADERS_MAX], *own[2] = {NULL};
-    struct http_request r = {
-        .method = method, .headers = own, .timeout_ms = 120000, .limit_bytes = LIMIT_REQUEST_BODY_BYTES};
+    CLEANUP(http_response_release) struct http_response answer = {0};
+    CLEANUP(free_ptr) char *if_match = NULL, *text = body ? json_text(body) : NULL;
+    const char *own[2] = {NULL};
+    struct http_request r = {.method = method,
+                             .headers = own,
+                             .body = text,
+                             .body_bytes = text ? strlen(text) : 0,
+                             .content_type = text ? "application/json" : NULL,
+                             .timeout_ms = 120000,
+                             .limit_bytes = LIMIT_REQUEST_BODY_BYTES};
     int64_t version;
+    int done;
 
     if (match) {
         if (read_version(call, match, &version, e) < 0)
             return -1;
         own[0] = if_match = xasprintf("If-Match: \"%lld\"", (long long)version);
     }
-    if (prepare(call, &r, path, headers, &url, e) < 0)
+    done = send_request(call, &r, path, &answer, e);
+    if (text)
+        explicit_bzero(text, strlen(text)); /* it may hold a secret */
+    if (done < 0)
         return -1;
-    return http_json(call->link->client, &r, body, out, NULL, e);
+    if (out && answer.body.size_bytes > 0 && json_read(answer.body.data, answer.body.size_bytes, out, e) < 0) {
+        if (e)
+            e->kind = ERR_PROTOCOL;
+        return err_wrap(e, "the factory's answer to %s %s", method, path);
+    }
+    return 0;
 }
 
 int cli_transfer(struct cli_call *call, const char *method, const char *path, const char *type, const void *body,
                  size_t size, struct http_response *answer, struct err *e)
 {
-    CLEANUP(free_ptr) char *url = NULL;
-    const char *headers[HEADERS_MAX];
     struct http_request r = {.method = method,
                              .content_type = type,
                              .body = body,
@@ -213,11 +239,7 @@ int cli_transfer(struct cli_call *call, const char *method, const char *path, co
                              .timeout_ms = 600000,
                              .limit_bytes = LIMIT_REQUEST_BODY_BYTES};
 
-    if (prepare(call, &r, path, headers, &url, e) < 0 || http_do(call->link->client, &r, answer, e) < 0)
-        return -1;
-    if (answer->status / 100 != 2)
-        return http_problem(answer, e);
-    return 0;
+    return send_request(call, &r, path, answer, e);
 }
 
 int cli_stream(struct cli_call *call, const char *path, const char *last_event_id,

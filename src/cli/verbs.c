@@ -107,6 +107,7 @@ static const struct cli_option server_options[] = {{"wave", "WAVE", "only its se
 static const struct cli_option back_options[] = {{"confirm", "WORDS", "the words that the refusal asked for: what was written since is lost", false},
     {"yes", NULL, "don't ask", false}, END_OPTION};
 static const struct cli_field back_fields[] = {{"confirm", "confirm", CLI_STRING}, END_FIELD};
+static const struct cli_field trust_fields[] = {{"host_key", "1", CLI_STRING}, END_FIELD};
 static const struct cli_option run_options[] = {{"wave", "WAVE", "only its runs", false}, {"limit", "N", "not more than these", false}, END_OPTION};
 static const struct cli_option note_option[] = {{"note", "TEXT", "why", false}, END_OPTION};
 static const struct cli_field approve_fields[] = {{"decision", "=approve", CLI_STRING}, {"note", "note", CLI_STRING}, END_FIELD};
@@ -117,6 +118,8 @@ static const struct cli_option user_options[] = {{"role", "ROLE", "viewer (defau
     {"password-file", "FILE", "the first password (\"-\": standard input)", false}, END_OPTION};
 static const struct cli_field user_fields[] = {{"name", "0", CLI_STRING}, {"role", "role", CLI_STRING}, {"admin", "admin", CLI_FLAG},
     {"password", "password-file", CLI_SECRET_FILE}, END_FIELD};
+static const struct cli_option password_options[] = {{"password-file", "FILE", "the new password (\"-\": standard input)", false}, END_OPTION};
+static const struct cli_field password_fields[] = {{"password", "password-file", CLI_SECRET_FILE}, END_FIELD};
 static const struct cli_option token_options[] = {{"expires", "DURATION", "such as 30d; without it, never", false}, END_OPTION};
 static const struct cli_field token_fields[] = {{"name", "0", CLI_STRING}, {"expires_in", "expires", CLI_STRING}, END_FIELD};
 static const struct cli_option enrol_options[] = {{"label", "LABEL", "what a runner may do: source:NETWORK, target, replicator, factory", true},
@@ -159,7 +162,8 @@ const struct cli_verb cli_verbs[] = {
     {.command = "wave", .verb = "cutover", .arguments = "WAVE", .summary = "cut the wave over now; refused outside its window", .options = yes_option,
      .method = "POST", .path = "/v1/waves/{0}/cutover", .asks = "Cut %s over now? Its sources stop serving.", .done = "%s is being cut over.",
      .example = "wave cutover wave-1"},
-    {.command = "wave", .verb = "measure", .arguments = "WAVE NAME FILE", .summary = "add what was measured outside (JSON; \"-\": standard input)",
+    {.command = "wave", .verb = "measure", .arguments = "WAVE NAME JSON",
+     .summary = "add what was measured outside (JSON, a file of it, or \"-\": standard input)",
      .run = cli_run_measure, .done = "Noted.", .example = "wave measure wave-1 probe probe.json"},
     {.command = "window", .verb = "show", .arguments = "WAVE", .summary = "a wave's cutover window", .method = "GET", .path = "/v1/waves/{0}",
      .columns = window_one, .example = "window show wave-1"},
@@ -173,8 +177,9 @@ const struct cli_verb cli_verbs[] = {
      .sections = server_sections, .example = "server show db01"},
     {.command = "server", .verb = "set", .arguments = "SERVER NAME=VALUE...", .summary = "change a server (VALUE null removes an attribute)",
      .run = cli_run_server_set, .columns = server_one, .example = "server set db01 door=ask memory_mib=4096"},
-    {.command = "server", .verb = "trust", .arguments = "SERVER FINGERPRINT", .summary = "pin the server's SSH host key", .run = cli_run_server_trust,
-     .columns = server_one, .example = "server trust db01 SHA256:0V0oGtWzKYzEkGCkHGUPVEnwUgkEaXmFwxtfXlfdhqE"},
+    {.command = "server", .verb = "trust", .arguments = "SERVER FINGERPRINT", .summary = "pin the server's SSH host key", .method = "POST",
+     .path = "/v1/servers/{0}/trust", .fields = trust_fields, .done = "The host key of %s is pinned.",
+     .example = "server trust db01 SHA256:0V0oGtWzKYzEkGCkHGUPVEnwUgkEaXmFwxtfXlfdhqE"},
     {.command = "server", .verb = "cutover", .arguments = "SERVER", .summary = "cut a server over again that was taken back", .options = yes_option,
      .method = "POST", .path = "/v1/servers/{0}/cutover", .asks = "Cut %s over now? Its source stops serving.", .done = "%s is being cut over.",
      .example = "server cutover db01"},
@@ -219,8 +224,8 @@ const struct cli_verb cli_verbs[] = {
      .columns = audit_list, .example = "audit --wave wave-1 --limit 50"},
 
     {.command = "target", .verb = "list", .summary = "targets", .method = "GET", .path = "/v1/targets", .columns = target_list, .example = "target list"},
-    {.command = "target", .verb = "probe", .summary = "launch a probe machine on the target and remove it", .run = cli_run_target_probe,
-     .columns = run_one, .sections = run_sections, .example = "target probe"},
+    {.command = "target", .verb = "probe", .summary = "launch a probe machine on the target and remove it; look at the source network",
+     .run = cli_run_target_probe, .done = "Both probes passed.", .example = "target probe"},
     {.command = "runner", .verb = "list", .summary = "runners", .method = "GET", .path = "/v1/runners", .columns = peer_list, .example = "runner list"},
     {.command = "runner", .verb = "revoke", .arguments = "NAME", .summary = "end a runner's certificates", .options = yes_option, .method = "DELETE",
      .path = "/v1/runners/{0}", .asks = "Revoke the runner %s?", .done = "%s is revoked.", .example = "runner revoke dc1"},
@@ -234,6 +239,9 @@ const struct cli_verb cli_verbs[] = {
     {.command = "user", .verb = "list", .summary = "all users", .method = "GET", .path = "/v1/users", .columns = user_list, .example = "user list"},
     {.command = "user", .verb = "add", .arguments = "NAME", .summary = "add a user", .options = user_options, .method = "POST", .path = "/v1/users",
      .fields = user_fields, .done = "%s is added.", .example = "user add anna --role operator --password-file password.txt"},
+    {.command = "user", .verb = "password", .arguments = "NAME", .summary = "set a password; ends the user's sessions", .options = password_options,
+     .method = "PUT", .path = "/v1/users/{0}/password", .fields = password_fields, .done = "The password of %s is set.",
+     .example = "user password anna --password-file password.txt"},
     {.command = "user", .verb = "remove", .arguments = "NAME", .summary = "remove a user, with sessions and tokens", .options = yes_option,
      .method = "DELETE", .path = "/v1/users/{0}", .asks = "Remove the user %s?", .done = "%s is removed.", .example = "user remove anna"},
     {.command = "token", .verb = "list", .summary = "your tokens", .method = "GET", .path = "/v1/tokens", .columns = token_list, .example = "token list"},
@@ -250,8 +258,8 @@ const struct cli_verb cli_verbs[] = {
      .path = "/v1/credentials/{0}", .asks = "Forget the credential %s?", .done = "%s is forgotten.", .example = "credential remove linux"},
     {.command = "settings", .verb = "show", .summary = "the factory's settings", .run = cli_run_settings_show, .example = "settings show"},
     {.command = "settings", .verb = "get", .arguments = "NAME", .summary = "one of them", .run = cli_run_settings_show, .example = "settings get target"},
-    {.command = "settings", .verb = "set", .arguments = "NAME FILE", .summary = "change one (JSON; \"-\": standard input; null removes it)",
-     .run = cli_run_settings_set, .done = "%s is set.", .example = "settings set target target.json"},
+    {.command = "settings", .verb = "set", .arguments = "NAME JSON", .summary = "change one (JSON, a file of it, or \"-\": standard input; null removes it)",
+     .run = cli_run_settings_set, .done = "%s is set.", .example = "settings set target '{\"name\":\"local-qemu\"}'"},
     {.command = "backup", .summary = "copy database and keys, consistently, into the factory's data folder", .method = "POST", .path = "/v1/backups",
      .columns = backup_one, .example = "backup"},
     {.command = "completion", .arguments = "SHELL", .summary = "completion for bash or zsh", .run = cli_run_completion,

@@ -71,6 +71,18 @@ static void bodies(void)
     is_int(cli_assignments(&call, 1, bad, &e), -1, "are refused: %s", e.message);
 }
 
+static void documents(void)
+{
+    CLEANUP(json_free) json_t *given = NULL, *nothing = NULL, *bad = NULL;
+
+    is_int(cli_read_json(&call, "{\"a\":1}", &given, &e), 0, "JSON on the command line");
+    is_int(json_get_int(given, "a", 0), 1, "is read");
+    is_int(cli_read_json(&call, "null", &nothing, &e), 0, "null, too");
+    ok(json_is_null(nothing), "as null");
+    is_int(cli_read_json(&call, "{\"a\":", &bad, &e), -1, "broken JSON is refused: %s", e.message);
+    is_int(cli_read_json(&call, "/nonexistent.json", &bad, &e), -1, "so is a file that is not there: %s", e.message);
+}
+
 static void secrets(void)
 {
     char path[] = "/tmp/slipway-secret-XXXXXX";
@@ -145,6 +157,7 @@ int main(void)
 {
     words_and_options();
     bodies();
+    documents();
     secrets();
     tables();
     long_texts();

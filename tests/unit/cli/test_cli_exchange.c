@@ -12,6 +12,7 @@
 static struct httpd_server *server;
 static char seen[4096]; /* what the last change was asked with: "METHOD PATH If-Match BODY" */
 static atomic_int probe_looks, deleted_tokens;
+static atomic_bool source_fails;
 
 static void note(struct http_call *c)
 {
@@ -39,13 +40,26 @@ static int token(struct http_call *c, struct err *e)
 
     if (!cookie || strcmp(cookie, "abc") != 0 || !csrf || strcmp(csrf, "c5rf") != 0)
         return err_set(e, ERR_DENIED, "no session");
-    return reply_json(c, 201, json_pack("{s:s,s:s}", "id", "7", "token", "slip_t0ken"));
+    return reply_json(c, 201, json_pack("{s:s}", "token", "slip_t0ken"));
+}
+
+static int tokens(struct http_call *c, struct err *e)
+{
+    char host[65] = "", label[80];
+
+    (void)e;
+    gethostname(host, sizeof host - 1);
+    snprintf(label, sizeof label, "cli.%s", host);
+    return reply_json(c, 200,
+                      json_pack("{s:[{s:s,s:s,s:s},{s:s,s:s,s:s},{s:s,s:s,s:s}],s:n}", "items", "id", "6", "name",
+                                label, "created", "2027-01-01", "id", "7", "name", label, "created", "2027-01-02", "id",
+                                "8", "name", "x", "created", "2027-01-03", "next"));
 }
 
 static int token_gone(struct http_call *c, struct err *e)
 {
     (void)e;
-    deleted_tokens++;
+    deleted_tokens += strcmp(call_param(c, "id"), "7") == 0;
     return reply_empty(c, 204);
 }
 
@@ -112,19 +126,22 @@ static int doctor(struct http_call *c, struct err *e)
 static int probe(struct http_call *c, struct err *e)
 {
     (void)e;
-    return reply_json(c, 200, json_pack("{s:s}", "run", "r9"));
+    return reply_json(c, 200, json_pack("{s:s,s:s}", "run", "r9", "source_run", "r10"));
 }
 
+/* r9 succeeds at the second look; r10 fails where the test says so. */
 static int run(struct http_call *c, struct err *e)
 {
-    bool fails = strcmp(call_param(c, "run"), "r9") != 0;
+    const char *id = call_param(c, "run");
 
     (void)e;
     if (++probe_looks < 2)
         return reply_json(c, 200, json_pack("{s:s,s:[]}", "state", "RUNNING", "tasks"));
-    return reply_json(c, 200,
-                      json_pack("{s:s,s:s,s:[{s:s,s:s}]}", "id", "r9", "state", fails ? "RUNNING" : "SUCCEEDED",
-                                "tasks", "title", "Probe", "state", "SUCCEEDED"));
+    if (source_fails && strcmp(id, "r10") == 0)
+        return reply_json(c, 200,
+                          json_pack("{s:s,s:[{s:s,s:{s:s}}]}", "state", "RUNNING", "tasks", "state", "FAILED", "error",
+                                    "message", "no route"));
+    return reply_json(c, 200, json_pack("{s:s,s:s,s:[]}", "id", id, "state", "SUCCEEDED", "tasks"));
 }
 
 static ssize_t events_read(void *user, char *bytes, size_t size)
@@ -164,6 +181,7 @@ static const struct http_route routes[] = {
     {HTTP_POST, "/v1/sessions", session, ACCESS_PUBLIC, INPUT_JSON, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_DELETE, "/v1/sessions/current", session_gone, ACCESS_PUBLIC, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_POST, "/v1/tokens", token, ACCESS_PUBLIC, INPUT_JSON, 0, "s", NULL, NULL, NULL, 0, false},
+    {HTTP_GET, "/v1/tokens", tokens, ACCESS_PUBLIC, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_DELETE, "/v1/tokens/{id}", token_gone, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_GET, "/v1/servers", servers, ACCESS_VIEWER, INPUT_NONE, 0, "s", "wave,page,q,sort,limit", NULL, NULL, 0,
      false},
@@ -176,7 +194,7 @@ static const struct http_route routes[] = {
     {HTTP_POST, "/v1/imports", import, ACCESS_VIEWER, INPUT_BYTES, 1 << 20, "s", "dry_run,create_waves", NULL, NULL, 0,
      false},
     {HTTP_GET, "/v1/doctor", doctor, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
-    {HTTP_POST, "/v1/targets/probe", probe, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
+    {HTTP_POST, "/v1/probes", probe, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_GET, "/v1/runs/{run}", run, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_GET, "/v1/events", events, ACCESS_VIEWER, INPUT_NONE, 0, "s", "wave", NULL, NULL, 0, false},
 };
@@ -320,7 +338,10 @@ static void looks_after(void)
        "and says what to do: %s", flat(out_text));
     is_int(SLIPWAY("doctor", "--no-fail"), 0, "unless told not to");
     is_int(SLIPWAY("target", "probe"), 0, "a probe machine is waited for: %s", flat(err_text));
-    is_int(probe_looks, 2, "until it is done");
+    is_int(probe_looks, 3, "until it is done, and the source network's, too");
+    source_fails = true;
+    is_int(SLIPWAY("target", "probe"), 7, "a probe that fails: %s", err_text);
+    ok(strstr(err_text, "no route"), "says why");
     is_int(SLIPWAY("report", "w1", "--html", page), 0, "a report: %s", flat(err_text));
     ok(file_read(page, 1000, &text, NULL) == 0 && strcmp(text.data, "<h1>report</h1>") == 0, "goes into a file");
     is_int(SLIPWAY("watch"), 4, "watch ends when it is refused: %s", flat(err_text));
@@ -333,7 +354,7 @@ static void signs_out(void)
     struct stat st;
 
     is_int(SLIPWAY("logout"), 0, "logout: %s", flat(err_text));
-    is_int(deleted_tokens, 1, "revokes the token");
+    is_int(deleted_tokens, 1, "revokes this machine's newest token");
     ok(stat(in("config/slipway/credentials"), &st) < 0, "and forgets it");
 }
 
