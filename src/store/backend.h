@@ -1,4 +1,4 @@
-/* backend: what stands behind store.h, one table of functions and one file for each database (sqlite.c). store.c does what is
+/* backend: what stands behind store.h, one table of functions and one file for each database (sqlite.c, postgres.c). store.c does what is
  * common to all: the pool, the one writer, values, transactions that failed, event signals. Private to this room. */
 #pragma once
 
@@ -42,7 +42,7 @@ struct store_backend {
     int (*backup)(void *database, const char *path, struct err *e);
 };
 
-extern const struct store_backend store_sqlite;
+extern const struct store_backend store_sqlite, store_postgres;
 
 /* The migrations of src/store/migrations, embedded at build, in order of number; sql NULL ends the table. */
 struct store_migration {
@@ -51,6 +51,11 @@ struct store_migration {
     const char *sql;
 };
 extern const struct store_migration store_migrations[];
+
+/* A backup's new file: *part (the caller drops it in any case) is written first, and named path when it is whole; path must be free. */
+int store_copy_begin(const char *path, char **part, struct err *e);
+int store_copy_end(const char *part, const char *path, struct err *e);
+void store_copy_drop(char **part); /* for CLEANUP: removes what is left of it */
 
 /* For migrate.c and event.c, inside store.c: */
 const struct store_backend *store_backend_of(const struct store *s);

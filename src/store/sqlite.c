@@ -424,8 +424,6 @@ static int write_copy(struct sqlite_database *database, const char *path, struct
     CLEANUP(handle_close) sqlite3 *from = NULL;
     CLEANUP(handle_close) sqlite3 *to = NULL;
 
-    if (make_file(path, e) < 0)
-        return -1;
     if (sqlite3_open_v2(database->path, &from, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK)
         return fail(from, e);
     if (sqlite3_open_v2(path, &to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK)
@@ -439,38 +437,13 @@ static int write_copy(struct sqlite_database *database, const char *path, struct
     return check_copy(to, e);
 }
 
-static int sync_path(const char *path, int flags, struct err *e)
-{
-    CLEANUP(close_fd) int fd = open(path, flags | O_CLOEXEC);
-
-    return fd < 0 || fsync(fd) < 0 ? err_errno(e, errno, "syncing %s", path) : 0;
-}
-
 static int sqlite_backup(void *held, const char *path, struct err *e)
 {
-    CLEANUP(free_ptr) char *part = xasprintf("%s.part", path);
-    CLEANUP(free_ptr) char *folder = xstrdup(path);
-    char *slash = strrchr(folder, '/');
-    struct stat there;
+    CLEANUP(store_copy_drop) char *part = NULL;
 
-    if (lstat(path, &there) == 0)
-        return err_set(e, ERR_CONFLICT, "it exists already: give the path of a new file");
-    if (unlink(part) < 0 && errno != ENOENT)
-        return err_errno(e, errno, "removing the remains of an earlier backup, %s", part);
-    if (write_copy(held, part, e) < 0 || sync_path(part, O_RDWR, e) < 0) {
-        unlink(part);
+    if (store_copy_begin(path, &part, e) < 0 || write_copy(held, part, e) < 0)
         return -1;
-    }
-    if (link(part, path) < 0) { /* unlike rename, it never replaces */
-        int error_number = errno;
-
-        unlink(part);
-        return err_errno(e, error_number, "naming the copy");
-    }
-    unlink(part);
-    if (slash)
-        slash[slash == folder] = 0;
-    return sync_path(slash ? folder : ".", O_RDONLY | O_DIRECTORY, e);
+    return store_copy_end(part, path, e);
 }
 
 const struct store_backend store_sqlite = {

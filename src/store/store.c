@@ -9,7 +9,7 @@
 
 #define POOL_MAX 64
 
-static const struct store_backend *const backends[] = {&store_sqlite};
+static const struct store_backend *const backends[] = {&store_sqlite, &store_postgres};
 
 /* lock guards everything below it; it is never held while a backend works. */
 struct store {
@@ -66,7 +66,7 @@ int store_open(const char *url, struct store **out, struct err *e)
         *out = s;
         return 0;
     }
-    return err_set(e, ERR_INVALID, "no store for \"%s\": write sqlite:/path/to/slipway.db", url);
+    return err_set(e, ERR_INVALID, "no store for \"%s\": write sqlite:/path/to/slipway.db or postgresql://user@host/name", url);
 }
 
 void store_close(struct store **s)

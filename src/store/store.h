@@ -1,5 +1,5 @@
-/* store: the database, the only truth of the control plane. One interface; SQLite behind it (PostgreSQL next: see
- * docs/architecture.md). Rooms above write plain SQL in the dialect that both speak: $1, $2 … for values, in order of first use;
+/* store: the database, the only truth of the control plane. One interface; SQLite or PostgreSQL
+ * behind it (backend.h). Rooms above write plain SQL in the dialect that both speak: $1, $2 … for values, in order of first use;
  * TEXT, BIGINT, BLOB; INSERT … ON CONFLICT; RETURNING. Times are BIGINT microseconds UTC. Booleans are 0/1. Documents are TEXT JSON.
  *
  * A write transaction holds the one writer of the process (and SQLite's, over processes: a busy wait of 30 s); keep it short and
@@ -20,12 +20,12 @@ struct store_rows;
 enum store_mode { STORE_READ, STORE_WRITE };
 
 /* url: "sqlite:/path/to/slipway.db" (made where missing, mode 0600) or "sqlite::memory:" for tests (an own database in
- * memory-backed storage, gone at store_close). Does not migrate. A store is opened after fork(2), never carried over it. */
+ * memory-backed storage, gone at store_close), or "postgresql://user@host/name" (a database that is there). Does not migrate. A store is opened after fork(2), never carried over it. */
 int store_open(const char *url, struct store **out, struct err *e);
 void store_close(struct store **s); /* for CLEANUP; no transaction may be open */
 /* Brings the schema to this program's version, each migration in a transaction of its own; refuses a newer schema. */
 int store_migrate(struct store *s, struct err *e);
-/* A consistent copy of the whole database while it is in use (SQLite's backup API), to a new file. */
+/* A consistent copy of the whole database while it is in use, to a new file: of SQLite a database file, of PostgreSQL pg_dump's. */
 int store_backup(struct store *s, const char *path, struct err *e);
 
 /* A thread has at most one write transaction open (ERR_INTERNAL otherwise). After a statement failed, the transaction only takes

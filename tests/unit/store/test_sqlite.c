@@ -77,6 +77,29 @@ static void cache_holds_its_bound(void)
     is_int(store_run(tx, NULL, "SELECT 1; SELECT 2", ""), -1, "two statements at once are refused");
 }
 
+static void backup_is_a_whole_copy(void)
+{
+    CLEANUP(store_close) struct store *s = NULL;
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    CLEANUP(free_ptr) char *source = xasprintf("sqlite:%s/source.db", folder);
+    CLEANUP(free_ptr) char *path = xasprintf("%s/backup", folder);
+    CLEANUP(free_ptr) char *wal = xasprintf("%s-wal", path);
+    CLEANUP(free_ptr) char *url = xasprintf("sqlite:%s", path);
+    struct err e = {0};
+
+    MUST(store_open(source, &s, NULL) == 0 && store_begin(s, STORE_WRITE, &tx, NULL) == 0);
+    store_run(tx, NULL, "CREATE TABLE t (name TEXT)", "");
+    store_run(tx, NULL, "INSERT INTO t (name) VALUES ('kept')", "");
+    store_commit(&tx, NULL);
+    MUST(store_begin(s, STORE_WRITE, &tx, NULL) == 0);
+    store_run(tx, NULL, "INSERT INTO t (name) VALUES ('open')", "");
+    is_int(store_backup(s, path, &e), 0, "a backup beside an open write: %s", e.message);
+    store_commit(&tx, NULL);
+    ok(!file_exists(wal), "is one file");
+    is_int(setting(url, "SELECT COUNT(*) FROM t WHERE name = 'kept'"), 1, "what was committed is in it");
+    is_int(setting(url, "SELECT COUNT(*) FROM t"), 1, "what was not is not");
+}
+
 int main(void)
 {
     CLEANUP(free_ptr) char *tidy = xasprintf("rm -rf %s", mkdtemp(folder));
@@ -84,6 +107,7 @@ int main(void)
     settings_are_safe();
     wrong_files_are_told();
     cache_holds_its_bound();
+    backup_is_a_whole_copy();
     ok(system(tidy) == 0, "tidy");
     return tap_done();
 }
