@@ -202,17 +202,31 @@ static int new_epoch(struct agent *a, struct err *e)
 
     if (RAND_bytes(random, sizeof random) != 1)
         return err_set(e, ERR_INTERNAL, "there are no random bytes");
+    pthread_mutex_lock(&a->lock);
     hash_hex(random, sizeof random, a->epoch);
+    a->pass = PASS_RUNNING;
+    a->reported_ack = 0;
+    a->take_watermark_us = 0;
+    pthread_mutex_unlock(&a->lock);
     return 0;
+}
+
+static void set_tracker(struct agent *a, struct tracker *t)
+{
+    pthread_mutex_lock(&a->lock);
+    a->tracker = t;
+    pthread_mutex_unlock(&a->lock);
 }
 
 /* Attaches the tracker before anything is read. Where it can't be, says why once and goes on by checksums. */
 static void attach(struct agent *a, const struct disk *disks, int count)
 {
     struct track_disk tracked[LIMIT_DISKS_PER_SERVER] = {0};
+    CLEANUP(track_close) struct tracker *old = a->tracker;
+    struct tracker *t = NULL;
     struct err e = {0};
 
-    track_close(&a->tracker);
+    set_tracker(a, NULL);
     if (a->config->rescan_only) {
         snprintf(a->tracker_reason, sizeof a->tracker_reason, "the setting tracker is rescan");
         return;
@@ -221,11 +235,12 @@ static void attach(struct agent *a, const struct disk *disks, int count)
         memcpy(tracked[i].name, disks[i].name, sizeof tracked[i].name);
         tracked[i].size_bytes = disks[i].size_bytes;
     }
-    if (track_open(tracked, count, &a->tracker, &e) < 0) {
+    if (track_open(tracked, count, &t, &e) < 0) {
         snprintf(a->tracker_reason, sizeof a->tracker_reason, "%.250s", e.message);
         log_warn("changes can't be followed, so disks are compared by checksum every %lld s: %s", (long long)a->config->rescan_interval_s,
                  e.message);
     }
+    set_tracker(a, t);
 }
 
 /* The disks as they are now, all their chunks to do, in a new epoch. No job may be at work. */
@@ -250,9 +265,6 @@ static int set_up_disks(struct agent *a, struct err *e)
         log_info("disk %s (%s): %lld bytes", found[i].name, found[i].id, (long long)found[i].size_bytes);
     }
     atomic_store(&a->bytes_total, total);
-    a->pass = PASS_RUNNING;
-    a->reported_ack = 0;
-    a->take_watermark_us = 0;
     return new_epoch(a, e);
 }
 
@@ -285,8 +297,10 @@ static void check_disks(struct agent *a)
     link_close(a);
     if (set_up_disks(a, &e) < 0) {
         log_err(&e, "setting up the disks");
+        pthread_mutex_lock(&a->lock);
         a->trouble = e;
         a->trouble_us = clock_monotonic_us();
+        pthread_mutex_unlock(&a->lock);
         a->next_disk_check_us = 0;
     }
 }
@@ -318,14 +332,22 @@ static void obey(struct agent *a, const struct command *c)
         free(c->hash);
         break;
     case WIRE_PAUSE:
-    case WIRE_RESUME: a->paused = c->type == WIRE_PAUSE; break;
+    case WIRE_RESUME:
+        pthread_mutex_lock(&a->lock);
+        a->paused = c->type == WIRE_PAUSE;
+        pthread_mutex_unlock(&a->lock);
+        break;
     case WIRE_LIMIT:
         pthread_mutex_lock(&a->lock);
         a->limit_bytes_per_s = c->simple.value;
         a->limit_free_us = 0;
         pthread_mutex_unlock(&a->lock);
         break;
-    case WIRE_DETACH: a->detached = true; break;
+    case WIRE_DETACH:
+        pthread_mutex_lock(&a->lock);
+        a->detached = true;
+        pthread_mutex_unlock(&a->lock);
+        break;
     default: must_failed("a queued command's type", __FILE__, __LINE__);
     }
 }

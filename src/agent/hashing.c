@@ -76,9 +76,11 @@ static int use_first(struct hashing *h, struct err *e)
 {
     const struct agent_disk *d = &h->a->disks[h->disk];
     struct offer *o = h->ahead[h->first];
-    int64_t from = (int64_t)o->chunks[0] * WIRE_CHUNK_SIZE, size = (int64_t)o->count * WIRE_CHUNK_SIZE;
+    int64_t from, size;
 
     wait_for_first(h);
+    from = (int64_t)o->chunks[0] * WIRE_CHUNK_SIZE;
+    size = (int64_t)o->count * WIRE_CHUNK_SIZE;
     if (o->failed)
         return err_set(e, ERR_IO, "the disk %s can't be read at %lld", d->info.name, (long long)from);
     if (from + size > d->info.size_bytes)

@@ -228,6 +228,13 @@ static void mark_everything(struct agent *a)
         todo_all(&a->disks[i]);
 }
 
+static void set_held(struct agent *a, bool held)
+{
+    pthread_mutex_lock(&a->lock);
+    a->held = held;
+    pthread_mutex_unlock(&a->lock);
+}
+
 /* One attempt. 1 committed (and held where that was asked for), 0 it didn't fit the budget (e says why), -1. */
 static int attempt_frozen(struct agent *a, const struct wire_take_point *r, struct wire_point *p, struct filesystems *f, int64_t budget_us,
                           int64_t deadline_us, struct err *e)
@@ -263,13 +270,13 @@ static int attempt_frozen(struct agent *a, const struct wire_take_point *r, stru
         return 0;
     }
     p->consistency = WIRE_FROZEN;
-    p->freeze_ms = (thawed.frozen_us + US_PER_MS - 1) / US_PER_MS;
+    p->freeze_ms = ((r->hold ? clock_monotonic_us() - begin_us : thawed.frozen_us) + US_PER_MS - 1) / US_PER_MS;
     p->held = r->hold;
     if (r->hold) {
         memcpy(a->held_writes, writes, sizeof writes);
         a->held_at_us = p->at_us;
         a->held_since_us = begin_us;
-        a->held = true;
+        set_held(a, true);
     }
     return commit(a, p, deadline_us, e) < 0 ? -1 : 1;
 }
@@ -418,7 +425,7 @@ void point_thaw(struct agent *a, int64_t request, bool answer)
         thawed.was_held = !result.expired;
         thawed.still &= !result.expired;
         thawed.held_ms = result.frozen_us / US_PER_MS;
-        a->held = false;
+        set_held(a, false);
         log_info("thawed after %lld ms", (long long)thawed.held_ms);
         if (run_hook(a->config->after_thaw, "after-thaw", &e) < 0)
             log_err(&e, "after thawing");

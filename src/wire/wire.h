@@ -192,7 +192,7 @@ struct wire_point {
     int64_t request;
     int64_t consistency; /* WIRE_CRASH or WIRE_FROZEN in POINT_COMMIT */
     int64_t at_us;       /* the moment, by the source's clock */
-    int64_t freeze_ms;   /* how long the filesystems stood still; 0 where they didn't, or where they still do (held) */
+    int64_t freeze_ms;   /* how long the filesystems stood still; held: until all was copied; 0: they didn't */
     bool held;
     int64_t attempts;
 };

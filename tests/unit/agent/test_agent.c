@@ -15,6 +15,7 @@
 static char folder[] = "/tmp/slipway-agent.XXXXXX";
 static struct loopdev data, raw[2];
 static uint64_t seed;
+static int hold_limit_ms = 60000;
 
 struct running {
     struct agent_config config;
@@ -46,10 +47,10 @@ static struct running *start_agent(struct fake *f, int disk_count, const struct 
     for (int i = 0; i < disk_count; i++)
         snprintf(c->disks[c->disk_count++], sizeof c->disks[0], "%s", disks[i]->name);
     c->freeze_budget_ms = 3000; /* loop devices on a shared machine */
-    c->hold_limit_ms = 60000;
     c->memory_mib = 16;
     c->rescan_interval_s = 1;
     c->rescan_only = rescan;
+    c->hold_limit_ms = hold_limit_ms;
     MUST(pthread_create(&r->thread, NULL, run_agent, r) == 0);
     return r;
 }
@@ -177,15 +178,15 @@ static void test_quiet(struct fake *f)
     struct fake_point *p;
     int64_t received;
 
-    ok(fake_wait_state(f, "CONTINUOUS", 20000), "it becomes continuous (it is %s: %s)", f->status.state, f->status.error);
+    ok(fake_wait_state(f, "CONTINUOUS", 60000), "it becomes continuous (it is %s: %s)", f->status.state, f->status.error);
     is_str(f->server_name, "agent:web01", "under its name");
     is_str(f->status.tracker, "ebpf", "following writes");
-    p = fake_point(f, WIRE_CRASH, false, 0, 20000);
+    p = fake_point(f, WIRE_CRASH, false, 0, 60000);
     ok(p && p->info.consistency == WIRE_CRASH && p->info.freeze_ms == 0, "a crash-consistent point without a freeze: %s", f->failure.message);
     ok(p && point_equals_disk(p, 0, &raw[0]) && point_equals_disk(p, 1, &raw[1]), "both disks are equal");
     MUST(pwrite(raw[0].fd, "over a border", 13, 5 * 65536 - 5) == 13 && fsync(raw[0].fd) == 0);
     received = f->chunks_received;
-    p = fake_point(f, WIRE_ANY, false, 0, 20000);
+    p = fake_point(f, WIRE_ANY, false, 0, 60000);
     ok(p && point_equals_disk(p, 0, &raw[0]), "a change is in the next point");
     is_int(f->chunks_received - received, 2, "and only its two chunks travelled");
     stop_agent(r);
@@ -193,8 +194,8 @@ static void test_quiet(struct fake *f)
     received = f->chunks_received;
     r = start_agent(f, 2, disks, false);
     p = NULL;
-    if (ok(fake_wait(f, &f->connections, 2, 10000), "a new agent connects"))
-        p = fake_point(f, WIRE_ANY, false, 0, 20000);
+    if (ok(fake_wait(f, &f->connections, 2, 60000), "a new agent connects"))
+        p = fake_point(f, WIRE_ANY, false, 0, 60000);
     ok(p && point_equals_disk(p, 0, &raw[0]), "its point is equal");
     is_int(f->chunks_received - received, 0, "and nothing was sent that was there");
     ok(f->chunks_offered >= 4 * SMALL / WIRE_CHUNK_SIZE, "though everything was offered again");
@@ -208,11 +209,11 @@ static void test_order(struct fake *f)
     int wrong = 0, points = 0, connections = f->connections + 1;
     pthread_t writer;
 
-    ok(fake_wait(f, &f->connections, connections, 10000), "connected");
+    ok(fake_wait(f, &f->connections, connections, 60000), "connected");
     atomic_store(&writing, true);
     MUST(pthread_create(&writer, NULL, write_in_order, NULL) == 0);
     for (int i = 0; i < 12; i++) {
-        struct fake_point *p = fake_point(f, WIRE_CRASH, false, 0, 10000);
+        struct fake_point *p = fake_point(f, WIRE_CRASH, false, 0, 60000);
         uint8_t *images[2];
         uint64_t n[2];
 
@@ -255,18 +256,18 @@ static void test_frozen(struct fake *f, const char *make, const char *check)
     snprintf(point, sizeof point, "%s/m", folder);
     MUST(run("%s %s >/dev/null 2>&1", make, data.path) == 0 && run("mount %s %s", data.path, point) == 0);
     r = start_agent(f, 1, disks, false);
-    ok(fake_wait(f, &f->connections, connections, 10000), "connected; %s", make);
+    ok(fake_wait(f, &f->connections, connections, 60000), "connected; %s", make);
     atomic_store(&writing, true);
     MUST(pthread_create(&writer, NULL, write_files, point) == 0);
     for (int i = 0; i < 3; i++) {
-        p = fake_point(f, WIRE_FROZEN, false, 0, 30000);
+        p = fake_point(f, WIRE_FROZEN, false, 0, 60000);
         if (!ok(p && p->info.consistency == WIRE_FROZEN, "a frozen point while files are written: %s", p ? "" : f->failure.message))
             continue;
         ok(p->info.freeze_ms <= 3000, "the freeze took %lld ms in %lld attempts", (long long)p->info.freeze_ms, (long long)p->info.attempts);
         failed += check_image(p, 0, check) != 0;
     }
     is_int(failed, 0, "each is clean by itself (%s)", check);
-    p = fake_point(f, WIRE_FROZEN, true, 0, 30000);
+    p = fake_point(f, WIRE_FROZEN, true, 0, 60000);
     ok(p && p->info.held, "a held point: %s", p ? "" : f->failure.message);
     if (p) {
         ok(point_equals_disk(p, 0, &data), "equals the disk, which stands still, byte by byte");
@@ -289,11 +290,11 @@ static void test_frozen(struct fake *f, const char *make, const char *check)
         connections = f->connections + 1;
         wire_conn_cut(f->conn);
         pthread_mutex_unlock(&f->lock);
-        ok(fake_wait(f, &f->connections, connections, 20000), "the link is cut while held; the agent comes back");
-        p = fake_point(f, WIRE_FROZEN, true, 0, 30000);
+        ok(fake_wait(f, &f->connections, connections, 60000), "the link is cut while held; the agent comes back");
+        p = fake_point(f, WIRE_FROZEN, true, 0, 60000);
         ok(p && p->info.held && point_equals_disk(p, 0, &data), "and the same moment can be taken again");
         fake_send(f, WIRE_THAW, &thaw, sizeof thaw);
-        ok(fake_wait(f, &f->thaw_count, 1, 10000) && f->thawed.was_held && f->thawed.still, "it thaws, and all had stood still");
+        ok(fake_wait(f, &f->thaw_count, 1, 60000) && f->thawed.was_held && f->thawed.still, "it thaws, and all had stood still");
         f->thaw_count = 0;
         MUST(fstat(data.fd, &after) == 0);
     }
@@ -301,8 +302,8 @@ static void test_frozen(struct fake *f, const char *make, const char *check)
     atomic_store(&writing, false);
     pthread_join(writer, NULL);
     ok(run("echo x > %s/after && sync", point) == 0, "the filesystem is writable again");
-    p = fake_point(f, WIRE_ANY, false, 0, 30000);
-    ok(p && (run("sync"), point_equals_disk(fake_point(f, WIRE_ANY, false, 0, 30000), 0, &data)), "the last point equals the disk");
+    p = fake_point(f, WIRE_ANY, false, 0, 60000);
+    ok(p && (run("sync"), point_equals_disk(fake_point(f, WIRE_ANY, false, 0, 60000), 0, &data)), "the last point equals the disk");
     stop_agent(r);
     MUST(run("umount %s", point) == 0);
     fake_forget_points(f);
@@ -321,10 +322,11 @@ static void test_hold_ends(struct fake *f)
 
     snprintf(point, sizeof point, "%s/m", folder);
     MUST(run("mount %s %s", data.path, point) == 0);
+    hold_limit_ms = 1500;
     r = start_agent(f, 1, disks, false);
-    r->config.hold_limit_ms = 1500;
-    ok(fake_wait(f, &f->connections, connections, 10000), "connected");
-    p = fake_point(f, WIRE_FROZEN, true, 0, 30000);
+    hold_limit_ms = 60000;
+    ok(fake_wait(f, &f->connections, connections, 60000), "connected");
+    p = fake_point(f, WIRE_FROZEN, true, 0, 60000);
     begin_us = clock_monotonic_us();
     ok(p && p->info.held, "held");
     written = run("echo y > %s/late && sync", point);
@@ -332,7 +334,7 @@ static void test_hold_ends(struct fake *f)
     ok(written == 0 && begin_us > US_PER_S && begin_us < 10 * US_PER_S, "a write goes on when the hold's limit is over, after %lld ms",
        (long long)begin_us / 1000);
     fake_send(f, WIRE_THAW, &thaw, sizeof thaw);
-    ok(fake_wait(f, &f->thaw_count, 1, 10000) && !f->thawed.was_held, "and a thaw says that nothing was held any more");
+    ok(fake_wait(f, &f->thaw_count, 1, 60000) && !f->thawed.was_held, "and a thaw says that nothing was held any more");
     f->thaw_count = 0;
     stop_agent(r);
     MUST(run("umount %s", point) == 0);
@@ -359,12 +361,12 @@ static void test_cut(struct fake *f)
     f->cut_after_offers = 3;
     r = start_agent(f, 1, disks, false);
     for (int i = 1; i <= 4; i++) {
-        ok(fake_wait(f, &f->connections, connections + i, 20000), "connection %d", i);
+        ok(fake_wait(f, &f->connections, connections + i, 60000), "connection %d", i);
         pthread_mutex_lock(&f->lock);
         f->cut_after_offers = i < 4 ? 4 : 0;
         pthread_mutex_unlock(&f->lock);
     }
-    p = fake_point(f, WIRE_CRASH, false, 0, 30000);
+    p = fake_point(f, WIRE_CRASH, false, 0, 60000);
     ok(p && point_equals_disk(p, 0, &data), "the point is whole: %s", p ? "" : f->failure.message);
     ok(f->chunks_received < SIZE / WIRE_CHUNK_SIZE + 4 * 64 * 4, "%lld chunks travelled for %d", (long long)f->chunks_received,
        SIZE / WIRE_CHUNK_SIZE);
@@ -381,17 +383,17 @@ static void test_rescan(struct fake *f)
     int connections = f->connections + 1;
     int64_t received;
 
-    ok(fake_wait(f, &f->connections, connections, 10000) && fake_wait_state(f, "CONTINUOUS", 20000), "rescanning");
+    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "rescanning");
     is_str(f->status.tracker, "rescan", "and says so");
-    ok(!fake_point(f, WIRE_CRASH, false, 0, 5000), "a crash-consistent point is refused: %s", f->failure.message);
+    ok(!fake_point(f, WIRE_CRASH, false, 0, 60000), "a crash-consistent point is refused: %s", f->failure.message);
     is_str(f->failure.kind, "unsupported", "as unsupported");
     received = f->chunks_received;
     MUST(pwrite(raw[0].fd, "changed", 7, 2 << 20) == 7 && fsync(raw[0].fd) == 0);
-    p = fake_point(f, WIRE_FROZEN, true, 0, 20000);
+    p = fake_point(f, WIRE_FROZEN, true, 0, 60000);
     ok(p && p->info.held && point_equals_disk(p, 0, &raw[0]), "a held point is equal: %s", p ? "" : f->failure.message);
     is_int(f->chunks_received - received, 1, "one chunk travelled");
     fake_send(f, WIRE_THAW, &thaw, sizeof thaw);
-    ok(fake_wait(f, &f->thaw_count, 1, 10000), "thawed");
+    ok(fake_wait(f, &f->thaw_count, 1, 60000), "thawed");
     f->thaw_count = 0;
     stop_agent(r);
     fake_forget_points(f);
@@ -404,12 +406,12 @@ static void test_grown(struct fake *f)
     struct fake_point *p;
     int connections = f->connections + 1;
 
-    ok(fake_wait(f, &f->connections, connections, 10000) && fake_wait_state(f, "CONTINUOUS", 20000), "continuous");
+    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "continuous");
     MUST(truncate(raw[1].file, 2 * SMALL) == 0 && ioctl(raw[1].fd, LOOP_SET_CAPACITY, 0) == 0);
     raw[1].size_bytes = 2 * SMALL;
     MUST(pwrite(raw[1].fd, "in the new part", 15, SMALL + 100000) == 15 && fsync(raw[1].fd) == 0);
-    ok(fake_wait(f, &f->connections, connections + 1, 20000), "the disk grows: the agent says HELLO again");
-    p = fake_point(f, WIRE_CRASH, false, 0, 20000);
+    ok(fake_wait(f, &f->connections, connections + 1, 60000), "the disk grows: the agent says HELLO again");
+    p = fake_point(f, WIRE_CRASH, false, 0, 60000);
     ok(p && p->disks[0].info.size_bytes == 2 * SMALL && point_equals_disk(p, 0, &raw[1]), "the point has all of its new size");
     stop_agent(r);
     fake_forget_points(f);
@@ -423,7 +425,7 @@ static void test_detach(struct fake *f)
     int connections = f->connections + 1, byes = f->byes;
     char path[300];
 
-    ok(fake_wait(f, &f->connections, connections, 10000), "connected");
+    ok(fake_wait(f, &f->connections, connections, 60000), "connected");
     fake_send(f, WIRE_DETACH, &detach, sizeof detach);
     pthread_join(r->thread, NULL);
     ok(r->result == 0 && fake_wait(f, &f->byes, byes + 1, 2000), "detached: it says goodbye and ends");
