@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define DIAL_TIMEOUT_MS 10000
+#define GREET_TIMEOUT_MS 30000 /* handshake and WELCOME: a busy machine is slow at both */
 #define WRITE_TIMEOUT_MS 60000
 #define SILENCE_US (30 * US_PER_S)
 #define PING_US (10 * US_PER_S)
@@ -49,7 +50,7 @@ static int hear_welcome(struct agent *a, struct wire_conn *c, struct err *e)
 {
     struct wire_frame f;
     bool closed;
-    int got = wire_recv(c, &f, DIAL_TIMEOUT_MS, &closed, e);
+    int got = wire_recv(c, &f, GREET_TIMEOUT_MS, &closed, e);
 
     if (got < 0)
         return -1;
@@ -230,7 +231,7 @@ int link_open(struct agent *a, struct err *e)
 
     if (fd < 0)
         return -1;
-    if (tls_open(a->tls, fd, "replicator:", DIAL_TIMEOUT_MS, &stream, e) < 0)
+    if (tls_open(a->tls, fd, "replicator:", GREET_TIMEOUT_MS, &stream, e) < 0)
         return err_wrap(e, "%s port %lld", a->config->replicator_address, (long long)a->config->replicator_port);
     c = wire_conn_new(&stream, WRITE_TIMEOUT_MS);
     if (say_hello(a, c, e) < 0 || hear_welcome(a, c, e) < 0)

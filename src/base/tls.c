@@ -164,12 +164,13 @@ static int wait_for(struct tls_stream *s, short events, int64_t deadline_us, str
     return 0;
 }
 
-/* What a failed OpenSSL call means: 0 try again after waiting, -1 over. SSL_ERROR_ZERO_RETURN is the caller's. */
+/* What a failed OpenSSL call means: 0 try again after waiting, -1 over. */
 static int after_failure(struct tls_stream *s, int ssl_error, int error_number, int64_t deadline_us, struct err *e)
 {
     switch (ssl_error) {
     case SSL_ERROR_WANT_READ: return wait_for(s, POLLIN, deadline_us, e);
     case SSL_ERROR_WANT_WRITE: return wait_for(s, POLLOUT, deadline_us, e);
+    case SSL_ERROR_ZERO_RETURN: return err_set(e, ERR_UNREACHABLE, "the other end closed the connection");
     case SSL_ERROR_SYSCALL:
         ERR_clear_error();
         if (error_number)
@@ -184,9 +185,13 @@ static int64_t deadline_after(int timeout_ms) { return timeout_ms < 0 ? -1 : clo
 static int shake_hands(struct tls_stream *s, enum tls_side side, int64_t deadline_us, struct err *e)
 {
     for (;;) {
-        int done = side == TLS_CLIENT ? SSL_connect(s->ssl) : SSL_accept(s->ssl);
-        int error_number = errno, reason;
+        int done, error_number, reason;
         long verdict;
+
+        ERR_clear_error();
+        errno = 0;
+        done = side == TLS_CLIENT ? SSL_connect(s->ssl) : SSL_accept(s->ssl);
+        error_number = errno;
 
         if (done == 1)
             return 0;
@@ -303,8 +308,6 @@ int tls_write_all(struct tls_stream *s, const void *bytes, size_t size, int time
         pthread_mutex_unlock(&s->lock);
         if (put > 0)
             done += (size_t)put;
-        else if (reason == SSL_ERROR_ZERO_RETURN)
-            return err_set(e, ERR_UNREACHABLE, "the other end closed the connection");
         else if (after_failure(s, reason, error_number, deadline_us, e) < 0)
             return -1;
     }
