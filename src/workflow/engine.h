@@ -121,6 +121,8 @@ int settle_obstacle(struct change *c, struct task *t, struct obstacle *out, stru
 int settle_task(struct change *c, struct task *t, struct err *e);
 /* After something of the server (NULL: the wave) changed: all that can move now, and the run's stage, health and end. */
 int settle(struct change *c, const char *run, const char *server, struct err *e);
+/* What time, windows and other servers let move now, of what waits for them. */
+int settle_waiting(struct change *c, const char *run, struct err *e);
 /* Whether the wave's cutover window is open: 1, or 0 with what and until when. */
 int settle_window(struct change *c, const char *wave, struct obstacle *out, struct err *e);
 int settle_run_status(struct change *c, const char *run, struct err *e);

@@ -39,23 +39,29 @@ static json_t *error_json(const char *kind, const char *message)
     return kind ? json_pack("{s:s, s:s}", "kind", kind, "message", message ? message : "") : json_null();
 }
 
-/* What the newest attempt showed. */
-static int count_evidence(struct store_tx *tx, const struct task *t, json_t *object, struct err *e)
+/* What the newest attempts showed: {TASK: [lines, lines that did not pass]}, of one task or of all of a run. */
+static int count_evidence(struct store_tx *tx, const char *task, const char *run, json_t **out, struct err *e)
 {
-    int64_t count = 0, failed = 0;
+    CLEANUP(store_rows_free) struct store_rows *rows = NULL;
+    CLEANUP(json_free) json_t *counts = json_object();
+    CLEANUP(free_ptr) char *sql =
+        xasprintf("SELECT t.id, COUNT(*), SUM(CASE e.passed WHEN 0 THEN 1 ELSE 0 END) FROM task t JOIN evidence e ON e.attempt = t.attempt"
+                  " WHERE %s = $1 GROUP BY t.id", task ? "t.id" : "t.run");
+    int rc = store_query(tx, &rows, e, sql, "s", task ? task : run);
 
-    if (t->attempt
-        && (store_one_int(tx, &count, e, "SELECT COUNT(*) FROM evidence WHERE attempt = $1", "s", t->attempt) < 0
-            || store_one_int(tx, &failed, e, "SELECT COUNT(*) FROM evidence WHERE attempt = $1 AND passed = 0", "s", t->attempt) < 0))
+    while (rc >= 0 && (rc = store_next(rows, e)) > 0)
+        json_object_set_new(counts, store_text(rows, 0),
+                            json_pack("[I, I]", (json_int_t)store_int(rows, 1), (json_int_t)store_int(rows, 2)));
+    if (rc < 0)
         return -1;
-    json_object_set_new(object, "evidence_count", json_integer(count));
-    json_object_set_new(object, "evidence_failed", json_integer(failed));
+    *out = json_incref(counts);
     return 0;
 }
 
-static int brief(struct store_tx *tx, const struct task *t, json_t **out, struct err *e)
+static json_t *brief(const struct task *t, const json_t *counts)
 {
-    CLEANUP(json_free) json_t *o = json_object();
+    const json_t *count = json_object_get(counts, t->id);
+    json_t *o = json_object();
     bool errs = t->state == TASK_FAILED || t->state == TASK_WAITING || t->state == TASK_READY;
 
     json_object_set_new(o, "id", json_string(t->id));
@@ -76,10 +82,9 @@ static int brief(struct store_tx *tx, const struct task *t, json_t **out, struct
     json_object_set_new(o, "progress", document_or_null(t->progress));
     json_object_set_new(o, "error", error_json(errs ? t->error_kind : NULL, t->error_message));
     json_object_set_new(o, "reason", text_or_null(t->reason));
-    if (count_evidence(tx, t, o, e) < 0)
-        return -1;
-    *out = json_incref(o);
-    return 0;
+    json_object_set_new(o, "evidence_count", json_integer(json_integer_value(json_array_get(count, 0))));
+    json_object_set_new(o, "evidence_failed", json_integer(json_integer_value(json_array_get(count, 1))));
+    return o;
 }
 
 /* ---- The whole task ---- */
@@ -169,13 +174,16 @@ static int add_whole(struct store_tx *tx, const struct task *t, json_t *o, struc
 int workflow_task_json(struct store_tx *tx, const char *task, bool whole, json_t **out, struct err *e)
 {
     CLEANUP(arena_free) struct arena *arena = arena_new();
-    CLEANUP(json_free) json_t *o = NULL;
+    CLEANUP(json_free) json_t *o = NULL, *counts = NULL;
     struct task t;
     int rc = task_load(tx, arena, task, &t, e);
 
     if (rc <= 0)
         return rc;
-    if (brief(tx, &t, &o, e) < 0 || (whole && add_whole(tx, &t, o, e) < 0))
+    if (count_evidence(tx, t.id, NULL, &counts, e) < 0)
+        return err_wrap(e, "reading task %s", t.id);
+    o = brief(&t, counts);
+    if (whole && add_whole(tx, &t, o, e) < 0)
         return err_wrap(e, "reading task %s", t.id);
     *out = json_incref(o);
     return 1;
@@ -224,19 +232,17 @@ static json_t *run_object(const struct run *r)
 
 static int add_tasks(struct store_tx *tx, struct arena *arena, const char *run, json_t *o, struct err *e)
 {
+    CLEANUP(json_free) json_t *counts = NULL;
     json_t *list = json_array();
     struct task *tasks;
     int count = task_list_all(tx, arena, run, &tasks, e);
 
     json_object_set_new(o, "tasks", list);
-    for (int i = 0; i < count; i++) {
-        json_t *one = NULL;
-
-        if (brief(tx, &tasks[i], &one, e) < 0)
-            return -1;
-        json_array_append_new(list, one);
-    }
-    return count < 0 ? -1 : 0;
+    if (count < 0 || count_evidence(tx, NULL, run, &counts, e) < 0)
+        return -1;
+    for (int i = 0; i < count; i++)
+        json_array_append_new(list, brief(&tasks[i], counts));
+    return 0;
 }
 
 int workflow_run_json(struct store_tx *tx, const char *run, bool with_tasks, json_t **out, struct err *e)

@@ -309,25 +309,67 @@ static int settle_server(struct change *c, const char *run, const char *server, 
     return settle_list(c, &b, b.own, b.own_count, e);
 }
 
-int settle(struct change *c, const char *run, const char *server, struct err *e)
+/* After a task of the wave got done: all servers, until nothing of the wave moves any more. */
+static int settle_all(struct change *c, const char *run, struct err *e)
 {
     const char *const *names;
-    int wave_moved, count;
+    int wave_moved, count = run_servers(c->tx, c->arena, run, &names, e);
+
+    if (count < 0)
+        return -1;
+    do {
+        for (int i = 0; i < count; i++)
+            if (settle_server(c, run, names[i], e) < 0)
+                return -1;
+    } while ((wave_moved = settle_wave(c, run, e)) > 0);
+    return wave_moved;
+}
+
+int settle(struct change *c, const char *run, const char *server, struct err *e)
+{
+    int wave_moved;
 
     if (server && settle_server(c, run, server, e) < 0)
         return -1;
     if ((wave_moved = settle_wave(c, run, e)) < 0)
         return -1;
-    if (wave_moved || !server) {
-        if ((count = run_servers(c->tx, c->arena, run, &names, e)) < 0)
-            return -1;
-        do {
-            for (int i = 0; i < count; i++)
-                if (settle_server(c, run, names[i], e) < 0)
-                    return -1;
-        } while ((wave_moved = settle_wave(c, run, e)) > 0);
-        if (wave_moved < 0)
-            return -1;
-    }
+    if ((wave_moved || !server) && settle_all(c, run, e) < 0)
+        return -1;
     return settle_run_status(c, run, e);
+}
+
+/* The servers of which something waits for time, the window or another server. */
+static int waiting_servers(struct change *c, const char *run, const char ***out, struct err *e)
+{
+    CLEANUP(store_rows_free) struct store_rows *rows = NULL;
+    const char **names;
+    int64_t room = 0;
+    int count = 0, rc = 0;
+
+    if (store_one_int(c->tx, &room, e,
+                      "SELECT COUNT(DISTINCT server) FROM task WHERE run = $1 AND state = 'WAITING' AND wait_kind <> 'person'", "s", run) < 0
+        || store_query(c->tx, &rows, e,
+                       "SELECT DISTINCT server FROM task WHERE run = $1 AND state = 'WAITING' AND wait_kind <> 'person' AND server IS NOT"
+                       " NULL ORDER BY server", "s", run) < 0)
+        return -1;
+    names = arena_alloc(c->arena, sizeof *names * (size_t)(room + 1));
+    while (count < room && (rc = store_next(rows, e)) > 0)
+        names[count++] = arena_strdup(c->arena, store_text(rows, 0));
+    *out = names;
+    return rc < 0 ? -1 : count;
+}
+
+int settle_waiting(struct change *c, const char *run, struct err *e)
+{
+    const char **names;
+    int moved = c->moved, wave_moved, count = waiting_servers(c, run, &names, e);
+
+    if (count < 0)
+        return -1;
+    for (int i = 0; i < count; i++)
+        if (settle_server(c, run, names[i], e) < 0)
+            return -1;
+    if ((wave_moved = settle_wave(c, run, e)) < 0 || (wave_moved && settle_all(c, run, e) < 0))
+        return -1;
+    return c->moved == moved ? 0 : settle_run_status(c, run, e);
 }

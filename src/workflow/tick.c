@@ -116,7 +116,9 @@ static int tick_run(struct workflow *w, const char *id, struct err *e)
         return 0;
     if (strcmp(r.template, "wave_migration") == 0 && close_window(&c, &r, e) < 0)
         return -1;
-    return settle(&c, id, NULL, e) < 0 || change_commit(&c, e) < 0 ? err_wrap(e, "run %s", id) : c.moved;
+    if ((c.moved ? settle(&c, id, NULL, e) : settle_waiting(&c, id, e)) < 0 || change_commit(&c, e) < 0)
+        return err_wrap(e, "run %s", id);
+    return c.moved;
 }
 
 /* Runs in which something waits for a window, a time or an event, or in which a window that was open may have closed. */

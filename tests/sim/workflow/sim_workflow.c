@@ -239,7 +239,7 @@ static void look_at_feed(struct sim *s)
 
 static void runner_claim(struct sim *s, int r)
 {
-    char name[8];
+    char name[16];
     struct held *h = NULL;
 
     for (int i = 0; i < HELD_MOST && !h; i++)
@@ -264,7 +264,7 @@ static void runner_claim(struct sim *s, int r)
 
 static void runner_report(struct sim *s, int r, struct held *h)
 {
-    char name[8];
+    char name[16];
     struct err e = {0};
     int64_t asked_us = s->x.mono_us;
     int rc;
@@ -302,7 +302,7 @@ static void runner_decide(struct sim *s, struct held *h)
 
 static void runner_finish(struct sim *s, int r, struct held *h)
 {
-    char name[8];
+    char name[16];
     enum err_kind kind;
 
     if (!s->calm && chance(s, 15))
