@@ -13,7 +13,8 @@
 #define DIAL_TIMEOUT_MS 5000
 #define AGAIN_MS 1000
 #define COMMAND_TIMEOUT_MS 60000
-#define SERVICES_MS 120000    /* how long services may take to come up after the login */
+#define LOOK_TIMEOUT_MS 240000 /* of the script that looks at the copy: an emulated machine on a busy host takes its time */
+#define SERVICES_S 120        /* how long services may take to come up after the login, where the wave's setting services_s says nothing else */
 #define SERIAL_LIMIT_BYTES (2u << 20)
 #define EPHEMERAL_PORT 32768  /* from here on the kernel gives ports by chance: another boot, another number */
 
@@ -229,7 +230,7 @@ static int read_facts(struct boot_check *b, json_t **facts, struct err *e)
     CLEANUP(buf_release) struct buf out = {0};
     CLEANUP(json_free) json_t *seen = NULL;
 
-    if (source_script(b->remote, script_facts, arguments, &out, COMMAND_TIMEOUT_MS, e) < 0)
+    if (source_script(b->remote, script_facts, arguments, &out, LOOK_TIMEOUT_MS, e) < 0)
         return err_wrap(e, "looking at the copy");
     return facts_parse(out.data ? out.data : "", out.size_bytes, facts, &seen, e);
 }
@@ -238,7 +239,7 @@ static int read_facts(struct boot_check *b, json_t **facts, struct err *e)
 static int compare_with_source(struct boot_check *b, struct err *e)
 {
     const json_t *source = step_json(b->step, "facts");
-    int64_t until_us = clock_monotonic_us() + SERVICES_MS * US_PER_MS;
+    int64_t until_us = clock_monotonic_us() + step_int(b->step, "wave.settings.services_s", SERVICES_S) * US_PER_S;
 
     for (;;) {
         CLEANUP(json_free) json_t *copy = NULL;

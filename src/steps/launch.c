@@ -193,9 +193,19 @@ static int spec_nics(const struct step *s, struct launch *l, struct err *e)
     return 0;
 }
 
+/* MiB of a machine whose kernel says that it has this much: the kernel keeps some to itself, and machines have round sizes. */
+static int64_t machine_mib(int64_t total_bytes)
+{
+    int64_t mib = (total_bytes + (1 << 20) - 1) >> 20, unit = 1;
+
+    while (unit * 16 <= mib)
+        unit *= 2;
+    return (mib + unit - 1) / unit * unit;
+}
+
 int launch_spec(const struct step *s, enum launch_kind kind, const json_t *exports, struct launch *l, struct err *e)
 {
-    int64_t memory_mib = step_int(s, "server.attributes.memory_mib", (step_int(s, "facts.memory_bytes", 0) + (1 << 20) - 1) >> 20);
+    int64_t memory_mib = step_int(s, "server.attributes.memory_mib", machine_mib(step_int(s, "facts.memory_bytes", 0)));
 
     l->spec = (struct target_spec){
         .instance = l->instance, .server = step_string(s, "server.name", ""),

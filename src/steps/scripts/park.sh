@@ -1,7 +1,8 @@
 # park: a source gives its addresses up and moves to its parking address. Arguments: PHASE PRIMARY PARKING_CIDR SERVICES(blanks between).
 #   prepare   writes down in /run/slipway-park (memory, not a disk) what is there, and adds the parking address beside
-#   leave     run over the parking address: services stopped, swap off, addresses given up. A watchdog takes all of it back unless
-#             `confirm` comes within a minute: a machine that can't be reached any more must not stay without its address
+#   leave     run over the parking address: services stopped, swap off, addresses given up, those of the hardware, too. A watchdog takes
+#             all of it back unless `confirm` comes within a minute: a machine that can't be reached any more must not stay without its
+#             address
 #   confirm   run over the parking address, after
 # Each phase may be run again after any interruption. Prints "ok NAME<TAB>TEXT" and "not ok NAME<TAB>TEXT"; the exit status is 0 when
 # nothing stands in the way. The clients' way to this machine changes in `leave` only.
@@ -85,6 +86,21 @@ give_up() {
     if [ -z "$left" ]; then ok address "$(tr '\n' ' ' <$state/addresses)given up; at $parking now"; else bad address "still has $left"; fi
 }
 
+# The copy keeps this machine's hardware addresses: two that have one on the same network would take each other's frames. A card that is a
+# part of another device has that one's. arp_notify: the kernel tells the neighbours at once.
+change_macs() {
+    for n in $(nics); do
+        [ -e "/sys/class/net/$n/master" ] && continue
+        [ -e "$state/mac.$n" ] || cat "/sys/class/net/$n/address" >"$state/mac.$n"
+        mac=$(cat "$state/mac.$n")
+        case $mac in 02:*) new=06${mac#??} ;; ??:??:??:??:??:??) new=02${mac#??} ;; *) continue ;; esac
+        [ "$(cat "/sys/class/net/$n/address")" = "$new" ] && continue
+        echo 1 >"/proc/sys/net/ipv4/conf/$n/arp_notify"
+        if ip link set dev "$n" address "$new"; then ok "hardware address" "$n has $new, $mac is free for the copy"
+        else bad "hardware address" "$mac of $n can't be given up while it is in use"; fi
+    done
+}
+
 leave() {
     [ -s $state/nic ] || { bad "parking" "not prepared"; return; }
     stop_services
@@ -95,6 +111,7 @@ leave() {
     setsid sh -c "sleep 60; [ -e $state/confirmed ] || exec sh $state/unpark.sh take-back '$parking'" >/dev/null 2>&1 </dev/null &
     stop_managers
     give_up
+    change_macs
 }
 
 confirm() {

@@ -23,6 +23,13 @@ announce() { # CIDR NIC GATEWAY
     has ping && ping -q -c 1 -W 1 -I "${1%/*}" "${to%/*}" >/dev/null 2>&1
 }
 
+macs() {
+    for file in $(ls $state 2>/dev/null | grep '^mac\.'); do
+        n=${file#mac.} mac=$(cat "$state/$file")
+        [ "$(cat "/sys/class/net/$n/address" 2>/dev/null)" = "$mac" ] || ip link set dev "$n" address "$mac" || bad "hardware address" "$n can't have $mac again"
+    done
+}
+
 addresses() {
     while read -r nic cidr; do
         [ -n "$cidr" ] || continue
@@ -63,6 +70,7 @@ services() {
 take_back() {
     if [ ! -s $state/nic ]; then ok parking "nothing was parked here"; exit 0; fi
     touch $state/confirmed # no watchdog any more
+    macs
     addresses
     managers
     addresses # a manager that starts may clear what it did not set

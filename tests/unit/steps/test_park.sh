@@ -1,0 +1,48 @@
+#!/bin/bash
+# Parking and coming back, by the scripts that run at a source, in namespaces of their own (network, mounts, processes): addresses, hardware
+# addresses, and what a neighbour believes. Prints TAP. Usage: test_park.sh SOURCE_ROOT
+[ "$(id -u)" = 0 ] || { echo "1..0 # SKIP needs root: namespaces"; exit 0; }
+if [ "${2:-}" != inside ]; then exec unshare -m -n -p --fork --mount-proc "$0" "$1" inside; fi
+scripts=$1/src/steps/scripts
+count=0 failed=0
+check() { # NAME COMMAND...
+    name=$1; shift
+    count=$((count + 1))
+    if "$@" >/dev/null 2>&1; then echo "ok $count - $name"; return; fi
+    failed=1
+    echo "not ok $count - $name"
+    { ip addr; ip -n peer neigh; } | sed 's/^/# /'
+}
+run() { script=$1; shift; sh -s -- "$@" <"$scripts/$script" | sed 's/^/# /'; return "${PIPESTATUS[0]}"; }
+is() { [ "$1" = "$2" ]; }
+mac() { cat /sys/class/net/eth0/address; }
+believes() { ip -n peer neigh show "$1" | grep -q "lladdr $2 "; }
+ask() { ip netns exec peer timeout 2 bash -c ": </dev/tcp/$1/9" 2>/dev/null; true; } # refused, but the neighbour learns who it is
+
+mount -t tmpfs none /run && mount -t sysfs none /sys && mkdir -p /run/netns
+ip link set lo up
+ip link add eth0 type veth peer name peer0 && ip link set eth0 address 52:54:00:00:02:0b
+ip netns add peer && ip link set peer0 netns peer && ip -n peer addr add 192.0.2.1/24 dev peer0 && ip -n peer link set peer0 up
+ip addr add 192.0.2.11/24 dev eth0 && ip link set eth0 up && ip route add default via 192.0.2.1
+ask 192.0.2.11
+check "a neighbour knows the source" believes 192.0.2.11 52:54:00:00:02:0b
+check "it is prepared" run park.sh prepare 192.0.2.11 192.0.2.211/24 ""
+ask 192.0.2.211
+check "its parking address answers" believes 192.0.2.211 52:54:00:00:02:0b
+cp "$scripts/unpark.sh" /run/slipway-park/
+check "it leaves" run park.sh leave 192.0.2.11 192.0.2.211/24 ""
+check "it has another hardware address" is "$(mac)" 02:54:00:00:02:0b
+check "the neighbour was told" believes 192.0.2.211 02:54:00:00:02:0b
+check "its address is given up" is "$(ip -o -4 addr show dev eth0 | awk '{print $4}')" 192.0.2.211/24
+check "it is confirmed" run park.sh confirm 192.0.2.11 192.0.2.211/24 ""
+check "leaving again changes nothing" run park.sh leave 192.0.2.11 192.0.2.211/24 ""
+check "nor its hardware address" is "$(mac)" 02:54:00:00:02:0b
+check "it comes back" run unpark.sh take-back 192.0.2.211/24
+check "with its hardware address" is "$(mac)" 52:54:00:00:02:0b
+ask 192.0.2.11
+check "and its own, as the neighbour sees" believes 192.0.2.11 52:54:00:00:02:0b
+check "the parking address goes" run unpark.sh tidy 192.0.2.211/24
+check "and is gone" is "$(ip -o -4 addr show dev eth0 | awk '{print $4}')" 192.0.2.11/24
+ip netns del peer
+echo "1..$count"
+exit $failed
