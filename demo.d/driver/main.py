@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,8 @@ from world_parts.common import HERE, Failure
 
 from . import proof
 from .display import Display, duration
-from .factory import Factory, Watcher
+from . import forward
+from .factory import API_PORT, Factory, Watcher
 from .story import WAVE, Story
 
 ROOT = HERE.parent
@@ -91,16 +93,33 @@ class Demo:
             shutil.rmtree(self.folder / path, ignore_errors=True)
 
     def tell_how_to_look(self):
-        factory = self.factory
+        """Leaves .demo/slipway, the command line with the factory's address, and says how to get to the console. The factory listens inside its
+        own namespace only, so a forwarder on loopback is offered."""
+        factory, command = self.factory, self.folder / "slipway"
+        variables = " ".join(f"{name}='{factory.environment[name]}'" for name in ("SLIPWAY_URL", "SLIPWAY_CA", "HOME", "XDG_CONFIG_HOME"))
+        namespace = f"/run/netns/{factory.description['namespaces']['factory']}"
+        command.write_text(f"#!/bin/sh\nexec nsenter --net={namespace} env {variables} '{factory.slipway}' \"$@\"\n")
+        command.chmod(0o755)
+        port = self.forward(namespace)
         print(f"""
 Everything is still running.
-  console   {factory.url}  (from this machine: {' '.join(["nsenter", f"--net=/run/netns/{factory.description['namespaces']['factory']}"])} chromium --no-sandbox {factory.url})
-  login     {factory.user}, password in {factory.password_file}
-  commands  demo.d/in-factory wave show {WAVE}
+  console   https://127.0.0.1:{port}/  (its certificate is signed by {factory.data}/ca.pem)
+  login     {factory.user}, password {factory.password_file.read_text().strip()}
+  commands  {command} wave show {WAVE}
   remove    ./demo --clean""")
+
+    def forward(self, namespace):
+        """A port on loopback that leads to the console inside the factory's namespace; ends with the world."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        listener.close()
+        self.world.processes.start("forward", sys.executable, HERE / "drive", "--forward", port, namespace, self.factory.address, API_PORT)
+        return port
 
 
 def main(words):
+    if words and words[0] == "--forward":
+        return forward.serve(int(words[1]), words[2], words[3], int(words[4]))
     parser = argparse.ArgumentParser(prog="./demo", description="Moves two real machines from one network into another, with the proof at the end.")
     parser.add_argument("--keep", action="store_true", help="leave everything running and print the console's address and a login")
     parser.add_argument("--clean", action="store_true", help="remove what a run left, and stop")

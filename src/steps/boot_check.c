@@ -78,6 +78,27 @@ static int still_running(struct boot_check *b, struct err *e)
     return 0;
 }
 
+/* What a kernel says when it will never get further. */
+static const char *const hung_words[] = {"BUG: soft lockup", "Kernel panic - not syncing", "BUG: unable to handle"};
+
+/* A kernel that hung at its boot is started again, once: emulated processors lose a race now and then, and real ones, too. It is a line
+ * of evidence; a machine that hangs twice does not boot. */
+static int reset_if_hung(struct boot_check *b, struct err *e)
+{
+    CLEANUP(buf_release) struct buf serial = {.limit_bytes = SERIAL_LIMIT_BYTES};
+    const char *found = NULL;
+
+    if (b->was_reset || b->launch.api->serial(b->launch.target, b->launch.instance, &serial, NULL) < 0 || !serial.data)
+        return 0;
+    for (size_t i = 0; i < ARRAY_COUNT(hung_words) && !found; i++)
+        found = strstr(serial.data, hung_words[i]);
+    if (!found)
+        return 0;
+    b->was_reset = true;
+    boot_line(b, "started twice", true, "the first boot hung (\"%.*s\" on its console); it was reset once", (int)strcspn(found, "\r\n"), found);
+    return b->launch.api->reset(b->launch.target, b->launch.instance, e);
+}
+
 static int try_login(struct boot_check *b, struct err *e)
 {
     int fd = b->launch.api->connect(b->launch.target, b->launch.instance, b->address, b->port, DIAL_TIMEOUT_MS, e);
@@ -105,7 +126,7 @@ int boot_login(struct boot_check *b, struct err *e)
             boot_line(b, "login", false, "none within %lld s; the last try: %s", (long long)((clock_monotonic_us() - began_us) / US_PER_S), why.message);
             return err_set(e, ERR_WRONG_STATE, "the copy lets nobody log in: %s", why.message);
         }
-        if (step_sleep_ms(b->step, AGAIN_MS, e) < 0)
+        if (reset_if_hung(b, e) < 0 || step_sleep_ms(b->step, AGAIN_MS, e) < 0)
             return -1;
     }
     boot_line(b, "login", true, "%s at %s port %d after %.1f s; the host key is the source's, %s", step_string(b->step, "credential.user", "?"), b->address, b->port,

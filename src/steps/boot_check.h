@@ -12,6 +12,7 @@ struct boot_check {
     int port;              /* of SSH */
     struct remote *remote; /* logged in, from boot_login on */
     int64_t until_us;      /* monotonic: what is not there by then is not coming */
+    bool was_reset;        /* its first boot hung */
     int line_count, failed_count;
     struct buf failed;     /* the names of the lines that did not hold */
 };

@@ -14,6 +14,16 @@
 #define BALLOON_POLL_S 2
 #define JOB_TIMEOUT_MS 30000
 
+int local_reset(struct target *t, const char *instance, struct err *e)
+{
+    CLEANUP(instance_free) struct instance *i = NULL;
+    CLEANUP(qmp_free) struct qmp *q = NULL;
+
+    if (instance_need(t, instance, &i, e) < 0 || instance_qmp(i, &q, e) < 0)
+        return -1;
+    return qmp_call(q, "system_reset", NULL, LOCAL_QMP_TIMEOUT_MS, NULL, e) < 0 ? err_wrap(e, "resetting %s", instance) : 0;
+}
+
 int local_picture(struct target *t, const char *instance, const char *png_path, struct err *e)
 {
     static const char signature[] = "\x89PNG\r\n\x1a\n";

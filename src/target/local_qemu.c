@@ -394,6 +394,7 @@ const struct target_api target_local_qemu = {
     .remove = local_remove,
     .set_net = local_set_net,
     .connect = local_connect,
+    .reset = local_reset,
     .picture = local_picture,
     .serial = local_serial,
     .usage = local_usage,

@@ -68,6 +68,8 @@ struct target_api {
     int (*set_net)(struct target *t, const char *instance, enum target_net net, struct err *e);        /* opens or closes the door */
     /* A TCP connection to the instance from inside its network, whatever the door: returns a descriptor. */
     int (*connect)(struct target *t, const char *instance, const char *address, int port, int timeout_ms, struct err *e);
+    /* Power off and on at once, as with the machine's own button: for one that hangs. Its disks and network stay as they are. */
+    int (*reset)(struct target *t, const char *instance, struct err *e);
     int (*picture)(struct target *t, const char *instance, const char *png_path, struct err *e);
     int (*serial)(struct target *t, const char *instance, struct buf *out, struct err *e);             /* what it printed so far */
     int (*usage)(struct target *t, const char *instance, struct target_usage *out, struct err *e);

@@ -139,6 +139,9 @@ static void launches_once(struct subject *s)
     other.memory_bytes *= 2;
     refuses(s->api->launch(s->t, &other, e), ERR_CONFLICT, "another machine under that name is refused");
     picture_is_png(s, "probe-1");
+    refuses(s->api->reset(s->t, "nobody", e), ERR_NOT_FOUND, "nobody can't be reset");
+    does(s->api->reset(s->t, "probe-1", e), "a running machine is reset");
+    becomes(s, "probe-1", TARGET_RUNNING, 5000);
     does(s->api->usage(s->t, "probe-1", &usage, e), "its usage can be read");
     ok(usage.cpu_share >= 0 && usage.cpu_share <= 1 && usage.memory_bytes == spec.memory_bytes && usage.disk_read_bytes >= 512,
        "and makes sense: CPU %.3f, %lld bytes read", usage.cpu_share, (long long)usage.disk_read_bytes);
