@@ -1,6 +1,19 @@
 /* stop_instance: the way back's first task: the cutover instance leaves the network at once, and goes. What it wrote goes with it; whoever asked for
- * the way back was told. */
+ * the way back was told. Then the source, which was held still since the cutover point, may move again: nobody can log in before. */
+#include "steps/control.h"
 #include "steps/launch.h"
+
+static int let_source_move(struct step *s, struct err *e)
+{
+    CLEANUP(json_free) json_t *answer = NULL;
+    const char *server;
+
+    if (step_need_string(s, "server.name", &server, e) < 0 ||
+        control_ask(s, json_pack("{s:s, s:s}", "verb", "thaw", "server", server), 120000, NULL, &answer, e) < 0)
+        return err_wrap(e, "the source can't be told to go on");
+    step_evidence(s, "source moves", true, "its filesystems are no longer held");
+    return 0;
+}
 
 static int run(struct step *s, struct err *e)
 {
@@ -14,7 +27,7 @@ static int run(struct step *s, struct err *e)
     step_evidence(s, "address free", true, state == TARGET_RUNNING ? "the door of %s is closed" : "%s does not run", l.instance);
     if (state != TARGET_ABSENT && l.api->stop(l.target, l.instance, true, 0, e) < 0)
         return -1;
-    return launch_remove(s, LAUNCH_CUTOVER, e);
+    return launch_remove(s, LAUNCH_CUTOVER, e) < 0 ? -1 : let_source_move(s, e);
 }
 
 const struct step_api step_stop_instance = {
