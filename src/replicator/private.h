@@ -14,7 +14,7 @@
 #define POINTS_IN_STATUS 8
 
 struct replicator_options {
-    const char *data, *factory_url, *name;
+    const char *data, *state, *factory_url, *name;
     const char *token_file, *ca_file, *ca_fingerprint;
     const char *certificate_file, *key_file;
     char listen_address[64];
@@ -71,6 +71,7 @@ struct peer {
 struct replicator {
     struct replicator_options options;
     char *home; /* DATA/replicator: all else lies in it */
+    int64_t write_bytes_per_s; /* of its disk, tried at the start */
     char *vault_path, *nbd_path, *control_path, *marks_path, *identity;
     int control_fd, agents_fd;
     char *certificate_file, *key_file, *ca_file; /* what we show, to agents and to the factory */
@@ -81,6 +82,9 @@ struct replicator {
     atomic_uint sessions, talks;
     pthread_mutex_t lock; /* guards peers' chain and the marks file */
     struct peer *peers;
+    pthread_mutex_t stat_lock; /* guards what follows; no other of ours is taken under it */
+    struct vault_stat stat;
+    int64_t stat_due_us; /* monotonic */
 };
 
 /* peer.c */

@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -19,6 +20,7 @@
 #define STOP_WAIT_US (10 * US_PER_S)
 #define DEFAULT_POINT_INTERVAL_MS 5000
 #define DEFAULT_GUARD_MIB 512
+#define SPEED_TRY_BYTES (8u << 20)
 
 static atomic_bool stop_asked;
 static void ask_to_stop(int number) { (void)number; atomic_store(&stop_asked, true); }
@@ -28,7 +30,8 @@ static void ask_to_stop(int number) { (void)number; atomic_store(&stop_asked, tr
 static const struct {
     const char *name, *argument, *help;
 } option_table[] = {
-    {"data", "DIR", "where everything is kept, in DIR/replicator (required)"},
+    {"data", "DIR", "where everything is kept, in DIR/replicator (this or --state is required)"},
+    {"state", "DIR", "where everything is kept, in DIR itself"},
     {"listen", "ADDR:PORT", "where agents connect: a numeric address, IPv6 in brackets (required)"},
     {"factory", "URL", "https://… of the factory (required unless a certificate is given)"},
     {"name", "NAME", "this replicator's name (r1)"},
@@ -45,7 +48,7 @@ static const struct {
 
 static void usage(FILE *out)
 {
-    fputs("usage: slipway replicator --data DIR --listen ADDR:PORT --factory URL [OPTIONS]\n\n"
+    fputs("usage: slipway replicator --state DIR --listen ADDR:PORT --factory URL [OPTIONS]\n\n"
           "Takes blocks from agents, keeps them in the vault, and serves recovery points.\n\n", out);
     for (size_t i = 0; i < ARRAY_COUNT(option_table); i++) {
         char name[64];
@@ -88,7 +91,7 @@ static int take_option(struct replicator_options *o, const char *name, const cha
     const struct {
         const char *name;
         const char **at;
-    } texts[] = {{"data", &o->data}, {"factory", &o->factory_url}, {"name", &o->name}, {"token-file", &o->token_file},
+    } texts[] = {{"data", &o->data}, {"state", &o->state}, {"factory", &o->factory_url}, {"name", &o->name}, {"token-file", &o->token_file},
                  {"ca", &o->ca_file}, {"ca-fingerprint", &o->ca_fingerprint}, {"certificate", &o->certificate_file}, {"key", &o->key_file}};
     int64_t duration_us;
 
@@ -111,8 +114,8 @@ static int take_option(struct replicator_options *o, const char *name, const cha
 
 static int check_options(const struct replicator_options *o, struct err *e)
 {
-    if (!o->data || !o->listen_address[0])
-        return err_set(e, ERR_INVALID, "--data and --listen are required (`slipway replicator --help`)");
+    if (!o->data == !o->state || !o->listen_address[0])
+        return err_set(e, ERR_INVALID, "--listen and one of --data and --state are required (`slipway replicator --help`)");
     if (o->certificate_file ? !o->key_file || !o->ca_file : !o->factory_url)
         return err_set(e, ERR_INVALID, "give --factory, or --certificate with --key and --ca");
     return vault_name_check("--name", o->name, e);
@@ -151,7 +154,7 @@ static int read_token(const char *path, char token[static LIMIT_TOKEN_BYTES + 1]
     CLEANUP(buf_release) struct buf b = {0};
 
     token[0] = '\0';
-    if (!path)
+    if (!path || !file_exists(path)) /* used and removed: whoever is enrolled needs none */
         return 0;
     buf_init(&b, LIMIT_TOKEN_BYTES);
     if (file_read(path, LIMIT_TOKEN_BYTES, &b, e) < 0)
@@ -189,6 +192,26 @@ static int take_identity(struct replicator *r, struct err *e)
         return -1;
     }
     return tls_context_open(TLS_SERVER, r->certificate_file, r->key_file, r->ca_file, &r->tls, e);
+}
+
+/* ---- the disk ---- */
+
+/* How fast this folder takes what must be durable: written and synced once at the start, for the doctor. 0: not known. */
+static int64_t try_disk(const char *home)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/speed.XXXXXX", home);
+    CLEANUP(free_ptr) uint8_t *bytes = xmalloc(SPEED_TRY_BYTES);
+    CLEANUP(close_fd) int fd = mkostemp(path, O_CLOEXEC);
+    int64_t begun_us = clock_monotonic_us(), took_us;
+    bool written;
+
+    if (fd < 0)
+        return 0;
+    unlink(path);
+    memset(bytes, 'x', SPEED_TRY_BYTES);
+    written = fd_write_all(fd, bytes, SPEED_TRY_BYTES, NULL) == 0 && fsync(fd) == 0;
+    took_us = clock_monotonic_us() - begun_us;
+    return written ? (int64_t)SPEED_TRY_BYTES * US_PER_S / (took_us + 1) : 0;
 }
 
 /* ---- agents ---- */
@@ -270,7 +293,10 @@ static int open_all(struct replicator *r, struct err *e)
 {
     struct vault_options options = {.guard_bytes = (uint64_t)r->options.guard_mib << 20};
 
-    if (file_make_dirs(r->home, 0700, e) < 0 || take_identity(r, e) < 0 || vault_open(r->vault_path, &options, &r->vault, e) < 0 ||
+    if (file_make_dirs(r->home, 0700, e) < 0)
+        return -1;
+    r->write_bytes_per_s = try_disk(r->home);
+    if (take_identity(r, e) < 0 || vault_open(r->vault_path, &options, &r->vault, e) < 0 ||
         peers_load(r, e) < 0 || nbd_server_start(r->vault, r->nbd_path, &r->nbd, e) < 0 || control_listen(r, e) < 0)
         return -1;
     return listen_for_agents(r, e);
@@ -319,6 +345,7 @@ static void close_all(struct replicator *r)
     free(r->marks_path);
     free(r->identity);
     pthread_mutex_destroy(&r->lock);
+    pthread_mutex_destroy(&r->stat_lock);
 }
 
 static int run(const struct replicator_options *o, struct err *e)
@@ -326,8 +353,8 @@ static int run(const struct replicator_options *o, struct err *e)
     struct replicator r = {.options = *o, .control_fd = -1, .agents_fd = -1};
     int result;
 
-    MUST(pthread_mutex_init(&r.lock, NULL) == 0);
-    r.home = xasprintf("%s/replicator", o->data);
+    MUST(pthread_mutex_init(&r.lock, NULL) == 0 && pthread_mutex_init(&r.stat_lock, NULL) == 0);
+    r.home = o->state ? xstrdup(o->state) : xasprintf("%s/replicator", o->data);
     r.vault_path = xasprintf("%s/vault", r.home);
     r.nbd_path = xasprintf("%s/nbd.sock", r.home);
     r.control_path = xasprintf("%s/control.sock", r.home);

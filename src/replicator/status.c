@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define STAT_EVERY_US (3 * US_PER_S)
+
 /* What our side knows before the agent's own state counts. */
 static const char *state_of(const struct peer *p)
 {
@@ -87,20 +89,38 @@ static bool is_gone(struct peer *p)
     return gone;
 }
 
-static json_t *vault_json(struct replicator *r)
+/* The figures come from a walk over the index: not more often than every 3 s, and never more than a twentieth of the time. */
+static struct vault_stat recent_stat(struct replicator *r)
 {
     struct vault_stat s = {0};
+    int64_t begun_us = clock_monotonic_us();
+
+    pthread_mutex_lock(&r->stat_lock);
+    if (begun_us >= r->stat_due_us && vault_stat(r->vault, &s, NULL) == 0) {
+        int64_t took_us = clock_monotonic_us() - begun_us;
+
+        r->stat = s;
+        r->stat_due_us = begun_us + (20 * took_us > STAT_EVERY_US ? 20 * took_us : STAT_EVERY_US);
+    }
+    s = r->stat;
+    pthread_mutex_unlock(&r->stat_lock);
+    return s;
+}
+
+static json_t *vault_json(struct replicator *r)
+{
+    struct vault_stat s = recent_stat(r);
     json_t *j = json_object();
 
-    if (vault_stat(r->vault, &s, NULL) < 0)
-        return j;
     json_object_set_new(j, "chunks", json_integer((json_int_t)s.chunk_count));
+    json_object_set_new(j, "chunks_damaged", json_integer((json_int_t)s.bad_count));
     json_object_set_new(j, "segments", json_integer((json_int_t)s.segment_count));
     json_object_set_new(j, "points", json_integer((json_int_t)s.point_count));
-    json_object_set_new(j, "bytes_raw", json_integer((json_int_t)s.raw_bytes));
-    json_object_set_new(j, "bytes_stored", json_integer((json_int_t)s.stored_bytes));
-    json_object_set_new(j, "bytes_free", json_integer((json_int_t)s.free_bytes));
-    json_object_set_new(j, "chunks_damaged", json_integer((json_int_t)s.bad_count));
+    json_object_set_new(j, "raw_bytes", json_integer((json_int_t)s.raw_bytes));
+    json_object_set_new(j, "stored_bytes", json_integer((json_int_t)s.stored_bytes));
+    json_object_set_new(j, "free_bytes", json_integer((json_int_t)s.free_bytes));
+    json_object_set_new(j, "total_bytes", json_integer((json_int_t)s.total_bytes));
+    json_object_set_new(j, "write_bytes_per_s", json_integer(r->write_bytes_per_s));
     json_object_set_new(j, "read_errors", json_integer((json_int_t)nbd_server_read_errors(r->nbd)));
     return j;
 }

@@ -424,6 +424,7 @@ int vault_stat(struct vault *v, struct vault_stat *out, struct err *e)
     if (statvfs(v->segment_dir, &st) < 0)
         return err_set(e, ERR_IO, "can't ask for the free space of %s", v->segment_dir);
     free_bytes = (uint64_t)st.f_bavail * st.f_frsize;
+    s.total_bytes = (uint64_t)st.f_blocks * st.f_frsize;
     s.free_bytes = free_bytes > v->options.guard_bytes ? free_bytes - v->options.guard_bytes : 0;
     if (index_begin(&v->index, false, &txn, e) < 0 || index_each(&v->index, txn, INDEX_CHUNK, index_val("", 0), add_place, &s, e) < 0 ||
         index_each(&v->index, txn, INDEX_SEGMENT, index_val("", 0), add_segment, &s, e) < 0 ||

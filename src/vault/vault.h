@@ -168,7 +168,7 @@ int vault_point_usable(struct vault *v, const char *point, struct err *e);
 struct vault_stat {
     uint64_t chunk_count, segment_count, point_count, disk_count, bad_count;
     uint64_t raw_bytes, stored_bytes; /* of distinct chunks; in segments on disk */
-    uint64_t free_bytes;              /* of the file system that holds it, above the guard */
+    uint64_t free_bytes, total_bytes; /* of the file system that holds it: free above the guard */
 };
 int vault_stat(struct vault *v, struct vault_stat *out, struct err *e);
 

@@ -83,7 +83,7 @@ class World:
 
     def start_replicator(self, *more):
         identity = self.dir / "replicator-r1"
-        self.start("replicator", [SLIPWAY, "replicator", "--data", self.dir, "--listen", f"127.0.0.1:{self.port}", "--certificate", identity / "cert.pem",
+        self.start("replicator", [SLIPWAY, "replicator", "--state", self.dir / "replicator", "--listen", f"127.0.0.1:{self.port}", "--certificate", identity / "cert.pem",
                                   "--key", identity / "key.pem", "--ca", identity / "ca.pem", "--point-interval", "1s", "--guard-mib", "16", *more])
 
     def start_agent(self, server="web01", folder="agent-web01"):
