@@ -102,7 +102,7 @@ const char *call_query(const struct http_call *c, const char *name)
 {
     const char *text = MHD_lookup_connection_value(inner(c)->connection, MHD_GET_ARGUMENT_KIND, name);
 
-    return text ? httpd_unescape(c->arena, text, strlen(text), true) : NULL;
+    return text && *text ? httpd_unescape(c->arena, text, strlen(text), true) : NULL;
 }
 
 const char *call_header(const struct http_call *c, const char *name)

@@ -15,7 +15,6 @@
 #define BACKUP_MAX_AGE_S 86400
 #define PROBE_MAX_AGE_US (7 * 86400 * US_PER_S)
 #define VAULT_ROOM_LEAST_BYTES (INT64_C(1) << 30)
-#define VAULT_ROOM_LEAST_PERCENT 5
 
 struct exam {
     struct api *api;
@@ -233,19 +232,17 @@ static void check_runners(struct exam *x)
 static void check_vault(struct exam *x, const json_t *replicator)
 {
     const json_t *vault = json_object_get(replicator, "vault");
-    int64_t free_bytes = json_get_int(vault, "free_bytes", -1), total_bytes = json_get_int(vault, "total_bytes", -1);
-    int64_t speed = json_get_int(vault, "write_bytes_per_s", -1);
+    int64_t free_bytes = json_get_int(vault, "bytes_free", -1), damaged = json_get_int(vault, "chunks_damaged", -1);
     const char *name = json_get_string(replicator, "name", "?");
-    bool room = free_bytes >= VAULT_ROOM_LEAST_BYTES && (total_bytes <= 0 || free_bytes >= total_bytes / 100 * VAULT_ROOM_LEAST_PERCENT);
 
     if (free_bytes < 0)
         line(x, "replication", "vault_room", "The vault has room", false, "look at the replicator's log", "the replicator %s does not tell its vault's room", name);
     else
-        line(x, "replication", "vault_room", "The vault has room", room, "give the replicator's folder a larger disk, or drop staged data",
-             "the vault of %s has %lld MiB free of %lld MiB", name, (long long)(free_bytes >> 20), (long long)(total_bytes >> 20));
-    if (speed >= 0)
-        line(x, "replication", "vault_speed", "The vault is fast enough", speed >= 10 << 20, "put the vault on a faster disk",
-             "it wrote and synced %lld MiB/s when it was tried", (long long)(speed >> 20));
+        line(x, "replication", "vault_room", "The vault has room", free_bytes >= VAULT_ROOM_LEAST_BYTES,
+             "give the replicator's folder a larger disk, or drop staged data", "the vault of %s has %lld MiB free (at least %lld are needed)", name,
+             (long long)(free_bytes >> 20), (long long)(VAULT_ROOM_LEAST_BYTES >> 20));
+    line(x, "replication", "vault_sound", "The vault is sound", damaged == 0, "a disk may be failing: look at the replicator's log before anything is launched",
+         "%lld damaged chunks are known (-1: the replicator does not tell)", (long long)damaged);
 }
 
 static void check_replicators(struct exam *x)

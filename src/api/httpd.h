@@ -103,7 +103,7 @@ struct http_call {
 
 /* Borrowed until the call ends; NULL where it isn't there. */
 const char *call_param(const struct http_call *c, const char *name);   /* of the path template: MUST be in it */
-const char *call_query(const struct http_call *c, const char *name);   /* decoded */
+const char *call_query(const struct http_call *c, const char *name);   /* decoded; an empty one is as one that isn't there */
 const char *call_header(const struct http_call *c, const char *name);
 const char *call_cookie(const struct http_call *c, const char *name);
 /* The client's certificate, which TLS has proven to be its own: 1: verified against the CA, for a client, in its time: *pem is lent; 0: none

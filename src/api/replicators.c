@@ -60,22 +60,21 @@ int route_replicators(struct http_call *c, struct err *e)
 }
 
 /* One server's part: 1 kept, 0 not one of ours, -1. */
-static int keep_server(struct http_call *c, struct store_tx *tx, const json_t *said, const struct inventory_by *by, struct err *e)
+static int keep_server(struct store_tx *tx, const json_t *said, const struct inventory_by *by, struct err *e)
 {
-    const json_t *replication = json_object_get(said, "replication");
+    CLEANUP(json_free) json_t *replication = json_copy((json_t *)(uintptr_t)said);
     const char *server;
 
     if (json_need_string(said, "server", &server, e) < 0)
         return -1;
-    if (!json_is_object(replication))
-        replication = said;
+    json_object_del(replication, "server"); /* the rest is its replication; the list of its points may be long */
+    json_object_del(replication, "points");
     if (inventory_server_set_replication(tx, server, replication, by, e) < 0) {
         if (e->kind != ERR_NOT_FOUND)
             return err_wrap(e, "the server %s", server);
         err_clear(e);
         return 0;
     }
-    (void)c;
     return workflow_replication_seen(tx, server, replication, by->now_us, e) < 0 ? -1 : 1;
 }
 
@@ -115,7 +114,7 @@ int route_replicator_status(struct http_call *c, struct err *e)
     if (json_need_array(c->body, "servers", &servers, e) < 0 || identity_seen(api_of(c)->identity, &c->who, e) < 0 || api_write(c, &tx, e) < 0)
         return -1;
     json_array_foreach(servers, index, said) {
-        int kept = keep_server(c, tx, said, &by, e);
+        int kept = keep_server(tx, said, &by, e);
 
         if (kept < 0)
             return -1;

@@ -9,7 +9,7 @@ http_handler route_enrolment_make, route_enrol, route_runners, route_agents, rou
 http_handler route_credentials, route_credential_put, route_credential_remove;
 http_handler route_waves, route_wave, route_wave_create, route_wave_update, route_wave_window, route_wave_start, route_wave_cutover;
 http_handler route_measure, route_wave_report, route_wave_report_html;
-http_handler route_servers, route_server, route_server_create, route_server_update, route_server_trust;
+http_handler route_servers, route_server, route_server_create, route_server_update;
 http_handler route_server_cutover, route_server_open, route_server_finalize, route_server_decommission, route_server_back;
 http_handler route_applications, route_import, route_export;
 http_handler route_runs, route_run, route_run_cancel, route_task, route_task_decide, route_task_retry, route_task_cancel, route_task_skip;

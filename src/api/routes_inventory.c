@@ -170,32 +170,30 @@ int route_server_create(struct http_call *c, struct err *e)
     return 0;
 }
 
+/* The SSH host key that an operator has compared; null forgets it. It has a function of its own below. */
+static int pin_host_key(struct store_tx *tx, const char *server, const json_t *key, const struct inventory_by *by, struct err *e)
+{
+    if (!key)
+        return 0;
+    if (!json_is_string(key) && !json_is_null(key))
+        return err_set(e, ERR_INVALID, "\"host_key\" must be the key's fingerprint, \"SHA256:…\" (ssh-keyscan HOST | ssh-keygen -lf -), or null");
+    return inventory_server_set_host_key(tx, server, json_string_value(key), by, e);
+}
+
 int route_server_update(struct http_call *c, struct err *e)
 {
     CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    CLEANUP(json_free) json_t *key = json_incref(json_object_get(c->body, "host_key"));
     struct inventory_by by = api_by(c);
+    const char *server = call_param(c, "server");
     int64_t version = INVENTORY_ANY_VERSION;
 
+    json_object_del(c->body, "host_key");
     if (call_if_match(c, &version, e) < 0 || api_write(c, &tx, e) < 0 ||
-        inventory_server_update(tx, call_param(c, "server"), version, c->body, &by, api_faults(c), e) < 0 ||
-        reply_server(c, tx, call_param(c, "server"), 200, e) < 0 || store_commit(&tx, e) < 0)
+        inventory_server_update(tx, server, version, c->body, &by, api_faults(c), e) < 0 || pin_host_key(tx, server, key, &by, e) < 0 ||
+        reply_server(c, tx, server, 200, e) < 0 || store_commit(&tx, e) < 0)
         return api_failed(c, e);
     return 0;
-}
-
-/* Pins the SSH host key that an operator has compared, or, with null, forgets it. */
-int route_server_trust(struct http_call *c, struct err *e)
-{
-    CLEANUP(store_rollback) struct store_tx *tx = NULL;
-    const json_t *given = json_object_get(c->body, "host_key");
-    struct inventory_by by = api_by(c);
-
-    if (!json_is_string(given) && !json_is_null(given))
-        return err_set(e, ERR_INVALID, "\"host_key\" must be the key's fingerprint, \"SHA256:…\" (ssh-keyscan HOST | ssh-keygen -lf -), or null");
-    if (api_write(c, &tx, e) < 0 ||
-        inventory_server_set_host_key(tx, call_param(c, "server"), json_string_value(given), &by, e) < 0 || store_commit(&tx, e) < 0)
-        return -1;
-    return reply_empty(c, 204);
 }
 
 /* --- what one asks of a server --- */

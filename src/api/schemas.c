@@ -33,11 +33,10 @@ const struct schema schema_table[] = {
                     "newest_point_age_ms:integer? error:any"},
     {"Instance", "name:string! kind:string! door:string! state:string!"},
     {"NewServer", "name:string! wave:string! application:string? owner:string? address:string! port:integer attributes:object"},
-    {"ServerChange", "wave:string application:string? owner:string? address:string port:integer attributes:object"},
+    {"ServerChange", "wave:string application:string? owner:string? address:string port:integer attributes:object host_key:string?"},
     {"Server", "name:string! wave:string? application:string? owner:string? address:string! port:integer! lifecycle:string! attributes:object! "
-               "facts:object? disks:[Disk]! replication:Replication? instance:Instance? version:integer!"},
+               "facts:object? disks:[Disk]! replication:Replication? instance:Instance? host_key:string? version:integer!"},
     {"ServerList", "items:[Server]! next:string? total:integer"},
-    {"HostKey", "host_key:string?"},
     {"Back", "confirm:string?"},
     {"Import", "applied:boolean! counts:object! changes:[object]! faults:[object]!"},
     {"WaitsFor", "kind:string! what:string until:time?"},

@@ -347,7 +347,7 @@ static void test_servers(void)
     a = as(operator, "POST", "/v1/servers", "{\"name\":\"we b\",\"wave\":\"none\",\"address\":\"\"}");
     ok(a.status == 422 && answer_has(&a, "\"faults\":["), "a server with faults");
     answer_release(&a);
-    is_int(status_as(operator, "POST", "/v1/servers/web01/trust", "{\"host_key\":\"SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}"), 204,
+    is_int(status_as(operator, "PATCH", "/v1/servers/web01", "{\"host_key\":\"SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}"), 200,
            "its host key is pinned");
     is_int(status_as(operator, "POST", "/v1/servers/web01/finalize", "{}"), 409, "finalize before its time");
     is_int(status_as(operator, "POST", "/v1/servers/web01/back", "{}"), 409, "back from nowhere");
@@ -371,6 +371,36 @@ static void test_settings(void)
     answer_release(&a);
     a = as(viewer, "GET", "/v1/settings", NULL);
     ok(answer_has(&a, "local-qemu") && !answer_has(&a, "99999"), "and stay as they were");
+    answer_release(&a);
+}
+
+static struct answer import(const char *query, const char *csv)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("/v1/imports%s", query), *token = xasprintf("Authorization: Bearer %s", operator);
+
+    return ask_with(&(struct question){.method = "POST", .path = path, .body = csv, .headers = {"Content-Type: text/csv", token}});
+}
+
+static void test_csv(void)
+{
+    static const char good[] = "wave,server,address\nw1,app01,192.0.2.21\nw1,app02,192.0.2.22\n";
+    struct answer a = import("?dry_run=true", good);
+
+    ok(a.status == 200 && answer_has(&a, "\"applied\":false") && answer_has(&a, "\"create\":2"), "an import is previewed");
+    answer_release(&a);
+    is_int(status_as(viewer, "GET", "/v1/servers/app01", NULL), 404, "and nothing was changed");
+    a = import("", "wave,server,address\nw1,app01,192.0.2.21\nno-such-wave,app02,192.0.2.22\n");
+    ok(a.status == 422 && answer_has(&a, "\"line\":3") && answer_has(&a, "no-such-wave"), "a fault names its line");
+    answer_release(&a);
+    is_int(status_as(viewer, "GET", "/v1/servers/app01", NULL), 404, "and nothing was changed by it");
+    a = import("", good);
+    ok(a.status == 200 && answer_has(&a, "\"applied\":true"), "an import is made");
+    answer_release(&a);
+    a = import("", "wave,server,address\nw1,\xff\xfe,192.0.2.23\n");
+    ok(a.status == 422 || a.status == 400, "bytes that are not UTF-8 (%ld)", a.status);
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/exports?wave=w1", NULL);
+    ok(a.status == 200 && answer_has(&a, "app02"), "and comes out again");
     answer_release(&a);
 }
 
@@ -418,7 +448,7 @@ static void finish(const json_t *document)
     a = as_peer("runner-dc1", "POST", path, report);
     ok(a.status == 200 && answer_has(&a, "\"cancelled\":false"), "its report renews the lease");
     answer_release(&a);
-    is_int(status_as_peer("runner-dc2", "POST", path, report), 409, "another runner's is refused");
+    is_int(status_as_peer("runner-dc2", "POST", path, report), 403, "another runner's is refused");
     snprintf(path, sizeof path, "/v1/runner/attempts/%s/artifacts/look.txt?fence=%lld", attempt, (long long)json_get_int(document, "fence", 0));
     is_int(status_as_peer("runner-dc1", "PUT", path, "some bytes"), 204, "an artifact is kept");
     snprintf(path, sizeof path, "/v1/runner/attempts/%s/finish", attempt);
@@ -441,7 +471,7 @@ static void test_runner(void)
     MUST(pthread_create(&thread, NULL, claim_thread, NULL) == 0);
     clock_sleep_us(300 * US_PER_MS);
     from_us = clock_monotonic_us();
-    a = as(operator, "POST", "/v1/probes", "{}");
+    a = as(operator, "POST", "/v1/targets/probe", "{}");
     is_int(a.status, 202, "a probe is asked for");
     started = json_of(&a);
     pthread_join(thread, (void **)&claimed);
@@ -471,7 +501,7 @@ static void test_replicator(void)
 {
     static const char status[] = "{\"servers\":[{\"server\":\"web01\",\"state\":\"CONTINUOUS\",\"bytes_total\":1000,\"bytes_read\":1000,\"bytes_sent\":900,"
         "\"bytes_stored\":800,\"backlog_bytes\":0,\"lag_ms\":5,\"eta_ms\":null,\"rate_bytes_per_s\":0,\"newest_point\":null,\"newest_point_at\":null,"
-        "\"error\":null,\"points\":[]},{\"server\":\"ghost\",\"state\":\"CONTINUOUS\"}],\"vault\":{\"free_bytes\":5368709120,\"total_bytes\":10737418240}}";
+        "\"error\":null,\"points\":[]},{\"server\":\"ghost\",\"state\":\"CONTINUOUS\"}],\"vault\":{\"bytes_free\":5368709120}}";
     struct answer a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
 
     is_int(a.status, 200, "a replicator tells its state");
@@ -481,7 +511,7 @@ static void test_replicator(void)
     ok(answer_has(&a, "\"replication\":{\"state\":\"CONTINUOUS\""), "the server shows it");
     answer_release(&a);
     a = as(viewer, "GET", "/v1/replicators", NULL);
-    ok(answer_has(&a, "\"free_bytes\":5368709120") && answer_has(&a, "\"status_at\":\"20"), "and the replicator's vault");
+    ok(answer_has(&a, "\"bytes_free\":5368709120") && answer_has(&a, "\"status_at\":\"20"), "and the replicator's vault");
     answer_release(&a);
     a = as(viewer, "GET", "/metrics", NULL);
     ok(answer_has(&a, "slipway_replication_lag_seconds{server=\"web01\"} 0.005") && answer_has(&a, "slipway_tasks{state=\"READY\"} 1") &&
@@ -539,6 +569,7 @@ int main(void)
     test_waves();
     test_servers();
     test_settings();
+    test_csv();
     test_credentials();
     test_runner();
     test_replicator();
