@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define ENROL_PREFIX "enrol_"
+#define COMMON_NAME_MAX 64 /* RFC 5280, ub-common-name */
 #define TTL_DEFAULT_US (INT64_C(3600) * US_PER_S)
 #define TTL_MAX_US (INT64_C(30) * 86400 * US_PER_S)
 #define PEER_VALID_US (INT64_C(730) * 86400 * US_PER_S)
@@ -23,6 +24,9 @@ static int check_wanted(enum actor_kind kind, const char *name, const char *cons
         return err_set(e, ERR_INVALID, "runner, replicator and agent enrol, not %s", actor_kind_name(kind));
     if (!name_is_good(name, true))
         return err_set(e, ERR_INVALID, "a name has 1 to %d of A-Z a-z 0-9 . _ - and begins with a letter or digit", LIMIT_NAME_BYTES);
+    if (strlen(actor_kind_name(kind)) + 1 + strlen(name) > COMMON_NAME_MAX)
+        return err_set(e, ERR_INVALID, "%s:%s is longer than %d bytes, which is all that a certificate's name can hold", actor_kind_name(kind), name,
+                       COMMON_NAME_MAX);
     if (label_count > IDENTITY_LABELS_MAX)
         return err_set(e, ERR_INVALID, "at most %d labels", IDENTITY_LABELS_MAX);
     for (int n = 0; n < label_count; n++) {

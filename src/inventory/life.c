@@ -196,8 +196,7 @@ int inventory_server_set_host_key(struct store_tx *tx, const char *server, const
     CLEANUP(free_ptr) char *was = NULL;
     json_t *fields;
 
-    if (host_key && (strncmp(host_key, "SHA256:", 7) != 0 || strlen(host_key) > 7 + 44 || strlen(host_key) < 7 + 43
-                     || host_key[7 + strspn(host_key + 7, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")]))
+    if (host_key && !is_fingerprint(host_key))
         return err_set(e, ERR_INVALID, "a host key is pinned by its fingerprint, SHA256: and 43 characters, as ssh-keygen -l prints it");
     if (read_column(tx, "SELECT wave, host_key FROM server WHERE name = $1", server, &wave, &was, e) < 0)
         return -1;

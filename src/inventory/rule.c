@@ -86,6 +86,14 @@ static bool is_services(const char *text)
         && !strstr(text, ",,") && text[0] != ',' && text[strlen(text) - 1] != ',';
 }
 
+bool is_fingerprint(const char *text)
+{
+    size_t length = strlen(text);
+
+    return strncmp(text, "SHA256:", 7) == 0 && length >= 7 + 43 && length <= 7 + 44
+        && !text[7 + strspn(text + 7, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")];
+}
+
 /* "user@host:port", the last part optional; several, separated by commas. */
 static bool is_jump(const char *text)
 {
@@ -148,6 +156,7 @@ const struct rule server_columns[] = {
 
 const struct rule server_attributes[] = {
     {"after", "Cut over after", RULE_NAMES, .max = LONG_TEXT_MAX, .hint = "servers of the same wave that go first, separated by commas"},
+    {"bytes_per_s", "Network use at most", RULE_INT, .min = 1024, .max = INT64_C(1) << 40, .hint = "bytes a second that the agent sends"},
     {"checks", "Checks of the owner", RULE_FORM, .max = LONG_TEXT_MAX, .fits = is_checks,
      .hint = "\"http://HOST:PORT/PATH contains TEXT\" or \"command CMD\", separated by ;"},
     {"cmdb_id", "Record in the CMDB", RULE_TEXT, .max = TEXT_MAX},
@@ -156,6 +165,7 @@ const struct rule server_attributes[] = {
     {"door", "Door at cutover", RULE_CHOICE, .choices = (const char *const[]){"auto", "ask", NULL}},
     {"freeze_budget_ms", "Longest freeze", RULE_INT, .min = 1, .max = 60000},
     {"jump", "Jump host", RULE_FORM, .max = TEXT_MAX, .fits = is_jump, .hint = "user@host or user@host:port"},
+    {"jump_host_key", "Jump host's key", RULE_FORM, .max = TEXT_MAX, .fits = is_fingerprint, .hint = "SHA256: and 43 characters, as ssh-keygen -l prints it"},
     {"memory_mib", "Memory of the copy", RULE_INT, .min = 64, .max = 64 << 20},
     {"network", "Source network", RULE_NAME, .max = LIMIT_NAME_BYTES, .hint = "the NETWORK of the runner's label source:NETWORK"},
     {"parking_address", "Address after cutover", RULE_CIDR, .hint = "an address of its network that is free, as 192.0.2.7/24"},
@@ -166,9 +176,12 @@ const struct rule server_attributes[] = {
 };
 
 const struct rule wave_settings[] = {
+    {"clock_skew_limit_ms", "Clock skew allowed", RULE_INT, .min = 1, .max = 86400000},
     {"hold_s", "Hold before decommissioning", RULE_INT, .min = 0, .max = 10 * YEAR_S},
     {"host_keys", "New SSH host keys", RULE_CHOICE, .choices = (const char *const[]){"ask", "accept-first", NULL}},
+    {"lag_limit_ms", "Replication lag allowed", RULE_INT, .min = 1, .max = 86400000},
     {"network", "Source network", RULE_NAME, .max = LIMIT_NAME_BYTES},
+    {"point_age_limit_ms", "Age of the newest point allowed", RULE_INT, .min = 1, .max = 86400000},
     {"right_size_after_s", "Measured before right-sizing", RULE_INT, .min = 0, .max = YEAR_S},
     {0},
 };

@@ -30,6 +30,8 @@ extern const struct rule server_columns[];    /* name wave application owner add
 extern const struct rule server_attributes[];
 extern const struct rule wave_settings[];
 
+bool is_fingerprint(const char *text); /* "SHA256:" and 43 characters of base64, as OpenSSH prints it */
+
 #define RULE_REASON_SIZE 320
 const struct rule *rule_find(const struct rule *table, const char *name); /* NULL: none */
 char *rule_names(const struct rule *table);                              /* "cpu, door, …"; the caller frees */

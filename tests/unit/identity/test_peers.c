@@ -147,6 +147,8 @@ static void wrong_wishes_are_told(void)
     is_int(identity_enrolment_make(bench_identity, tx, ACTOR_USER, "x", NULL, 0, 0, "user:a", token, &expires_us, &e), -1, "%s", "users don't enrol");
     is_int(identity_enrolment_make(bench_identity, tx, ACTOR_AGENT, "a/b", NULL, 0, 0, "user:a", token, &expires_us, &e), -1, "a bad name: %s",
            e.message);
+    is_int(identity_enrolment_make(bench_identity, tx, ACTOR_AGENT, "a2345678901234567890123456789012345678901234567890123456789", NULL, 0, 0, "user:a",
+                                   token, &expires_us, &e), -1, "a name that no certificate holds: %s", e.message);
     is_int(identity_enrolment_make(bench_identity, tx, ACTOR_RUNNER, "x", label, 1, 0, "user:a", token, &expires_us, &e), -1, "a bad label: %s",
            e.message);
     is_int(identity_enrolment_make(bench_identity, tx, ACTOR_RUNNER, "x", NULL, 0, -5, "user:a", token, &expires_us, &e), -1, "a bad time: %s",

@@ -1,3 +1,4 @@
+#include "base/file.h"
 #include "inventory/rule.h"
 #include "tap.h"
 
@@ -56,12 +57,29 @@ static const struct {
     {server_attributes, "cpu", "4", true},
     {server_attributes, "cpu", "-4", false},
     {server_attributes, "cpu", "4.5", false},
+    {server_attributes, "jump_host_key", "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU", true},
+    {server_attributes, "jump_host_key", "SHA256:short", false},
     {wave_settings, "host_keys", "accept-first", true},
     {wave_settings, "host_keys", "yes", false},
     {wave_settings, "hold_s", "0", true},
 };
 
-int main(void)
+/* The page for people names every column and attribute. */
+static void page_knows_all(const char *path)
+{
+    CLEANUP(buf_release) struct buf page;
+
+    buf_init(&page, 0);
+    ok(path && file_read(path, 1 << 20, &page, NULL) == 0, "the page %s", path ? path : "");
+    for (int table = 0; page.data && table < 2; table++)
+        for (const struct rule *r = table ? server_attributes : server_columns; r->name; r++) {
+            CLEANUP(free_ptr) char *row = xasprintf("| `%s` |", !table && strcmp(r->name, "name") == 0 ? "server" : r->name);
+
+            ok(strstr(page.data, row) != NULL, "has %s", r->name);
+        }
+}
+
+int main(int argc, char **argv)
 {
     char reason[RULE_REASON_SIZE] = "";
     json_t *out = NULL, *number = json_integer(8), *text = json_string("8"), *wrong = json_true();
@@ -81,6 +99,7 @@ int main(void)
     is_int(rule_take(rule_find(server_attributes, "cpu"), wrong, &out, reason), -1, "true %s", reason);
     is_int(rule_take(rule_find(server_attributes, "services"), number, &out, reason), -1, "a number for a text %s", reason);
     ok(!rule_find(server_attributes, "color"), "what isn't in the table isn't known");
+    page_knows_all(argc > 1 ? argv[1] : NULL);
     json_decref(number);
     json_decref(text);
     json_decref(wrong);

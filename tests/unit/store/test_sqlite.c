@@ -100,6 +100,31 @@ static void backup_is_a_whole_copy(void)
     is_int(setting(url, "SELECT COUNT(*) FROM t"), 1, "what was not is not");
 }
 
+/* max_page_count stands for a disk that is full. */
+static void a_full_disk_loses_nothing(void)
+{
+    CLEANUP(store_close) struct store *s = NULL;
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    CLEANUP(free_ptr) char *url = xasprintf("sqlite:%s/full.db", folder);
+    struct err e = {0};
+    int64_t pages;
+
+    MUST(store_open(url, &s, NULL) == 0 && store_begin(s, STORE_WRITE, &tx, NULL) == 0);
+    store_run(tx, NULL, "CREATE TABLE t (raw BLOB)", "");
+    store_run(tx, NULL, "INSERT INTO t (raw) VALUES (zeroblob(1000))", "");
+    is_int(store_commit(&tx, &e), 0, "a row");
+    MUST(store_begin(s, STORE_WRITE, &tx, NULL) == 0);
+    store_one_int(tx, &pages, NULL, "PRAGMA max_page_count = 20", "");
+    is_int(store_run(tx, &e, "INSERT INTO t (raw) VALUES (zeroblob(1000000))", ""), -1, "no room for another");
+    is_int(e.kind, ERR_NO_SPACE, "%s", e.message);
+    is_int(store_commit(&tx, &e), -1, "the transaction is lost");
+    MUST(store_begin(s, STORE_WRITE, &tx, NULL) == 0);
+    store_one_int(tx, &pages, NULL, "PRAGMA max_page_count = 1000000", "");
+    is_int(store_run(tx, &e, "INSERT INTO t (raw) VALUES (zeroblob(1000000))", ""), 1, "when there is room, it goes on");
+    is_int(store_commit(&tx, &e), 0, "and is written: %s", e.message);
+    is_int(setting(url, "SELECT COUNT(*) FROM t"), 2, "with what was there");
+}
+
 int main(void)
 {
     CLEANUP(free_ptr) char *tidy = xasprintf("rm -rf %s", mkdtemp(folder));
@@ -108,6 +133,7 @@ int main(void)
     wrong_files_are_told();
     cache_holds_its_bound();
     backup_is_a_whole_copy();
+    a_full_disk_loses_nothing();
     ok(system(tidy) == 0, "tidy");
     return tap_done();
 }
