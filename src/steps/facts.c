@@ -342,6 +342,16 @@ static void read_line(struct reading *r, const char *line, size_t size)
 
 /* ---- The whole ---- */
 
+/* Whose driver a disk needs, by where it is ("pci0000:00/0000:00:05.0/virtio2/host0/target0:0:0/0:0:0:0"): "other" is all that isn't virtio. */
+static const char *driver_at(const char *place)
+{
+    const char *virtio = strstr(place, "/virtio");
+
+    if (!virtio)
+        return "other";
+    return strstr(virtio, "/host") ? "virtio_scsi" : "virtio_blk";
+}
+
 /* Disks without an id are named by their place; clones, of one id, get the place's hash added, as the agent does. */
 static void finish_disks(json_t *disks)
 {
@@ -368,6 +378,7 @@ static void finish_disks(json_t *disks)
         if (json_object_get(disk, "twin"))
             json_object_set(disk, "id", json_object_get(disk, "twin"));
         json_object_del(disk, "twin");
+        json_object_set_new(disk, "driver", json_string(driver_at(json_get_string(disk, "place", ""))));
         json_object_del(disk, "place");
     }
 }

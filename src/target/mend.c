@@ -20,18 +20,6 @@ __attribute__((format(printf, 2, 3))) static void reason(json_t *reasons, const 
     json_array_append_new(reasons, json_string(text));
 }
 
-/* The driver of a disk at the source: what its name or its place in the machine ("pci0000:00/0000:00:05.0/virtio2/host0/…") says. */
-static const char *driver_of(const json_t *disk)
-{
-    const char *place = json_get_string(disk, "place", ""), *virtio = strstr(place, "/virtio");
-
-    if (strncmp(json_get_string(disk, "name", ""), "vd", 2) == 0)
-        return "virtio_blk"; /* nobody else is called so */
-    if (virtio && strstr(virtio, "/host"))
-        return "virtio_scsi";
-    return "another driver";
-}
-
 static void disk_reasons(const json_t *disks, const char *disk_bus, json_t *reasons)
 {
     bool scsi = strcmp(disk_bus, "scsi") == 0;
@@ -40,7 +28,7 @@ static void disk_reasons(const json_t *disks, const char *disk_bus, json_t *reas
     size_t i;
 
     json_array_foreach(disks, i, disk) {
-        const char *name = json_get_string(disk, "name", "?"), *driver = driver_of(disk);
+        const char *name = json_get_string(disk, "name", "?"), *driver = json_get_string(disk, "driver", "an unknown driver");
         char expected[4] = {scsi ? 's' : 'v', 'd', (char)('a' + i), '\0'};
 
         if (i >= 26 || strcmp(name, expected) != 0)

@@ -81,8 +81,8 @@ static void on_line(void *user, const json_t *line)
 
 static json_t *first_facts(void)
 {
-    return json_pack("{s:s, s:i, s:I, s:[{s:s,s:s,s:b}, {s:s,s:s,s:b}], s:[{s:s,s:s,s:s}], s:[], s:[], s:[{s:s,s:s,s:[s],s:s}]}", "boot", "bios", "cpu_count", 2, "memory_bytes",
-                     (json_int_t)768 << 20, "disks", "name", "vda", "id", "serial:web01-root", "in_use", 1, "name", "vdb", "id", "serial:web01-data", "in_use", 1, "mounts",
+    return json_pack("{s:s, s:i, s:I, s:[{s:s,s:s,s:b,s:s}, {s:s,s:s,s:b,s:s}], s:[{s:s,s:s,s:s}], s:[], s:[], s:[{s:s,s:s,s:[s],s:s}]}", "boot", "bios", "cpu_count", 2, "memory_bytes",
+                     (json_int_t)768 << 20, "disks", "name", "vda", "id", "serial:web01-root", "in_use", 1, "driver", "virtio_blk", "name", "vdb", "id", "serial:web01-data", "in_use", 1, "driver", "virtio_blk", "mounts",
                      "source", "/dev/vda1", "target", "/", "fstype", "ext4", "listening", "failed_units", "nics", "name", "enp0s5", "mac", "52:54:00:00:02:0b", "addresses",
                      "192.0.2.11/24", "gateway", "192.0.2.1");
 }

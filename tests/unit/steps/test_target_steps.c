@@ -127,7 +127,7 @@ static json_t *document(const struct fixture *f, const struct replicator *r, con
 {
     json_t *facts = json_pack("{s:s, s:i, s:I, s:[{s:s, s:s, s:I, s:s}], s:[{s:s, s:s, s:s}], s:[{s:s, s:i}], s:[], s:[{s:s, s:s, s:[s, s], s:s}]}", "boot", "bios",
                               "cpu_count", 1, "memory_bytes", (json_int_t)(128 << 20), "disks", "name", "vda", "id", "serial:vda", "size_bytes",
-                              (json_int_t)PROBE_DISK_BYTES, "place", "pci0000:00/0000:00:04.0/virtio1", "mounts", "source", "/dev/vda1", "target", "/", "fstype", "ext4",
+                              (json_int_t)PROBE_DISK_BYTES, "driver", "virtio_blk", "mounts", "source", "/dev/vda1", "target", "/", "fstype", "ext4",
                               "listening", "address", "0.0.0.0", "port", 80, "failed_units", "nics", "name", "enp0s2", "mac", "52:54:00:00:02:11", "addresses",
                               "fe80::1/64", "192.0.2.11/24", "gateway", "192.0.2.1");
     json_t *target = json_pack("{s:s, s:o}", "name", "local-qemu", "settings", fixture_settings(f));

@@ -16,14 +16,14 @@ static void reasons(void)
         int wanted;
         const char *what;
     } table[] = {
-        {"{\"boot\":\"bios\",\"disks\":[{\"name\":\"vda\"},{\"name\":\"vdb\"}],\"nics\":[{\"name\":\"enp0s3\"}]}", "virtio", 0, "the same hardware"},
-        {"{\"boot\":\"bios\",\"disks\":[{\"name\":\"sda\",\"place\":\"pci0000:00/0000:00:05.0/virtio2/host0/target0:0:0/0:0:0:0\"}],\"nics\":[{\"name\":\"eth0\"}]}", "scsi", 0, "virtio SCSI, by its place"},
+        {"{\"boot\":\"bios\",\"disks\":[{\"name\":\"vda\",\"driver\":\"virtio_blk\"},{\"name\":\"vdb\",\"driver\":\"virtio_blk\"}],\"nics\":[{\"name\":\"enp0s3\"}]}", "virtio", 0, "the same hardware"},
+        {"{\"boot\":\"bios\",\"disks\":[{\"name\":\"sda\",\"driver\":\"virtio_scsi\"}],\"nics\":[{\"name\":\"eth0\"}]}", "scsi", 0, "virtio SCSI"},
         {"{\"boot\":\"bios\",\"disks\":[{\"name\":\"sda\"}],\"nics\":[]}", "scsi", 1, "a SCSI disk whose driver is not known"},
-        {"{\"boot\":\"bios\",\"disks\":[{\"name\":\"sda\",\"place\":\"pci0000:00/0000:00:1f.2/ata1/host0\"}],\"nics\":[]}", "virtio", 2, "another name and another driver"},
-        {"{\"boot\":\"bios\",\"disks\":[{\"name\":\"vdb\"}],\"nics\":[]}", "virtio", 1, "a disk that moves up"},
-        {"{\"boot\":\"bios\",\"disks\":[{\"name\":\"vda\"}],\"nics\":[{\"name\":\"ens192\"}]}", "virtio", 1, "an interface whose name is its slot"},
-        {"{\"boot\":\"bios\",\"disks\":[{\"name\":\"vda\"}],\"nics\":[{\"name\":\"eth0\"},{\"name\":\"eth1\"}]}", "virtio", 2, "interfaces named by their order"},
-        {"{\"boot\":\"uefi\",\"disks\":[{\"name\":\"vda\"}],\"nics\":[]}", "virtio", 1, "UEFI"},
+        {"{\"boot\":\"bios\",\"disks\":[{\"name\":\"sda\",\"driver\":\"other\"}],\"nics\":[]}", "virtio", 2, "another name and another driver"},
+        {"{\"boot\":\"bios\",\"disks\":[{\"name\":\"vdb\",\"driver\":\"virtio_blk\"}],\"nics\":[]}", "virtio", 1, "a disk that moves up"},
+        {"{\"boot\":\"bios\",\"disks\":[{\"name\":\"vda\",\"driver\":\"virtio_blk\"}],\"nics\":[{\"name\":\"ens192\"}]}", "virtio", 1, "an interface whose name is its slot"},
+        {"{\"boot\":\"bios\",\"disks\":[{\"name\":\"vda\",\"driver\":\"virtio_blk\"}],\"nics\":[{\"name\":\"eth0\"},{\"name\":\"eth1\"}]}", "virtio", 2, "interfaces named by their order"},
+        {"{\"boot\":\"uefi\",\"disks\":[{\"name\":\"vda\",\"driver\":\"virtio_blk\"}],\"nics\":[]}", "virtio", 1, "UEFI"},
         {"{}", "virtio", 2, "nothing known"},
     };
 
