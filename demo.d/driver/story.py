@@ -51,7 +51,7 @@ class Story:
         networks = {name: network for name, network in self.description["target_networks"].items()}
         value = {
             "replicator": {"address": self.description["factory"], "port": REPLICATOR_PORT},
-            "target": {"name": "local-qemu", "settings": {"networks": networks}},
+            "target": {"name": "local-qemu", "settings": {"networks": networks, "label": self.description["run"]}},
             "cmdb": {"kind": "netbox", "url": self.description["cmdb"]["url"], "token_credential": "cmdb"},
         }
         for name, held in value.items():

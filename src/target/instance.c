@@ -39,7 +39,7 @@ int instance_open(const struct target *t, const char *name, struct instance **ou
         return err_set(e, ERR_INVALID, "\"%s\" can't name an instance: 1 to %d of a-z, 0-9 and -", name ? name : "", SPEC_NAME_LIMIT);
     i->name = arena_strdup(i->arena, name);
     i->folder = arena_printf(i->arena, "%s/%s", t->folder, name);
-    if (network_of(t->folder, name, &i->network, e) < 0)
+    if (network_of(t->folder, t->label, name, &i->network, e) < 0)
         return -1;
     *out = i;
     i = NULL;

@@ -24,6 +24,7 @@ struct usage_sample {
 struct target { /* one thread at a time */
     struct arena *arena;             /* holds the settings' strings */
     const char *folder;              /* of the instances; absolute */
+    const char *label;               /* in the names of namespaces; "": made from the folder */
     const char *accelerator;         /* as set: "auto", "kvm", "tcg" */
     struct network_real *networks;
     int network_count;

@@ -106,7 +106,7 @@ static void check_namespaces(struct target *t, json_t *lines)
     struct err why = {0};
 
     target_line(lines, "tun", tun >= 0, "load the module tun, and run as root", "/dev/net/tun %s", tun >= 0 ? "opens" : strerror(errno));
-    if (network_of(t->folder, name, &n, &why) < 0 || network_make(&n, &spec, &why) < 0 || network_remove(&n, &why) < 0)
+    if (network_of(t->folder, t->label, name, &n, &why) < 0 || network_make(&n, &spec, &why) < 0 || network_remove(&n, &why) < 0)
         target_line(lines, "namespaces", false, "run as root; the kernel needs network namespaces and bridges", "%s", why.message);
     else
         target_line(lines, "namespaces", true, NULL, "a namespace with a bridge and a TAP was made and removed");

@@ -21,11 +21,19 @@ static const struct {
 } setting_table[] = {
     {"folder", JSON_STRING},           {"accelerator", JSON_STRING},    {"networks", JSON_OBJECT},
     {"memory_limit_mib", JSON_INTEGER}, {"fill_mib_per_s", JSON_INTEGER}, {"reconnect_s", JSON_INTEGER},
+    {"label", JSON_STRING},
 };
+
+/* Words of ip's command line: no spaces, no options. */
+static bool plain_word(const char *text)
+{
+    return strlen(text) < 64 && text[0] != '-' && text[0] != '.' &&
+           strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.") == strlen(text);
+}
 
 static int check_settings(const json_t *settings, struct err *e)
 {
-    const char *accelerator = json_get_string(settings, "accelerator", "auto");
+    const char *accelerator = json_get_string(settings, "accelerator", "auto"), *label = json_get_string(settings, "label", "");
     const char *name;
     json_t *value;
 
@@ -41,16 +49,11 @@ static int check_settings(const json_t *settings, struct err *e)
         if (json_is_integer(value) && json_integer_value(value) < 0)
             return err_set(e, ERR_INVALID, "the target's setting \"%s\" is negative", name);
     }
+    if (label[0] && (!plain_word(label) || strlen(label) > 24))
+        return err_set(e, ERR_INVALID, "the target's setting \"label\" is a word of at most 24 letters, digits, - and _, not \"%s\"", label);
     if (strcmp(accelerator, "auto") != 0 && strcmp(accelerator, "kvm") != 0 && strcmp(accelerator, "tcg") != 0)
         return err_set(e, ERR_INVALID, "the target's setting \"accelerator\" is auto, kvm or tcg, not \"%s\"", accelerator);
     return 0;
-}
-
-/* Words of ip's command line: no spaces, no options. */
-static bool plain_word(const char *text)
-{
-    return strlen(text) < 64 && text[0] != '-' && text[0] != '.' &&
-           strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.") == strlen(text);
 }
 
 static int read_networks(struct target *t, const json_t *networks, struct err *e)
@@ -100,6 +103,7 @@ static int local_open(const json_t *settings, struct target **out, struct err *e
     t = xcalloc(1, sizeof *t);
     t->arena = arena_new();
     t->folder = arena_strdup(t->arena, folder);
+    t->label = arena_strdup(t->arena, json_get_string(settings, "label", ""));
     t->accelerator = arena_strdup(t->arena, json_get_string(settings, "accelerator", "auto"));
     t->memory_limit_bytes = json_get_int(settings, "memory_limit_mib", 0) << 20;
     t->fill_bytes_per_s = json_get_int(settings, "fill_mib_per_s", 0) << 20;

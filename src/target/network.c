@@ -30,11 +30,14 @@ static uint64_t hash_text(uint64_t hash, const char *text)
     (unsigned)((hash) >> 40) & 255, (unsigned)((hash) >> 32) & 255, (unsigned)((hash) >> 24) & 255, (unsigned)((hash) >> 16) & 255, \
         (unsigned)((hash) >> 8) & 255
 
-int network_of(const char *instances_folder, const char *instance, struct network *out, struct err *e)
+int network_of(const char *instances_folder, const char *label, const char *instance, struct network *out, struct err *e)
 {
     uint64_t folder = hash_text(HASH_START, instances_folder);
 
-    snprintf(out->netns, sizeof out->netns, "slipway-i-%08x-%s", (unsigned)(folder >> 32), instance);
+    if (label[0])
+        snprintf(out->netns, sizeof out->netns, "slipway-i-%.32s-%.48s", label, instance);
+    else
+        snprintf(out->netns, sizeof out->netns, "slipway-i-%08x-%.48s", (unsigned)(folder >> 32), instance);
     snprintf(out->netns_path, sizeof out->netns_path, "/run/netns/%s", out->netns);
     snprintf(out->door, sizeof out->door, "sw%010llx", (unsigned long long)(hash_text(folder, instance) >> 24));
     snprintf(out->bridge_mac, sizeof out->bridge_mac, "02:%02x:%02x:%02x:%02x:%02x", HASH_BYTES(hash_text(folder, instance)));

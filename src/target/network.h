@@ -18,16 +18,17 @@ struct network_real {
     const char *helper;    /* "192.0.2.250/24": a free address for target_connect to an open instance; "": from the real network's own */
 };
 
-/* The names that an instance's network has, made from its folder, so that two factories on one host don't meet. */
+/* The names that an instance's network has, made from the label, or where it is "" from the folder, so that two factories on one host
+ * don't meet: namespaces are called slipway-i-LABEL-INSTANCE. */
 struct network {
-    char netns[80];
-    char netns_path[112];
+    char netns[96];
+    char netns_path[128];
     char door[16];         /* the door's outer end, in the real network's namespace */
     char bridge_mac[18], door_mac[18]; /* of the instance's bridge, and of the door's outer end */
     char folder[512];      /* of the instance: DHCP's files */
 };
 
-int network_of(const char *instances_folder, const char *instance, struct network *out, struct err *e);
+int network_of(const char *instances_folder, const char *label, const char *instance, struct network *out, struct err *e);
 bool network_exists(const struct network *n);
 /* Makes it anew, door closed; what was there under the name is removed first, so no QEMU may run in it. */
 int network_make(const struct network *n, const struct target_spec *spec, struct err *e);

@@ -106,7 +106,7 @@ static void settings_are_checked(const struct target_api *api)
 {
     static const char *const wrong[] = {
         "{}", "{\"folder\":\"x\"}", "{\"folder\":1}", "{\"folder\":\"/tmp\",\"acelerator\":\"tcg\"}", "{\"folder\":\"/tmp\",\"accelerator\":\"xen\"}",
-        "{\"folder\":\"/tmp\",\"memory_limit_mib\":-1}", "{\"folder\":\"/tmp\",\"networks\":{\"a\":{}}}",
+        "{\"folder\":\"/tmp\",\"label\":\"a b\"}", "{\"folder\":\"/tmp\",\"memory_limit_mib\":-1}", "{\"folder\":\"/tmp\",\"networks\":{\"a\":{}}}",
         "{\"folder\":\"/tmp\",\"networks\":{\"a\":{\"bridge\":\"br0 up\"}}}", "{\"folder\":\"/tmp\",\"networks\":{\"a\":{\"bridge\":\"br0\",\"namespace\":\"../x\"}}}",
         "{\"folder\":\"/tmp\",\"networks\":{\"a\":{\"bridge\":\"br0\",\"helper\":\"192.0.2.2\"}}}"};
 

@@ -76,7 +76,7 @@ static void moves(const struct target_api *api, struct target *t, struct fixture
     struct err why = {0};
 
     snprintf(real_path, sizeof real_path, "/run/netns/%s", f->netns);
-    MUST(network_of(instances, "door-1", &n, NULL) == 0);
+    MUST(network_of(instances, "", "door-1", &n, NULL) == 0);
     ear_open(&outside), ear_open(&inside), ear_open(&bridge);
 
     does(api->set_net(t, "door-1", TARGET_NET_CLOSED, e), "the closed door is closed");
@@ -128,7 +128,7 @@ int main(void)
     MUST(fixture_begin(&f) == 0);
     CLEANUP(json_free) json_t *settings = fixture_settings(&f);
     snprintf(instances, sizeof instances, "%s/instances", f.folder);
-    MUST(network_of(instances, "door-1", &n, NULL) == 0);
+    MUST(network_of(instances, "", "door-1", &n, NULL) == 0);
     does(api->open(settings, &t, e), "the target opens");
     spec = fixture_spec(&f, "door-1");
     spec.net = TARGET_NET_CLOSED;
