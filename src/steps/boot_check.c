@@ -14,6 +14,8 @@
 #define AGAIN_MS 1000
 #define COMMAND_TIMEOUT_MS 60000
 #define LOOK_TIMEOUT_MS 240000 /* of the script that looks at the copy: an emulated machine on a busy host takes its time */
+#define PATIENCE_MS 120000    /* a machine that still prints gets that much more each time, */
+#define PATIENCE_FACTOR 4     /* up to so many times its deadline */
 #define SERVICES_S 120        /* how long services may take to come up after the login, where the wave's setting services_s says nothing else */
 #define SERIAL_LIMIT_BYTES (2u << 20)
 #define EPHEMERAL_PORT 32768  /* from here on the kernel gives ports by chance: another boot, another number */
@@ -56,7 +58,8 @@ int boot_check_open(struct step *s, enum launch_kind kind, const char *task, int
     char path[96];
     const char *instance;
 
-    *b = (struct boot_check){.step = s, .port = (int)step_int(s, "server.port", 22), .until_us = clock_monotonic_us() + deadline_ms * US_PER_MS};
+    *b = (struct boot_check){.step = s, .port = (int)step_int(s, "server.port", 22), .until_us = clock_monotonic_us() + deadline_ms * US_PER_MS,
+                             .at_most_us = clock_monotonic_us() + PATIENCE_FACTOR * deadline_ms * US_PER_MS};
     snprintf(path, sizeof path, "context.%s.instance", task);
     if (step_need_string(s, path, &instance, e) < 0 || launch_open_instance(s, kind, &b->launch, e) < 0 || launch_address(s, &b->address, e) < 0)
         return -1;
@@ -99,6 +102,19 @@ static int reset_if_hung(struct boot_check *b, struct err *e)
     return b->launch.api->reset(b->launch.target, b->launch.instance, e);
 }
 
+/* An emulated machine on a busy host may need many minutes; it is not lost as long as it goes on printing. */
+static void have_patience(struct boot_check *b)
+{
+    CLEANUP(buf_release) struct buf serial = {.limit_bytes = SERIAL_LIMIT_BYTES};
+    int64_t more_us = clock_monotonic_us() + PATIENCE_MS * US_PER_MS;
+
+    if (b->launch.api->serial(b->launch.target, b->launch.instance, &serial, NULL) < 0 || serial.size_bytes == b->serial_bytes)
+        return;
+    b->serial_bytes = serial.size_bytes;
+    if (more_us > b->until_us)
+        b->until_us = more_us < b->at_most_us ? more_us : b->at_most_us;
+}
+
 static int try_login(struct boot_check *b, struct err *e)
 {
     int fd = b->launch.api->connect(b->launch.target, b->launch.instance, b->address, b->port, DIAL_TIMEOUT_MS, e);
@@ -114,6 +130,7 @@ int boot_login(struct boot_check *b, struct err *e)
     for (int tries = 1;; tries++) {
         if (still_running(b, e) < 0)
             return -1;
+        have_patience(b);
         step_progress(b->step, 0, 0, "", "waiting for a login at %s port %d (try %d)", b->address, b->port, tries);
         if (try_login(b, &why) == 0)
             break;

@@ -11,7 +11,9 @@ struct boot_check {
     const char *address;   /* of the instance, in its own network */
     int port;              /* of SSH */
     struct remote *remote; /* logged in, from boot_login on */
-    int64_t until_us;      /* monotonic: what is not there by then is not coming */
+    int64_t until_us;      /* monotonic: what is not there by then is not coming; */
+    int64_t at_most_us;    /* a machine that still talks on its serial port gets more time, to here */
+    size_t serial_bytes;   /* what it had said */
     bool was_reset;        /* its first boot hung */
     int line_count, failed_count;
     struct buf failed;     /* the names of the lines that did not hold */

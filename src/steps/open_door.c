@@ -78,6 +78,7 @@ static int run(struct step *s, struct err *e)
     CLEANUP(boot_check_release) struct boot_check b = {0};
     char at[CLOCK_TEXT_SIZE];
     enum target_state state;
+    int64_t done = 0, total = 0;
 
     if (may_open(s, e) < 0 || boot_check_open(s, LAUNCH_CUTOVER, "launch_cutover", LOGIN_DEADLINE_MS, &b, e) < 0 || agent_is_off(s, &b, e) < 0 ||
         b.launch.api->state(b.launch.target, b.launch.instance, &state, e) < 0)
@@ -89,7 +90,13 @@ static int run(struct step *s, struct err *e)
     step_evidence(s, "door", true, "open since %s", clock_format(clock_now_us(), at));
     step_result(s, "instance", json_string(b.launch.instance));
     step_result(s, "opened_at", json_string(at));
-    return wait_answer(s, &b, e);
+    if (wait_answer(s, &b, e) < 0)
+        return -1;
+    /* From here on it is filled in behind: not before, for that takes from the host what others need who are still closed. */
+    if (b.launch.api->fill(b.launch.target, b.launch.instance, &done, &total, e) < 0)
+        return err_wrap(e, "filling the instance in");
+    step_evidence(s, "fill", true, "begun: %lld of %lld MiB", (long long)(done >> 20), (long long)(total >> 20));
+    return 0;
 }
 
 /* Closed again: the instance runs on and nobody reaches it. */

@@ -7,18 +7,10 @@
 
 static int look(struct boot_check *b, struct err *e)
 {
-    int64_t done = 0, total = 0;
-
     if (boot_login(b, e) < 0 || copy_agent_remove(b->step, b->remote, e) < 0)
         return -1;
     step_result(b->step, "agent_off", json_true());
-    if (boot_look(b, e) < 0)
-        return -1;
-    /* From here on it is filled in behind, and needs its export less and less. */
-    if (b->launch.api->fill(b->launch.target, b->launch.instance, &done, &total, e) < 0)
-        return err_wrap(e, "filling the instance in");
-    boot_line(b, "fill", total > 0, "begun: %lld of %lld MiB", (long long)(done >> 20), (long long)(total >> 20));
-    return 0;
+    return boot_look(b, e);
 }
 
 static int run(struct step *s, struct err *e)
