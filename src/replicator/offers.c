@@ -110,6 +110,7 @@ static void point_made(struct session *s, const char *id, int64_t at_us)
     memcpy(p->newest, id, strlen(id) + 1);
     p->newest_at_us = at_us;
     p->offers_since_point = 0;
+    p->status.held = p->status.held || s->point.held; /* the next STATUS says so, too */
     err_clear(&p->point_trouble);
     slot = slot_answered(p, SLOT_POINT, s->point.request);
     if (slot) {

@@ -6,6 +6,7 @@
 #include "vault/internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -335,22 +336,29 @@ static int still_named(struct vault *v, uint32_t id, struct err *e)
     return w.found;
 }
 
+static int copy_living(struct gc *g, struct doomed *d, const char *path, struct err *e)
+{
+    CLEANUP(close_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct choosing c = {.g = g, .list = d};
+    struct segment_state state;
+    int r;
+
+    if (fd < 0)
+        return err_errno(e, errno, "can't open %s", path);
+    g->v->making_room = true;
+    r = segment_scan(fd, 0, copy_record, &c, &state, e);
+    g->v->making_room = false;
+    return r;
+}
+
 static int empty_segment(struct gc *g, struct doomed *d, struct err *e)
 {
     struct vault *v = g->v;
     CLEANUP(free_ptr) char *path = segment_path(v->segment_dir, d->id);
     int named;
 
-    if (d->copy) {
-        CLEANUP(close_file) FILE *f = fopen(path, "re");
-        struct choosing c = {.g = g, .list = d};
-        struct segment_state state;
-
-        if (!f)
-            return err_errno(e, errno, "can't open %s", path);
-        if (segment_scan(fileno(f), 0, copy_record, &c, &state, e) < 0)
-            return -1;
-    }
+    if (d->copy && copy_living(g, d, path, e) < 0)
+        return -1;
     if (vault_flush(v, NULL, NULL, e) < 0)
         return -1;
     named = d->copy ? still_named(v, d->id, e) : 0;
@@ -376,7 +384,12 @@ static int empty_segments(struct gc *g, struct err *e)
         if (r == 0)
             r = index_each(&g->v->index, txn, INDEX_SEGMENT, index_val("", 0), choose_segment, &c, e);
     }
-    for (size_t i = 0; r == 0 && i < c.count; i++) {
+    /* The dead first: what they give back is room for what must be copied. */
+    for (size_t n = 0; r == 0 && n < 2 * c.count; n++) {
+        size_t i = n % c.count;
+
+        if (c.list[i].copy != (n >= c.count))
+            continue;
         pthread_rwlock_wrlock(&g->v->gc_lock);
         pthread_mutex_lock(&g->v->commit_lock);
         r = empty_segment(g, &c.list[i], e);

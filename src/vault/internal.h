@@ -63,6 +63,7 @@ struct vault {
     struct pending pending;
     struct hash_set *barrier; /* while vault_gc marks: every chunk that got a new use meanwhile */
     struct hash_set bad;      /* chunks found damaged: treated as absent until they are sent again */
+    bool making_room;         /* vault_gc copies the living out of a sparse segment, with all writers held */
     bool broken;              /* an fsync failed: what the kernel dropped is not known, so nothing is written until reopened */
 };
 

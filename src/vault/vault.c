@@ -191,11 +191,14 @@ int place_find(struct vault *v, const struct vault_hash *hash, struct chunk_plac
     return found;
 }
 
-static int check_room(struct vault *v, size_t size, struct err *e)
+/* What makes room may go below the guard: it is there for them. */
+static int check_room(struct vault *v, enum record_kind kind, size_t size, struct err *e)
 {
     struct statvfs st;
     uint64_t free_bytes;
 
+    if (kind == RECORD_GRAVE || v->making_room)
+        return 0;
     if (statvfs(v->segment_dir, &st) < 0)
         return err_errno(e, errno, "can't ask for the free space of %s", v->segment_dir);
     free_bytes = (uint64_t)st.f_bavail * st.f_frsize;
@@ -252,7 +255,7 @@ int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed,
     if (v->broken)
         return err_set(e, ERR_IO, "the vault %s can't be written since a sync failed: check its disk and start the replicator again",
                        v->dir);
-    if (check_room(v, span, e) < 0)
+    if (check_room(v, kind, span, e) < 0)
         return -1;
     if ((v->current.fd < 0 || (v->current.record_count && v->current.end + span > v->options.segment_bytes)) &&
         next_segment(v, e) < 0)

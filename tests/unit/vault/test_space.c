@@ -92,6 +92,38 @@ static void guarded(void)
     is_int(vault_map_zero(v, &d, 0, 1, &e), 0, "zeros cost nothing");
 }
 
+/* Below the guard nothing comes in; what makes room still goes. */
+static void room_is_made(void)
+{
+    struct vault *v = open_vault(1);
+    struct vault_point first, p;
+    struct vault_disk d;
+    struct err e = {0};
+    uint64_t freed = 0;
+
+    vault_disk_open(v, "room", "d", 64 * (uint64_t)CHUNK, &d, &e);
+    for (uint64_t round = 0; round < 2; round++) {
+        for (uint64_t i = 0; i < 64; i++)
+            put(v, &d, i, 20000 + (round && i % 4 ? 1000 : 0) + i, &e);
+        vault_point_commit(v, "room", 0, "crash", 0, round ? &p : &first, &e);
+    }
+    vault_close(&v);
+    v = open_vault(UINT64_C(1) << 50);
+    is_int(vault_disk_open(v, "room", "d", 64 * (uint64_t)CHUNK, &d, &e), 0, "the disk opens");
+    is_int(put(v, &d, 0, 1, &e), -1, "nothing comes in");
+    is_int(vault_point_drop(v, first.id, &e), 0, "a point can be dropped: %s", e.message);
+    is_int(vault_gc(v, &freed, &e), 0, "and its space comes back: %s", e.message);
+    ok(freed > 0, "%llu bytes", (unsigned long long)freed);
+    {
+        struct vault_report report;
+
+        is_int(vault_check(v, &report, &e), 0, "check");
+        is_int(report.finding_count, 0, "finds nothing");
+    }
+    is_int(vault_server_drop(v, "room", &e), 0, "a server can be dropped: %s", e.message);
+    vault_close(&v);
+}
+
 /* Fills up for real, with no guard to speak of. */
 static void full(void)
 {
@@ -171,6 +203,7 @@ int main(void)
     if (!mkdtemp(dir) || mount("tmpfs", dir, "tmpfs", 0, "size=40m") < 0)
         abort();
     guarded();
+    room_is_made();
     full();
     torn();
     umount(dir);
