@@ -13,7 +13,7 @@ struct replicator {
     char path[96];
     int fd;
     pthread_t thread;
-    int points, exports, unexports;
+    int points, exports, unexports, thaws;
     char unexported[64];
 };
 
@@ -35,6 +35,10 @@ static json_t *answer_to(struct replicator *r, const json_t *request)
         r->unexports++;
         snprintf(r->unexported, sizeof r->unexported, "%s", json_get_string(request, "point", ""));
         return json_pack("{s:b}", "ok", 1);
+    }
+    if (strcmp(verb, "thaw") == 0) {
+        r->thaws++;
+        return json_pack("{s:b, s:b}", "ok", 1, "was_held", 1);
     }
     return json_pack("{s:b, s:{s:s, s:s}}", "ok", 0, "error", "kind", "unsupported", "message", verb);
 }
@@ -236,6 +240,7 @@ static void a_cutover_and_its_way_back(struct fixture *f, struct replicator *r)
     does(execute(f, r, "stop_instance", "b1", cutover_context(true, true), false, NULL, &h, e), "the way back stops it");
     is_int(state_of(f, "web01-cutover"), TARGET_ABSENT, "it is gone");
     is_str(r->unexported, "point-77", "its export was taken back");
+    is_int(r->thaws, 1, "and the source may move");
     does(execute(f, r, "stop_instance", "b1", cutover_context(true, true), false, NULL, &h, e), "stopping it again is success");
     ok(execute(f, r, "open_door", "c2", cutover_context(true, true), false, NULL, &h, &why) < 0 && why.kind == ERR_WRONG_STATE, "no door opens for what is not there");
 }
