@@ -186,9 +186,11 @@ static int spec_nics(const struct step *s, struct launch *l, struct err *e)
     json_array_foreach(nics, i, nic) {
         if (l->spec.nic_count == (int)ARRAY_COUNT(l->spec.nics))
             return err_set(e, ERR_LIMIT, "the source has more than %zu interfaces", ARRAY_COUNT(l->spec.nics));
+        /* The copy keeps the source's MAC: what is configured by it, and what neighbours remember, stays true. Parking takes it off the
+         * source (scripts/park.sh), so that the two don't meet on one network. */
         l->spec.nics[l->spec.nic_count++] = (struct target_nic){
-            .mac = json_get_string(nic, "mac", NULL), .address = first_address(s, nic), .gateway = json_get_string(nic, "gateway", NULL),
-            .name = json_get_string(nic, "name", NULL)};
+            .name = json_get_string(nic, "name", NULL), .mac = json_get_string(nic, "mac", NULL), .address = first_address(s, nic),
+            .gateway = json_get_string(nic, "gateway", NULL)};
     }
     return 0;
 }
