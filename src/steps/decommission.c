@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/http.h"
+#include "base/net.h"
 #include "steps/scripts.h"
 #include "steps/source.h"
 
@@ -14,6 +15,7 @@
 #define OFF_WAIT_US (240 * US_PER_S)
 #define SILENT_TRIES 3        /* in a row, this many times without an answer */
 #define SILENT_EVERY_MS 3000
+#define SILENT_CONNECT_MS 5000
 
 /* Written before the power goes, so that an attempt after this one knows why nothing answers. */
 static char *mark_path(const struct step *s)
@@ -59,10 +61,15 @@ static int power_off(struct step *s, struct remote *r, const char *mark, struct 
 static bool answers(const struct step *s, struct err *why)
 {
     CLEANUP(remote_close) struct remote *r = NULL;
+    CLEANUP(close_fd) int fd = -1;
+    const char *parking;
+    char address[64];
 
-    if (source_open(s, SOURCE_PARKED, false, &r, why) == 0)
-        return true;
-    return why->kind != ERR_TIMEOUT && why->kind != ERR_UNREACHABLE;
+    /* A connection is enough of an answer, and its absence is known in seconds; behind a jump host only a login tells. */
+    if (*step_string(s, "server.attributes.jump", "") || source_parking(s, address, sizeof address, &parking, why) < 0)
+        return source_open(s, SOURCE_PARKED, false, &r, why) == 0 || (why->kind != ERR_TIMEOUT && why->kind != ERR_UNREACHABLE);
+    fd = net_connect(address, (int)step_int(s, "server.port", 22), NULL, SILENT_CONNECT_MS, why);
+    return fd >= 0 || (why->kind != ERR_TIMEOUT && why->kind != ERR_UNREACHABLE);
 }
 
 static int prove_silent(struct step *s, const char *parking, struct err *e)
