@@ -75,7 +75,11 @@ class World:
         with open("/dev/urandom", "rb") as noise, open(self.mounted / "noise", "wb") as f:
             f.write(noise.read(24 * MIB))
         (self.mounted / "text").write_text("the quick brown fox\n" * 400000)
-        os.sync()
+        self.sync()
+
+    def sync(self):
+        """This file system only: another one may be frozen by somebody else's test."""
+        run("sync", "-f", self.mounted)
 
     def start(self, name, command):
         log = open(self.dir / f"{name}.log", "ab")
@@ -179,7 +183,7 @@ def synchronise(world):
 def follow(world):
     newest = world.server()["newest_point"]
     (world.mounted / "later").write_bytes(os.urandom(3 * MIB))
-    os.sync()
+    world.sync()
     world.wait("a change makes a new point by itself", lambda: world.server()["newest_point"] != newest)
     world.wait("the newest point stays fresh while nothing changes", lambda: world.server()["newest_point_age_ms"] < 3000)
 
@@ -199,7 +203,7 @@ def held_point(world):
     thawed = world.ask("thaw", server="web01")
     ok(thawed["was_held"] and thawed["still"], "thawed: " + json.dumps(thawed))
     (world.mounted / "after").write_bytes(os.urandom(MIB))
-    os.sync()
+    world.sync()
     differing = world.ask("compare", server="web01", point=point["id"])["disks"][0]
     ok(differing["blocks_differing"] > 0 and not differing["still"] and differing["source_sha256"] != differing["target_sha256"],
        f"after a write the comparison finds {differing['blocks_differing']} blocks and says that the source was not still")
@@ -211,7 +215,7 @@ def held_point(world):
 def restarts(world, point, uri):
     world.kill("replicator")
     (world.mounted / "while-down").write_bytes(os.urandom(MIB))
-    os.sync()
+    world.sync()
     time.sleep(0.5)
     world.start_replicator()
     world.wait("after SIGKILL of the replicator it goes on", lambda: continuous(world) and world.server()["connected"])
@@ -220,7 +224,7 @@ def restarts(world, point, uri):
     world.kill("agent-web01")
     world.wait("without its agent the server is stalled, with the cause", lambda: world.server()["state"] == "STALLED" and world.server()["error"])
     (world.mounted / "while-away").write_bytes(os.urandom(MIB))
-    os.sync()
+    world.sync()
     world.start_agent()
     world.wait("after SIGKILL of the agent it goes on", lambda: continuous(world) and world.server()["connected"])
     ok(world.server()["bytes_sent"] < sent + 8 * MIB, f"without sending everything again ({world.server()['bytes_sent']} bytes)")
@@ -253,9 +257,8 @@ def orders(world, point, uri):
 def strangers(world):
     shutil.copytree(world.dir / "agent-db01", world.dir / "stranger")
     world.start_agent("web01", "stranger")  # db01's certificate, web01's name
-    time.sleep(2)
-    log = (world.dir / "replicator.log").read_text()
-    ok("agent:db01" in log and world.server()["connected"], "another server's certificate is refused, and the real agent stays")
+    world.wait("another server's certificate is refused", lambda: "the HELLO says server web01" in (world.dir / "replicator.log").read_text())
+    ok(world.server()["connected"], "and the real agent stays")
 
 
 def the_end(world):
@@ -274,6 +277,7 @@ def main():
         print("1..0 # SKIP needs root for loop devices")
         return 0
     world = World()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
     try:
         world.certificates()
         world.disk(96 * MIB)
