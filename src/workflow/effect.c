@@ -60,6 +60,17 @@ static int keep_facts(struct change *c, const struct task *t, const json_t *resu
     return fleet_set_facts(c->tx, t->server, facts, c->actor, c->now_us, e);
 }
 
+/* The step takes an unknown key only where the wave says so; what it took is pinned from then on. */
+static int keep_host_key(struct change *c, const struct task *t, const json_t *result, struct err *e)
+{
+    const char *key = json_get_string(result, "host_key", NULL);
+
+    if (strcmp(t->plan->name, "prerequisites") != 0 || !key)
+        return 0;
+    change_forget_server(c);
+    return fleet_pin_host_key(c->tx, t->server, key, c->actor, c->now_us, e);
+}
+
 /* The result's "instance" is its name, or an object that has it. */
 static json_t *instance_of(const json_t *result, const json_t *before, const char *kind, const char *door)
 {
@@ -103,7 +114,7 @@ int effect_done(struct change *c, const struct task *t, struct err *e)
 
     if (!t->server)
         return 0;
-    if (t->state == TASK_SUCCEEDED && (keep_facts(c, t, result, e) < 0 || keep_instance(c, t, result, e) < 0))
+    if (t->state == TASK_SUCCEEDED && (keep_facts(c, t, result, e) < 0 || keep_host_key(c, t, result, e) < 0 || keep_instance(c, t, result, e) < 0))
         return err_wrap(e, "what \"%s\" of %s found", t->plan->title, t->server);
     return move_server_after(c, t, e);
 }

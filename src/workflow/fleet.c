@@ -2,6 +2,8 @@
 
 #include "inventory/inventory.h"
 
+#include <string.h>
+
 void fleet_wave_release(struct fleet_wave *wave)
 {
     json_free(&wave->settings);
@@ -70,6 +72,18 @@ int fleet_set_lifecycle(struct store_tx *tx, const char *server, const char *lif
 int fleet_set_facts(struct store_tx *tx, const char *server, const json_t *facts, const char *actor, int64_t now_us, struct err *e)
 {
     return inventory_server_set_facts(tx, server, facts, &(struct inventory_by){actor, now_us}, e);
+}
+
+int fleet_pin_host_key(struct store_tx *tx, const char *server, const char *host_key, const char *actor, int64_t now_us, struct err *e)
+{
+    CLEANUP(free_ptr) char *pinned = NULL;
+    int rc = inventory_host_key(tx, server, &pinned, e);
+
+    if (rc <= 0)
+        return rc < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no server %s", server);
+    if (pinned && strcmp(pinned, host_key) != 0)
+        return err_set(e, ERR_INVALID, "the host key of %s is not the one that was pinned", server);
+    return pinned ? 0 : inventory_server_set_host_key(tx, server, host_key, &(struct inventory_by){actor, now_us}, e);
 }
 
 int fleet_set_instance(struct store_tx *tx, const char *server, const json_t *instance, const char *actor, int64_t now_us,

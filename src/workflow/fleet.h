@@ -23,6 +23,8 @@ int fleet_server(struct store_tx *tx, const char *server, json_t **out, struct e
 int fleet_set_lifecycle(struct store_tx *tx, const char *server, const char *lifecycle, const char *actor, int64_t now_us,
                         struct err *e);
 int fleet_set_facts(struct store_tx *tx, const char *server, const json_t *facts, const char *actor, int64_t now_us, struct err *e);
+/* Where none is pinned yet; another than the pinned one: ERR_INVALID. */
+int fleet_pin_host_key(struct store_tx *tx, const char *server, const char *host_key, const char *actor, int64_t now_us, struct err *e);
 /* instance {name,kind,door,state}, or NULL: it has none. */
 int fleet_set_instance(struct store_tx *tx, const char *server, const json_t *instance, const char *actor, int64_t now_us,
                        struct err *e);

@@ -4,6 +4,7 @@
  * count of renewals in the database stood still for its length. A process that starts (or slept) gives every attempt a whole lease. */
 #include "workflow/engine.h"
 
+#include "base/hash.h"
 #include "base/limits.h"
 
 #include <stdlib.h>
@@ -63,6 +64,15 @@ static int running_need(struct change *c, const char *id, const char *runner, in
 
 /* ---- Reports ---- */
 
+static char *line_digest(const char *name, bool passed, const char *text, char hex[static HASH_SHA256_HEX_SIZE])
+{
+    CLEANUP(free_ptr) char *line = xasprintf("%d %zu %s %s", passed, strlen(name), name, text);
+    uint8_t digest[HASH_SHA256_SIZE];
+
+    hash_sha256(line, strlen(line), digest);
+    return hash_hex(digest, sizeof digest, hex);
+}
+
 static int add_evidence(struct change *c, const struct attempt *a, const json_t *lines, struct err *e)
 {
     int64_t number = 0;
@@ -72,6 +82,7 @@ static int add_evidence(struct change *c, const struct attempt *a, const json_t 
     if (store_one_int(c->tx, &number, e, "SELECT MAX(number) FROM evidence WHERE task = $1", "s", a->task) < 0)
         return -1;
     json_array_foreach(lines, index, line) {
+        char digest[HASH_SHA256_HEX_SIZE];
         const char *name, *text = json_get_string(line, "evidence", "");
         json_t *passed = json_object_get(line, "passed");
 
@@ -82,9 +93,10 @@ static int add_evidence(struct change *c, const struct attempt *a, const json_t 
                            LIMIT_EVIDENCE_TEXT_BYTES);
         /* The same line again comes from a report whose answer was lost. */
         if (store_run(c->tx, e,
-                      "INSERT INTO evidence (task, number, attempt, at_us, name, passed, evidence) VALUES ($1, $2, $3, $4, $5, $6, $7)"
-                      " ON CONFLICT (attempt, name, passed, evidence) DO NOTHING",
-                      "sisisis", a->task, ++number, a->id, c->now_us, name, (int64_t)json_is_true(passed), text) < 0)
+                      "INSERT INTO evidence (task, number, attempt, at_us, name, passed, evidence, digest)"
+                      " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (attempt, digest) DO NOTHING",
+                      "sisisiss", a->task, ++number, a->id, c->now_us, name, (int64_t)json_is_true(passed), text,
+                      line_digest(name, json_is_true(passed), text, digest)) < 0)
             return -1;
     }
     return 0;

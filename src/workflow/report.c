@@ -198,18 +198,13 @@ static void add_checks_of(struct gather *g, const char *server, const char *name
     }
 }
 
+/* What was changed on the cutover instance's copy, and where on its disks: the comparison is of the point before that. */
 static void add_mends(const struct gather *g, const char *server, json_t *object)
 {
-    static const char *const launches[] = {"launch_test", "launch_cutover"};
-    json_t *mends = json_array();
+    const json_t *mends = result_of(g, server, "launch_cutover", "mends"), *ranges = result_of(g, server, "launch_cutover", "mend_ranges");
 
-    for (size_t i = 0; i < ARRAY_COUNT(launches); i++) {
-        const json_t *found = result_of(g, server, launches[i], "mends");
-
-        if (json_is_array(found))
-            json_array_extend(mends, (json_t *)found);
-    }
-    json_object_set_new(object, "mends", mends);
+    json_object_set_new(object, "mends", json_is_array(mends) ? json_deep_copy(mends) : json_array());
+    json_object_set_new(object, "mend_ranges", copy_or_null(ranges));
 }
 
 static void add_probe(const struct gather *g, const char *server, json_t *object)
@@ -360,7 +355,7 @@ static json_t *sync_rate(const struct gather *g)
 
     json_array_foreach(g->tasks, i, task) {
         const json_t *result = json_object_get(task, "result");
-        int64_t read = json_get_int(result, "bytes_read", json_get_int(result, "bytes_total", 0));
+        int64_t read = json_get_int(json_object_get(result, "replication"), "bytes_read", 0);
 
         if (strcmp(json_get_string(task, "name", ""), "initial_sync") != 0 || read <= 0
             || clock_parse(json_get_string(task, "started", ""), &started, NULL) < 0

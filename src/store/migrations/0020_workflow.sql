@@ -85,9 +85,10 @@ CREATE TABLE evidence (
     name TEXT NOT NULL,
     passed BIGINT NOT NULL,
     evidence TEXT NOT NULL,
+    digest TEXT NOT NULL,      -- of name, passed and evidence: the same line again is no new line
     PRIMARY KEY (task, number)
 );
-CREATE UNIQUE INDEX evidence_line ON evidence (attempt, name, passed, evidence);
+CREATE UNIQUE INDEX evidence_line ON evidence (attempt, digest);
 
 CREATE TABLE task_log (
     attempt TEXT NOT NULL REFERENCES attempt (id),

@@ -197,8 +197,9 @@ static void test_back_fails(void)
     world_close(&x);
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
+    world_url = count > 1 ? arguments[1] : NULL;
     test_before_quiesce();
     test_while_running();
     test_runner_died();

@@ -172,8 +172,9 @@ static void test_measure(void)
     world_close(&x);
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
+    world_url = count > 1 ? arguments[1] : NULL;
     test_reject();
     test_decide_wrong();
     test_skip();

@@ -235,8 +235,9 @@ static void test_nothing(void)
     world_close(&x);
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
+    world_url = count > 1 ? arguments[1] : NULL;
     test_passed();
     test_failed();
     test_spoilt_comparison();

@@ -178,8 +178,9 @@ static void test_window_closes(void)
     world_close(&x);
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
+    world_url = count > 1 ? arguments[1] : NULL;
     test_whole_wave();
     test_to_the_end();
     test_start_refusals();

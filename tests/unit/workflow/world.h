@@ -44,14 +44,19 @@ static void world_open_workflow(struct world *x)
     world_need(workflow_open(&settings, &x->w, &e), &e);
 }
 
+/* Given on the command line (on_postgres): databases URL0, URL1 …, one a world. */
+static const char *world_url;
+static int world_number;
+
 static void world_open(struct world *x)
 {
+    CLEANUP(free_ptr) char *url = world_url ? xasprintf("%s%d", world_url, world_number++) : xstrdup("sqlite::memory:");
     struct err e = {0};
 
     *x = (struct world){.wall_us = START_US, .mono_us = 1000 * US_PER_S, .random = 7};
     x->wall = (struct clock){world_read, &x->wall_us};
     x->mono = (struct clock){world_read, &x->mono_us};
-    world_need(store_open("sqlite::memory:", &x->store, &e), &e);
+    world_need(store_open(url, &x->store, &e), &e);
     world_need(store_migrate(x->store, &e), &e);
     world_open_workflow(x);
 }
@@ -119,7 +124,7 @@ static const char *world_result_of(const char *step)
         {"prerequisites", "{\"facts\":{\"os\":\"Debian 12\",\"kernel\":\"6.1\",\"disks\":[{\"name\":\"vda\",\"id\":\"vda\",\"size_bytes\":4096}]}}"},
         {"launch_test", "{\"instance\":\"test-1\",\"mends\":[]}"},
         {"launch_cutover", "{\"instance\":\"cut-1\",\"mends\":[],\"accelerator\":\"tcg\"}"},
-        {"initial_sync", "{\"bytes_read\":1048576}"},
+        {"initial_sync", "{\"replication\":{\"bytes_read\":1048576}}"},
         {"right_size", "{\"advice\":[\"2 vCPUs are enough: p95 of its use was 31 %\"]}"},
         {"compare", "{\"disks\":[{\"id\":\"vda\",\"size_bytes\":4096,\"bytes_compared\":4096,\"source_sha256\":\"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\",\"target_sha256\":\"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"}]}"},
     };
