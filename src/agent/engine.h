@@ -101,6 +101,8 @@ struct agent {
     char epoch[WIRE_TOKEN_SIZE];
     char boot_id[WIRE_TOKEN_SIZE];
 
+    uint8_t zero_hash[HASH_SHA256_SIZE]; /* of a chunk of zero bytes */
+
     /* offers */
     uint8_t **free_batches;
     int free_count, batch_count;
@@ -130,7 +132,8 @@ struct agent {
     struct err link_error;
     bool welcomed, detached;
     struct wire_welcome *welcome;
-    int64_t last_heard_us, last_ping_us;
+    int64_t last_heard_us; /* the receiver's */
+    int64_t last_ping_us;  /* the reporter's */
     struct command commands[COMMANDS_MAX];
     unsigned command_first, command_count;
 

@@ -194,9 +194,11 @@ static void hash_chunks(struct agent *a, struct offer *o)
         /* swapped, not overwritten: a failed link puts all of them back */
         o->chunks[i] = o->chunks[to], o->slot[i] = o->slot[to];
         o->chunks[to] = chunk_number, o->slot[to] = slot;
-        o->zero[to] = !o->for_hashing && is_zero(chunk);
+        o->zero[to] = is_zero(chunk);
         if (!o->zero[to])
             hash_sha256(chunk, WIRE_CHUNK_SIZE, o->hash[to]);
+        else if (o->for_hashing)
+            memcpy(o->hash[to], a->zero_hash, HASH_SHA256_SIZE);
         o->offered++;
     }
 }
@@ -504,7 +506,9 @@ int pipeline_start(struct agent *a, struct err *e)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     pthread_attr_t attributes;
+    static const uint8_t zeros[WIRE_CHUNK_SIZE];
 
+    hash_sha256(zeros, sizeof zeros, a->zero_hash);
     a->next_number = a->next_to_offer = 1;
     a->window = OFFERS_MAX;
     if (make_batches(a, e) < 0)

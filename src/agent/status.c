@@ -12,6 +12,7 @@
 #define LAG_OF_BACKLOG_US (10 * US_PER_S)
 #define TROUBLE_US (60 * US_PER_S)
 #define METER_US (2 * US_PER_S)
+#define PING_US (10 * US_PER_S)
 
 static int64_t meter_update(struct meter *m, int64_t total, int64_t now_us)
 {
@@ -106,6 +107,10 @@ static void report(struct agent *a)
     if (!send)
         return;
     wire_send_message(a->conn, WIRE_STATUS, &s, NULL);
+    if (clock_monotonic_us() - a->last_ping_us > PING_US) { /* so that there is something to hear */
+        a->last_ping_us = clock_monotonic_us();
+        wire_send_message(a->conn, WIRE_PING, &(struct wire_simple){0}, NULL);
+    }
     pthread_mutex_lock(&a->lock);
     a->busy_workers--;
     pthread_cond_broadcast(&a->changed);

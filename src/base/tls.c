@@ -320,6 +320,26 @@ void tls_cut(struct tls_stream *s)
     shutdown(s->fd, SHUT_RDWR);
 }
 
+bool tls_is_stranded(const struct tls_stream *s)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } own = {0};
+    CLEANUP(close_fd) int probe = -1;
+    socklen_t size = sizeof own;
+
+    if (getsockname(s->fd, &own.any, &size) < 0 || (own.any.sa_family != AF_INET && own.any.sa_family != AF_INET6))
+        return false;
+    if (own.any.sa_family == AF_INET)
+        own.v4.sin_port = 0;
+    else
+        own.v6.sin6_port = 0;
+    probe = socket(own.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    return probe >= 0 && bind(probe, &own.any, size) < 0 && errno == EADDRNOTAVAIL;
+}
+
 static int connect_within(int fd, const struct sockaddr *to, socklen_t size, int timeout_ms)
 {
     struct pollfd p = {.fd = fd, .events = POLLOUT};

@@ -34,5 +34,9 @@ int tls_write_all(struct tls_stream *s, const void *bytes, size_t size, int time
 /* Makes every pending and later call of any thread return soon with ERR_UNREACHABLE or the end. */
 void tls_cut(struct tls_stream *s);
 
+/* Has the machine lost the address that this connection was made from? Then nothing will come over it any more; TCP itself notices only
+ * after minutes. false where it can't be told. */
+bool tls_is_stranded(const struct tls_stream *s);
+
 /* A connected TCP socket (no delay, keep-alive) to a numeric IPv4 or IPv6 address within timeout_ms: the descriptor, or -1. */
 int tls_dial(const char *address, int port, int timeout_ms, struct err *e);

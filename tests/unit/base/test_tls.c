@@ -4,7 +4,9 @@
 #include "tap.h"
 #include "testca.h"
 
+#include <netinet/in.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -89,6 +91,49 @@ static void test_both_ways(struct tls_stream *client, struct tls_stream *server)
     pthread_join(echoing, NULL);
 }
 
+struct listening {
+    struct side side;
+    int listener;
+};
+
+static void *accept_one(void *user)
+{
+    struct listening *l = user;
+
+    l->side.fd = accept(l->listener, NULL, NULL);
+    return shake(&l->side);
+}
+
+/* In a network namespace of its own: a connection whose address is taken away. */
+static void test_stranded(const struct tls_context *agent, const struct tls_context *replicator)
+{
+    struct listening server = {.side = {.context = replicator, .prefix = "agent:"}};
+    struct sockaddr_in any = {.sin_family = AF_INET};
+    socklen_t size = sizeof any;
+    struct tls_stream *client = NULL;
+    pthread_t thread;
+    struct err e = {0};
+
+    if (unshare(CLONE_NEWNET) < 0 || system("ip link set lo up && ip addr add 192.0.2.1/32 dev lo && ip addr add 192.0.2.2/32 dev lo") != 0) {
+        ok(1, "a stranded connection # SKIP needs root and ip(8)");
+        return;
+    }
+    server.listener = socket(AF_INET, SOCK_STREAM, 0);
+    MUST(bind(server.listener, (struct sockaddr *)&any, sizeof any) == 0 && listen(server.listener, 1) == 0 &&
+         getsockname(server.listener, (struct sockaddr *)&any, &size) == 0);
+    MUST(pthread_create(&thread, NULL, accept_one, &server) == 0);
+    is_int(tls_open(agent, tls_dial("192.0.2.1", ntohs(any.sin_port), 3000, &e), "replicator:", 3000, &client, &e), 0, "connected: %s", e.message);
+    pthread_join(thread, NULL);
+    ok(!tls_is_stranded(client), "it stands on an address of this machine");
+    MUST(system("ip addr del 192.0.2.2/32 dev lo") == 0);
+    ok(!tls_is_stranded(client), "another address may go");
+    MUST(system("ip addr del 192.0.2.1/32 dev lo") == 0);
+    ok(tls_is_stranded(client), "its own may not");
+    tls_close(&client);
+    tls_close(&server.side.stream);
+    close(server.listener);
+}
+
 int main(void)
 {
     struct test_ca ca, other;
@@ -134,6 +179,7 @@ int main(void)
         is_int(server.e.kind, ERR_UNAUTHENTICATED, "another CA's certificate is refused: %s", server.e.message);
         tls_close(&client.stream);
     }
+    test_stranded(agent, replicator);
     is_int(tls_dial("example", 1, 100, &e), -1, "a name is no address");
     is_int(tls_dial("127.0.0.1", 70000, 100, &e), -1, "70000 is no port");
     for (int i = 0; i < 2; i++) {
