@@ -101,7 +101,7 @@ class Story:
             raise Failure(f"the preview of the import is wrong: {preview['counts']}")
         self.display.say(f"import, previewed: {preview['counts']['create']} to create, {preview['counts']['update']} to change; nothing was changed yet")
         self.factory.run("import", path, "--create-waves")
-        self.factory.run("wave", "set", WAVE, f"hold_s={HOLD_S}", "right_size_after_s=5", "host_keys=accept-first")
+        self.factory.run("wave", "set", WAVE, f"hold_s={HOLD_S}", "right_size_after_s=1", "right_size_measure_s=20", "host_keys=accept-first")
 
     # -- The wave --
 

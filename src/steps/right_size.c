@@ -79,6 +79,7 @@ static int run(struct step *s, struct err *e)
     step_evidence(s, "filled in", true, "all %" PRId64 " MiB: the instance stands on its own disks", m->total_bytes >> 20);
     step_result(s, "advice", json_incref(advice));
     step_result(s, "filled_bytes", json_integer(m->filled_bytes));
+    step_result(s, "filled", json_true()); /* drop_staged asks for it */
     return 0;
 }
 
