@@ -60,6 +60,7 @@ struct http_route {
     const char *path;          /* "/v1/waves/{wave}": matched segment by segment */
     http_handler *run;
     enum http_access access;
+    bool or_runner;            /* a runner's certificate opens it, too: for steps that ask the factory */
     enum http_input input;
     size_t limit_bytes;        /* of the body; 0: 1 MiB of JSON */
     const char *summary;       /* for the OpenAPI document, as are the rest: */

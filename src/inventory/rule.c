@@ -182,6 +182,8 @@ const struct rule wave_settings[] = {
     {"lag_limit_ms", "Replication lag allowed", RULE_INT, .min = 1, .max = 86400000},
     {"network", "Source network", RULE_NAME, .max = LIMIT_NAME_BYTES},
     {"point_age_limit_ms", "Age of the newest point allowed", RULE_INT, .min = 1, .max = 86400000},
+    {"services_s", "Time for services after a boot", RULE_INT, .min = 1, .max = 86400},
+    {"right_size_measure_s", "How long right-sizing measures", RULE_INT, .min = 1, .max = YEAR_S},
     {"right_size_after_s", "Measured before right-sizing", RULE_INT, .min = 0, .max = YEAR_S},
     {0},
 };
