@@ -52,7 +52,7 @@ int api_authorise(struct http_call *c, struct err *e)
         return 0;
     if (access == ACCESS_RUNNER || access == ACCESS_REPLICATOR)
         return by_certificate(c, access == ACCESS_RUNNER ? ACTOR_RUNNER : ACTOR_REPLICATOR, e);
-    if (c->route->or_runner && call_certificate(c, &pem, NULL) > 0)
+    if (access == ACCESS_READER && call_certificate(c, &pem, NULL) > 0)
         return by_certificate(c, ACTOR_RUNNER, e);
     if (by_token_or_session(c, e) < 0)
         return -1;

@@ -40,6 +40,7 @@ enum http_access {
     ACCESS_ADMIN,
     ACCESS_RUNNER,     /* a certificate that the factory issued to a runner */
     ACCESS_REPLICATOR,
+    ACCESS_READER,     /* a user of any role, or a runner: for steps that ask the factory */
     ACCESS_COUNT
 };
 extern const char *const httpd_access_names[ACCESS_COUNT];
@@ -60,7 +61,6 @@ struct http_route {
     const char *path;          /* "/v1/waves/{wave}": matched segment by segment */
     http_handler *run;
     enum http_access access;
-    bool or_runner;            /* a runner's certificate opens it, too: for steps that ask the factory */
     enum http_input input;
     size_t limit_bytes;        /* of the body; 0: 1 MiB of JSON */
     const char *summary;       /* for the OpenAPI document, as are the rest: */

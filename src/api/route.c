@@ -5,7 +5,7 @@
 #include <strings.h>
 
 const char *const httpd_method_names[HTTP_METHOD_COUNT] = {"GET", "POST", "PUT", "PATCH", "DELETE"};
-const char *const httpd_access_names[ACCESS_COUNT] = {"public", "viewer", "operator", "admin", "runner", "replicator"};
+const char *const httpd_access_names[ACCESS_COUNT] = {"public", "viewer", "operator", "admin", "runner", "replicator", "reader"};
 
 static int hex_value(char c)
 {

@@ -26,8 +26,8 @@ const struct http_route api_routes[] = {
     ROUTE(POST, "/v1/waves/{wave}/start", route_wave_start, OPERATOR, JSON, .status = 202, .summary = "Start the wave's run", .gives = "RunStarted"),
     ROUTE(POST, "/v1/waves/{wave}/cutover", route_wave_cutover, OPERATOR, JSON, .summary = "Cut over now: refused outside the window"),
     ROUTE(PUT, "/v1/waves/{wave}/measurements/{name}", route_measure, OPERATOR, JSON, .summary = "Keep what somebody outside measured", .takes = "Any"),
-    ROUTE(GET, "/v1/waves/{wave}/report", route_wave_report, VIEWER, .or_runner = true, .summary = "The wave's report", .gives = "Report"),
-    ROUTE(GET, "/v1/waves/{wave}/report.html", route_wave_report_html, VIEWER, .or_runner = true, .summary = "The wave's report as one page", .gives = "text/html"),
+    ROUTE(GET, "/v1/waves/{wave}/report", route_wave_report, READER, .summary = "The wave's report", .gives = "Report"),
+    ROUTE(GET, "/v1/waves/{wave}/report.html", route_wave_report_html, READER, .summary = "The wave's report as one page", .gives = "text/html"),
 
     ROUTE(GET, "/v1/servers", route_servers, VIEWER, .query = LIST ",q,sort,wave,lifecycle", .summary = "List servers", .gives = "ServerList"),
     ROUTE(POST, "/v1/servers", route_server_create, OPERATOR, JSON, .status = 201, .summary = "Add a server", .takes = "NewServer", .gives = "Server"),

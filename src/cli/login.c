@@ -1,4 +1,5 @@
 /* login and logout: a name and a password become a token of this machine's own, which can be revoked by itself. */
+#include "base/clock.h"
 #include "base/file.h"
 #include "cli/link.h"
 
@@ -130,7 +131,8 @@ static int sign_in(struct http_client *client, const char *url, const char *name
     cookie = xasprintf("Cookie: %.*s", (int)strcspn(set, ";"), set);
     csrf = xasprintf("X-CSRF-Token: %s", text);
     gethostname(host, sizeof host - 1);
-    snprintf(label, sizeof label, "cli.%s", host[0] ? host : "unnamed");
+    /* Each login has a token of its own: two on one machine must not be one. */
+    snprintf(label, sizeof label, "cli.%s.%llx", host[0] ? host : "unnamed", (unsigned long long)clock_now_us());
     wanted = json_pack("{s:s,s:s}", "name", label, "expires_in", "30d");
     if (!wanted ||
         exchange(client, url, "/v1/tokens", (const char *const[]){cookie, csrf, NULL}, "POST", wanted, &made, e) < 0 ||

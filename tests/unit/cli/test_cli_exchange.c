@@ -34,22 +34,23 @@ static int session(struct http_call *c, struct err *e)
     return reply_json(c, 200, json_pack("{s:s,s:s}", "user", "anna", "csrf", "c5rf"));
 }
 
+static char token_name[128]; /* of the token that was made last */
+
 static int token(struct http_call *c, struct err *e)
 {
     const char *cookie = call_cookie(c, "slipway_session"), *csrf = call_header(c, "X-CSRF-Token");
 
     if (!cookie || strcmp(cookie, "abc") != 0 || !csrf || strcmp(csrf, "c5rf") != 0)
         return err_set(e, ERR_DENIED, "no session");
+    snprintf(token_name, sizeof token_name, "%s", json_get_string(c->body, "name", ""));
     return reply_json(c, 201, json_pack("{s:s}", "token", "slip_t0ken"));
 }
 
 static int tokens(struct http_call *c, struct err *e)
 {
-    char host[65] = "", label[80];
+    const char *label = token_name;
 
     (void)e;
-    gethostname(host, sizeof host - 1);
-    snprintf(label, sizeof label, "cli.%s", host);
     return reply_json(c, 200,
                       json_pack("{s:[{s:s,s:s,s:s},{s:s,s:s,s:s},{s:s,s:s,s:s}],s:n}", "items", "id", "6", "name",
                                 label, "created", "2027-01-01", "id", "7", "name", label, "created", "2027-01-02", "id",
