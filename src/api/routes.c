@@ -45,7 +45,7 @@ const struct http_route api_routes[] = {
     ROUTE(GET, "/v1/runs", route_runs, VIEWER, .query = LIST ",wave", .summary = "List runs, newest first", .gives = "RunList"),
     ROUTE(GET, "/v1/runs/{id}", route_run, VIEWER, .summary = "Read a run with its tasks", .gives = "Run"),
     ROUTE(POST, "/v1/runs/{id}/cancel", route_run_cancel, OPERATOR, JSON, .summary = "Cancel a run"),
-    ROUTE(POST, "/v1/targets/probe", route_probe, OPERATOR, JSON, .status = 202, .summary = "Probe the target (launch and remove a machine) and the source network; doctor reads the outcome", .gives = "ProbeStarted"),
+    ROUTE(POST, "/v1/probes", route_probe, OPERATOR, JSON, .status = 202, .summary = "Probe the target (launch and remove a machine) and the source network; doctor reads the outcome", .gives = "ProbeStarted"),
     ROUTE(GET, "/v1/tasks/{id}", route_task, VIEWER, .summary = "Read a task with its evidence", .gives = "Task"),
     ROUTE(POST, "/v1/tasks/{id}/decide", route_task_decide, OPERATOR, JSON, .summary = "Approve or reject a task that waits for a person", .takes = "Decision"),
     ROUTE(POST, "/v1/tasks/{id}/retry", route_task_retry, OPERATOR, JSON, .summary = "Try a failed task again"),

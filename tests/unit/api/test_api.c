@@ -471,7 +471,7 @@ static void test_runner(void)
     MUST(pthread_create(&thread, NULL, claim_thread, NULL) == 0);
     clock_sleep_us(300 * US_PER_MS);
     from_us = clock_monotonic_us();
-    a = as(operator, "POST", "/v1/targets/probe", "{}");
+    a = as(operator, "POST", "/v1/probes", "{}");
     is_int(a.status, 202, "a probe is asked for");
     started = json_of(&a);
     pthread_join(thread, (void **)&claimed);

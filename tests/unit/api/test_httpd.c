@@ -275,7 +275,13 @@ static void test_bodies(void)
     a = ask_with(&(struct question){.method = "PUT", .path = "/v1/sized", .body = big, .body_size = 1 << 20, .headers = {signed_in}});
     is_str(a.body.data, "{\"size\":1048576}", "as much as is allowed");
     answer_release(&a);
-    a = ask_with(&(struct question){.method = "PUT", .path = "/v1/sized", .body = big, .body_size = (1 << 20) + 1, .headers = {signed_in}});
+    /* The server refuses before the body came and closes; whether the client reads that before its own sending fails is a race. */
+    for (int tries = 0; tries < 20; tries++) {
+        a = ask_with(&(struct question){.method = "PUT", .path = "/v1/sized", .body = big, .body_size = (1 << 20) + 1, .headers = {signed_in}});
+        if (a.status != 0 || tries == 19)
+            break;
+        answer_release(&a);
+    }
     is_int(a.status, 413, "a byte more, announced");
     answer_release(&a);
     a = ask_with(&(struct question){.method = "PUT", .path = "/v1/sized", .body = big, .body_size = (1 << 20) + 1, .headers = {signed_in},
