@@ -12,6 +12,8 @@
 #include <pthread.h>
 
 #define API_COOKIE "slipway_session"
+#define API_LIMIT_LOGINS 2           /* passwords hashed at a time; others wait without a worker */
+#define API_LOGIN_WAIT_MS 15000
 
 struct children;
 struct clocks;
@@ -28,6 +30,8 @@ struct api {
     struct children *children;         /* NULL: none */
     struct clocks *clocks;             /* of runners */
     int64_t started_us;                /* wall clock */
+    _Atomic int logins;                /* that hash a password now */
+    _Atomic int64_t written_us;        /* monotonic: when a transaction was committed only to see whether it can be; 0: never */
     pthread_mutex_t backup_lock;       /* one backup at a time; held over slow calls, so never taken by anything else */
 };
 

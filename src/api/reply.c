@@ -85,17 +85,30 @@ void call_fault(struct http_call *c, const char *field, const char *reason)
     c->problem_status = 422;
 }
 
+/* A message may have been cut within a letter, or quote bytes of the other end's. */
+static json_t *readable(const char *text)
+{
+    json_t *whole = json_string(text);
+    CLEANUP(free_ptr) char *copy = NULL;
+
+    if (whole)
+        return whole;
+    copy = xstrdup(text);
+    for (char *at = copy; *at; at++)
+        if ((unsigned char)*at >= 0x80)
+            *at = '?';
+    return json_string(copy);
+}
+
 int reply_problem(struct http_call *c, const struct err *e)
 {
     const struct err_meaning *meaning = err_meaning(e->kind == ERR_NONE ? ERR_INTERNAL : e->kind);
     int status = c->problem_status ? c->problem_status : meaning->http_status;
-    json_t *problem = json_pack("{s:o, s:s, s:i, s:s, s:s, s:o}", "type",
+    json_t *problem = json_pack("{s:o, s:s, s:i, s:o, s:s, s:o}", "type",
                                 json_sprintf("urn:slipway:problem:%s", meaning->name), "title", meaning->title, "status", status,
-                                "detail", e->message, "kind", meaning->name, "instance", json_sprintf("urn:slipway:request:%s", c->request_id));
+                                "detail", readable(e->message), "kind", meaning->name, "instance", json_sprintf("urn:slipway:request:%s", c->request_id));
 
-    if (!problem) /* the message holds bytes that are not UTF-8 */
-        problem = json_pack("{s:s, s:s, s:i, s:s, s:s}", "type", "about:blank", "title", meaning->title, "status", status, "detail",
-                            "the reason can't be shown: it isn't UTF-8", "kind", meaning->name);
+    MUST(problem);
     if (c->faults)
         json_object_set(problem, "faults", c->faults);
     if (c->extra)

@@ -3,6 +3,7 @@
 #include "api/routes.h"
 #include "base/clock.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 /* --- sessions --- */
@@ -12,18 +13,39 @@ static json_t *me_json(const struct actor *who)
     return json_pack("{s:s, s:s, s:b, s:s}", "name", who->name, "role", actor_role_name(who->role), "admin", who->admin, "csrf", who->csrf);
 }
 
+/* Hashing takes a tenth of a second and 64 MiB: who comes while others hash is parked, so that strangers can't take all workers. */
+static int login(struct http_call *c, const char *name, const char *password, struct identity_session *session, struct err *e)
+{
+    struct api *a = api_of(c);
+    int64_t now_us = clock_monotonic_us();
+    int result = -1;
+
+    if (!c->poll_until_us)
+        c->poll_until_us = now_us + API_LOGIN_WAIT_MS * US_PER_MS;
+    if (atomic_fetch_add(&a->logins, 1) < API_LIMIT_LOGINS)
+        result = identity_login(a->identity, name, password, call_peer_address(c), session, e);
+    else if (now_us < c->poll_until_us && !call_is_last(c))
+        result = call_park(c, now_us + 50 * US_PER_MS);
+    else
+        err_set(e, ERR_LIMIT, "too many are signing in at this moment: try again");
+    a->logins--;
+    if (result < 0 && e->kind == ERR_LIMIT) /* or too many failures */
+        c->problem_status = 429;
+    return result;
+}
+
 int route_session_create(struct http_call *c, struct err *e)
 {
     struct identity_session session;
     const char *name, *password;
     int64_t age_s;
+    int result;
 
-    if (json_need_string(c->body, "name", &name, e) < 0 || json_need_string(c->body, "password", &password, e) < 0 ||
-        identity_login(api_of(c)->identity, name, password, call_peer_address(c), &session, e) < 0) {
-        if (e->kind == ERR_LIMIT) /* too many failures */
-            c->problem_status = 429;
+    if (json_need_string(c->body, "name", &name, e) < 0 || json_need_string(c->body, "password", &password, e) < 0)
         return -1;
-    }
+    result = login(c, name, password, &session, e);
+    if (result != 0)
+        return result;
     age_s = (session.expires_us - clock_now_us()) / US_PER_S;
     reply_header(c, "Set-Cookie", "%s=%s; Path=/; Max-Age=%lld; HttpOnly; Secure; SameSite=Strict", API_COOKIE, session.token,
                  (long long)age_s);
@@ -206,7 +228,11 @@ int route_enrol(struct http_call *c, struct err *e)
     const char *token, *csr;
     struct actor who;
 
-    if (json_need_string(c->body, "token", &token, e) < 0 || json_need_string(c->body, "csr_pem", &csr, e) < 0 || api_write(c, &tx, e) < 0 ||
+    if (json_need_string(c->body, "token", &token, e) < 0 || json_need_string(c->body, "csr_pem", &csr, e) < 0)
+        return -1;
+    if (strlen(token) < 40 || strlen(token) >= IDENTITY_TOKEN_SIZE) /* a stranger's guess doesn't get at the writer */
+        return err_set(e, ERR_UNAUTHENTICATED, "this is no enrolment token: an operator makes one with `slipway enrol`");
+    if (api_write(c, &tx, e) < 0 ||
         identity_enrol(api_of(c)->identity, tx, token, csr, &certificate, &who, e) < 0 || store_commit(&tx, e) < 0)
         return -1;
     return reply_json(c, 201, json_pack("{s:s, s:s, s:s}", "certificate_pem", certificate, "ca_pem", identity_ca_pem(api_of(c)->identity),

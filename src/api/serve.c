@@ -262,31 +262,29 @@ static int place_replicator(struct factory *f, struct err *e)
 
 /* --- telling people --- */
 
-static int tell_first_login(struct factory *f, const struct secret *password, struct err *e)
+/* Where nobody looks at a terminal, a made-up password goes into a file: before anybody can ask for it. */
+static int keep_first_login(struct factory *f, const struct secret *password, struct err *e)
 {
     CLEANUP(free_ptr) char *path = xasprintf("%s/%s", f->data.path, DATA_FIRST_LOGIN), *text = NULL;
     int result;
 
-    if (isatty(STDOUT_FILENO)) {
-        printf("  Sign in         %s, password %s (told only now)\n", f->o.init_user, password->bytes);
+    if (!password->size_bytes || isatty(STDOUT_FILENO))
         return 0;
-    }
     text = xasprintf("user: %s\npassword: %s\n", f->o.init_user, password->bytes);
     result = file_write(path, text, strlen(text), 0600, e);
     explicit_bzero(text, strlen(text));
-    if (result == 0)
-        printf("  Sign in         %s; the password is in %s: read it, then remove the file\n", f->o.init_user, path);
     return result;
 }
 
-static int tell(struct factory *f, int made_user, const struct secret *password, struct err *e)
+static void tell(const struct factory *f, const struct secret *password)
 {
     printf("Slipway is ready.\n  Console         %s/\n  CA              %s/%s\n  CA fingerprint  %s\n", f->url, f->data.path, DATA_CA,
            identity_ca_fingerprint(f->data.identity));
-    if (made_user && password->size_bytes && tell_first_login(f, password, e) < 0)
-        return -1;
+    if (password->size_bytes && isatty(STDOUT_FILENO))
+        printf("  Sign in         %s, password %s (told only now)\n", f->o.init_user, password->bytes);
+    else if (password->size_bytes)
+        printf("  Sign in         %s; the password is in %s/%s: read it, then remove the file\n", f->o.init_user, f->data.path, DATA_FIRST_LOGIN);
     fflush(stdout);
-    return 0;
 }
 
 /* --- the whole --- */
@@ -294,14 +292,14 @@ static int tell(struct factory *f, int made_user, const struct secret *password,
 static int start(struct factory *f, struct err *e)
 {
     CLEANUP(secret_release) struct secret password = {0};
-    int made_user;
 
     if (data_lock(f->o.data_dir, &f->data, e) < 0 || data_open(&f->data, e) < 0)
         return -1;
-    made_user = data_first_user(&f->data, f->o.init_user, f->o.init_password_file, &password, e);
-    if (made_user < 0 || start_api(f, e) < 0 || place_replicator(f, e) < 0 || start_children(f, e) < 0)
+    if (data_first_user(&f->data, f->o.init_user, f->o.init_password_file, &password, e) < 0 || keep_first_login(f, &password, e) < 0 ||
+        start_api(f, e) < 0 || place_replicator(f, e) < 0 || start_children(f, e) < 0)
         return -1;
-    return tell(f, made_user, &password, e);
+    tell(f, &password);
+    return 0;
 }
 
 /* Children first, so that what they have to tell is still heard. */

@@ -252,10 +252,13 @@ static void test_openapi(void)
 
 static void test_sessions(void)
 {
-    struct answer a = ask_json("POST", "/v1/sessions", "{\"name\":\"olga\",\"password\":\"wrong horse\"}");
+    struct answer a = ask_json("POST", "/v1/enrol", "{\"token\":\"guess\",\"csr_pem\":\"x\"}");
     CLEANUP(free_ptr) char *cookie = NULL, *csrf = NULL;
     CLEANUP(json_free) json_t *session = NULL;
 
+    is_int(a.status, 401, "a guessed enrolment token");
+    answer_release(&a);
+    a = ask_json("POST", "/v1/sessions", "{\"name\":\"olga\",\"password\":\"wrong horse\"}");
     ok(a.status == 401 && !strstr(a.body.data, "olga"), "a wrong password");
     answer_release(&a);
     a = ask_json("POST", "/v1/sessions", "{\"name\":\"olga\",\"password\":\"correct horse\"}");
