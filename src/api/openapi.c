@@ -142,6 +142,8 @@ static json_t *security(enum http_access access)
         return json_array();
     if (access == ACCESS_RUNNER || access == ACCESS_REPLICATOR)
         return json_pack("[{s:[]}]", "certificate");
+    if (access == ACCESS_READER)
+        return json_pack("[{s:[]}, {s:[]}, {s:[]}]", "bearer", "session", "certificate");
     return json_pack("[{s:[]}, {s:[]}]", "bearer", "session");
 }
 

@@ -190,6 +190,12 @@ static void test_access_of(const struct http_route *r)
         is_int(status_as(viewer, method, path, body), 403, "%s %s: a viewer", method, path);
     if (r->access == ACCESS_ADMIN)
         is_int(status_as(operator, method, path, body), 403, "%s %s: an operator who is no admin", method, path);
+    if (r->access == ACCESS_READER) {
+        is_int(status_as(viewer, method, path, body), 404, "%s %s: a viewer may look", method, path);
+        is_int(status_as_peer("runner-dc1", method, path, body), 404, "%s %s: and so may a runner", method, path);
+        is_int(status_as_peer("replicator-r1", method, path, body), 403, "%s %s: a replicator's certificate", method, path);
+        return;
+    }
     if (for_people(r))
         is_int(status_as_peer("runner-dc1", method, path, body), 403, "%s %s: a runner's certificate", method, path);
     else
