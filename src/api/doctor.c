@@ -15,6 +15,7 @@
 #define BACKUP_MAX_AGE_S 86400
 #define PROBE_MAX_AGE_US (7 * 86400 * US_PER_S)
 #define VAULT_ROOM_LEAST_BYTES (INT64_C(1) << 30)
+#define VAULT_SPEED_LEAST_BYTES_PER_S (INT64_C(5) << 20)
 
 struct exam {
     struct api *api;
@@ -232,7 +233,8 @@ static void check_runners(struct exam *x)
 static void check_vault(struct exam *x, const json_t *replicator)
 {
     const json_t *vault = json_object_get(replicator, "vault");
-    int64_t free_bytes = json_get_int(vault, "bytes_free", -1), damaged = json_get_int(vault, "chunks_damaged", -1);
+    int64_t free_bytes = json_get_int(vault, "free_bytes", -1), damaged = json_get_int(vault, "chunks_damaged", -1);
+    int64_t speed = json_get_int(vault, "write_bytes_per_s", -1);
     const char *name = json_get_string(replicator, "name", "?");
 
     if (free_bytes < 0)
@@ -241,6 +243,9 @@ static void check_vault(struct exam *x, const json_t *replicator)
         line(x, "replication", "vault_room", "The vault has room", free_bytes >= VAULT_ROOM_LEAST_BYTES,
              "give the replicator's folder a larger disk, or drop staged data", "the vault of %s has %lld MiB free (at least %lld are needed)", name,
              (long long)(free_bytes >> 20), (long long)(VAULT_ROOM_LEAST_BYTES >> 20));
+    line(x, "replication", "vault_speed", "The vault's disk is fast enough", speed >= VAULT_SPEED_LEAST_BYTES_PER_S, "put the replicator's folder on a faster disk",
+         "%lld MiB/s were written and synced (-1: the replicator does not tell; at least %lld are needed)", (long long)(speed < 0 ? -1 : speed >> 20),
+         (long long)(VAULT_SPEED_LEAST_BYTES_PER_S >> 20));
     line(x, "replication", "vault_sound", "The vault is sound", damaged == 0, "a disk may be failing: look at the replicator's log before anything is launched",
          "%lld damaged chunks are known (-1: the replicator does not tell)", (long long)damaged);
 }

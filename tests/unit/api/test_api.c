@@ -510,7 +510,7 @@ static void test_replicator(void)
 {
     static const char status[] = "{\"servers\":[{\"server\":\"web01\",\"state\":\"CONTINUOUS\",\"bytes_total\":1000,\"bytes_read\":1000,\"bytes_sent\":900,"
         "\"bytes_stored\":800,\"backlog_bytes\":0,\"lag_ms\":5,\"eta_ms\":null,\"rate_bytes_per_s\":0,\"newest_point\":null,\"newest_point_at\":null,"
-        "\"error\":null,\"points\":[]},{\"server\":\"ghost\",\"state\":\"CONTINUOUS\"}],\"vault\":{\"bytes_free\":5368709120}}";
+        "\"error\":null,\"points\":[]},{\"server\":\"ghost\",\"state\":\"CONTINUOUS\"}],\"vault\":{\"free_bytes\":5368709120}}";
     struct answer a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
 
     is_int(a.status, 200, "a replicator tells its state");
@@ -520,7 +520,7 @@ static void test_replicator(void)
     ok(answer_has(&a, "\"replication\":{\"state\":\"CONTINUOUS\""), "the server shows it");
     answer_release(&a);
     a = as(viewer, "GET", "/v1/replicators", NULL);
-    ok(answer_has(&a, "\"bytes_free\":5368709120") && answer_has(&a, "\"status_at\":\"20"), "and the replicator's vault");
+    ok(answer_has(&a, "\"free_bytes\":5368709120") && answer_has(&a, "\"status_at\":\"20"), "and the replicator's vault");
     answer_release(&a);
     a = as(viewer, "GET", "/metrics", NULL);
     ok(answer_has(&a, "slipway_replication_lag_seconds{server=\"web01\"} 0.005") && answer_has(&a, "slipway_tasks{state=\"READY\"} 1") &&
