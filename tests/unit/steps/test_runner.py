@@ -202,7 +202,7 @@ def a_task_runs():
 
 def failures():
     for attempt, step, kind, words in (("b1", "bad", "unreachable", "can't be reached"), ("b2", "liar", "internal", "did not hold"),
-                                       ("b3", "crash", "internal", "ended"), ("b4", "absent", "unsupported", "no step")):
+                                       ("b3", "crash", "internal", "signal 9"), ("b4", "absent", "unsupported", "no step")):
         factory.give(attempt, step)
         finish = finish_of(attempt)
         ok(finish.get("outcome") == "failed" and finish["error"]["kind"] == kind and words in finish["error"]["message"],
