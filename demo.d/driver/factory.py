@@ -44,12 +44,15 @@ class Factory:
         if not self.password_file.exists():
             self.password_file.touch(mode=0o600)
             self.password_file.write_text(secrets.token_urlsafe(12))
-        self.world.processes.start("serve", *inside(
+        self.start_serve()
+        wait_for(f"the factory (its log: {self.world.processes.logs}/serve.log)", self.answers, 60, 0.3)
+        self.run("login", "--name", self.user, "--password-file", self.password_file)
+
+    def start_serve(self):
+        return self.world.processes.start("serve", *inside(
             self.description["namespaces"]["factory"], self.slipway, "serve", "--data", self.data, "--listen", f"{self.address}:{API_PORT}",
             "--name", self.address, "--replicator-listen", f"{self.address}:{REPLICATOR_PORT}",
             "--init-user", self.user, "--init-password-file", self.password_file), env=self.environment)
-        wait_for(f"the factory (its log: {self.world.processes.logs}/serve.log)", self.answers, 60, 0.3)
-        self.run("login", "--name", self.user, "--password-file", self.password_file)
 
     def answers(self):
         if not self.world.processes.pid("serve"):
@@ -57,6 +60,10 @@ class Factory:
         done = subprocess.run(inside(self.description["namespaces"]["factory"], "curl", "-sf", "--max-time", "2", "--cacert",
                                      str(self.data / "ca.pem"), f"{self.url}/healthz"), capture_output=True)
         return done.returncode == 0
+
+    def must_run(self):
+        if not self.world.processes.pid("serve"):
+            raise Failure(f"slipway serve ended; {self.world.processes.logs}/serve.log says why")
 
     def runner(self):
         token = json.loads(self.run("enrol", "runner", "dc1", "--label", "source:dc1"))["token"]
@@ -66,7 +73,7 @@ class Factory:
         self.start_runner()
 
     def start_runner(self):
-        self.world.processes.start("runner", *inside(
+        return self.world.processes.start("runner", *inside(
             self.description["namespaces"]["dc"], self.slipway, "runner", "--factory", self.url, "--ca", self.data / "ca.pem", "--name", "dc1",
             "--labels", "source:dc1", "--token-file", self.folder / "secrets/runner.token", "--state", self.folder / "runner"), env=self.environment)
 
@@ -164,6 +171,5 @@ class Watcher:
             if time.monotonic() > end:
                 held = ", ".join(f"{task['server'] or 'wave'} {task['state']}" for task in found) or "no such task"
                 raise Failure(f"“{name}” did not come to {'/'.join(states)} within {timeout_s} s ({held})")
-            if not self.factory.world.processes.pid("serve"):
-                raise Failure(f"slipway serve ended; {self.factory.world.processes.logs}/serve.log says why")
+            self.factory.must_run()
             time.sleep(0.3)

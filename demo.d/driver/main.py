@@ -51,8 +51,10 @@ def build(folder):
 
 
 class Demo:
-    def __init__(self, folder, keep):
-        self.folder, self.keep = folder, keep
+    """One run in a folder of its own. programs: the folder of slipway and slipway-agent; None: they are built."""
+
+    def __init__(self, folder, keep=False, programs=None, factory_class=Factory):
+        self.folder, self.keep, self.programs, self.factory_class = folder, keep, programs, factory_class
         self.world = world_main.World(folder / "world")
         self.display = Display([name for name, _ in STAGES])
         self.watcher = None
@@ -62,10 +64,10 @@ class Demo:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.display.enter(STAGES[0][0])
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            building = pool.submit(build, self.folder)
+            building = pool.submit(lambda: self.programs or build(self.folder))
             description = self.world.up(self.display.say)
             programs = building.result()
-        self.factory = Factory(self.folder, self.world, description, programs)
+        self.factory = self.factory_class(self.folder, self.world, description, programs)
         self.watcher = Watcher(self.factory, WAVE, self.display)
         self.story = Story(self.folder, self.world, self.factory, description, self.display, self.watcher)
         self.display.say(f"the guests run under {description['accelerator']}")
@@ -77,6 +79,7 @@ class Demo:
             self.display.enter(name)
             if method:
                 getattr(self.story, method)()
+            self.passed(name)
         report = self.story.proof()
         self.watcher.close()
         self.display.leave()
@@ -86,6 +89,9 @@ class Demo:
             print(line)
         print(f"\nreport: {self.folder}/report.html and report.json\nthe whole demo took {duration(time.monotonic() - begun)}")
         return 0 if report["result"] == "passed" else 1
+
+    def passed(self, stage):
+        """Called when a stage is through; tests make trouble here."""
 
     def clean(self):
         self.world.down()
@@ -123,12 +129,13 @@ def main(words):
     parser = argparse.ArgumentParser(prog="./demo", description="Moves two real machines from one network into another, with the proof at the end.")
     parser.add_argument("--keep", action="store_true", help="leave everything running and print the console's address and a login")
     parser.add_argument("--clean", action="store_true", help="remove what a run left, and stop")
+    parser.add_argument("--programs", type=pathlib.Path, help="the folder of slipway and slipway-agent (default: they are built in build/)")
     parser.add_argument("--dir", default=str(ROOT / ".demo"), help="where the demo's state and report go (default: .demo)")
     arguments = parser.parse_args(words)
     if os.geteuid() != 0:
         os.execvp("sudo", ["sudo", sys.executable, str(HERE / "drive"), *words])
     folder = pathlib.Path(arguments.dir).resolve()
-    demo = Demo(folder, arguments.keep)
+    demo = Demo(folder, arguments.keep, arguments.programs and arguments.programs.resolve())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     if arguments.clean:

@@ -176,6 +176,7 @@ const struct rule server_attributes[] = {
 };
 
 const struct rule wave_settings[] = {
+    {"boot_s", "Time for a copy's first login", RULE_INT, .min = 1, .max = 86400},
     {"clock_skew_limit_ms", "Clock skew allowed", RULE_INT, .min = 1, .max = 86400000},
     {"hold_s", "Hold before decommissioning", RULE_INT, .min = 0, .max = 10 * YEAR_S},
     {"host_keys", "New SSH host keys", RULE_CHOICE, .choices = (const char *const[]){"ask", "accept-first", NULL}},

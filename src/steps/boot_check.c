@@ -58,6 +58,7 @@ int boot_check_open(struct step *s, enum launch_kind kind, const char *task, int
     char path[96];
     const char *instance;
 
+    deadline_ms = (int)step_int(s, "wave.settings.boot_s", deadline_ms / 1000) * 1000;
     *b = (struct boot_check){.step = s, .port = (int)step_int(s, "server.port", 22), .until_us = clock_monotonic_us() + deadline_ms * US_PER_MS,
                              .at_most_us = clock_monotonic_us() + PATIENCE_FACTOR * deadline_ms * US_PER_MS};
     snprintf(path, sizeof path, "context.%s.instance", task);
@@ -85,19 +86,24 @@ static int still_running(struct boot_check *b, struct err *e)
 static const char *const hung_words[] = {"BUG: soft lockup", "Kernel panic - not syncing", "BUG: unable to handle"};
 
 /* A kernel that hung at its boot is started again, once: emulated processors lose a race now and then, and real ones, too. It is a line
- * of evidence; a machine that hangs twice does not boot. */
+ * of evidence; a machine that hangs twice does not boot: -1 (the console's log goes on after the first). */
 static int reset_if_hung(struct boot_check *b, struct err *e)
 {
     CLEANUP(buf_release) struct buf serial = {.limit_bytes = SERIAL_LIMIT_BYTES};
     const char *found = NULL;
 
-    if (b->was_reset || b->launch.api->serial(b->launch.target, b->launch.instance, &serial, NULL) < 0 || !serial.data)
+    if (b->launch.api->serial(b->launch.target, b->launch.instance, &serial, NULL) < 0 || serial.size_bytes <= b->read_bytes)
         return 0;
     for (size_t i = 0; i < ARRAY_COUNT(hung_words) && !found; i++)
-        found = strstr(serial.data, hung_words[i]);
+        found = strstr(serial.data + b->read_bytes, hung_words[i]);
     if (!found)
         return 0;
+    if (b->was_reset) {
+        boot_line(b, "kernel", false, "hung twice; its last boot: %.*s", (int)strcspn(found, "\r\n"), found);
+        return err_set(e, ERR_WRONG_STATE, "the copy does not boot: %.*s", (int)strcspn(found, "\r\n"), found);
+    }
     b->was_reset = true;
+    b->read_bytes = serial.size_bytes;
     boot_line(b, "started twice", true, "the first boot hung (\"%.*s\" on its console); it was reset once", (int)strcspn(found, "\r\n"), found);
     return b->launch.api->reset(b->launch.target, b->launch.instance, e);
 }

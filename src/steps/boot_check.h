@@ -15,6 +15,7 @@ struct boot_check {
     int64_t at_most_us;    /* a machine that still talks on its serial port gets more time, to here */
     size_t serial_bytes;   /* what it had said */
     bool was_reset;        /* its first boot hung */
+    size_t read_bytes;     /* of the serial log: what came before it was reset */
     int line_count, failed_count;
     struct buf failed;     /* the names of the lines that did not hold */
 };

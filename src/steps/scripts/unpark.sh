@@ -47,6 +47,20 @@ told() {
     [ $failed = 0 ] && ok address "$(tr '\n' ' ' <$state/addresses)is here again and announced; default by ${gateway:-no gateway}"
 }
 
+# A network manager that starts clears what it did not set, a moment later: the session that this runs in may stand on the parking address.
+keep_parking() {
+    nic=$(cat $state/nic)
+    (
+        tries=0
+        while [ $tries -lt 100 ] && [ -e $state/nic ]; do
+            ip -o addr show to "${parking%/*}" | grep -q . || ip addr add "$parking" dev "$nic"
+            tries=$((tries + 1))
+            sleep 0.2 || sleep 1
+        done
+    ) >/dev/null 2>&1 </dev/null &
+    echo $! >$state/keeper
+}
+
 managers() {
     for pid in $(cat $state/dhclients 2>/dev/null); do kill -CONT "$pid" 2>/dev/null; done
     for m in $(cat $state/managers 2>/dev/null); do systemctl start "$m" || bad "network manager" "$m does not start"; done
@@ -72,6 +86,7 @@ take_back() {
     touch $state/confirmed # no watchdog any more
     macs
     addresses
+    keep_parking
     managers
     addresses # a manager that starts may clear what it did not set
     told
@@ -81,6 +96,7 @@ take_back() {
 
 tidy() {
     nic=$(cat $state/nic 2>/dev/null)
+    if [ -s $state/keeper ] && kill "$(cat $state/keeper)" 2>/dev/null; then sleep 1; fi
     [ -z "$nic" ] || ip addr del "$parking" dev "$nic" 2>/dev/null
     rm -rf $state
     if ip -o addr show to "${parking%/*}" | grep -q .; then bad parking "$parking is still here"; else ok parking "$parking given up"; fi

@@ -1,0 +1,86 @@
+"""What the tests of a whole wave share: TAP, the demo's machinery (its source network, its driver), and the checks of a finished wave."""
+import json
+import os
+import pathlib
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(ROOT / "demo.d"))
+
+count = failed = 0
+
+
+def ok(holds, what, seen=""):
+    global count, failed
+    count += 1
+    failed += not holds
+    print(f"{'ok' if holds else 'not ok'} {count} - {what}", flush=True)
+    if not holds and seen != "":
+        note(str(seen)[:2000])
+    return holds
+
+
+def note(text):
+    print("# " + text.replace("\n", "\n# "), flush=True)
+
+
+def finish():
+    """The plan last: a test that ended early has none, and that is a failure."""
+    print(f"1..{count}", flush=True)
+    return 1 if failed else 0
+
+
+def folder(name):
+    """A folder for one run; SLIPWAY_TEST_DIR keeps it in a known place."""
+    held = os.environ.get("SLIPWAY_TEST_DIR")
+    if held:
+        pathlib.Path(held).mkdir(parents=True, exist_ok=True)
+        return pathlib.Path(held)
+    return pathlib.Path(tempfile.mkdtemp(prefix=f"slipway-{name}."))
+
+
+class Notes:
+    """The driver's display as TAP comments."""
+
+    def __init__(self):
+        self.stage = None
+
+    def say(self, text, kind=""):
+        note(f"{kind or 'note'}: {text}"[:400])
+
+    def enter(self, stage):
+        self.stage = stage
+        note(f"stage: {stage}")
+
+    def running(self, lines):
+        pass
+
+    def leave(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def check_report(report):
+    """A wave of the demo's two servers that is through: nothing lost, nothing unseen."""
+    ok(report["result"] == "passed", "the report's result is passed", report.get("reasons"))
+    ok(sorted(server["name"] for server in report["servers"]) == ["db01", "web01"], "both servers are in the report")
+    for server in report["servers"]:
+        disks = server["disks"]
+        ok(len(disks) == {"web01": 2, "db01": 1}[server["name"]], f"{server['name']}: all its disks are in the report", disks)
+        for disk in disks:
+            ok(disk["bytes_compared"] == disk["size_bytes"] and disk["size_bytes"] > 0, f"{server['name']}: disk {disk['id']} was compared whole", disk)
+            ok(len(disk["source_sha256"]) == 64 and disk["source_sha256"] == disk["target_sha256"], f"{server['name']}: source and copy of disk {disk['id']} are the same", disk)
+        ok(server["boot_checks"] and all(check["passed"] and check["evidence"] for check in server["boot_checks"]),
+           f"{server['name']}: {len(server['boot_checks'])} boot checks hold, each with evidence", json.dumps(server["boot_checks"]))
+        ok(server["downtime_ms"] and server["probes_total"] > server["probes_failed"] > 0, f"{server['name']}: was down for {server['downtime_ms']} ms, and the probe saw it")
+    rows = report["rows"]
+    ok(rows["acknowledged"] > 0 and rows["missing"] == 0 and rows["torn"] == 0 and rows["present"] >= rows["acknowledged"],
+       f"{rows['acknowledged']} acknowledged rows, {rows['present']} present, {rows['missing']} missing, {rows['torn']} torn", rows)
+    moved = report["replication"]
+    ok(moved["bytes_read"] > 0 and moved["bytes_sent"] > 0 and moved["bytes_stored"] > 0, "bytes read, sent and stored are told", moved)
+    ok(len(report["refusals"]) >= 3, f"{len(report['refusals'])} requests were refused")
+    ok(bool(report["stages"]), "the stages have their times")
