@@ -48,8 +48,8 @@ start() { # RESTART
         printf '%s\n' "$line"
         if [ "$line" = '[Service]' ] && [ -n "$condition" ]; then printf '%s\n' "$condition"; fi
     done >$unit.new && mv $unit.new $unit || exit 1
+    systemctl enable -q --no-reload slipway-agent || exit 1
     systemctl daemon-reload
-    systemctl enable -q slipway-agent || exit 1
     if [ "$1" = yes ]; then systemctl restart slipway-agent; else systemctl start slipway-agent; fi || exit 1
     tries=0
     until status=$($agent status 2>/dev/null); do
@@ -64,7 +64,7 @@ start() { # RESTART
 }
 
 remove() {
-    systemctl disable -q --now slipway-agent 2>/dev/null
+    systemctl disable -q --no-reload --now slipway-agent 2>/dev/null
     [ ! -x $agent ] || $agent uninstall
     rm -f $agent $unit
     systemctl daemon-reload

@@ -16,7 +16,8 @@ bad() { printf 'not ok %s\t%s\n' "$1" "$2"; failed=1; }
 [ -s $state/left ] || { bad "parked source" "this machine is not parked: it may be the copy, and nothing was done"; exit 1; }
 ok "parked source" "at $parking"
 
-systemctl disable -q --now slipway-agent 2>/dev/null
+# --no-reload: systemd reads all its units again for each, which takes seconds on a slow machine. Once is enough.
+systemctl disable -q --no-reload --now slipway-agent 2>/dev/null
 [ ! -x $agent ] || $agent uninstall 2>/dev/null
 rm -f $agent /etc/systemd/system/slipway-agent.service
 rm -rf /etc/slipway-agent /run/slipway-agent
@@ -27,12 +28,12 @@ for path in $agent /etc/slipway-agent /run/slipway-agent /etc/systemd/system/sli
 if [ -z "$left" ]; then ok "agent's files" "absent"; else bad "agent's files" "still there:$left"; fi
 load=$(systemctl show -p LoadState slipway-agent | cut -d= -f2)
 if [ "$load" = not-found ]; then ok "agent's unit" "absent"; else bad "agent's unit" "$load"; fi
-pids=
-for pid in $(ls /proc | grep '^[0-9]*$'); do case $(readlink "/proc/$pid/exe" 2>/dev/null) in *slipway-agent*) pids="$pids $pid" ;; esac; done
-if [ -z "$pids" ]; then ok "agent's process" "absent"; else bad "agent's process" "still runs:$pids"; fi
+left=$(find /proc -maxdepth 2 -name exe -lname '*slipway-agent*' 2>/dev/null | tr '\n' ' ')
+if ! find /proc/self -maxdepth 0 >/dev/null 2>&1; then bad "agent's process" "find does not work here: nothing is proven"
+elif [ -z "$left" ]; then ok "agent's process" "absent"; else bad "agent's process" "still runs: $left"; fi
 
 for s in $services; do
-    systemctl disable -q --now "$s" 2>/dev/null
+    systemctl disable -q --no-reload --now "$s" 2>/dev/null
     enabled=$(systemctl is-enabled "$s" 2>/dev/null) active=$(systemctl is-active "$s")
     case $enabled/$active in
     enabled*/* | */active | */activating) bad "service $s" "$enabled, $active" ;;
@@ -40,7 +41,7 @@ for s in $services; do
     esac
 done
 # Switched on again by mistake, it must not come up with the address that is the copy's now.
-for m in $(cat $state/managers 2>/dev/null); do systemctl disable -q "$m" 2>/dev/null && ok "network manager $m" "disabled"; done
+for m in $(cat $state/managers 2>/dev/null); do systemctl disable -q --no-reload "$m" 2>/dev/null && ok "network manager $m" "disabled"; done
 sync
 exit $failed
 }
