@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 
-from world_parts.common import Failure, wait_for
+from world_parts.common import Ended, Failure, wait_for
 
 API_PORT, REPLICATOR_PORT = 8443, 8444
 
@@ -56,14 +56,14 @@ class Factory:
 
     def answers(self):
         if not self.world.processes.pid("serve"):
-            raise SystemExit(f"slipway serve ended at once; {self.world.processes.logs}/serve.log says why")
+            raise Ended(f"slipway serve ended at once; {self.world.processes.logs}/serve.log says why")
         done = subprocess.run(inside(self.description["namespaces"]["factory"], "curl", "-sf", "--max-time", "2", "--cacert",
                                      str(self.data / "ca.pem"), f"{self.url}/healthz"), capture_output=True)
         return done.returncode == 0
 
     def must_run(self):
         if not self.world.processes.pid("serve"):
-            raise Failure(f"slipway serve ended; {self.world.processes.logs}/serve.log says why")
+            raise Ended(f"slipway serve ended; {self.world.processes.logs}/serve.log says why")
 
     def runner(self):
         token = json.loads(self.run("enrol", "runner", "dc1", "--label", "source:dc1"))["token"]
@@ -158,6 +158,17 @@ class Watcher:
         with self.lock:
             return [task for task in self.tasks.values() if task["state"] == "FAILED"]
 
+    def must_go_on(self):
+        for task in self.failed():
+            message = (task.get("error") or {}).get("message", "no cause was given")
+            raise Ended(f"the task “{task['title']}” of {task['server'] or 'the wave'} failed: {message}")
+        self.factory.must_run()
+
+    def came_to(self, name, server, states):
+        """Whether the server's task of that name is in one of the states now; what failed ends the demo."""
+        self.must_go_on()
+        return any(task["state"] in states for task in self.find(name, server))
+
     def wait(self, name, states, server=None, timeout_s=900, template="wave_migration"):
         """Until every task of that name is in one of the states. A FAILED task anywhere ends the demo with its cause."""
         end = time.monotonic() + timeout_s
@@ -165,11 +176,8 @@ class Watcher:
             found = self.find(name, server, template)
             if found and all(task["state"] in states for task in found):
                 return found
-            for task in self.failed():
-                message = (task.get("error") or {}).get("message", "no cause was given")
-                raise Failure(f"the task “{task['title']}” of {task['server'] or 'the wave'} failed: {message}")
+            self.must_go_on()
             if time.monotonic() > end:
                 held = ", ".join(f"{task['server'] or 'wave'} {task['state']}" for task in found) or "no such task"
                 raise Failure(f"“{name}” did not come to {'/'.join(states)} within {timeout_s} s ({held})")
-            self.factory.must_run()
             time.sleep(0.3)

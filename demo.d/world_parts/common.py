@@ -16,6 +16,10 @@ class Failure(Exception):
     """What failed, why, and what to do, in words for the person who started the demo."""
 
 
+class Ended(Failure):
+    """What was waited for can't come any more."""
+
+
 def run(*command, input=None, timeout_s=120, check=True, env=None):
     """Runs a command to its end and returns its stdout; a non-zero exit is a Failure with the last lines of stderr."""
     words = [str(word) for word in command]
@@ -155,6 +159,8 @@ def wait_for(what, look, timeout_s, every_s=0.1):
             found = look()
             if found:
                 return found
+        except Ended:
+            raise
         except (OSError, Failure) as failure:
             last = failure
         if time.monotonic() > end:

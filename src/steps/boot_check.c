@@ -318,12 +318,23 @@ int boot_look(struct boot_check *b, struct err *e)
 }
 
 /* The last line with something to read in it. */
+/* Past the control sequences that begin at i: colours and cursor moves (ECMA-48 5.4: CSI, parameters, one final byte). */
+static size_t skip_controls(const struct buf *text, size_t i)
+{
+    while (i + 1 < text->size_bytes && text->data[i] == '\x1b' && text->data[i + 1] == '[') {
+        for (i += 2; i < text->size_bytes && (text->data[i] < '@' || text->data[i] > '~');)
+            i++;
+        i++;
+    }
+    return i;
+}
+
 static void last_line(const struct buf *serial, char out[static 160])
 {
     size_t used = 0;
 
     out[0] = '\0';
-    for (size_t i = 0; i < serial->size_bytes; i++) {
+    for (size_t i = skip_controls(serial, 0); i < serial->size_bytes; i = skip_controls(serial, i + 1)) {
         char c = serial->data[i];
 
         if (c == '\n') {

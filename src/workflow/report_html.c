@@ -30,7 +30,7 @@ static const char style[] =
     "sans-serif}main{max-width:70rem;margin:0 auto;padding:2rem 1.25rem 4rem}h1{font-size:1.9rem;line-height:1.2;margin:0 0 .25rem}"
     "h2{font-size:1.3rem;margin:2.5rem 0 .75rem;padding-bottom:.25rem;border-bottom:1px solid var(--line)}h3{font-size:1.1rem;margin:0 "
     "0 .5rem}h4{font-size:1rem;margin:1.25rem 0 .25rem}.soft{color:var(--soft)}.badge{display:inline-block;padding:.1rem .7rem;"
-    "border-radius:1rem;font-weight:600}.good{color:var(--good)}.bad{color:var(--bad)}.badge.good{background:var(--good-bg)}"
+    "border-radius:1rem;font-weight:600}.good{color:var(--good)}.bad{color:var(--bad)}td>.good,td>.bad{white-space:nowrap}.badge.good{background:var(--good-bg)}"
     ".badge.bad{background:var(--bad-bg)}.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.75rem;"
     "margin:1.25rem 0;padding:0}.figures div{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.75rem 1rem}"
     ".figures dt{color:var(--soft);font-size:.85rem}.figures dd{margin:0;font-size:1.35rem;font-weight:600}.card{border:1px solid "
