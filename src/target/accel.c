@@ -17,8 +17,7 @@
 #define OUTPUT_LIMIT_BYTES (1u << 20)
 
 const char *accel_option(const struct accel *a) { return a->kvm ? "kvm" : "tcg,thread=multi,tb-size=256"; }
-/* An emulated processor offers no virtualization: nobody wants it there, and a guest that finds it loads modules for it at each boot. */
-const char *accel_cpu(const struct accel *a) { return a->kvm ? "host" : "max,-svm"; }
+const char *accel_cpu(const struct accel *a) { return a->kvm ? "host" : "max"; }
 
 int accel_qemu_version(char *version, size_t size, struct err *e)
 {
