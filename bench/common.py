@@ -1,5 +1,6 @@
 """What the benches share: a folder of the run's own, certificates, processes that end with it, a loop device with real files."""
 import contextlib
+import getpass
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -16,7 +18,7 @@ MIB = 1 << 20
 def run(*words, **more):
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, **more)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(str(word) for word in words)[:200]} failed: {done.stderr[-500:]}")
+        raise RuntimeError(f"{' '.join(str(word) for word in words)[:200]} failed: {(done.stderr or done.stdout)[-500:].strip()}")
     return done.stdout
 
 
@@ -41,25 +43,56 @@ class Place:
     """A context: everything in it is removed at its end."""
 
     def __init__(self, build):
-        self.build, self.processes, self.loops, self.mounts = pathlib.Path(build), {}, [], []
+        self.build, self.processes, self.loops, self.mounts, self.ram = pathlib.Path(build), {}, [], [], []
 
     def __enter__(self):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="slipway-bench."))
         self.port = free_port()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, failure, _):
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         for name in list(self.processes):
             self.stop(name)
-        for mount in self.mounts:
+        for mount in reversed(self.mounts):
             subprocess.run(["umount", mount], check=False)
         for loop in self.loops:
             subprocess.run(["losetup", "-d", loop], check=False)
+        if kind and issubclass(kind, Exception):
+            self.tell_logs()
+        for mount in reversed(self.ram):
+            subprocess.run(["umount", mount], check=False)
         shutil.rmtree(self.dir, ignore_errors=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def tell_logs(self):
+        """What the processes said last, for whoever wants to know why the bench failed: their logs go with the folder."""
+        for log in sorted(self.dir.glob("*.log")):
+            for line in log.read_text(errors="replace").splitlines()[-6:]:
+                print(f"{log.stem}: {line[:300]}", file=sys.stderr)
+
+    def memory(self, name, size_mib):
+        """A folder in memory."""
+        folder = self.dir / name
+        folder.mkdir()
+        run("mount", "-t", "tmpfs", "-o", f"size={size_mib}M,mode=0700", "slipway-bench", folder)
+        self.ram.append(str(folder))
+        return folder
+
+    def loop(self, image, *more):
+        loop = run("losetup", "--find", "--show", *more, image).strip()
+        self.loops.append(loop)
+        return loop
+
+    def release(self, loop):
+        run("losetup", "-d", loop)
+        self.loops.remove(loop)
 
     def start(self, name, *words, **more):
         with open(self.dir / f"{name}.log", "ab") as log:
-            self.processes[name] = subprocess.Popen([str(word) for word in words], stdout=log, stderr=log, stdin=subprocess.DEVNULL, **more)
+            self.processes[name] = subprocess.Popen([str(word) for word in words], **{"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL, **more})
+        return self.processes[name]
 
     def stop(self, name, number=signal.SIGTERM):
         process = self.processes.pop(name)
@@ -88,8 +121,7 @@ class Place:
             run("cp", "--sparse=always", template, image)
         else:
             run("truncate", "-s", f"{size_mib}M", image)
-        loop = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
-        self.loops.append(loop)
+        loop = self.loop(image, "--direct-io=on")
         if not template:
             run("mkfs.ext4", "-q", "-F", loop)
         mount = self.dir / f"{name}.mnt"
@@ -133,6 +165,20 @@ class Place:
         (folder / "config.json").write_text(json.dumps({"server": server, "replicator_address": "127.0.0.1", "replicator_port": self.port,
                                                         "disks": [os.path.basename(loop)], "runtime_dir": str(self.dir / f"run-{server}")}))
         self.start(f"agent-{server}", self.build / "src/main/slipway-agent", "run", "--folder", folder)
+
+    def sshd(self):
+        """An SSH server of this run's own: the words of a remote shell for rsync, and the host to name."""
+        for key in ("host_key", "user_key"):
+            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.dir / key)
+        (self.dir / "authorized").write_text((self.dir / "user_key.pub").read_text())
+        port, host = free_port(), f"{getpass.getuser()}@127.0.0.1"
+        (self.dir / "sshd_config").write_text(f"Port {port}\nListenAddress 127.0.0.1\nHostKey {self.dir}/host_key\nAuthorizedKeysFile {self.dir}/authorized\n"
+                                              "StrictModes no\nUsePAM no\nPermitRootLogin yes\nPidFile none\n")
+        run("mkdir", "-p", "/run/sshd")
+        self.start("sshd", "/usr/sbin/sshd", "-D", "-e", "-f", self.dir / "sshd_config")
+        shell = f"ssh -p {port} -i {self.dir}/user_key -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+        wait_for("sshd", lambda: run(*shell.split(), host, "echo up"), 20)
+        return shell, host
 
     def ask(self, verb, **more):
         with socket.socket(socket.AF_UNIX) as s:

@@ -1,0 +1,78 @@
+/* track_hold DISK: holds the tracker on a disk ("loop3") and takes its marks as the agent does, but reads and sends nothing: what tracking
+ * alone costs. Prints "attached", and when its input ends {"writes":…,"chunks":…}: what it saw. */
+#include "base/clock.h"
+#include "track/track.h"
+
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#define TAKE_INTERVAL_MS 200 /* agent/engine.h */
+
+static int64_t size_of(const char *name)
+{
+    char path[128];
+    int64_t sectors = -1;
+    FILE *file;
+
+    snprintf(path, sizeof path, "/sys/block/%s/size", name);
+    file = fopen(path, "re");
+    if (file && fscanf(file, "%" SCNd64, &sectors) != 1)
+        sectors = -1;
+    if (file)
+        fclose(file);
+    return sectors * 512;
+}
+
+/* Takes until the input ends; the count of chunks taken, -1 where marks were lost. */
+static int64_t hold(struct tracker *t, int64_t size_bytes, struct err *e)
+{
+    size_t size = (size_t)(track_chunks(size_bytes) + 63) / 64 * sizeof(uint64_t);
+    CLEANUP(free_ptr) uint64_t *words = xcalloc(1, size);
+    struct pollfd input = {.fd = 0, .events = POLLIN};
+    int64_t chunks = 0;
+
+    for (bool last = false; !last;) {
+        last = poll(&input, 1, TAKE_INTERVAL_MS) != 0;
+        int64_t taken = track_take(t, 0, words, e);
+
+        if (taken < 0)
+            return -1;
+        chunks += taken;
+        memset(words, 0, size);
+    }
+    return chunks;
+}
+
+int main(int count, char **words)
+{
+    CLEANUP(track_close) struct tracker *t = NULL;
+    struct track_disk disk = {0};
+    struct err e = {0};
+    int64_t chunks;
+
+    if (count != 2) {
+        fputs("usage: track_hold DISK\n", stderr);
+        return 2;
+    }
+    snprintf(disk.name, sizeof disk.name, "%s", words[1]);
+    disk.size_bytes = size_of(disk.name);
+    if (disk.size_bytes <= 0) {
+        fprintf(stderr, "track_hold: /sys/block has no disk %s with a size\n", disk.name);
+        return 1;
+    }
+    if (track_open(&disk, 1, &t, &e) < 0) {
+        fprintf(stderr, "track_hold: %s\n", e.message);
+        return 1;
+    }
+    puts("attached");
+    fflush(stdout);
+    chunks = hold(t, disk.size_bytes, &e);
+    if (chunks < 0) {
+        fprintf(stderr, "track_hold: %s\n", e.message);
+        return 1;
+    }
+    printf("{\"writes\":%" PRIu64 ",\"chunks\":%" PRId64 "}\n", track_writes(t, 0), chunks);
+    return 0;
+}
