@@ -243,11 +243,19 @@ static void check_vault(struct exam *x, const json_t *replicator)
         line(x, "replication", "vault_room", "The vault has room", free_bytes >= VAULT_ROOM_LEAST_BYTES,
              "give the replicator's folder a larger disk, or drop staged data", "the vault of %s has %lld MiB free (at least %lld are needed)", name,
              (long long)(free_bytes >> 20), (long long)(VAULT_ROOM_LEAST_BYTES >> 20));
-    line(x, "replication", "vault_speed", "The vault's disk is fast enough", speed >= VAULT_SPEED_LEAST_BYTES_PER_S, "put the replicator's folder on a faster disk",
-         "%lld MiB/s were written and synced (-1: the replicator does not tell; at least %lld are needed)", (long long)(speed < 0 ? -1 : speed >> 20),
-         (long long)(VAULT_SPEED_LEAST_BYTES_PER_S >> 20));
-    line(x, "replication", "vault_sound", "The vault is sound", damaged == 0, "a disk may be failing: look at the replicator's log before anything is launched",
-         "%lld damaged chunks are known (-1: the replicator does not tell)", (long long)damaged);
+    if (speed <= 0) /* 0: its trial of the disk failed */
+        line(x, "replication", "vault_speed", "The vault's disk is fast enough", false, "look at the replicator's log",
+             "the replicator %s does not tell its disk's speed", name);
+    else
+        line(x, "replication", "vault_speed", "The vault's disk is fast enough", speed >= VAULT_SPEED_LEAST_BYTES_PER_S,
+             "put the replicator's folder on a faster disk", "%lld MiB/s were written and synced (at least %lld are needed)",
+             (long long)(speed >> 20), (long long)(VAULT_SPEED_LEAST_BYTES_PER_S >> 20));
+    if (damaged < 0)
+        line(x, "replication", "vault_sound", "The vault is sound", false, "look at the replicator's log",
+             "the replicator %s does not tell whether its vault is damaged", name);
+    else
+        line(x, "replication", "vault_sound", "The vault is sound", damaged == 0,
+             "a disk may be failing: look at the replicator's log before anything is launched", "%lld damaged chunks are known", (long long)damaged);
 }
 
 static void check_replicators(struct exam *x)

@@ -506,6 +506,19 @@ static void test_runner(void)
     answer_release(&a);
 }
 
+/* Each line says only what is true of what was told. */
+static void test_replicator_tells_all(void)
+{
+    static const char status[] = "{\"servers\":[],\"vault\":{\"free_bytes\":5368709120,\"write_bytes_per_s\":41943040,\"chunks_damaged\":2}}";
+    struct answer a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
+
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/doctor", NULL);
+    ok(answer_has(&a, "\"40 MiB/s were written and synced (at least 5 are needed)\"") && answer_has(&a, "\"2 damaged chunks are known\"") &&
+       !answer_has(&a, "does not tell"), "doctor says the speed and the damage, and nothing of what was not told");
+    answer_release(&a);
+}
+
 static void test_replicator(void)
 {
     static const char status[] = "{\"servers\":[{\"server\":\"web01\",\"state\":\"CONTINUOUS\",\"bytes_total\":1000,\"bytes_read\":1000,\"bytes_sent\":900,"
@@ -522,9 +535,15 @@ static void test_replicator(void)
     a = as(viewer, "GET", "/v1/replicators", NULL);
     ok(answer_has(&a, "\"free_bytes\":5368709120") && answer_has(&a, "\"status_at\":\"20"), "and the replicator's vault");
     answer_release(&a);
+    a = as(viewer, "GET", "/v1/doctor", NULL);
+    ok(answer_has(&a, "\"the vault of r1 has 5120 MiB free (at least 1024 are needed)\"") &&
+       answer_has(&a, "\"the replicator r1 does not tell its disk's speed\"") &&
+       answer_has(&a, "\"the replicator r1 does not tell whether its vault is damaged\""), "doctor says what it tells, and what it doesn't");
+    answer_release(&a);
+    test_replicator_tells_all();
     a = as(viewer, "GET", "/metrics", NULL);
     ok(answer_has(&a, "slipway_replication_lag_seconds{server=\"web01\"} 0.005") && answer_has(&a, "slipway_tasks{state=\"READY\"} 1") &&
-       answer_has(&a, "slipway_http_requests_total{method=\"POST\",route=\"/v1/replicator/status\",status=\"2xx\"} 1"), "numbers for Prometheus");
+       answer_has(&a, "slipway_http_requests_total{method=\"POST\",route=\"/v1/replicator/status\",status=\"2xx\"} 2"), "numbers for Prometheus");
     answer_release(&a);
 }
 
