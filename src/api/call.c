@@ -1,6 +1,7 @@
 /* A call: its memory, what it was asked with, and running its handler. */
 #include "api/httpd_private.h"
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -31,8 +32,7 @@ struct call *call_new(struct httpd_server *s, struct MHD_Connection *connection,
     c->open.path = arena_strdup(c->open.arena, path);
     buf_init(&c->open.bytes, 1);
     MUST(RAND_bytes(random, sizeof random) == 1);
-    for (size_t i = 0; i < sizeof random; i++)
-        snprintf(c->open.request_id + 2 * i, 3, "%02x", random[i]);
+    hash_hex(random, sizeof random, c->open.request_id);
     c->started_us = clock_monotonic_us();
     c->references = 1;
     pthread_mutex_init(&c->stream_lock, NULL);

@@ -6,12 +6,12 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/options.h"
 #include "store/event.h"
 #include "workflow/workflow.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -145,36 +145,34 @@ static int restore(const char *folder, const char *backup, char **kept, struct e
     return 0;
 }
 
+struct options {
+    const char *data, *from;
+};
+
+static const struct option_row option_rows[] = {
+    {"data", OPTION_TEXT, offsetof(struct options, data), "FOLDER", "the data folder of slipway serve, which must not run", true},
+    {"from", OPTION_TEXT, offsetof(struct options, from), "BACKUP", "a folder that `slipway backup` made", true},
+};
+static const struct option_table option_table = {
+    "slipway restore", "--data FOLDER --from BACKUP",
+    "Puts the database and the keys of a backup in the place of those in FOLDER, and keeps what was there in\n"
+    "FOLDER/before-restore-TIME. Tasks that were running when the backup was made are given again; runners, replicators and\n"
+    "agents that enrolled after it must enrol again.", option_rows, ARRAY_COUNT(option_rows)};
+
 int restore_main(int argc, char **argv)
 {
-    static const struct option wanted[] = {{"data", required_argument, NULL, 'd'}, {"from", required_argument, NULL, 'f'},
-                                           {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
-    static const char usage[] = "usage: slipway restore --data FOLDER --from BACKUP\n\n"
-        "Puts the database and the keys of a backup (a folder that `slipway backup` made) in the place of those in FOLDER, and keeps\n"
-        "what was there in FOLDER/before-restore-TIME. slipway serve must not run. Tasks that were running when the backup was made are\n"
-        "given again; runners, replicators and agents that enrolled after it must enrol again.\n";
     CLEANUP(free_ptr) char *kept = NULL;
-    const char *data = NULL, *from = NULL;
+    struct options o = {0};
     struct err e = {0};
-    int letter;
+    int status;
 
-    optind = 1;
-    while ((letter = getopt_long(argc, argv, "", wanted, NULL)) != -1)
-        switch (letter) {
-        case 'd': data = optarg; break;
-        case 'f': from = optarg; break;
-        case 'h': fputs(usage, stdout); return 0;
-        default: fputs(usage, stderr); return 2;
-        }
-    if (!data || !from || optind != argc) {
-        fputs(usage, stderr);
-        return 2;
-    }
+    if (!options_begin(&option_table, argc, argv, &o, &status))
+        return status;
+    if (options_need(&option_table, &o, &e) < 0)
+        return options_refuse(&option_table, &e);
     log_open("slipway", LOG_INFO);
-    if (restore(data, from, &kept, &e) < 0) {
-        fprintf(stderr, "slipway restore: %s\n", e.message);
-        return err_meaning(e.kind)->exit_code;
-    }
-    printf("Restored from %s. What was there before is in %s.\nStart it with: slipway serve --data %s\n", from, kept, data);
+    if (restore(o.data, o.from, &kept, &e) < 0)
+        return options_refuse(&option_table, &e);
+    printf("Restored from %s. What was there before is in %s.\nStart it with: slipway serve --data %s\n", o.from, kept, o.data);
     return 0;
 }

@@ -1,22 +1,13 @@
 /* Matching paths to routes, and the small parsers of outside bytes. All of it is fuzzed (fuzz/fuzz_httpd.c). */
 #include "api/httpd.h"
 
+#include "base/hash.h"
+
 #include <string.h>
 #include <strings.h>
 
 const char *const httpd_method_names[HTTP_METHOD_COUNT] = {"GET", "POST", "PUT", "PATCH", "DELETE"};
 const char *const httpd_access_names[ACCESS_COUNT] = {"public", "viewer", "operator", "admin", "runner", "replicator", "reader"};
-
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
 
 /* RFC 3629: shortest forms only, no surrogates, nothing above U+10FFFF. */
 static bool is_utf8(const unsigned char *at)
@@ -47,8 +38,8 @@ char *httpd_unescape(struct arena *a, const char *text, size_t size, bool plus)
                 return NULL;
             continue;
         }
-        high = size - i > 2 ? hex_value(text[i + 1]) : -1;
-        low = high >= 0 ? hex_value(text[i + 2]) : -1;
+        high = size - i > 2 ? hash_digit(text[i + 1]) : -1;
+        low = high >= 0 ? hash_digit(text[i + 2]) : -1;
         if (low < 0 || (high == 0 && low == 0))
             return NULL;
         *to++ = (char)(high << 4 | low);

@@ -9,78 +9,40 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/options.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <stdatomic.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#define NAMES_MAX 32
 #define TICK_MS 250
 #define CHILDREN_GRACE_MS 8000
 #define EMBEDDED "embedded" /* the name of the runner and the replicator that serve starts */
 
 struct options {
     const char *data_dir, *listen, *replicator_listen, *init_user, *init_password_file;
-    const char *names[NAMES_MAX];
-    int name_count;
-    bool no_runner, no_replicator, help;
+    struct option_list names;
+    bool no_runner, no_replicator;
 };
 
-static const struct option_text {
-    const char *name, *value, *text;
-} option_texts[] = {
-    {"data", "FOLDER", "where everything is kept; made at the first start"},
-    {"listen", "HOST:PORT", "where the API and the console are served (default 127.0.0.1:8443)"},
-    {"name", "NAME", "a further name or address by which this machine is reached; may be given several times"},
-    {"replicator-listen", "HOST:PORT", "where agents reach the replicator (default: the host of --listen, port 8444)"},
-    {"no-runner", NULL, "start no runner (for the target, the replicator and the factory's own tasks)"},
-    {"no-replicator", NULL, "start no replicator"},
-    {"init-user", "NAME", "the first user, made when there is none (default admin)"},
-    {"init-password-file", "FILE", "holds the first user's password; without it one is made up and told once"},
-    {"help", NULL, "this text"},
+#define AT(member) offsetof(struct options, member)
+static const struct option_row option_rows[] = {
+    {"data", OPTION_TEXT, AT(data_dir), "FOLDER", "where everything is kept; made at the first start", true},
+    {"listen", OPTION_TEXT, AT(listen), "HOST:PORT", "where the API and the console are served (default 127.0.0.1:8443)", false},
+    {"name", OPTION_LIST, AT(names), "NAME", "a further name or address by which this machine is reached; may be given several times", false},
+    {"replicator-listen", OPTION_TEXT, AT(replicator_listen), "HOST:PORT",
+     "where agents reach the replicator (default: the host of --listen, port 8444)", false},
+    {"no-runner", OPTION_FLAG, AT(no_runner), NULL, "start no runner (for the target, the replicator and the factory's own tasks)", false},
+    {"no-replicator", OPTION_FLAG, AT(no_replicator), NULL, "start no replicator", false},
+    {"init-user", OPTION_TEXT, AT(init_user), "NAME", "the first user, made when there is none (default admin)", false},
+    {"init-password-file", OPTION_TEXT, AT(init_password_file), "FILE",
+     "holds the first user's password; without it one is made up and told once", false},
 };
-enum { O_DATA, O_LISTEN, O_NAME, O_REPLICATOR, O_NO_RUNNER, O_NO_REPLICATOR, O_USER, O_PASSWORD, O_HELP };
-
-static void usage(FILE *out)
-{
-    fputs("usage: slipway serve --data FOLDER [OPTIONS]\n\n", out);
-    for (size_t i = 0; i < ARRAY_COUNT(option_texts); i++)
-        fprintf(out, "  --%-19s %-10s %s\n", option_texts[i].name, option_texts[i].value ? option_texts[i].value : "", option_texts[i].text);
-}
-
-static int read_options(int argc, char **argv, struct options *o)
-{
-    struct option wanted[ARRAY_COUNT(option_texts) + 1] = {0};
-    int index;
-
-    for (size_t i = 0; i < ARRAY_COUNT(option_texts); i++)
-        wanted[i] = (struct option){option_texts[i].name, option_texts[i].value ? required_argument : no_argument, NULL, (int)i};
-    *o = (struct options){.listen = "127.0.0.1:8443", .init_user = "admin"};
-    optind = 1;
-    while ((index = getopt_long(argc, argv, "", wanted, NULL)) != -1) {
-        switch (index) {
-        case O_DATA: o->data_dir = optarg; break;
-        case O_LISTEN: o->listen = optarg; break;
-        case O_NAME:
-            if (o->name_count == NAMES_MAX)
-                return -1;
-            o->names[o->name_count++] = optarg;
-            break;
-        case O_REPLICATOR: o->replicator_listen = optarg; break;
-        case O_NO_RUNNER: o->no_runner = true; break;
-        case O_NO_REPLICATOR: o->no_replicator = true; break;
-        case O_USER: o->init_user = optarg; break;
-        case O_PASSWORD: o->init_password_file = optarg; break;
-        case O_HELP: o->help = true; break;
-        default: return -1; /* getopt_long has said why */
-        }
-    }
-    return optind == argc && (o->data_dir || o->help) ? 0 : -1;
-}
+#undef AT
+static const struct option_table option_table = {"slipway serve", "--data FOLDER [OPTIONS]", NULL, option_rows, ARRAY_COUNT(option_rows)};
 
 /* What runs, in the order in which it is started; ended in the other direction. */
 struct factory {
@@ -142,13 +104,13 @@ static int start_server(struct factory *f, struct err *e)
     struct httpd_options options = {.address = f->o.listen, .ca_pem = identity_ca_pem(f->data.identity), .routes = api_routes,
                                     .route_count = api_route_count, .otherwise = &api_console_route, .authorise = api_authorise,
                                     .context = &f->api};
-    const char *names[NAMES_MAX + 2];
+    const char *names[OPTION_LIST_MOST + 2];
     struct httpd_server *server;
     char own[256] = "";
     int count = 0;
 
-    for (; count < f->o.name_count; count++)
-        names[count] = f->o.names[count];
+    for (; count < f->o.names.count; count++)
+        names[count] = f->o.names.values[count];
     if (!is_any(f->host))
         names[count++] = f->host;
     if (gethostname(own, sizeof own - 1) == 0 && *own)
@@ -171,7 +133,7 @@ static void name_urls(struct factory *f)
     const char *local = strcmp(f->host, "0.0.0.0") == 0 ? "127.0.0.1" : strcmp(f->host, "::") == 0 ? "::1" : f->host;
 
     f->local_url = url_of(local, f->port);
-    f->url = f->o.name_count ? url_of(f->o.names[0], f->port) : xstrdup(f->local_url);
+    f->url = f->o.names.count ? url_of(f->o.names.values[0], f->port) : xstrdup(f->local_url);
 }
 
 static int start_api(struct factory *f, struct err *e)
@@ -324,19 +286,15 @@ static void stop(struct factory *f)
 
 int serve_main(int argc, char **argv)
 {
-    struct factory f = {.data.lock_fd = -1};
+    struct factory f = {.o = {.listen = "127.0.0.1:8443", .init_user = "admin"}, .data.lock_fd = -1};
     struct err e = {0};
     sigset_t ends;
-    int number = 0;
+    int number = 0, status;
 
-    if (read_options(argc, argv, &f.o) < 0) {
-        usage(stderr);
-        return 2;
-    }
-    if (f.o.help) {
-        usage(stdout);
-        return 0;
-    }
+    if (!options_begin(&option_table, argc, argv, &f.o, &status))
+        return status;
+    if (options_need(&option_table, &f.o, &e) < 0)
+        return options_refuse(&option_table, &e);
     log_open("slipway", LOG_INFO);
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&ends);

@@ -72,7 +72,7 @@ char *hash_hex(const void *bytes, size_t size, char *hex)
     return hex;
 }
 
-static int digit_value(char c)
+int hash_digit(char c)
 {
     if (c >= '0' && c <= '9')
         return c - '0';
@@ -88,9 +88,9 @@ int hash_unhex(const char *hex, void *bytes, size_t size, struct err *e)
     if (strlen(hex) != 2 * size)
         return err_set(e, ERR_INVALID, "%zu hexadecimal digits expected, there are %zu", 2 * size, strlen(hex));
     for (size_t i = 0; i < 2 * size; i++)
-        if (digit_value(hex[i]) < 0)
+        if (hash_digit(hex[i]) < 0)
             return err_set(e, ERR_INVALID, "\"%c\" is no hexadecimal digit", hex[i]);
     for (size_t i = 0; i < size; i++)
-        ((uint8_t *)bytes)[i] = (uint8_t)(digit_value(hex[2 * i]) << 4 | digit_value(hex[2 * i + 1]));
+        ((uint8_t *)bytes)[i] = (uint8_t)(hash_digit(hex[2 * i]) << 4 | hash_digit(hex[2 * i + 1]));
     return 0;
 }

@@ -19,5 +19,7 @@ void hash_free(struct hash **h);                                     /* for CLEA
 
 /* Lower-case hexadecimal; hex holds 2 * size + 1. Returns hex. */
 char *hash_hex(const void *bytes, size_t size, char *hex);
+/* The value of one digit, of either case; -1: it is none. */
+int hash_digit(char c);
 /* Exactly 2 * size hexadecimal digits, nothing after them. */
 int hash_unhex(const char *hex, void *bytes, size_t size, struct err *e);

@@ -1,5 +1,6 @@
 #include "base/http.h"
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/limits.h"
 
 #include <ctype.h>
@@ -359,8 +360,7 @@ static bool certificate_is(const char *pem, const char *wanted)
     unsigned size = 0;
 
     if (certificate && X509_digest(certificate, EVP_sha256(), digest, &size) == 1)
-        for (unsigned i = 0; i < size; i++)
-            sprintf(text + (size_t)2 * i, "%02x", digest[i]);
+        hash_hex(digest, size, text);
     X509_free(certificate);
     BIO_free(bio);
     return strcmp(text, wanted) == 0;

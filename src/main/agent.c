@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/options.h"
 
 #include <fcntl.h>
 #include <openssl/ssl.h>
@@ -23,6 +24,13 @@
 struct options {
     const char *folder, *config, *server;
 };
+
+static const struct option_row option_rows[] = {
+    {"folder", OPTION_TEXT, offsetof(struct options, folder), "DIR", "where its key, certificate and configuration are", false},
+    {"config", OPTION_TEXT, offsetof(struct options, config), "FILE", "its configuration", false},
+    {"server", OPTION_TEXT, offsetof(struct options, server), "NAME", "the server that it is to be", false},
+};
+static const struct option_table option_table = {"slipway-agent", "COMMAND [OPTIONS]", NULL, option_rows, ARRAY_COUNT(option_rows)};
 
 struct command {
     const char *name, *arguments, *summary;
@@ -220,21 +228,6 @@ static int print_help(const struct options *o, struct err *e)
     return 0;
 }
 
-static int read_options(int argc, char **argv, struct options *o, struct err *e)
-{
-    for (int i = 2; i < argc; i += 2) {
-        const char **to = strcmp(argv[i], "--folder") == 0 ? &o->folder : strcmp(argv[i], "--config") == 0 ? &o->config
-                          : strcmp(argv[i], "--server") == 0 ? &o->server : NULL;
-
-        if (!to)
-            return err_set(e, ERR_INVALID, "there is no option %s (see slipway-agent --help)", argv[i]);
-        if (i + 1 == argc)
-            return err_set(e, ERR_INVALID, "%s needs a value", argv[i]);
-        *to = argv[i + 1];
-    }
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
     struct options o = {.folder = AGENT_FOLDER};
@@ -249,9 +242,12 @@ int main(int argc, char **argv)
         return 2;
     }
     for (size_t i = 0; i < ARRAY_COUNT(commands); i++) {
+        int got;
+
         if (strcmp(argv[1], commands[i].name) != 0)
             continue;
-        if (read_options(argc, argv, &o, &e) == 0 && commands[i].run(&o, &e) == 0)
+        got = options_read(&option_table, argc - 1, argv + 1, &o, &e);
+        if ((got == 1 && print_help(&o, &e) == 0) || (got == 0 && commands[i].run(&o, &e) == 0))
             return fflush(stdout) == 0 ? 0 : 1;
         log_err(&e, "%s", argv[1]);
         return err_meaning(e.kind)->exit_code;

@@ -1,9 +1,9 @@
 #include "remote/remote_private.h"
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/limits.h"
 
 #include <libssh/callbacks.h>
-#include <openssl/evp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -304,13 +304,11 @@ int remote_must_root(struct remote *r, const char *command, const void *input, s
 int remote_put_root(struct remote *r, const char *path, const void *bytes, size_t size, unsigned mode, int timeout_ms, struct err *e)
 {
     CLEANUP(free_ptr) char *quoted = remote_quote(path), *command = NULL;
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    char hex[2 * EVP_MAX_MD_SIZE + 1];
-    unsigned digest_size = 0;
+    uint8_t digest[HASH_SHA256_SIZE];
+    char hex[HASH_SHA256_HEX_SIZE];
 
-    MUST(EVP_Digest(bytes, size, digest, &digest_size, EVP_sha256(), NULL) == 1);
-    for (unsigned i = 0; i < digest_size; i++)
-        sprintf(hex + (size_t)2 * i, "%02x", digest[i]);
+    hash_sha256(bytes, size, digest);
+    hash_hex(digest, sizeof digest, hex);
     command = xasprintf("umask 077; t=$(mktemp %s.XXXXXX) || exit 1; trap 'rm -f \"$t\"' EXIT; cat > \"$t\" || exit 1; "
                         "s=$(sha256sum < \"$t\") || exit 1; [ \"${s%%%% *}\" = %s ] || { echo 'it arrived damaged' >&2; exit 1; }; "
                         "chmod %o \"$t\" && mv -f \"$t\" %s && trap - EXIT",

@@ -1,4 +1,5 @@
 /* control: the replicator's control socket: a JSON line each way. */
+#include "base/http.h"
 #include "base/log.h"
 #include "replicator/private.h"
 
@@ -87,25 +88,13 @@ static int need_point(struct talk *t, const json_t *q, struct vault_point **out,
     return 0;
 }
 
-static void percent_encode(struct buf *out, const char *text)
-{
-    for (; *text; text++)
-        if (strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~", *text))
-            buf_add(out, text, 1);
-        else
-            buf_printf(out, "%%%02X", (unsigned char)*text);
-}
-
 char *export_uri(const struct replicator *r, const char *point, const char *disk)
 {
+    CLEANUP(free_ptr) char *point_part = http_escape(point), *disk_part = http_escape(disk);
     CLEANUP(buf_release) struct buf b = {0};
 
     buf_init(&b, 8192);
-    buf_puts(&b, "nbd+unix:///");
-    percent_encode(&b, point);
-    buf_puts(&b, "/");
-    percent_encode(&b, disk);
-    buf_puts(&b, "?socket=");
+    buf_printf(&b, "nbd+unix:///%s/%s?socket=", point_part, disk_part);
     for (const char *at = r->nbd_path; *at; at++)
         if (strchr("&#%+? ", *at))
             buf_printf(&b, "%%%02X", (unsigned char)*at);

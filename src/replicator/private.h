@@ -14,12 +14,12 @@
 #define POINTS_IN_STATUS 8
 
 struct replicator_options {
-    const char *data, *state, *factory_url, *name;
+    const char *data, *state, *listen, *factory_url, *name;
     const char *token_file, *ca_file, *ca_fingerprint;
     const char *certificate_file, *key_file;
-    char listen_address[64];
+    char listen_address[64]; /* what listen says */
     int listen_port;
-    int64_t point_interval_ms;
+    int64_t point_interval_us;
     int64_t guard_mib;
     int64_t limit_bytes_per_s;
 };

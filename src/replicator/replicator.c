@@ -2,12 +2,12 @@
 #include "base/enrol.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/options.h"
 #include "replicator/private.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
@@ -18,7 +18,8 @@
 
 #define SESSION_LIMIT 1024
 #define STOP_WAIT_US (10 * US_PER_S)
-#define DEFAULT_POINT_INTERVAL_MS 5000
+#define DEFAULT_POINT_INTERVAL_US (5 * US_PER_S)
+#define POINT_INTERVAL_LEAST_US (100 * US_PER_MS)
 #define DEFAULT_GUARD_MIB 512
 #define SPEED_TRY_BYTES (8u << 20)
 
@@ -27,36 +28,26 @@ static void ask_to_stop(int number) { (void)number; atomic_store(&stop_asked, tr
 
 /* ---- options ---- */
 
-static const struct {
-    const char *name, *argument, *help;
-} option_table[] = {
-    {"data", "DIR", "where everything is kept, in DIR/replicator (this or --state is required)"},
-    {"state", "DIR", "where everything is kept, in DIR itself"},
-    {"listen", "ADDR:PORT", "where agents connect: a numeric address, IPv6 in brackets (required)"},
-    {"factory", "URL", "https://… of the factory (required unless a certificate is given)"},
-    {"name", "NAME", "this replicator's name (r1)"},
-    {"token-file", "FILE", "one-time token to enrol with, at the first start (`slipway enrol replicator NAME`)"},
-    {"ca", "FILE", "PEM of the factory's CA, at the first start or with --certificate"},
-    {"ca-fingerprint", "SHA256:…", "instead of --ca: the CA is fetched from the factory and compared"},
-    {"certificate", "FILE", "PEM: use this certificate, with --key and --ca, and don't enrol"},
-    {"key", "FILE", "PEM: its key"},
-    {"point-interval", "DURATION", "how often a recovery point is taken (5s)"},
-    {"guard-mib", "MIB", "how much of the disk stays free (512)"},
-    {"limit", "BYTES", "bytes a second that each agent may send; 0: no limit (0)"},
-    {"help", NULL, "this text"},
+#define AT(member) offsetof(struct replicator_options, member)
+static const struct option_row option_rows[] = {
+    {"data", OPTION_TEXT, AT(data), "DIR", "where everything is kept, in DIR/replicator (this or --state is required)", false},
+    {"state", OPTION_TEXT, AT(state), "DIR", "where everything is kept, in DIR itself", false},
+    {"listen", OPTION_TEXT, AT(listen), "ADDR:PORT", "where agents connect: a numeric address, IPv6 in brackets (required)", true},
+    {"factory", OPTION_TEXT, AT(factory_url), "URL", "https://… of the factory (required unless a certificate is given)", false},
+    {"name", OPTION_TEXT, AT(name), "NAME", "this replicator's name (r1)", false},
+    {"token-file", OPTION_TEXT, AT(token_file), "FILE", "one-time token to enrol with, at the first start (`slipway enrol replicator NAME`)", false},
+    {"ca", OPTION_TEXT, AT(ca_file), "FILE", "PEM of the factory's CA, at the first start or with --certificate", false},
+    {"ca-fingerprint", OPTION_TEXT, AT(ca_fingerprint), "SHA256:HEX", "instead of --ca: the CA is fetched from the factory and compared", false},
+    {"certificate", OPTION_TEXT, AT(certificate_file), "FILE", "PEM: use this certificate, with --key and --ca, and don't enrol", false},
+    {"key", OPTION_TEXT, AT(key_file), "FILE", "PEM: its key", false},
+    {"point-interval", OPTION_DURATION, AT(point_interval_us), "DURATION", "how often a recovery point is taken (5s)", false},
+    {"guard-mib", OPTION_NUMBER, AT(guard_mib), "MIB", "how much of the disk stays free (512)", false},
+    {"limit", OPTION_NUMBER, AT(limit_bytes_per_s), "BYTES", "bytes a second that each agent may send; 0: no limit (0)", false},
 };
-
-static void usage(FILE *out)
-{
-    fputs("usage: slipway replicator --state DIR --listen ADDR:PORT --factory URL [OPTIONS]\n\n"
-          "Takes blocks from agents, keeps them in the vault, and serves recovery points.\n\n", out);
-    for (size_t i = 0; i < ARRAY_COUNT(option_table); i++) {
-        char name[64];
-
-        snprintf(name, sizeof name, "--%s %s", option_table[i].name, option_table[i].argument ? option_table[i].argument : "");
-        fprintf(out, "  %-28s %s\n", name, option_table[i].help);
-    }
-}
+#undef AT
+static const struct option_table option_table = {
+    "slipway replicator", "--state DIR --listen ADDR:PORT --factory URL [OPTIONS]",
+    "Takes blocks from agents, keeps them in the vault, and serves recovery points.", option_rows, ARRAY_COUNT(option_rows)};
 
 static int parse_listen(const char *text, struct replicator_options *o, struct err *e)
 {
@@ -75,76 +66,17 @@ static int parse_listen(const char *text, struct replicator_options *o, struct e
     return 0;
 }
 
-static int parse_number(const char *name, const char *text, int64_t *out, struct err *e)
+static int check_options(struct replicator_options *o, struct err *e)
 {
-    char *rest;
-    long long value = strtoll(text, &rest, 10);
-
-    if (*text == '\0' || *rest || value < 0)
-        return err_set(e, ERR_INVALID, "--%s takes a number, not \"%s\"", name, text);
-    *out = value;
-    return 0;
-}
-
-static int take_option(struct replicator_options *o, const char *name, const char *value, struct err *e)
-{
-    const struct {
-        const char *name;
-        const char **at;
-    } texts[] = {{"data", &o->data}, {"state", &o->state}, {"factory", &o->factory_url}, {"name", &o->name}, {"token-file", &o->token_file},
-                 {"ca", &o->ca_file}, {"ca-fingerprint", &o->ca_fingerprint}, {"certificate", &o->certificate_file}, {"key", &o->key_file}};
-    int64_t duration_us;
-
-    for (size_t i = 0; i < ARRAY_COUNT(texts); i++)
-        if (strcmp(name, texts[i].name) == 0) {
-            *texts[i].at = value;
-            return 0;
-        }
-    if (strcmp(name, "listen") == 0)
-        return parse_listen(value, o, e);
-    if (strcmp(name, "guard-mib") == 0)
-        return parse_number(name, value, &o->guard_mib, e);
-    if (strcmp(name, "limit") == 0)
-        return parse_number(name, value, &o->limit_bytes_per_s, e);
-    if (clock_parse_duration(value, &duration_us, e) < 0)
-        return err_wrap(e, "--%s", name);
-    o->point_interval_ms = duration_us / US_PER_MS;
-    return o->point_interval_ms >= 100 ? 0 : err_set(e, ERR_INVALID, "--point-interval is at least 100ms");
-}
-
-static int check_options(const struct replicator_options *o, struct err *e)
-{
-    if (!o->data == !o->state || !o->listen_address[0])
-        return err_set(e, ERR_INVALID, "--listen and one of --data and --state are required (`slipway replicator --help`)");
+    if (options_need(&option_table, o, e) < 0 || parse_listen(o->listen, o, e) < 0)
+        return -1;
+    if (!o->data == !o->state)
+        return err_set(e, ERR_INVALID, "one of --data and --state is required (`slipway replicator --help` tells more)");
     if (o->certificate_file ? !o->key_file || !o->ca_file : !o->factory_url)
         return err_set(e, ERR_INVALID, "give --factory, or --certificate with --key and --ca");
+    if (o->point_interval_us < POINT_INTERVAL_LEAST_US)
+        return err_set(e, ERR_INVALID, "--point-interval is at least 100ms");
     return vault_name_check("--name", o->name, e);
-}
-
-/* 1: help was printed */
-static int parse_options(int argc, char **argv, struct replicator_options *o, struct err *e)
-{
-    struct option options[ARRAY_COUNT(option_table) + 1] = {0};
-    int index = 0, got;
-
-    *o = (struct replicator_options){.name = "r1", .point_interval_ms = DEFAULT_POINT_INTERVAL_MS, .guard_mib = DEFAULT_GUARD_MIB};
-    for (size_t i = 0; i < ARRAY_COUNT(option_table); i++)
-        options[i] = (struct option){option_table[i].name, option_table[i].argument ? required_argument : no_argument, NULL, 0};
-    optind = 1;
-    opterr = 0;
-    while ((got = getopt_long(argc, argv, "", options, &index)) != -1) {
-        if (got != 0)
-            return err_set(e, ERR_INVALID, "%s is no option, or lacks its value (`slipway replicator --help`)", argv[optind - 1]);
-        if (strcmp(options[index].name, "help") == 0) {
-            usage(stdout);
-            return 1;
-        }
-        if (take_option(o, options[index].name, optarg, e) < 0)
-            return -1;
-    }
-    if (optind < argc)
-        return err_set(e, ERR_INVALID, "\"%s\" is not expected (`slipway replicator --help`)", argv[optind]);
-    return check_options(o, e);
 }
 
 /* ---- identity ---- */
@@ -375,16 +307,14 @@ static int run(const struct replicator_options *o, struct err *e)
 int replicator_main(int argc, char **argv)
 {
     struct sigaction stop = {.sa_handler = ask_to_stop}, ignore = {.sa_handler = SIG_IGN};
-    struct replicator_options options;
+    struct replicator_options options = {.name = "r1", .point_interval_us = DEFAULT_POINT_INTERVAL_US, .guard_mib = DEFAULT_GUARD_MIB};
     struct err e = {0};
-    int got = parse_options(argc, argv, &options, &e);
+    int status;
 
-    if (got == 1)
-        return 0;
-    if (got < 0) {
-        fprintf(stderr, "slipway replicator: %s\n", e.message);
-        return err_meaning(e.kind)->exit_code;
-    }
+    if (!options_begin(&option_table, argc, argv, &options, &status))
+        return status;
+    if (check_options(&options, &e) < 0)
+        return options_refuse(&option_table, &e);
     log_open("slipway-replicator", LOG_INFO);
     sigaction(SIGTERM, &stop, NULL);
     sigaction(SIGINT, &stop, NULL);

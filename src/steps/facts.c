@@ -1,17 +1,18 @@
 #include "steps/facts.h"
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/limits.h"
 #include "steps/step_run.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define FIELDS_MOST 8
 #define ID_BYTES 120
+#define TWIN_MARK_BYTES 8 /* of the hash of its place, behind an id that two disks have */
 
 struct field {
     const char *text;
@@ -363,16 +364,15 @@ static void finish_disks(json_t *disks)
             json_object_set_new(disk, "id", json_sprintf("path:%.120s", json_get_string(disk, "place", "")));
     json_array_foreach(disks, i, disk) {
         const char *place = json_get_string(disk, "place", "");
-        unsigned char hash[EVP_MAX_MD_SIZE];
-        unsigned size = 0;
+        uint8_t hash[HASH_SHA256_SIZE];
+        char mark[2 * TWIN_MARK_BYTES + 1];
         bool twin = false;
 
         json_array_foreach(disks, k, other)
             twin |= k != i && strcmp(json_get_string(disk, "id", ""), json_get_string(other, "id", "")) == 0;
-        MUST(EVP_Digest(place, strlen(place), hash, &size, EVP_sha256(), NULL) == 1);
+        hash_sha256(place, strlen(place), hash);
         if (twin)
-            json_object_set_new(disk, "twin", json_sprintf("%s@%02x%02x%02x%02x%02x%02x%02x%02x", json_get_string(disk, "id", ""), hash[0], hash[1],
-                                                           hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]));
+            json_object_set_new(disk, "twin", json_sprintf("%s@%s", json_get_string(disk, "id", ""), hash_hex(hash, TWIN_MARK_BYTES, mark)));
     }
     json_array_foreach(disks, i, disk) {
         if (json_object_get(disk, "twin"))

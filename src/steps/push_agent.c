@@ -1,13 +1,13 @@
 /* push_agent: brings the agent to the source machine: one static program, its key made there, its certificate through our connection,
  * a service. No secret on a command line, no package, no reboot. Started again it finds what is done and does the rest. */
 #include "base/file.h"
+#include "base/hash.h"
 #include "base/limits.h"
 #include "steps/factory.h"
 #include "steps/scripts.h"
 #include "steps/source.h"
 #include "steps/step_run.h"
 
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,16 +39,6 @@ static int find_agent(const struct step *s, struct buf *bytes, struct err *e)
     return 0;
 }
 
-static void hash_hex(const struct buf *bytes, char out[static 65])
-{
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned size = 0;
-
-    MUST(EVP_Digest(bytes->data, bytes->size_bytes, digest, &size, EVP_sha256(), NULL) == 1);
-    for (unsigned i = 0; i < size; i++)
-        sprintf(out + (size_t)2 * i, "%02x", digest[i]);
-}
-
 /* The text after "KEY<TAB>" on a line of its own, or ""; the caller frees. */
 static char *told(const struct buf *out, const char *key)
 {
@@ -65,12 +55,14 @@ static int put_program(struct step *s, struct remote *r, struct err *e)
     static const char *const look[] = {"look", NULL};
     CLEANUP(buf_release) struct buf program = {0}, out = {0};
     CLEANUP(free_ptr) char *there = NULL;
-    char hash[65];
+    uint8_t digest[HASH_SHA256_SIZE];
+    char hash[HASH_SHA256_HEX_SIZE];
     bool same;
 
     if (find_agent(s, &program, e) < 0 || source_script(r, script_agent, look, &out, COMMAND_MS, e) < 0)
         return -1;
-    hash_hex(&program, hash);
+    hash_sha256(program.data, program.size_bytes, digest);
+    hash_hex(digest, sizeof digest, hash);
     there = told(&out, "sha256");
     same = strcmp(there, hash) == 0;
     if (!same) {

@@ -4,12 +4,12 @@
 #include "base/file.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/options.h"
 #include "steps/runner_private.h"
 #include "steps/step_run.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,75 +26,32 @@
 
 struct options {
     const char *factory_url, *ca_file, *ca_fingerprint, *name, *labels, *token_file, *state_dir, *try_file, *proxy;
-    int parallel;
-    bool attempt, help;
+    int64_t parallel;
+    bool attempt;
 };
 
-static const struct option_text {
-    const char *name, *value, *text;
-} option_texts[] = {
-    {"factory", "URL", "the factory's address, https://HOST:PORT"},
-    {"ca", "FILE", "the factory's CA certificate (PEM), for the first start"},
-    {"ca-fingerprint", "SHA256:…", "instead of --ca: the CA's fingerprint, as the factory prints it"},
-    {"name", "NAME", "the runner's name, for which the token was made"},
-    {"labels", "LABELS", "what it may do, comma-separated: source:NETWORK, target, replicator, factory"},
-    {"token-file", "FILE", "the one-time token, for the first start"},
-    {"state", "FOLDER", "where its identity and its memory are kept"},
-    {"parallel", "N", "how many tasks at a time (default 4)"},
-    {"proxy", "URL", "an HTTP proxy on the way to the factory"},
-    {"try", "FILE", "run the step of a task document from a file, print its lines, and end; needs no factory"},
-    {"attempt", NULL, NULL}, /* the child process of one attempt */
-    {"help", NULL, "this text"},
+#define AT(member) offsetof(struct options, member)
+static const struct option_row option_rows[] = {
+    {"factory", OPTION_TEXT, AT(factory_url), "URL", "the factory's address, https://HOST:PORT", true},
+    {"ca", OPTION_TEXT, AT(ca_file), "FILE", "the factory's CA certificate (PEM), for the first start", false},
+    {"ca-fingerprint", OPTION_TEXT, AT(ca_fingerprint), "SHA256:HEX", "instead of --ca: the CA's fingerprint, as the factory prints it", false},
+    {"name", OPTION_TEXT, AT(name), "NAME", "the runner's name, for which the token was made", true},
+    {"labels", OPTION_TEXT, AT(labels), "LABELS", "what it may do, comma-separated: source:NETWORK, target, replicator, factory", true},
+    {"token-file", OPTION_TEXT, AT(token_file), "FILE", "the one-time token, for the first start", false},
+    {"state", OPTION_TEXT, AT(state_dir), "FOLDER", "where its identity and its memory are kept", true},
+    {"parallel", OPTION_NUMBER, AT(parallel), "N", "how many tasks at a time (default 4)", false},
+    {"proxy", OPTION_TEXT, AT(proxy), "URL", "an HTTP proxy on the way to the factory", false},
+    {"try", OPTION_TEXT, AT(try_file), "FILE", "run the step of a task document from a file, print its lines, and end; needs no factory", false},
+    {"attempt", OPTION_FLAG, AT(attempt), NULL, NULL, false}, /* the child process of one attempt */
 };
-enum { O_FACTORY, O_CA, O_FINGERPRINT, O_NAME, O_LABELS, O_TOKEN, O_STATE, O_PARALLEL, O_PROXY, O_TRY, O_ATTEMPT, O_HELP };
-
-static void usage(FILE *out)
-{
-    fputs("usage: slipway runner --factory URL --ca FILE --name NAME --labels LABELS --token-file FILE --state FOLDER\n\n", out);
-    for (size_t i = 0; i < ARRAY_COUNT(option_texts); i++)
-        if (option_texts[i].text)
-            fprintf(out, "  --%-15s %-9s %s\n", option_texts[i].name, option_texts[i].value ? option_texts[i].value : "",
-                    option_texts[i].text);
-}
-
-static int read_options(int argc, char **argv, struct options *o)
-{
-    struct option wanted[ARRAY_COUNT(option_texts) + 1] = {0};
-    int index;
-
-    for (size_t i = 0; i < ARRAY_COUNT(option_texts); i++)
-        wanted[i] = (struct option){option_texts[i].name, option_texts[i].value ? required_argument : no_argument, NULL, (int)i};
-    *o = (struct options){.parallel = 4};
-    optind = 1;
-    while ((index = getopt_long(argc, argv, "", wanted, NULL)) != -1) {
-        switch (index) {
-        case O_FACTORY: o->factory_url = optarg; break;
-        case O_CA: o->ca_file = optarg; break;
-        case O_FINGERPRINT: o->ca_fingerprint = optarg; break;
-        case O_NAME: o->name = optarg; break;
-        case O_LABELS: o->labels = optarg; break;
-        case O_TOKEN: o->token_file = optarg; break;
-        case O_STATE: o->state_dir = optarg; break;
-        case O_PARALLEL: o->parallel = atoi(optarg); break;
-        case O_PROXY: o->proxy = optarg; break;
-        case O_TRY: o->try_file = optarg; break;
-        case O_ATTEMPT: o->attempt = true; break;
-        case O_HELP: o->help = true; break;
-        default: return -1; /* getopt_long has said why */
-        }
-    }
-    return optind == argc ? 0 : -1;
-}
+#undef AT
+static const struct option_table option_table = {"slipway runner", "--factory URL --ca FILE --name NAME --labels LABELS --token-file FILE --state FOLDER",
+                                                 NULL, option_rows, ARRAY_COUNT(option_rows)};
 
 static int check_options(const struct options *o, struct err *e)
 {
-    const struct {
-        const char *value, *name;
-    } needed[] = {{o->factory_url, "factory"}, {o->name, "name"}, {o->labels, "labels"}, {o->state_dir, "state"}};
-
-    for (size_t i = 0; i < ARRAY_COUNT(needed); i++)
-        if (!needed[i].value || !*needed[i].value)
-            return err_set(e, ERR_INVALID, "--%s is missing; `slipway runner --help` tells more", needed[i].name);
+    if (options_need(&option_table, o, e) < 0)
+        return -1;
     if (strncmp(o->factory_url, "https://", 8) != 0)
         return err_set(e, ERR_INVALID, "--factory must be an https:// address, not \"%s\"", o->factory_url);
     if (o->parallel < 1 || o->parallel > PARALLEL_MOST)
@@ -289,7 +246,7 @@ static int run(const struct options *o, struct err *e)
     char program[4096] = "", *saved = NULL;
     const char *labels[LABELS_MOST + 1] = {0};
     struct runner r = {.factory_url = o->factory_url, .name = o->name, .state_dir = o->state_dir, .labels = labels, .program = program,
-                       .http = {ca, certificate, key, o->proxy, 0}, .parallel = o->parallel};
+                       .http = {ca, certificate, key, o->proxy, 0}, .parallel = (int)o->parallel};
     int count = 0;
 
     for (char *label = strtok_r(copy, ",", &saved); label; label = strtok_r(NULL, ",", &saved)) {
@@ -340,22 +297,19 @@ static int try_step(const char *path, struct err *e)
 
 int runner_main(int argc, char **argv)
 {
-    struct options o;
+    struct options o = {.parallel = 4};
     struct err e = {0};
+    int status;
 
-    if (read_options(argc, argv, &o) < 0) {
-        usage(stderr);
-        return err_meaning(ERR_INVALID)->exit_code;
-    }
-    if (o.help) {
-        usage(stdout);
-        return 0;
-    }
+    if (!options_begin(&option_table, argc, argv, &o, &status))
+        return status;
     if (o.attempt)
         return attempt_main();
+    if (!o.try_file && check_options(&o, &e) < 0)
+        return options_refuse(&option_table, &e);
     signal(SIGPIPE, SIG_IGN);
     log_open("slipway-runner", LOG_INFO);
-    if ((o.try_file ? try_step(o.try_file, &e) : check_options(&o, &e) < 0 ? -1 : run(&o, &e)) == 0)
+    if ((o.try_file ? try_step(o.try_file, &e) : run(&o, &e)) == 0)
         return 0;
     log_err(&e, "slipway runner");
     return err_meaning(e.kind)->exit_code;

@@ -1,4 +1,5 @@
 #include "target/spec.h"
+#include "base/hash.h"
 #include "base/limits.h"
 
 #include <arpa/inet.h>
@@ -50,14 +51,6 @@ bool spec_cidr_holds(const struct spec_cidr *cidr, uint32_t address)
     return ((cidr->address ^ address) & ~(uint32_t)((UINT64_C(1) << (32 - cidr->prefix)) - 1)) == 0;
 }
 
-static int hex_digit(char c)
-{
-    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
-    const char *at = c ? strchr(digits, c) : NULL;
-
-    return at ? (int)((at - digits) % 16) : -1;
-}
-
 /* Undoes percent-encoding of size bytes into out; -1 where it is wrong or does not fit. */
 static int decode(const char *text, size_t size, char *out, size_t out_size)
 {
@@ -67,9 +60,9 @@ static int decode(const char *text, size_t size, char *out, size_t out_size)
         char c = text[i];
 
         if (c == '%') {
-            if (size - i < 3 || hex_digit(text[i + 1]) < 0 || hex_digit(text[i + 2]) < 0)
+            if (size - i < 3 || hash_digit(text[i + 1]) < 0 || hash_digit(text[i + 2]) < 0)
                 return -1;
-            c = (char)(hex_digit(text[i + 1]) * 16 + hex_digit(text[i + 2]));
+            c = (char)(hash_digit(text[i + 1]) * 16 + hash_digit(text[i + 2]));
             i += 2;
         }
         if (!c || used + 1 >= out_size)

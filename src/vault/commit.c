@@ -1,4 +1,5 @@
 /* commit: what was appended becomes durable, then known: segments are synced first, then one index transaction. */
+#include "base/bytes.h"
 #include "vault/internal.h"
 
 #include <stdlib.h>
@@ -29,8 +30,9 @@ int meta_next(struct vault *v, MDB_txn *txn, const char *name, uint64_t *value, 
 int segment_row_put(struct vault *v, MDB_txn *txn, const struct segment *s, bool sealed, struct err *e)
 {
     struct segment_row row = {.committed = s->end, .record_count = (uint32_t)s->record_count, .sealed = sealed};
-    uint8_t key[4] = {(uint8_t)(s->id >> 24), (uint8_t)(s->id >> 16), (uint8_t)(s->id >> 8), (uint8_t)s->id};
+    uint8_t key[4];
 
+    put_be32(key, s->id);
     return index_put(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), index_val(&row, sizeof row), e);
 }
 

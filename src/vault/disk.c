@@ -1,5 +1,6 @@
 /* disk: the disks of the servers and their working maps. A map is rows of 64 names; a row that is absent is wholly unknown, an empty
  * one wholly zero (only where all 64 lie inside the disk). */
+#include "base/bytes.h"
 #include "vault/internal.h"
 
 #include <stdlib.h>
@@ -37,14 +38,16 @@ MDB_val disk_key(const char *server, const char *id, char bytes[static DISK_KEY_
 
 struct work_key work_key_make(uint32_t disk, uint64_t leaf)
 {
+    struct work_key key;
+
     MUST(leaf <= UINT32_MAX);
-    return (struct work_key){{(uint8_t)(disk >> 24), (uint8_t)(disk >> 16), (uint8_t)(disk >> 8), (uint8_t)disk,
-                              (uint8_t)(leaf >> 24), (uint8_t)(leaf >> 16), (uint8_t)(leaf >> 8), (uint8_t)leaf}};
+    put_be32(key.bytes, disk);
+    put_be32(key.bytes + 4, (uint32_t)leaf);
+    return key;
 }
 
-static uint32_t big_endian(const uint8_t *b) { return (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3]; }
-uint32_t work_key_disk(MDB_val key) { return key.mv_size == 8 ? big_endian(key.mv_data) : 0; }
-uint64_t work_key_leaf(MDB_val key) { return key.mv_size == 8 ? big_endian((const uint8_t *)key.mv_data + 4) : 0; }
+uint32_t work_key_disk(MDB_val key) { return key.mv_size == 8 ? get_be32(key.mv_data) : 0; }
+uint64_t work_key_leaf(MDB_val key) { return key.mv_size == 8 ? get_be32((const uint8_t *)key.mv_data + 4) : 0; }
 
 static int leaf_decode(MDB_val value, struct tree_node *out, struct err *e)
 {

@@ -2,6 +2,7 @@
  * barrier gathers every chunk that gets a new use meanwhile. The set of marked chunks may only err by keeping (hash_set). Then, with
  * writers held for moments: rows of unmarked records go, segments with nothing alive go, sparse ones are copied out. A kill at any
  * moment leaves at most records that are there twice or that no row names. */
+#include "base/bytes.h"
 #include "base/file.h"
 #include "vault/internal.h"
 
@@ -103,6 +104,7 @@ static int mark_grave(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct graves *s = user;
     struct vault_hash hash;
+    uint8_t segment[4];
     MDB_val row;
     uint32_t id;
     int found;
@@ -111,11 +113,8 @@ static int mark_grave(MDB_val key, MDB_val value, void *user, struct err *e)
         return err_set(e, ERR_CORRUPT, "the vault's index has a damaged grave row");
     memcpy(&hash, key.mv_data, sizeof hash);
     memcpy(&id, value.mv_data, sizeof id);
-    {
-        uint8_t segment[4] = {(uint8_t)(id >> 24), (uint8_t)(id >> 16), (uint8_t)(id >> 8), (uint8_t)id};
-
-        found = index_get(&s->g->v->index, s->txn, INDEX_SEGMENT, index_val(segment, 4), &row, e);
-    }
+    put_be32(segment, id);
+    found = index_get(&s->g->v->index, s->txn, INDEX_SEGMENT, index_val(segment, sizeof segment), &row, e);
     if (found == 1)
         hash_set_add(&s->g->marked, &hash);
     return found < 0 ? -1 : 0;
@@ -257,13 +256,12 @@ struct choosing {
 static int choose_segment(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct choosing *c = user;
-    const uint8_t *b = key.mv_data;
     struct segment_row row;
     uint32_t id;
 
     if (key.mv_size != 4 || value.mv_size != sizeof row)
         return err_set(e, ERR_CORRUPT, "the vault's index has a damaged segment row");
-    id = (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
+    id = get_be32(key.mv_data);
     memcpy(&row, value.mv_data, sizeof row);
     if (!row.sealed || id >= c->g->segment_limit || c->g->live_bytes[id] * 2 > row.committed)
         return 0;
@@ -300,8 +298,9 @@ static int copy_record(const struct record *r, uint64_t offset, const uint8_t *p
 static int forget_segment(struct vault *v, MDB_txn *txn, void *user, struct err *e)
 {
     const struct doomed *d = user;
-    uint8_t key[4] = {(uint8_t)(d->id >> 24), (uint8_t)(d->id >> 16), (uint8_t)(d->id >> 8), (uint8_t)d->id};
+    uint8_t key[4];
 
+    put_be32(key, d->id);
     return index_del(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), e);
 }
 

@@ -1,5 +1,7 @@
 #include "vault/hash.h"
 
+#include "base/hash.h"
+
 #include <openssl/evp.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -16,38 +18,16 @@ bool vault_hash_is_unknown(const struct vault_hash *hash) { return vault_hash_sa
 
 char *vault_hash_text(const struct vault_hash *hash, char text[static VAULT_HASH_TEXT_SIZE])
 {
-    static const char digits[] = "0123456789abcdef";
-
-    for (size_t i = 0; i < VAULT_HASH_SIZE; i++) {
-        text[2 * i] = digits[hash->bytes[i] >> 4];
-        text[2 * i + 1] = digits[hash->bytes[i] & 15];
-    }
-    text[2 * VAULT_HASH_SIZE] = '\0';
-    return text;
-}
-
-static int digit_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    return hash_hex(hash->bytes, VAULT_HASH_SIZE, text);
 }
 
 int vault_hash_parse(const char *text, struct vault_hash *out, struct err *e)
 {
-    struct vault_hash hash;
-
     if (strlen(text) != 2 * (size_t)VAULT_HASH_SIZE)
         return err_set(e, ERR_INVALID, "a SHA-256 has 64 hexadecimal digits, not %zu characters", strlen(text));
-    for (size_t i = 0; i < VAULT_HASH_SIZE; i++) {
-        int high = digit_value(text[2 * i]), low = digit_value(text[2 * i + 1]);
-
-        if (high < 0 || low < 0)
-            return err_set(e, ERR_INVALID, "a SHA-256 is written in the digits 0-9 and a-f");
-        hash.bytes[i] = (uint8_t)(high << 4 | low);
-    }
-    *out = hash;
-    return 0;
+    if (strspn(text, "0123456789abcdef") != 2 * (size_t)VAULT_HASH_SIZE)
+        return err_set(e, ERR_INVALID, "a SHA-256 is written in the digits 0-9 and a-f");
+    return hash_unhex(text, out->bytes, VAULT_HASH_SIZE, e);
 }
 
 /* One digest context for each thread: making one costs more than hashing a small node. */

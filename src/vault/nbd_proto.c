@@ -1,68 +1,27 @@
 #include "vault/nbd_proto.h"
 
-#include <endian.h>
+#include "base/bytes.h"
+
 #include <string.h>
-
-void nbd_put16(uint8_t *at, uint16_t value)
-{
-    value = htobe16(value);
-    memcpy(at, &value, sizeof value);
-}
-
-void nbd_put32(uint8_t *at, uint32_t value)
-{
-    value = htobe32(value);
-    memcpy(at, &value, sizeof value);
-}
-
-void nbd_put64(uint8_t *at, uint64_t value)
-{
-    value = htobe64(value);
-    memcpy(at, &value, sizeof value);
-}
-
-static uint16_t get16(const uint8_t *at)
-{
-    uint16_t value;
-
-    memcpy(&value, at, sizeof value);
-    return be16toh(value);
-}
-
-uint32_t nbd_get32(const uint8_t *at)
-{
-    uint32_t value;
-
-    memcpy(&value, at, sizeof value);
-    return be32toh(value);
-}
-
-static uint64_t get64(const uint8_t *at)
-{
-    uint64_t value;
-
-    memcpy(&value, at, sizeof value);
-    return be64toh(value);
-}
 
 int nbd_option_decode(const uint8_t bytes[static NBD_OPTION_HEADER_SIZE], struct nbd_option_header *out, struct err *e)
 {
-    if (get64(bytes) != NBD_OPTION_MAGIC)
+    if (get_be64(bytes) != NBD_OPTION_MAGIC)
         return err_set(e, ERR_PROTOCOL, "NBD: an option starts with the wrong magic");
-    out->option = nbd_get32(bytes + 8);
-    out->size = nbd_get32(bytes + 12);
+    out->option = get_be32(bytes + 8);
+    out->size = get_be32(bytes + 12);
     return 0;
 }
 
 int nbd_request_decode(const uint8_t bytes[static NBD_REQUEST_SIZE], struct nbd_request *out, struct err *e)
 {
-    if (nbd_get32(bytes) != NBD_REQUEST_MAGIC)
+    if (get_be32(bytes) != NBD_REQUEST_MAGIC)
         return err_set(e, ERR_PROTOCOL, "NBD: a request starts with the wrong magic");
-    out->flags = get16(bytes + 4);
-    out->type = get16(bytes + 6);
-    out->cookie = get64(bytes + 8);
-    out->offset = get64(bytes + 16);
-    out->size = nbd_get32(bytes + 24);
+    out->flags = get_be16(bytes + 4);
+    out->type = get_be16(bytes + 6);
+    out->cookie = get_be64(bytes + 8);
+    out->offset = get_be64(bytes + 16);
+    out->size = get_be32(bytes + 24);
     return 0;
 }
 
@@ -86,7 +45,7 @@ static const uint8_t *take(struct reader *r, size_t size)
 static int take_name(struct reader *r, char name[static NBD_NAME_LIMIT + 1], struct err *e)
 {
     const uint8_t *size_at = take(r, 4), *bytes;
-    uint32_t size = size_at ? nbd_get32(size_at) : 0;
+    uint32_t size = size_at ? get_be32(size_at) : 0;
 
     if (!size_at || size > NBD_NAME_LIMIT || !(bytes = take(r, size)) || (size && memchr(bytes, 0, size)))
         return err_set(e, ERR_PROTOCOL, "NBD: an option's export name is cut, too long, or holds a zero byte");
@@ -105,11 +64,11 @@ int nbd_go_decode(const void *data, size_t size, char name[static NBD_NAME_LIMIT
     if (take_name(&r, name, e) < 0)
         return -1;
     bytes = take(&r, 2);
-    count = bytes ? get16(bytes) : 0;
+    count = bytes ? get_be16(bytes) : 0;
     if (!bytes || r.left != count * 2u)
         return err_set(e, ERR_PROTOCOL, "NBD: an option's list of information requests is cut");
     for (unsigned i = 0; i < count; i++)
-        wants = wants || get16(r.at + 2 * i) == NBD_INFO_BLOCK_SIZE;
+        wants = wants || get_be16(r.at + 2 * i) == NBD_INFO_BLOCK_SIZE;
     *wants_block_size = wants;
     return 0;
 }
@@ -127,13 +86,13 @@ int nbd_meta_decode(const void *data, size_t size, bool list, char name[static N
     if (take_name(&r, name, e) < 0)
         return -1;
     bytes = take(&r, 4);
-    count = bytes ? nbd_get32(bytes) : 0;
+    count = bytes ? get_be32(bytes) : 0;
     wants = list && count == 0;
     for (uint32_t i = 0; bytes && i < count; i++) {
         uint32_t query_size;
 
         bytes = take(&r, 4);
-        query_size = bytes ? nbd_get32(bytes) : 0;
+        query_size = bytes ? get_be32(bytes) : 0;
         if (!bytes || !(bytes = take(&r, query_size)))
             break;
         wants = wants || query_is(bytes, query_size, "base:allocation") || (list && query_is(bytes, query_size, "base:"));
@@ -159,15 +118,15 @@ int nbd_export_split(const char *name, char *point, char *disk, size_t part_size
 
 void nbd_greeting_encode(uint8_t bytes[static NBD_GREETING_SIZE])
 {
-    nbd_put64(bytes, NBD_MAGIC);
-    nbd_put64(bytes + 8, NBD_OPTION_MAGIC);
-    nbd_put16(bytes + 16, NBD_FIXED_NEWSTYLE | NBD_NO_ZEROES);
+    put_be64(bytes, NBD_MAGIC);
+    put_be64(bytes + 8, NBD_OPTION_MAGIC);
+    put_be16(bytes + 16, NBD_FIXED_NEWSTYLE | NBD_NO_ZEROES);
 }
 
 void nbd_option_reply_encode(uint32_t option, uint32_t type, uint32_t size, uint8_t bytes[static NBD_OPTION_REPLY_SIZE])
 {
-    nbd_put64(bytes, NBD_OPTION_REPLY_MAGIC);
-    nbd_put32(bytes + 8, option);
-    nbd_put32(bytes + 12, type);
-    nbd_put32(bytes + 16, size);
+    put_be64(bytes, NBD_OPTION_REPLY_MAGIC);
+    put_be32(bytes + 8, option);
+    put_be32(bytes + 12, type);
+    put_be32(bytes + 16, size);
 }

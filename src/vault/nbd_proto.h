@@ -47,11 +47,6 @@ struct nbd_request {
     uint32_t size;
 };
 
-void nbd_put16(uint8_t *at, uint16_t value);
-void nbd_put32(uint8_t *at, uint32_t value);
-void nbd_put64(uint8_t *at, uint64_t value);
-uint32_t nbd_get32(const uint8_t *at);
-
 /* ERR_PROTOCOL where the magic is wrong: the stream can't be trusted any more. */
 int nbd_option_decode(const uint8_t bytes[static NBD_OPTION_HEADER_SIZE], struct nbd_option_header *out, struct err *e);
 int nbd_request_decode(const uint8_t bytes[static NBD_REQUEST_SIZE], struct nbd_request *out, struct err *e);

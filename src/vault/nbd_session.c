@@ -1,4 +1,5 @@
 #include "vault/nbd_session.h"
+#include "base/bytes.h"
 #include "base/file.h"
 #include "vault/nbd.h"
 #include "vault/nbd_proto.h"
@@ -86,15 +87,15 @@ static int reply_export(struct talk *t, uint32_t option, const struct vault_imag
 {
     uint8_t info[14];
 
-    nbd_put16(info, NBD_INFO_EXPORT);
-    nbd_put64(info + 2, vault_image_size(image));
-    nbd_put16(info + 10, export_flags(t));
+    put_be16(info, NBD_INFO_EXPORT);
+    put_be64(info + 2, vault_image_size(image));
+    put_be16(info + 10, export_flags(t));
     if (reply(t, option, NBD_REP_INFO, info, 12) < 0)
         return -1;
-    nbd_put16(info, NBD_INFO_BLOCK_SIZE);
-    nbd_put32(info + 2, 1);
-    nbd_put32(info + 6, PREFERRED_BYTES);
-    nbd_put32(info + 10, READ_LIMIT);
+    put_be16(info, NBD_INFO_BLOCK_SIZE);
+    put_be32(info + 2, 1);
+    put_be32(info + 6, PREFERRED_BYTES);
+    put_be32(info + 10, READ_LIMIT);
     return block_size && reply(t, option, NBD_REP_INFO, info, 14) < 0 ? -1 : reply(t, option, NBD_REP_ACK, NULL, 0);
 }
 
@@ -139,8 +140,8 @@ static int option_export_name(struct talk *t, const struct nbd_option_header *h,
     name[h->size] = '\0';
     if (open_export(t, name, &image, point, NULL) < 0)
         return -1; /* this option has no way to say no */
-    nbd_put64(answer, vault_image_size(image));
-    nbd_put16(answer + 8, export_flags(t));
+    put_be64(answer, vault_image_size(image));
+    put_be16(answer + 8, export_flags(t));
     if (send_all(t, answer, t->no_zeroes ? 10 : sizeof answer) < 0)
         return -1;
     attach(t, image, point);
@@ -158,7 +159,7 @@ static int list_point(struct talk *t, const char *id)
         uint8_t entry[4 + VAULT_POINT_ID_SIZE + VAULT_DISK_ID_SIZE + 2];
         int size = snprintf((char *)entry + 4, sizeof entry - 4, "%s/%s", p->id, p->disks[i].id);
 
-        nbd_put32(entry, (uint32_t)size);
+        put_be32(entry, (uint32_t)size);
         if (reply(t, NBD_OPT_LIST, NBD_REP_SERVER, entry, 4 + (size_t)size) < 0)
             return -1;
     }
@@ -197,7 +198,7 @@ static int option_meta(struct talk *t, const struct nbd_option_header *h, const 
         t->allocation = wants;
         memcpy(t->meta_name, name, strlen(name) + 1);
     }
-    nbd_put32(answer, list ? 0 : ALLOCATION_CONTEXT_ID);
+    put_be32(answer, list ? 0 : ALLOCATION_CONTEXT_ID);
     memcpy(answer + 4, context, sizeof context - 1);
     if (wants && reply(t, h->option, NBD_REP_META_CONTEXT, answer, sizeof answer) < 0)
         return -1;
@@ -247,9 +248,9 @@ static int handshake(struct talk *t)
 
     nbd_greeting_encode(greeting);
     if (send_all(t, greeting, sizeof greeting) < 0 || receive(t, flags, sizeof flags) < 0 ||
-        (nbd_get32(flags) & ~(uint32_t)(NBD_FIXED_NEWSTYLE | NBD_NO_ZEROES)))
+        (get_be32(flags) & ~(uint32_t)(NBD_FIXED_NEWSTYLE | NBD_NO_ZEROES)))
         return -1;
-    t->no_zeroes = nbd_get32(flags) & NBD_NO_ZEROES;
+    t->no_zeroes = get_be32(flags) & NBD_NO_ZEROES;
     while (r == 0) {
         if (receive(t, header, sizeof header) < 0 || nbd_option_decode(header, &h, NULL) < 0)
             return -1;
@@ -271,9 +272,9 @@ static int send_simple(struct talk *t, const struct nbd_request *q, uint32_t err
 {
     uint8_t bytes[16];
 
-    nbd_put32(bytes, NBD_SIMPLE_REPLY_MAGIC);
-    nbd_put32(bytes + 4, error);
-    nbd_put64(bytes + 8, q->cookie);
+    put_be32(bytes, NBD_SIMPLE_REPLY_MAGIC);
+    put_be32(bytes + 4, error);
+    put_be64(bytes + 8, q->cookie);
     return send_all(t, bytes, sizeof bytes);
 }
 
@@ -283,11 +284,11 @@ static int send_chunk(struct talk *t, const struct nbd_request *q, unsigned flag
     uint8_t bytes[20 + 16];
 
     MUST(head_size <= 16);
-    nbd_put32(bytes, NBD_STRUCTURED_REPLY_MAGIC);
-    nbd_put16(bytes + 4, (uint16_t)flags);
-    nbd_put16(bytes + 6, (uint16_t)type);
-    nbd_put64(bytes + 8, q->cookie);
-    nbd_put32(bytes + 16, (uint32_t)(head_size + size));
+    put_be32(bytes, NBD_STRUCTURED_REPLY_MAGIC);
+    put_be16(bytes + 4, (uint16_t)flags);
+    put_be16(bytes + 6, (uint16_t)type);
+    put_be64(bytes + 8, q->cookie);
+    put_be32(bytes + 16, (uint32_t)(head_size + size));
     if (head_size)
         memcpy(bytes + 20, head, head_size);
     return send_all(t, bytes, 20 + head_size) < 0 || (size && send_all(t, data, size) < 0) ? -1 : 0;
@@ -301,8 +302,8 @@ static int send_error(struct talk *t, const struct nbd_request *q, uint32_t erro
     /* What can only be answered in structured form is not asked for by others. */
     if (!t->structured)
         return send_simple(t, q, error);
-    nbd_put32(head, error);
-    nbd_put16(head + 4, (uint16_t)size);
+    put_be32(head, error);
+    put_be16(head + 4, (uint16_t)size);
     return send_chunk(t, q, NBD_CHUNK_DONE, NBD_CHUNK_ERROR, head, sizeof head, words, size);
 }
 
@@ -320,8 +321,8 @@ static int send_pieces(struct talk *t, const struct nbd_request *q)
         if (!(q->flags & NBD_CMD_FLAG_DF) && vault_image_extent(t->image, at, end - at, &length, &zero, NULL) < 0)
             return send_error(t, q, NBD_EIO, "the map can't be read");
         done = at + length == end ? NBD_CHUNK_DONE : 0;
-        nbd_put64(head, at);
-        nbd_put32(head + 8, (uint32_t)length);
+        put_be64(head, at);
+        put_be32(head + 8, (uint32_t)length);
         if ((zero ? send_chunk(t, q, done, NBD_CHUNK_HOLE, head, 12, NULL, 0)
                   : send_chunk(t, q, done, NBD_CHUNK_DATA, head, 8, t->buffer + (at - q->offset), length)) < 0)
             return -1;
@@ -378,12 +379,12 @@ static int do_block_status(struct talk *t, const struct nbd_request *q)
             atomic_fetch_add(t->s->read_errors, 1);
             return send_error(t, q, NBD_EIO, e.message);
         }
-        nbd_put32(extents + 8 * count, (uint32_t)length);
-        nbd_put32(extents + 8 * count + 4, zero ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0);
+        put_be32(extents + 8 * count, (uint32_t)length);
+        put_be32(extents + 8 * count + 4, zero ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0);
         count++;
         at += length;
     }
-    nbd_put32(id, ALLOCATION_CONTEXT_ID);
+    put_be32(id, ALLOCATION_CONTEXT_ID);
     return send_chunk(t, q, NBD_CHUNK_DONE, NBD_CHUNK_BLOCK_STATUS, id, 4, extents, 8 * count);
 }
 

@@ -1,6 +1,7 @@
 #include "vault/record.h"
 
-#include <endian.h>
+#include "base/bytes.h"
+
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,45 +13,17 @@
 
 static const uint8_t header_magic[8] = "SLIPSEG1", trailer_magic[8] = "SLIPEND1", record_magic[4] = "SREC";
 
-static void put_u32(uint8_t *at, uint32_t value)
-{
-    value = htole32(value);
-    memcpy(at, &value, sizeof value);
-}
-
-static void put_u64(uint8_t *at, uint64_t value)
-{
-    value = htole64(value);
-    memcpy(at, &value, sizeof value);
-}
-
-static uint32_t get_u32(const uint8_t *at)
-{
-    uint32_t value;
-
-    memcpy(&value, at, sizeof value);
-    return le32toh(value);
-}
-
-static uint64_t get_u64(const uint8_t *at)
-{
-    uint64_t value;
-
-    memcpy(&value, at, sizeof value);
-    return le64toh(value);
-}
-
 /* All three headers end in the XXH3-64 of their first 56 bytes. */
-static void seal_header(uint8_t bytes[static 64]) { put_u64(bytes + 56, XXH3_64bits(bytes, 56)); }
-static bool header_intact(const uint8_t bytes[static 64]) { return get_u64(bytes + 56) == XXH3_64bits(bytes, 56); }
+static void seal_header(uint8_t bytes[static 64]) { put_le64(bytes + 56, XXH3_64bits(bytes, 56)); }
+static bool header_intact(const uint8_t bytes[static 64]) { return get_le64(bytes + 56) == XXH3_64bits(bytes, 56); }
 
 void segment_header_encode(const struct segment_header *h, uint8_t bytes[static SEGMENT_HEADER_SIZE])
 {
     memset(bytes, 0, SEGMENT_HEADER_SIZE);
     memcpy(bytes, header_magic, 8);
-    put_u32(bytes + 8, FORMAT_VERSION);
-    put_u64(bytes + 16, h->id); /* 12: flags, none yet */
-    put_u64(bytes + 24, (uint64_t)h->created_us);
+    put_le32(bytes + 8, FORMAT_VERSION);
+    put_le64(bytes + 16, h->id); /* 12: flags, none yet */
+    put_le64(bytes + 24, (uint64_t)h->created_us);
     memcpy(bytes + 32, h->vault_id, VAULT_ID_SIZE);
     seal_header(bytes);
 }
@@ -59,11 +32,11 @@ int segment_header_decode(const uint8_t bytes[static SEGMENT_HEADER_SIZE], struc
 {
     if (memcmp(bytes, header_magic, 8) != 0 || !header_intact(bytes))
         return err_set(e, ERR_CORRUPT, "not a vault segment, or its header is damaged");
-    if (get_u32(bytes + 8) != FORMAT_VERSION || get_u32(bytes + 12) != 0)
+    if (get_le32(bytes + 8) != FORMAT_VERSION || get_le32(bytes + 12) != 0)
         return err_set(e, ERR_UNSUPPORTED, "the segment has version %u and flags %#x; this Slipway reads version %d without flags: "
-                       "use the Slipway that wrote it or a later one", get_u32(bytes + 8), get_u32(bytes + 12), FORMAT_VERSION);
-    out->id = get_u64(bytes + 16);
-    out->created_us = (int64_t)get_u64(bytes + 24);
+                       "use the Slipway that wrote it or a later one", get_le32(bytes + 8), get_le32(bytes + 12), FORMAT_VERSION);
+    out->id = get_le64(bytes + 16);
+    out->created_us = (int64_t)get_le64(bytes + 24);
     memcpy(out->vault_id, bytes + 32, VAULT_ID_SIZE);
     return 0;
 }
@@ -72,17 +45,17 @@ void segment_trailer_encode(uint64_t record_count, uint64_t end, uint8_t bytes[s
 {
     memset(bytes, 0, SEGMENT_TRAILER_SIZE);
     memcpy(bytes, trailer_magic, 8);
-    put_u32(bytes + 8, FORMAT_VERSION);
-    put_u64(bytes + 16, record_count);
-    put_u64(bytes + 24, end);
+    put_le32(bytes + 8, FORMAT_VERSION);
+    put_le64(bytes + 16, record_count);
+    put_le64(bytes + 24, end);
     seal_header(bytes);
 }
 
 bool segment_trailer_valid(const uint8_t bytes[static SEGMENT_TRAILER_SIZE], uint64_t end, uint64_t *record_count)
 {
-    if (memcmp(bytes, trailer_magic, 8) != 0 || !header_intact(bytes) || get_u64(bytes + 24) != end)
+    if (memcmp(bytes, trailer_magic, 8) != 0 || !header_intact(bytes) || get_le64(bytes + 24) != end)
         return false;
-    *record_count = get_u64(bytes + 16);
+    *record_count = get_le64(bytes + 16);
     return true;
 }
 
@@ -129,10 +102,10 @@ static void record_encode(const struct record *r, uint8_t bytes[static RECORD_HE
     bytes[4] = FORMAT_VERSION;
     bytes[5] = (uint8_t)r->kind;
     bytes[6] = (uint8_t)r->codec; /* 7: flags, none yet */
-    put_u32(bytes + 8, r->raw_size);
-    put_u32(bytes + 12, r->stored_size);
+    put_le32(bytes + 8, r->raw_size);
+    put_le32(bytes + 12, r->stored_size);
     memcpy(bytes + 16, r->hash.bytes, VAULT_HASH_SIZE);
-    put_u64(bytes + 48, r->payload_sum);
+    put_le64(bytes + 48, r->payload_sum);
     seal_header(bytes);
 }
 
@@ -191,10 +164,10 @@ int record_decode(const uint8_t bytes[static RECORD_HEADER_SIZE], struct record 
                        bytes[4], bytes[5], bytes[6], bytes[7]);
     r.kind = bytes[5];
     r.codec = bytes[6];
-    r.raw_size = get_u32(bytes + 8);
-    r.stored_size = get_u32(bytes + 12);
+    r.raw_size = get_le32(bytes + 8);
+    r.stored_size = get_le32(bytes + 12);
     memcpy(r.hash.bytes, bytes + 16, VAULT_HASH_SIZE);
-    r.payload_sum = get_u64(bytes + 48);
+    r.payload_sum = get_le64(bytes + 48);
     if (r.raw_size == 0 || r.raw_size > RECORD_RAW_LIMIT || r.stored_size == 0 || r.stored_size > r.raw_size ||
         (r.codec == CODEC_RAW && r.stored_size != r.raw_size))
         return err_set(e, ERR_CORRUPT, "a record says %u raw and %u stored bytes", r.raw_size, r.stored_size);

@@ -1,5 +1,6 @@
 /* recover: what opening does about segments that the index does not know to their end: records that were whole are taken in, a torn tail
  * is cut off. With an empty index the same code takes in every segment: that is a rebuild. */
+#include "base/bytes.h"
 #include "base/file.h"
 #include "vault/internal.h"
 
@@ -127,10 +128,12 @@ static int scan_over_damage(struct recovery *r, int fd, struct segment_state *st
 static int segment_row_get(struct vault *v, uint32_t id, struct segment_row *out, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
-    uint8_t key[4] = {(uint8_t)(id >> 24), (uint8_t)(id >> 16), (uint8_t)(id >> 8), (uint8_t)id};
+    uint8_t key[4];
     MDB_val value;
-    int found = index_begin(&v->index, false, &txn, e) < 0 ? -1 : index_get(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), &value, e);
+    int found;
 
+    put_be32(key, id);
+    found = index_begin(&v->index, false, &txn, e) < 0 ? -1 : index_get(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), &value, e);
     if (found == 1 && value.mv_size != sizeof *out)
         return err_set(e, ERR_CORRUPT, "the vault's index has a segment row of %zu bytes", value.mv_size);
     if (found == 1)

@@ -1,6 +1,7 @@
 /* The binary messages. */
 #include "wire/wire.h"
 
+#include "base/bytes.h"
 #include "base/zip.h"
 
 #include <string.h>
@@ -11,28 +12,6 @@
 #define DATA_HEAD_SIZE 12u
 #define DATA_CHUNK_HEAD_SIZE 12u
 #define HASHES_HEAD_SIZE 20u
-
-static void put16(uint8_t *at, uint16_t value)
-{
-    at[0] = (uint8_t)value;
-    at[1] = (uint8_t)(value >> 8);
-}
-
-static void put32(uint8_t *at, uint32_t value)
-{
-    put16(at, (uint16_t)value);
-    put16(at + 2, (uint16_t)(value >> 16));
-}
-
-static void put64(uint8_t *at, uint64_t value)
-{
-    put32(at, (uint32_t)value);
-    put32(at + 4, (uint32_t)(value >> 32));
-}
-
-static uint16_t get16(const uint8_t *at) { return (uint16_t)(at[0] | at[1] << 8); }
-static uint32_t get32(const uint8_t *at) { return get16(at) | (uint32_t)get16(at + 2) << 16; }
-static uint64_t get64(const uint8_t *at) { return get32(at) | (uint64_t)get32(at + 4) << 32; }
 
 static bool all_zero(const uint8_t *bytes, size_t size)
 {
@@ -65,15 +44,15 @@ const char *wire_type_name(unsigned type)
 
 void wire_header_encode(const struct wire_header *h, uint8_t bytes[static WIRE_HEADER_SIZE])
 {
-    put32(bytes, h->payload_size);
-    put16(bytes + 4, h->type);
-    put16(bytes + 6, h->flags);
-    put32(bytes + 8, h->sequence);
+    put_le32(bytes, h->payload_size);
+    put_le16(bytes + 4, h->type);
+    put_le16(bytes + 6, h->flags);
+    put_le32(bytes + 8, h->sequence);
 }
 
 int wire_header_decode(const uint8_t bytes[static WIRE_HEADER_SIZE], struct wire_header *out, struct err *e)
 {
-    struct wire_header h = {get32(bytes), get16(bytes + 4), get16(bytes + 6), get32(bytes + 8)};
+    struct wire_header h = {get_le32(bytes), get_le16(bytes + 4), get_le16(bytes + 6), get_le32(bytes + 8)};
 
     if (h.payload_size > WIRE_PAYLOAD_LIMIT)
         return err_set(e, ERR_PROTOCOL, "a frame of %u bytes is over the limit of %u", h.payload_size, WIRE_PAYLOAD_LIMIT);
@@ -90,13 +69,13 @@ void wire_offer_encode(const struct wire_offer *o, struct buf *out)
     uint8_t head[OFFER_HEAD_SIZE], entry[ENTRY_SIZE];
 
     MUST(o->count >= 1 && o->count <= WIRE_OFFER_CHUNKS);
-    put64(head, o->number);
-    put16(head + 8, o->disk);
-    put16(head + 10, o->count);
+    put_le64(head, o->number);
+    put_le16(head + 8, o->disk);
+    put_le16(head + 10, o->count);
     MUST(buf_add(out, head, sizeof head) == 0);
     for (unsigned i = 0; i < o->count; i++) {
         memset(entry, 0, sizeof entry);
-        put32(entry, o->entries[i].chunk);
+        put_le32(entry, o->entries[i].chunk);
         entry[4] = o->entries[i].zero;
         if (!o->entries[i].zero)
             memcpy(entry + 8, o->entries[i].hash, HASH_SHA256_SIZE);
@@ -111,33 +90,33 @@ static int check_entry(const uint8_t *at, bool first, uint32_t previous, struct 
         return err_set(e, ERR_PROTOCOL, "OFFER: an entry has unknown flags");
     if (at[4] && !all_zero(at + 8, HASH_SHA256_SIZE))
         return err_set(e, ERR_PROTOCOL, "OFFER: a zero chunk has a hash");
-    if (!first && get32(at) <= previous)
-        return err_set(e, ERR_PROTOCOL, "OFFER: chunk %u comes after chunk %u", get32(at), previous);
+    if (!first && get_le32(at) <= previous)
+        return err_set(e, ERR_PROTOCOL, "OFFER: chunk %u comes after chunk %u", get_le32(at), previous);
     return 0;
 }
 
 int wire_offer_decode(const void *payload, size_t size, struct wire_offer *out, struct err *e)
 {
     const uint8_t *bytes = payload;
-    uint16_t count = size >= OFFER_HEAD_SIZE ? get16(bytes + 10) : 0;
+    uint16_t count = size >= OFFER_HEAD_SIZE ? get_le16(bytes + 10) : 0;
 
     if (count < 1 || count > WIRE_OFFER_CHUNKS || size != OFFER_HEAD_SIZE + count * ENTRY_SIZE)
         return err_set(e, ERR_PROTOCOL, "OFFER: %zu bytes don't hold %u chunks", size, count);
-    if (get16(bytes + 8) >= LIMIT_DISKS_PER_SERVER || !get64(bytes))
-        return err_set(e, ERR_PROTOCOL, "OFFER: disk %u or number %llu can't be", get16(bytes + 8), (unsigned long long)get64(bytes));
+    if (get_le16(bytes + 8) >= LIMIT_DISKS_PER_SERVER || !get_le64(bytes))
+        return err_set(e, ERR_PROTOCOL, "OFFER: disk %u or number %llu can't be", get_le16(bytes + 8), (unsigned long long)get_le64(bytes));
     for (unsigned i = 0; i < count; i++) {
         const uint8_t *at = bytes + OFFER_HEAD_SIZE + i * ENTRY_SIZE;
 
-        if (check_entry(at, i == 0, i ? get32(at - ENTRY_SIZE) : 0, e) < 0)
+        if (check_entry(at, i == 0, i ? get_le32(at - ENTRY_SIZE) : 0, e) < 0)
             return -1;
     }
-    out->number = get64(bytes);
-    out->disk = get16(bytes + 8);
+    out->number = get_le64(bytes);
+    out->disk = get_le16(bytes + 8);
     out->count = count;
     for (unsigned i = 0; i < count; i++) {
         const uint8_t *at = bytes + OFFER_HEAD_SIZE + i * ENTRY_SIZE;
 
-        out->entries[i].chunk = get32(at);
+        out->entries[i].chunk = get_le32(at);
         out->entries[i].zero = at[4];
         memcpy(out->entries[i].hash, at + 8, HASH_SHA256_SIZE);
     }
@@ -149,21 +128,21 @@ void wire_need_encode(const struct wire_need *n, struct buf *out)
     uint8_t head[NEED_HEAD_SIZE] = {0};
 
     MUST(n->count >= 1 && n->count <= WIRE_OFFER_CHUNKS);
-    put64(head, n->offer);
-    put16(head + 8, n->count);
+    put_le64(head, n->offer);
+    put_le16(head + 8, n->count);
     MUST(buf_add(out, head, sizeof head) == 0 && buf_add(out, n->bitmap, (n->count + 7u) / 8) == 0);
 }
 
 int wire_need_decode(const void *payload, size_t size, struct wire_need *out, struct err *e)
 {
     const uint8_t *bytes = payload;
-    uint16_t count = size >= NEED_HEAD_SIZE ? get16(bytes + 8) : 0;
+    uint16_t count = size >= NEED_HEAD_SIZE ? get_le16(bytes + 8) : 0;
 
-    if (count < 1 || count > WIRE_OFFER_CHUNKS || size != NEED_HEAD_SIZE + (count + 7u) / 8 || get16(bytes + 10))
+    if (count < 1 || count > WIRE_OFFER_CHUNKS || size != NEED_HEAD_SIZE + (count + 7u) / 8 || get_le16(bytes + 10))
         return err_set(e, ERR_PROTOCOL, "NEED: %zu bytes don't hold %u bits", size, count);
     if (count % 8 && bytes[size - 1] >> (count % 8))
         return err_set(e, ERR_PROTOCOL, "NEED: bits after the last are set");
-    *out = (struct wire_need){.offer = get64(bytes), .count = count};
+    *out = (struct wire_need){.offer = get_le64(bytes), .count = count};
     memcpy(out->bitmap, bytes + NEED_HEAD_SIZE, (count + 7u) / 8);
     return 0;
 }
@@ -173,13 +152,13 @@ void wire_data_begin(struct buf *out, uint64_t offer)
     uint8_t head[DATA_HEAD_SIZE] = {0};
 
     MUST(out->size_bytes == 0);
-    put64(head, offer);
+    put_le64(head, offer);
     MUST(buf_add(out, head, sizeof head) == 0);
 }
 
 unsigned wire_data_count(const struct buf *out)
 {
-    return out->size_bytes < DATA_HEAD_SIZE ? 0 : get16((const uint8_t *)out->data + 8);
+    return out->size_bytes < DATA_HEAD_SIZE ? 0 : get_le16((const uint8_t *)out->data + 8);
 }
 
 int wire_data_add(struct buf *out, const struct wire_data_chunk *c)
@@ -190,12 +169,12 @@ int wire_data_add(struct buf *out, const struct wire_data_chunk *c)
     MUST(c->codec == WIRE_RAW ? c->stored_size == WIRE_CHUNK_SIZE : c->codec == WIRE_ZSTD && c->stored_size < WIRE_CHUNK_SIZE);
     if (out->size_bytes + sizeof head + c->stored_size > WIRE_PAYLOAD_LIMIT)
         return -1;
-    put16(head, c->entry);
+    put_le16(head, c->entry);
     head[2] = c->codec;
-    put32(head + 4, WIRE_CHUNK_SIZE);
-    put32(head + 8, c->stored_size);
+    put_le32(head + 4, WIRE_CHUNK_SIZE);
+    put_le32(head + 8, c->stored_size);
     MUST(buf_add(out, head, sizeof head) == 0 && buf_add(out, c->bytes, c->stored_size) == 0);
-    put16((uint8_t *)out->data + 8, (uint16_t)(wire_data_count(out) + 1));
+    put_le16((uint8_t *)out->data + 8, (uint16_t)(wire_data_count(out) + 1));
     return 0;
 }
 
@@ -206,8 +185,8 @@ static int check_data_chunk(const uint8_t *at, size_t left, size_t *size, struct
 
     if (left < DATA_CHUNK_HEAD_SIZE)
         return err_set(e, ERR_PROTOCOL, "DATA: ends inside a chunk's head");
-    stored_size = get32(at + 8);
-    if (get16(at) >= WIRE_OFFER_CHUNKS || at[3] || get32(at + 4) != WIRE_CHUNK_SIZE)
+    stored_size = get_le32(at + 8);
+    if (get_le16(at) >= WIRE_OFFER_CHUNKS || at[3] || get_le32(at + 4) != WIRE_CHUNK_SIZE)
         return err_set(e, ERR_PROTOCOL, "DATA: a chunk's head can't be");
     if (at[2] == WIRE_RAW ? stored_size != WIRE_CHUNK_SIZE : at[2] != WIRE_ZSTD || !stored_size || stored_size >= WIRE_CHUNK_SIZE)
         return err_set(e, ERR_PROTOCOL, "DATA: codec %u with %u bytes can't be", at[2], stored_size);
@@ -220,9 +199,9 @@ static int check_data_chunk(const uint8_t *at, size_t left, size_t *size, struct
 int wire_data_decode(const void *payload, size_t size, struct wire_data *out, struct err *e)
 {
     const uint8_t *bytes = payload, *at = bytes + DATA_HEAD_SIZE, *end = bytes + size;
-    uint16_t count = size >= DATA_HEAD_SIZE ? get16(bytes + 8) : 0;
+    uint16_t count = size >= DATA_HEAD_SIZE ? get_le16(bytes + 8) : 0;
 
-    if (count < 1 || count > WIRE_OFFER_CHUNKS || get16(bytes + 10))
+    if (count < 1 || count > WIRE_OFFER_CHUNKS || get_le16(bytes + 10))
         return err_set(e, ERR_PROTOCOL, "DATA: %zu bytes don't hold %u chunks", size, count);
     for (unsigned i = 0; i < count; i++) {
         size_t chunk_size = 0;
@@ -233,7 +212,7 @@ int wire_data_decode(const void *payload, size_t size, struct wire_data *out, st
     }
     if (at != end)
         return err_set(e, ERR_PROTOCOL, "DATA: %zu bytes follow the last chunk", (size_t)(end - at));
-    *out = (struct wire_data){get64(bytes), count, bytes + DATA_HEAD_SIZE, end};
+    *out = (struct wire_data){get_le64(bytes), count, bytes + DATA_HEAD_SIZE, end};
     return 0;
 }
 
@@ -241,7 +220,7 @@ bool wire_data_next(struct wire_data *d, struct wire_data_chunk *out)
 {
     if (d->at == d->end)
         return false;
-    *out = (struct wire_data_chunk){get16(d->at), d->at[2], get32(d->at + 8), d->at + DATA_CHUNK_HEAD_SIZE};
+    *out = (struct wire_data_chunk){get_le16(d->at), d->at[2], get_le32(d->at + 8), d->at + DATA_CHUNK_HEAD_SIZE};
     d->at += DATA_CHUNK_HEAD_SIZE + out->stored_size;
     return true;
 }
@@ -265,7 +244,7 @@ void wire_ack_encode(const struct wire_ack *a, struct buf *out)
 {
     uint8_t bytes[8];
 
-    put64(bytes, a->offer);
+    put_le64(bytes, a->offer);
     MUST(buf_add(out, bytes, sizeof bytes) == 0);
 }
 
@@ -273,7 +252,7 @@ int wire_ack_decode(const void *payload, size_t size, struct wire_ack *out, stru
 {
     if (size != 8)
         return err_set(e, ERR_PROTOCOL, "ACK: %zu bytes where 8 were expected", size);
-    out->offer = get64(payload);
+    out->offer = get_le64(payload);
     return 0;
 }
 
@@ -282,22 +261,22 @@ void wire_hashes_encode(const struct wire_hashes *h, struct buf *out)
     uint8_t head[HASHES_HEAD_SIZE] = {0};
 
     MUST(h->count >= 1 && h->count <= WIRE_HASHES_CHUNKS);
-    put64(head, h->request);
-    put16(head + 8, h->disk);
-    put32(head + 12, h->first_chunk);
-    put32(head + 16, h->count);
+    put_le64(head, h->request);
+    put_le16(head + 8, h->disk);
+    put_le32(head + 12, h->first_chunk);
+    put_le32(head + 16, h->count);
     MUST(buf_add(out, head, sizeof head) == 0 && buf_add(out, h->hashes, (size_t)h->count * HASH_SHA256_SIZE) == 0);
 }
 
 int wire_hashes_decode(const void *payload, size_t size, struct wire_hashes *out, struct err *e)
 {
     const uint8_t *bytes = payload;
-    uint32_t count = size >= HASHES_HEAD_SIZE ? get32(bytes + 16) : 0;
+    uint32_t count = size >= HASHES_HEAD_SIZE ? get_le32(bytes + 16) : 0;
 
     if (count < 1 || count > WIRE_HASHES_CHUNKS || size != HASHES_HEAD_SIZE + (size_t)count * HASH_SHA256_SIZE)
         return err_set(e, ERR_PROTOCOL, "HASHES: %zu bytes don't hold %u hashes", size, count);
-    if (get16(bytes + 8) >= LIMIT_DISKS_PER_SERVER || get16(bytes + 10) || get32(bytes + 12) > UINT32_MAX - count)
+    if (get_le16(bytes + 8) >= LIMIT_DISKS_PER_SERVER || get_le16(bytes + 10) || get_le32(bytes + 12) > UINT32_MAX - count)
         return err_set(e, ERR_PROTOCOL, "HASHES: its head can't be");
-    *out = (struct wire_hashes){get64(bytes), get16(bytes + 8), get32(bytes + 12), count, bytes + HASHES_HEAD_SIZE};
+    *out = (struct wire_hashes){get_le64(bytes), get_le16(bytes + 8), get_le32(bytes + 12), count, bytes + HASHES_HEAD_SIZE};
     return 0;
 }

@@ -1,4 +1,5 @@
 /* The NBD server against the tools that people use: nbdinfo, nbdcopy, qemu-img; and its answers to what it must refuse. */
+#include "base/bytes.h"
 #include "vault/nbd.h"
 #include "tap.h"
 #include "vault/nbd_proto.h"
@@ -85,27 +86,27 @@ static void raw_client(const char *point)
     size_t size = (size_t)snprintf(name, sizeof name, "%s/disk a+b", point);
 
     ok(recv(fd, b, NBD_GREETING_SIZE, MSG_WAITALL) == NBD_GREETING_SIZE && memcmp(b, "NBDMAGICIHAVEOPT", 16) == 0, "greeting");
-    nbd_put32(b, NBD_FIXED_NEWSTYLE | NBD_NO_ZEROES);
-    nbd_put64(b + 4, NBD_OPTION_MAGIC);
-    nbd_put32(b + 12, NBD_OPT_EXPORT_NAME);
-    nbd_put32(b + 16, (uint32_t)size);
+    put_be32(b, NBD_FIXED_NEWSTYLE | NBD_NO_ZEROES);
+    put_be64(b + 4, NBD_OPTION_MAGIC);
+    put_be32(b + 12, NBD_OPT_EXPORT_NAME);
+    put_be32(b + 16, (uint32_t)size);
     memcpy(b + 20, name, size);
     ok(send(fd, b, 20 + size, 0) == (ssize_t)(20 + size) && recv(fd, b, 10, MSG_WAITALL) == 10, "EXPORT_NAME answers");
-    is_int(nbd_get32(b + 4), (uint32_t)DISK_BYTES, "with the size");
-    nbd_put32(request, NBD_REQUEST_MAGIC);
-    nbd_put16(request + 6, NBD_CMD_WRITE);
-    nbd_put64(request + 8, 77);
-    nbd_put32(request + 24, 100);
+    is_int(get_be32(b + 4), (uint32_t)DISK_BYTES, "with the size");
+    put_be32(request, NBD_REQUEST_MAGIC);
+    put_be16(request + 6, NBD_CMD_WRITE);
+    put_be64(request + 8, 77);
+    put_be32(request + 24, 100);
     ok(send(fd, request, sizeof request, 0) == sizeof request && send(fd, b, 100, 0) == 100 && recv(fd, b, 16, MSG_WAITALL) == 16,
        "a write is answered");
-    is_int(nbd_get32(b + 4), NBD_EPERM, "with EPERM");
-    nbd_put16(request + 6, NBD_CMD_READ);
-    nbd_put64(request + 16, DISK_BYTES - 10);
+    is_int(get_be32(b + 4), NBD_EPERM, "with EPERM");
+    put_be16(request + 6, NBD_CMD_READ);
+    put_be64(request + 16, DISK_BYTES - 10);
     ok(send(fd, request, sizeof request, 0) == sizeof request && recv(fd, b, 16, MSG_WAITALL) == 16, "a read past the end is answered");
-    is_int(nbd_get32(b + 4), NBD_EINVAL, "with EINVAL");
-    nbd_put16(request + 6, NBD_CMD_FLUSH);
+    is_int(get_be32(b + 4), NBD_EINVAL, "with EINVAL");
+    put_be16(request + 6, NBD_CMD_FLUSH);
     ok(send(fd, request, sizeof request, 0) == sizeof request && recv(fd, b, 16, MSG_WAITALL) == 16, "a flush is answered");
-    is_int(nbd_get32(b + 4), 0, "with success");
+    is_int(get_be32(b + 4), 0, "with success");
     request[0] ^= 1;
     ok(send(fd, request, sizeof request, 0) == sizeof request && recv(fd, b, 1, MSG_WAITALL) == 0, "a wrong magic ends the connection");
     close(fd);
