@@ -8,6 +8,22 @@
 
 static int tap_count, tap_failed;
 
+/* A comment in the output, every line of it: what a test prints may hold a guest's file, in which any line could read like a result. */
+__attribute__((format(printf, 1, 2), unused)) static void tap_note(const char *format, ...)
+{
+    char *text = NULL;
+    va_list args;
+
+    va_start(args, format);
+    if (vasprintf(&text, format, args) < 0)
+        abort();
+    va_end(args);
+    for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n')
+        printf("# %.*s\n", (int)strcspn(line, "\n"), line);
+    fflush(stdout);
+    free(text);
+}
+
 #define ok(condition, ...) tap_line(!!(condition), __FILE__, __LINE__, #condition, __VA_ARGS__)
 #define is_int(got, wanted, ...) tap_is_int((long long)(got), (long long)(wanted), __FILE__, __LINE__, __VA_ARGS__)
 #define is_str(got, wanted, ...) tap_is_str((got), (wanted), __FILE__, __LINE__, __VA_ARGS__)
@@ -40,7 +56,7 @@ __attribute__((format(printf, 5, 6), unused)) static int tap_is_int(long long go
     va_end(args);
     tap_line(got == wanted, file, line, "equal", "%s", name);
     if (got != wanted)
-        printf("# got %lld, wanted %lld\n", got, wanted);
+        tap_note("got %lld, wanted %lld", got, wanted);
     return got == wanted;
 }
 
@@ -56,7 +72,7 @@ __attribute__((format(printf, 5, 6), unused)) static int tap_is_str(const char *
     va_end(args);
     tap_line(same, file, line, "equal", "%s", name);
     if (!same)
-        printf("# got \"%s\", wanted \"%s\"\n", got ? got : "(null)", wanted ? wanted : "(null)");
+        tap_note("got \"%s\", wanted \"%s\"", got ? got : "(null)", wanted ? wanted : "(null)");
     return same;
 }
 

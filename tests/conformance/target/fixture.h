@@ -31,8 +31,7 @@ __attribute__((format(printf, 1, 2), unused)) static int shell(const char *forma
     va_end(args);
     if (proc_must(&options, &out, &e) == 0)
         return 0;
-    printf("# %s: %s\n", line, e.message);
-    fflush(stdout);
+    tap_note("%s: %s", line, e.message);
     return -1;
 }
 
@@ -74,7 +73,7 @@ __attribute__((unused)) static int fixture_begin(struct fixture *f)
     snprintf(f->disk, sizeof f->disk, "%s/probe.raw", f->folder);
     snprintf(f->uri, sizeof f->uri, "nbd+unix:///point?socket=%s", f->socket);
     if (probe_disk_write(f->disk, &e) < 0) {
-        printf("# %s\n", e.message);
+        tap_note("%s", e.message);
         return -1;
     }
     return shell("ip netns add %s && ip -n %s link set lo up && ip -n %s link add br0 address 02:00:00:00:02:01 type bridge && ip -n %s addr add 192.0.2.1/24 dev br0 "
@@ -115,13 +114,13 @@ __attribute__((unused)) static bool prints(const struct target_api *api, struct 
         struct err e = {0};
 
         if (api->serial(t, instance, &out, &e) < 0) {
-            printf("# %s\n", e.message);
+            tap_note("%s", e.message);
             return false;
         }
         if (out.data && memmem(out.data, out.size_bytes, text, strlen(text)))
             return true;
         if (clock_monotonic_us() > until_us) {
-            printf("# the serial port said: %s\n", out.data ? out.data : "(nothing)");
+            tap_note("the serial port said: %s", out.data ? out.data : "(nothing)");
             return false;
         }
         clock_sleep_us(100 * US_PER_MS);
@@ -134,7 +133,7 @@ __attribute__((unused)) static bool prints(const struct target_api *api, struct 
         struct err e_ = {0};                                                                                                                   \
         struct err *e = &e_;                                                                                                                   \
         if (!ok((call) == 0, __VA_ARGS__))                                                                                                     \
-            printf("# %s: %s\n", err_meaning(e_.kind)->name, e_.message);                                                                      \
+            tap_note("%s: %s", err_meaning(e_.kind)->name, e_.message);                                                                      \
     } while (0)
 /* A call that should be refused with that kind, and say something. */
 #define refuses(call, wanted_kind, ...)                                                                                                        \
@@ -142,5 +141,5 @@ __attribute__((unused)) static bool prints(const struct target_api *api, struct 
         struct err e_ = {0};                                                                                                                   \
         struct err *e = &e_;                                                                                                                   \
         if (!ok((call) < 0 && e_.kind == (wanted_kind) && e_.message[0], __VA_ARGS__))                                                         \
-            printf("# %s: %s\n", err_meaning(e_.kind)->name, e_.message);                                                                      \
+            tap_note("%s: %s", err_meaning(e_.kind)->name, e_.message);                                                                      \
     } while (0)

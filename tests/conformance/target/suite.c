@@ -44,7 +44,7 @@ static void lines_are(const json_t *lines, bool wanted, const char *what)
         whole = whole && json_get_string(line, "name", NULL) && json_is_boolean(json_object_get(line, "passed")) &&
                 json_get_string(line, "evidence", "")[0];
         if (json_get_bool(line, "passed", false) != wanted && wanted)
-            printf("# %s: %s\n", json_get_string(line, "name", ""), json_get_string(line, "evidence", ""));
+            tap_note("%s: %s", json_get_string(line, "name", ""), json_get_string(line, "evidence", ""));
     }
     ok(whole, "%s: each line has its name and its evidence", what);
     is_int(target_lines_passed(lines), wanted, "%s: %s", what, wanted ? "all passed" : "one at least did not pass");

@@ -74,7 +74,7 @@ static void on_line(void *user, const json_t *line)
 
     (void)user;
     if (evidence) {
-        printf("#   %s %s: %s\n", json_get_bool(evidence, "passed", false) ? "+" : "-", json_get_string(evidence, "name", ""), json_get_string(evidence, "evidence", ""));
+        tap_note("  %s %s: %s", json_get_bool(evidence, "passed", false) ? "+" : "-", json_get_string(evidence, "name", ""), json_get_string(evidence, "evidence", ""));
         fflush(stdout);
     }
 }
@@ -106,9 +106,9 @@ static int execute(const char *step, const char *task, json_t *facts, json_t **r
         "right_size_measure_s", 10, "services_s", 30, "credential", "kind", "ssh_key", "user", "migrate", "secret", world.key.data, "sudo", "nopasswd");
     MUST(document);
     s = step_new(document, world.f.folder, world.f.folder, &sink);
-    printf("# %s\n", step);
+    tap_note("%s", step);
     answer = step_execute(s, e);
-    printf("#   %s after %.1f s%s%s\n", answer < 0 ? "failed" : "done", (double)(clock_monotonic_us() - began_us) / 1e6, answer < 0 ? ": " : "", answer < 0 ? e->message : "");
+    tap_note("  %s after %.1f s%s%s", answer < 0 ? "failed" : "done", (double)(clock_monotonic_us() - began_us) / 1e6, answer < 0 ? ": " : "", answer < 0 ? e->message : "");
     if (result)
         *result = json_deep_copy(step_results(s));
     return answer;
@@ -142,7 +142,7 @@ static int read_facts(void)
             result = facts_parse(out.data, out.size_bytes, &world.facts, &seen, &e);
     }
     if (result < 0)
-        printf("# %s\n", e.message);
+        tap_note("%s", e.message);
     api->close(t);
     return result;
 }

@@ -111,7 +111,7 @@ static void on_line(void *user, const json_t *line)
     if (!evidence)
         return;
     h->evidence++;
-    printf("#   %s %s: %s\n", json_get_bool(evidence, "passed", false) ? "+" : "-", json_get_string(evidence, "name", ""), json_get_string(evidence, "evidence", ""));
+    tap_note("  %s %s: %s", json_get_bool(evidence, "passed", false) ? "+" : "-", json_get_string(evidence, "name", ""), json_get_string(evidence, "evidence", ""));
     if (!json_get_bool(evidence, "passed", false)) {
         h->failed++;
         snprintf(h->last_failed, sizeof h->last_failed, "%s", json_get_string(evidence, "evidence", ""));
@@ -122,7 +122,7 @@ static int on_artifact(void *user, const char *name, const char *media_type, con
 {
     struct heard *h = user;
 
-    printf("#   %s (%s)\n", name, media_type);
+    tap_note("  %s (%s)", name, media_type);
     h->artifacts++;
     return file_exists(path) ? 0 : err_set(e, ERR_NOT_FOUND, "no artifact");
 }
@@ -157,12 +157,12 @@ static int execute(const struct fixture *f, const struct replicator *r, const ch
         json_object_set_new(d, "undo", json_true());
     *h = (struct heard){0};
     s = step_new(d, f->folder, f->folder, &sink);
-    printf("# %s%s\n", undo ? "undo " : "", step);
+    tap_note("%s%s", undo ? "undo " : "", step);
     answer = step_execute(s, e);
     if (result)
         *result = json_deep_copy(step_results(s));
     if (answer < 0 && e)
-        printf("#   %s: %s\n", err_meaning(e->kind)->name, e->message);
+        tap_note("  %s: %s", err_meaning(e->kind)->name, e->message);
     return answer;
 }
 

@@ -34,7 +34,7 @@ static void reasons(void)
 
         is_int(mend_reasons(facts, table[i].bus, found), table[i].wanted, "%s: reasons to look into the copy", table[i].what);
         json_array_foreach(found, at, text)
-            printf("# %s\n", json_string_value(text));
+            tap_note("%s", json_string_value(text));
     }
     {
         CLEANUP(json_free) json_t *found = json_array();

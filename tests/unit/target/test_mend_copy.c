@@ -36,9 +36,9 @@ static int run(struct fixture *f, const char *overlay, json_t *lines, json_t *me
     int result = mend_run(&request, lines, mends, e);
 
     json_array_foreach(lines, i, line)
-        printf("# %s: %s\n", json_get_string(line, "name", ""), json_get_string(line, "evidence", ""));
+        tap_note("%s: %s", json_get_string(line, "name", ""), json_get_string(line, "evidence", ""));
     json_array_foreach(mends, i, line)
-        printf("# mended %s: %s -> %s\n", json_get_string(line, "path", ""), json_get_string(line, "before", ""), json_get_string(line, "after", ""));
+        tap_note("mended %s: %s -> %s", json_get_string(line, "path", ""), json_get_string(line, "before", ""), json_get_string(line, "after", ""));
     return result;
 }
 
