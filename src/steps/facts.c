@@ -56,6 +56,14 @@ static int64_t field_number(const struct reading *r, int index)
     return size > 0 && size <= 18 && strspn(text, "0123456789") == size ? strtoll(text, NULL, 10) : -1;
 }
 
+/* The same in bytes, of a count of units; -1 where that is more than can be counted, too. */
+static int64_t field_bytes(const struct reading *r, int index, int64_t unit_bytes)
+{
+    int64_t count = field_number(r, index);
+
+    return count < 0 || count > INT64_MAX / unit_bytes ? -1 : count * unit_bytes;
+}
+
 static bool field_is(const struct reading *r, int index, const char *text)
 {
     return index < r->count && r->fields[index].size == strlen(text) && memcmp(r->fields[index].text, text, r->fields[index].size) == 0;
@@ -99,17 +107,17 @@ static void read_now(struct reading *r)
 
 static void read_boot(struct reading *r) { json_object_set_new(r->facts, "boot", json_string(field_is(r, 1, "uefi") ? "uefi" : "bios")); }
 static void read_cpu_count(struct reading *r) { json_object_set_new(r->facts, "cpu_count", json_integer(field_number(r, 1))); }
-static void read_memory(struct reading *r) { json_object_set_new(r->facts, "memory_bytes", json_integer(field_number(r, 1) * 1024)); }
+static void read_memory(struct reading *r) { json_object_set_new(r->facts, "memory_bytes", json_integer(field_bytes(r, 1, 1024))); }
 
 static void read_available(struct reading *r)
 {
-    json_object_set_new(r->seen, "memory_available_bytes", json_integer(field_number(r, 1) * 1024));
+    json_object_set_new(r->seen, "memory_available_bytes", json_integer(field_bytes(r, 1, 1024)));
 }
 
 static void read_disk(struct reading *r)
 {
     json_t *disk = json_pack("{s:o, s:s, s:I, s:b, s:b}", "name", field_text(r, 1), "id", "", "size_bytes",
-                             (json_int_t)(field_number(r, 2) * 512), "in_use", field_is(r, 3, "yes"), "rotational", field_is(r, 4, "1"));
+                             (json_int_t)field_bytes(r, 2, 512), "in_use", field_is(r, 3, "yes"), "rotational", field_is(r, 4, "1"));
     const char *place;
     json_t *text = field_text(r, 5);
 
@@ -117,10 +125,9 @@ static void read_disk(struct reading *r)
     place = json_string_value(text);
     /* Where it is in the machine, as the agent says it: without what is numbered by order of appearance. */
     if (strncmp(place, "/sys/devices/", 13) == 0) {
-        const char *block = strstr(place, "/block/");
-        size_t size = block && strncmp(place, "/sys/devices/virtual", 20) != 0 ? (size_t)(block - place) : strlen(place);
+        const char *at = place + 13, *block = strncmp(at, "virtual", 7) != 0 ? strstr(at, "/block/") : NULL;
 
-        json_object_set_new(disk, "place", step_text(place + 13, size - 13));
+        json_object_set_new(disk, "place", step_text(at, block ? (size_t)(block - at) : strlen(at)));
     } else {
         json_object_set(disk, "place", text);
     }
@@ -128,11 +135,24 @@ static void read_disk(struct reading *r)
     append(list_of(r->facts, "disks"), disk);
 }
 
-/* The last disk's id, in the agent's spelling (agent/disks.c): blanks at the ends gone, runs of them one, what is no plain text '_'. */
-static void read_id(struct reading *r)
+/* An id in the agent's spelling (agent/disks.c): blanks at the ends gone, runs of them one, what is no plain text '_', cut at its length. */
+static void set_id(json_t *disk, const char *kind, const char *value)
+{
+    char id[ID_BYTES + 32], *out = id + snprintf(id, sizeof id, "%.15s:", kind);
+
+    for (; *value && out < id + ID_BYTES; value++) {
+        if (*value == ' ' && (value[1] == ' ' || !value[1]))
+            continue;
+        *out++ = *value > ' ' && *value < 127 ? *value : '_';
+    }
+    *out = '\0';
+    json_object_set_new(disk, "id", step_text(id, strlen(id)));
+}
+
+static void read_id(struct reading *r) /* the last disk's */
 {
     json_t *disks = list_of(r->facts, "disks"), *disk = json_array_get(disks, json_array_size(disks) - 1);
-    char kind[16], value[256], id[ID_BYTES + 32], *out;
+    char kind[16], value[256];
     const char *at = value;
 
     if (!disk || *json_get_string(disk, "id", ""))
@@ -142,14 +162,7 @@ static void read_id(struct reading *r)
     for (char *end = value + strlen(value); end > value && isspace((unsigned char)end[-1]);)
         *--end = '\0';
     at += strspn(at, " \t");
-    out = id + snprintf(id, sizeof id, "%s:", kind);
-    for (; *at && out < id + ID_BYTES; at++) {
-        if (*at == ' ' && (at[1] == ' ' || !at[1]))
-            continue;
-        *out++ = *at > ' ' && *at < 127 ? *at : '_';
-    }
-    *out = '\0';
-    json_object_set_new(disk, "id", step_text(id, strlen(id)));
+    set_id(disk, kind, at);
 }
 
 static void read_mount(struct reading *r)
@@ -169,7 +182,7 @@ static void read_mount(struct reading *r)
 static void read_swap(struct reading *r)
 {
     append(list_of(r->facts, "swaps"),
-           json_pack("{s:o, s:o, s:I}", "source", field_text(r, 1), "kind", field_text(r, 2), "size_bytes", (json_int_t)(field_number(r, 3) * 1024)));
+           json_pack("{s:o, s:o, s:I}", "source", field_text(r, 1), "kind", field_text(r, 2), "size_bytes", (json_int_t)field_bytes(r, 3, 1024)));
 }
 
 static void read_free(struct reading *r)
@@ -178,7 +191,7 @@ static void read_free(struct reading *r)
 
     field_copy(r, 1, path, sizeof path);
     json_t *name = step_text(path, strlen(path));
-    json_object_set_new(json_object_get(r->seen, "free"), json_string_value(name), json_integer(field_number(r, 2) * 1024));
+    json_object_set_new(json_object_get(r->seen, "free"), json_string_value(name), json_integer(field_bytes(r, 2, 1024)));
     json_decref(name);
 }
 
@@ -361,7 +374,7 @@ static void finish_disks(json_t *disks)
 
     json_array_foreach(disks, i, disk)
         if (!*json_get_string(disk, "id", ""))
-            json_object_set_new(disk, "id", json_sprintf("path:%.120s", json_get_string(disk, "place", "")));
+            set_id(disk, "path", json_get_string(disk, "place", ""));
     json_array_foreach(disks, i, disk) {
         const char *place = json_get_string(disk, "place", "");
         uint8_t hash[HASH_SHA256_SIZE];
