@@ -58,7 +58,7 @@ static int run(struct step *s, struct err *e)
     bool all_same = true;
 
     if (step_need_string(s, "server.name", &server, e) < 0 || step_need_string(s, "context.final_sync.point", &point, e) < 0 ||
-        control_ask(s, json_pack("{s:s, s:s, s:s}", "verb", "compare", "server", server, "point", point), COMPARE_TIMEOUT_MS,
+        control_ask_agent(s, json_pack("{s:s, s:s, s:s}", "verb", "compare", "server", server, "point", point), COMPARE_TIMEOUT_MS,
                     "every block, on the source and in the copy", &answer, e) < 0 ||
         json_need_array(answer, "disks", &disks, e) < 0 || covers(s, disks, e) < 0)
         return -1;

@@ -10,6 +10,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#define AGENT_WAIT_US (300 * US_PER_S)
+#define AGENT_AGAIN_MS 500
 #define LOOK_MS 500 /* how often a waiting call looks whether the step was cancelled */
 
 static int dial(const char *path, struct err *e)
@@ -112,6 +114,25 @@ int control_ask(struct step *s, json_t *request, int timeout_ms, const char *not
     if (answer) {
         *answer = answered;
         answered = NULL;
+    }
+    return 0;
+}
+
+int control_ask_agent(struct step *s, json_t *request, int timeout_ms, const char *note, json_t **answer, struct err *e)
+{
+    CLEANUP(json_free) json_t *asked = request;
+    int64_t until_us = clock_monotonic_us() + AGENT_WAIT_US;
+    struct err why = {0};
+
+    while (control_ask(s, json_incref(asked), timeout_ms, note, answer, &why) < 0) {
+        if (why.kind != ERR_UNREACHABLE || clock_monotonic_us() > until_us) {
+            *e = why;
+            return -1;
+        }
+        step_progress(s, 0, 0, "", "waiting: %s", why.message);
+        if (step_sleep_ms(s, AGENT_AGAIN_MS, e) < 0)
+            return -1;
+        err_clear(&why);
     }
     return 0;
 }

@@ -9,6 +9,10 @@
  * ERR_UNREACHABLE: no replicator listens; ERR_TIMEOUT; ERR_CANCELLED when the step was; else the kind and words of its refusal. */
 int control_ask(struct step *s, json_t *request, int timeout_ms, const char *note, json_t **answer, struct err *e);
 
+/* The same for what needs the server's agent: where it is not connected (it was restarted, its link was cut, the replicator was), it is waited
+ * for, up to five minutes, before that is an error. The request must be one that may be asked again. */
+int control_ask_agent(struct step *s, json_t *request, int timeout_ms, const char *note, json_t **answer, struct err *e);
+
 /* The replication object of the step's server, from the verb "status": a borrowed member of *answer, which the caller frees.
  * ERR_NOT_FOUND where the replicator doesn't know the server: missing is never fine. */
 int control_server(struct step *s, json_t **answer, json_t **server, struct err *e);

@@ -15,7 +15,7 @@ static int run(struct step *s, struct err *e)
     if (step_need_string(s, "server.name", &server, e) < 0)
         return -1;
     step_progress(s, 0, 0, "", "the last change is read and sent");
-    if (control_ask(s, json_pack("{s:s, s:s, s:s, s:b, s:i}", "verb", "point", "server", server, "consistency", "frozen", "hold", 1, "timeout_ms", POINT_TIMEOUT_MS),
+    if (control_ask_agent(s, json_pack("{s:s, s:s, s:s, s:b, s:i}", "verb", "point", "server", server, "consistency", "frozen", "hold", 1, "timeout_ms", POINT_TIMEOUT_MS),
                     POINT_TIMEOUT_MS + 60000, "the last change", &answer, e) < 0)
         return err_wrap(e, "the cutover point of %s was not taken", server);
     if (json_need_object(answer, "point", &point, e) < 0 || json_need_string(point, "id", &id, e) < 0 ||

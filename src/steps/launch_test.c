@@ -24,7 +24,7 @@ static int choose_point(struct step *s, char *out, size_t size, struct err *e)
         return 0;
     }
     step_progress(s, 0, 0, "", "a recovery point is taken");
-    if (control_ask(s, json_pack("{s:s, s:s, s:s, s:b, s:i}", "verb", "point", "server", server, "consistency", "any", "hold", 0, "timeout_ms",
+    if (control_ask_agent(s, json_pack("{s:s, s:s, s:s, s:b, s:i}", "verb", "point", "server", server, "consistency", "any", "hold", 0, "timeout_ms",
                                  POINT_TIMEOUT_MS), POINT_TIMEOUT_MS + 30000, "a recovery point is taken", &answer, e) < 0 ||
         json_need_object(answer, "point", &point, e) < 0 || json_need_string(point, "id", &id, e) < 0)
         return err_wrap(e, "no recovery point of %s was taken", server);

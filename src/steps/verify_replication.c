@@ -48,7 +48,7 @@ static int verify_point(struct step *s, const char *point, struct err *e)
 {
     CLEANUP(json_free) json_t *answer = NULL;
 
-    if (control_ask(s, json_pack("{s:s, s:s}", "verb", "verify", "point", point), VERIFY_TIMEOUT_MS, "reading every chunk of the newest point", &answer, e) < 0)
+    if (control_ask_agent(s, json_pack("{s:s, s:s}", "verb", "verify", "point", point), VERIFY_TIMEOUT_MS, "reading every chunk of the newest point", &answer, e) < 0)
         return err_wrap(e, "the recovery point %s does not read back", point);
     step_evidence(s, "every chunk of the point", true, "%s: each chunk was read and fits its hash", point);
     step_result(s, "point", json_string(point));

@@ -1,10 +1,13 @@
 #include "wire/conn.h"
 
+#include "base/clock.h"
+
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 
-#define FRAME_TIMEOUT_MS 60000
+#define FRAME_TIMEOUT_US (60 * US_PER_S) /* without any movement */
+#define FRAME_LOOK_MS 500
 
 struct wire_conn {
     struct tls_stream *tls;
@@ -86,6 +89,29 @@ int wire_send_json(struct wire_conn *c, unsigned type, const void *message, size
     return wire_send_buf(c, type, &text, e);
 }
 
+/* The rest of a frame. A machine that gave up the address that the connection was made from hears no more of it: that is seen at once. */
+static int receive_rest(struct wire_conn *c, uint8_t *bytes, size_t size, struct err *e)
+{
+    int64_t until_us = clock_monotonic_us() + FRAME_TIMEOUT_US;
+
+    for (size_t done = 0; done < size;) {
+        struct err why = {0};
+        int64_t got = tls_read(c->tls, bytes + done, size - done, FRAME_LOOK_MS, &why);
+
+        if (got > 0) {
+            done += (size_t)got;
+            until_us = clock_monotonic_us() + FRAME_TIMEOUT_US;
+        } else if (got == 0) {
+            return err_set(e, ERR_UNREACHABLE, "the connection ended inside a frame");
+        } else if (why.kind != ERR_TIMEOUT || clock_monotonic_us() > until_us) {
+            return err_set(e, why.kind, "%s", why.message);
+        } else if (wire_conn_is_stranded(c)) {
+            return err_set(e, ERR_UNREACHABLE, "this machine gave up the address that the connection was made from");
+        }
+    }
+    return 0;
+}
+
 static int receive_payload(struct wire_conn *c, const struct wire_header *h, struct err *e)
 {
     if (h->payload_size + 1 > c->payload_held) {
@@ -93,14 +119,8 @@ static int receive_payload(struct wire_conn *c, const struct wire_header *h, str
         c->payload = xrealloc(c->payload, c->payload_held);
     }
     c->payload[h->payload_size] = 0;
-    if (h->payload_size) {
-        int got = tls_read_all(c->tls, c->payload, h->payload_size, FRAME_TIMEOUT_MS, e);
-
-        if (got < 0)
-            return err_wrap(e, "receiving %s", wire_type_name(h->type));
-        if (got == 0)
-            return err_set(e, ERR_UNREACHABLE, "the connection ended inside a frame %s", wire_type_name(h->type));
-    }
+    if (receive_rest(c, c->payload, h->payload_size, e) < 0)
+        return err_wrap(e, "receiving %s", wire_type_name(h->type));
     return 0;
 }
 
@@ -121,8 +141,8 @@ int wire_recv(struct wire_conn *c, struct wire_frame *out, int timeout_ms, bool 
     }
     if (got == 0)
         return 0;
-    if (got < WIRE_HEADER_SIZE && tls_read_all(c->tls, head + got, WIRE_HEADER_SIZE - (size_t)got, FRAME_TIMEOUT_MS, e) <= 0)
-        return err_set(e, ERR_UNREACHABLE, "the connection ended inside a frame's header");
+    if (receive_rest(c, head + got, sizeof head - (size_t)got, e) < 0)
+        return err_wrap(e, "receiving a frame's header");
     if (wire_header_decode(head, &h, e) < 0)
         return -1;
     if (h.sequence != c->receive_sequence + 1)
