@@ -150,9 +150,14 @@ if [ -x /usr/local/sbin/slipway-agent ]; then
     say agent "$(/usr/local/sbin/slipway-agent --version 2>/dev/null)" "$(has systemctl && systemctl is-active slipway-agent 2>/dev/null)"
 fi
 
-# To the replicator, with whatever can open a connection here
+# To the replicator, with whatever can open a connection here. It may be starting just now: a few tries.
 try() { # COMMAND…: yes or no, by its exit status
-    if timeout 10 "$@" >/dev/null 2>&1; then answer=yes; else answer=no; fi
+    answer=no tries=4
+    while [ $tries -gt 0 ]; do
+        if timeout 8 "$@" >/dev/null 2>&1; then answer=yes; return; fi
+        tries=$((tries - 1))
+        [ $tries = 0 ] || sleep 3
+    done
 }
 if [ -n "$replicator" ]; then
     # shellcheck disable=SC2016
