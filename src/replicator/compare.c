@@ -70,9 +70,10 @@ static int scratch(struct replicator *r, struct err *e)
 static int pair_disks(struct comparison *c, struct err *e)
 {
     struct peer *p = c->p;
-    int result = 0;
+    int result;
 
     pthread_mutex_lock(&p->lock);
+    result = p->session ? 0 : peer_absent(p, e); /* of an agent that we have not heard yet, the disks are not known */
     for (size_t i = 0; i < c->point->disk_count && result == 0; i++) {
         struct pair *pair = &c->pairs[i];
 

@@ -143,6 +143,11 @@ int peers_load(struct replicator *r, struct err *e)
 
 /* ---- sending ---- */
 
+int peer_absent(const struct peer *p, struct err *e)
+{
+    return err_set(e, ERR_UNREACHABLE, "the agent of %s is not connected: check `systemctl status slipway-agent` there", p->server);
+}
+
 int peer_send(struct peer *p, unsigned type, const void *message, size_t size, struct err *e)
 {
     struct session *s;
@@ -153,7 +158,7 @@ int peer_send(struct peer *p, unsigned type, const void *message, size_t size, s
     p->session_users += s != NULL;
     pthread_mutex_unlock(&p->lock);
     if (!s)
-        return err_set(e, ERR_UNREACHABLE, "the agent of %s is not connected: check `systemctl status slipway-agent` there", p->server);
+        return peer_absent(p, e);
     result = wire_send_json(session_conn(s), type, message, size, e);
     pthread_mutex_lock(&p->lock);
     p->session_users--;

@@ -94,6 +94,7 @@ int peers_save(struct replicator *r, struct err *e);
 void peers_free(struct replicator *r);
 int peer_need(struct replicator *r, const char *server, struct peer **out, struct err *e);
 /* Sends over the peer's session if there is one: ERR_UNREACHABLE otherwise. */
+int peer_absent(const struct peer *p, struct err *e); /* -1 ERR_UNREACHABLE, in words */
 int peer_send(struct peer *p, unsigned type, const void *message, size_t size, struct err *e);
 /* Takes the slot (waits for whoever has it), sets *request_at (inside the message) to the request's number, sends. */
 struct ask {
