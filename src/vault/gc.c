@@ -3,14 +3,11 @@
  * writers held for moments: rows of unmarked records go, segments with nothing alive go, sparse ones are copied out. A kill at any
  * moment leaves at most records that are there twice or that no row names. */
 #include "base/bytes.h"
-#include "base/file.h"
 #include "vault/internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define SWEEP_BATCH 4096 /* rows looked at while writers wait */
@@ -241,17 +238,31 @@ static int sweep_rows(struct gc *g, struct err *e)
 
 /* ---- segments ---- */
 
+struct living {
+    struct vault_hash hash;
+    struct chunk_place place;
+};
+
 struct doomed {
     uint32_t id;
     uint64_t size_bytes;
-    bool copy; /* something in it lives */
+    bool copy;                  /* something in it lives */
+    size_t first, living_count; /* in the list of the living */
 };
 
 struct choosing {
     struct gc *g;
-    struct doomed *list;
+    struct doomed *list; /* by rising id */
     size_t count;
+    struct living *living; /* all that lives in them, by place */
+    size_t living_count, living_held;
 };
+
+static void choosing_release(struct choosing *c)
+{
+    free(c->list);
+    free(c->living);
+}
 
 static int choose_segment(MDB_val key, MDB_val value, void *user, struct err *e)
 {
@@ -266,33 +277,104 @@ static int choose_segment(MDB_val key, MDB_val value, void *user, struct err *e)
     if (!row.sealed || id >= c->g->segment_limit || c->g->live_bytes[id] * 2 > row.committed)
         return 0;
     c->list = xrealloc(c->list, (c->count + 1) * sizeof *c->list);
-    c->list[c->count++] = (struct doomed){id, row.committed, c->g->live_bytes[id] > 0};
+    c->list[c->count++] = (struct doomed){.id = id, .size_bytes = row.committed, .copy = c->g->live_bytes[id] > 0};
     return 0;
 }
 
-/* Appends a living record again; its row moves with the next flush. */
-static int copy_record(const struct record *r, uint64_t offset, const uint8_t *payload, void *user, struct err *e)
+static struct doomed *find_doomed(const struct choosing *c, uint32_t id)
+{
+    size_t low = 0, high = c->count;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+
+        if (c->list[middle].id == id)
+            return &c->list[middle];
+        if (c->list[middle].id < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return NULL;
+}
+
+static int collect_living(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct choosing *c = user;
-    struct vault *v = c->g->v;
-    CLEANUP(free_ptr) uint8_t *raw = NULL, *packed = NULL;
-    struct chunk_place place;
-    size_t span;
+    struct doomed *d;
+    struct living l;
+
+    (void)e;
+    if (key.mv_size != sizeof l.hash || value.mv_size != sizeof l.place)
+        return 0;
+    memcpy(&l.hash, key.mv_data, sizeof l.hash);
+    memcpy(&l.place, value.mv_data, sizeof l.place);
+    d = find_doomed(c, l.place.segment);
+    if (!d)
+        return 0;
+    if (c->living_count == c->living_held) {
+        c->living_held = c->living_held ? c->living_held * 2 : 256;
+        c->living = xrealloc(c->living, c->living_held * sizeof *c->living);
+    }
+    c->living[c->living_count++] = l;
+    d->living_count++;
+    return 0;
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const struct living *x = a, *y = b;
+
+    if (x->place.segment != y->place.segment)
+        return x->place.segment < y->place.segment ? -1 : 1;
+    return x->place.offset < y->place.offset ? -1 : x->place.offset > y->place.offset;
+}
+
+/* What lives in the chosen segments is what the index says, not what a scan of the file finds: that would end at the first damaged record.
+ * No row that comes later can name one of them: they are sealed. */
+static int choose(struct choosing *c, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    const struct vault_index *x = &c->g->v->index;
+    size_t at = 0;
+
+    if (index_begin(x, false, &txn, e) < 0 || index_each(x, txn, INDEX_SEGMENT, index_val("", 0), choose_segment, c, e) < 0 ||
+        (c->count && index_each(x, txn, INDEX_CHUNK, index_val("", 0), collect_living, c, e) < 0))
+        return -1;
+    if (c->living_count)
+        qsort(c->living, c->living_count, sizeof *c->living, by_place);
+    for (size_t i = 0; i < c->count; i++) {
+        c->list[i].first = at;
+        at += c->list[i].living_count;
+    }
+    return 0;
+}
+
+/* Appends a living record again, byte by byte; its row moves with the next flush. 1: it lives elsewhere now; 0: it can't be read. */
+static int copy_record(struct vault *v, const struct living *l, struct err *e)
+{
+    size_t span = RECORD_HEADER_SIZE + l->place.stored_size; /* the place counts the padding, too */
+    CLEANUP(free_ptr) uint8_t *bytes = xmalloc(span), *raw = xmalloc(l->place.raw_size);
+    struct chunk_place now;
+    struct err why = {0};
+    struct record r;
     int found;
 
     pthread_mutex_lock(&v->append_lock);
-    found = place_find(v, &r->hash, &place, e);
+    found = place_find(v, &l->hash, &now, e);
     pthread_mutex_unlock(&v->append_lock);
-    if (found != 1 || place.segment != c->list->id || place.offset != offset)
-        return found < 0 ? -1 : 0; /* dead, or lives elsewhere */
-    raw = xmalloc(r->raw_size);
-    if (record_unpack(r, payload, raw, e) < 0)
-        return -1;
-    span = record_pack(r->kind, raw, r->raw_size, &r->hash, &packed);
+    if (found != 1 || now.segment != l->place.segment || now.offset != l->place.offset)
+        return found < 0 ? -1 : 1; /* stored again meanwhile */
+    if (segment_read(v->segment_dir, now.segment, now.offset, span, bytes, &r, &why) < 0 || r.raw_size != now.raw_size ||
+        !vault_hash_same(&r.hash, &l->hash) || record_unpack(&r, bytes + RECORD_HEADER_SIZE, raw, &why) < 0) {
+        if (why.kind == ERR_NONE || why.kind == ERR_CORRUPT || why.kind == ERR_NOT_FOUND)
+            chunk_mark_bad(v, &l->hash);
+        return 0; /* one that can't be read must not keep the others' space: scrub tells of it */
+    }
     pthread_mutex_lock(&v->append_lock);
-    found = record_append(v, r->kind, packed, span, r->raw_size, &r->hash, e);
+    found = record_append(v, r.kind, bytes, span, r.raw_size, &r.hash, e);
     pthread_mutex_unlock(&v->append_lock);
-    return found;
+    return found < 0 ? -1 : 1;
 }
 
 static int forget_segment(struct vault *v, MDB_txn *txn, void *user, struct err *e)
@@ -304,85 +386,45 @@ static int forget_segment(struct vault *v, MDB_txn *txn, void *user, struct err 
     return index_del(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), e);
 }
 
-struct whereabouts {
-    uint32_t id;
-    bool found;
-};
-
-static int look_for_segment(MDB_val key, MDB_val value, void *user, struct err *e)
+/* 1: everything that lives was copied; 0: a record that can't be read keeps the segment. */
+static int copy_living(struct choosing *c, const struct doomed *d, struct err *e)
 {
-    struct whereabouts *w = user;
-    struct chunk_place place;
+    struct vault *v = c->g->v;
+    int whole = 1;
 
-    (void)key;
-    (void)e;
-    if (value.mv_size == sizeof place) {
-        memcpy(&place, value.mv_data, sizeof place);
-        w->found = place.segment == w->id;
+    v->making_room = true;
+    for (size_t i = 0; whole >= 0 && i < d->living_count; i++) {
+        int copied = copy_record(v, &c->living[d->first + i], e);
+
+        whole = copied < 0 ? -1 : whole && copied;
     }
-    return w->found;
+    v->making_room = false;
+    return whole;
 }
 
-/* The last word before a file goes: no row names it (a damaged record ends the copying and keeps the segment). */
-static int still_named(struct vault *v, uint32_t id, struct err *e)
+static int empty_segment(struct choosing *c, struct doomed *d, struct err *e)
 {
-    CLEANUP(index_abort) MDB_txn *txn = NULL;
-    struct whereabouts w = {.id = id};
-
-    if (index_begin(&v->index, false, &txn, e) < 0 ||
-        index_each(&v->index, txn, INDEX_CHUNK, index_val("", 0), look_for_segment, &w, e) < 0)
-        return -1;
-    return w.found;
-}
-
-static int copy_living(struct gc *g, struct doomed *d, const char *path, struct err *e)
-{
-    CLEANUP(close_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
-    struct choosing c = {.g = g, .list = d};
-    struct segment_state state;
-    int r;
-
-    if (fd < 0)
-        return err_errno(e, errno, "can't open %s", path);
-    g->v->making_room = true;
-    r = segment_scan(fd, 0, copy_record, &c, &state, e);
-    g->v->making_room = false;
-    return r;
-}
-
-static int empty_segment(struct gc *g, struct doomed *d, struct err *e)
-{
-    struct vault *v = g->v;
+    struct vault *v = c->g->v;
     CLEANUP(free_ptr) char *path = segment_path(v->segment_dir, d->id);
-    int named;
+    int copied = copy_living(c, d, e);
 
-    if (d->copy && copy_living(g, d, path, e) < 0)
+    if (copied < 0 || vault_flush(v, NULL, NULL, e) < 0)
         return -1;
-    if (vault_flush(v, NULL, NULL, e) < 0)
-        return -1;
-    named = d->copy ? still_named(v, d->id, e) : 0;
-    if (named)
-        return named < 0 ? -1 : 0;
+    if (!copied)
+        return 0;
     if (vault_flush(v, forget_segment, d, e) < 0)
         return -1;
     if (unlink(path) < 0 && errno != ENOENT)
         return err_errno(e, errno, "can't remove %s", path);
-    g->freed_bytes += d->size_bytes;
+    c->g->freed_bytes += d->size_bytes;
     return 0;
 }
 
 static int empty_segments(struct gc *g, struct err *e)
 {
-    struct choosing c = {.g = g};
-    int r;
+    CLEANUP(choosing_release) struct choosing c = {.g = g};
+    int r = choose(&c, e);
 
-    {
-        CLEANUP(index_abort) MDB_txn *txn = NULL;
-
-        r = index_begin(&g->v->index, false, &txn, e);
-        if (r == 0)
-            r = index_each(&g->v->index, txn, INDEX_SEGMENT, index_val("", 0), choose_segment, &c, e);
-    }
     /* The dead first: what they give back is room for what must be copied. */
     for (size_t n = 0; r == 0 && n < 2 * c.count; n++) {
         size_t i = n % c.count;
@@ -391,11 +433,10 @@ static int empty_segments(struct gc *g, struct err *e)
             continue;
         pthread_rwlock_wrlock(&g->v->gc_lock);
         pthread_mutex_lock(&g->v->commit_lock);
-        r = empty_segment(g, &c.list[i], e);
+        r = empty_segment(&c, &c.list[i], e);
         pthread_mutex_unlock(&g->v->commit_lock);
         pthread_rwlock_unlock(&g->v->gc_lock);
     }
-    free(c.list);
     return r;
 }
 

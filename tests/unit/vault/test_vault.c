@@ -403,6 +403,67 @@ static void damage_is_named(void)
     remove_dir();
 }
 
+static bool flip_seed(uint64_t seed)
+{
+    struct vault_hash hash;
+    uint8_t bytes[CHUNK];
+
+    fill(bytes, seed);
+    vault_hash_of(bytes, CHUNK, &hash);
+    return flip_chunk(&hash);
+}
+
+/* 64 chunks fill segments; all but every eighth are replaced, and the point of before is dropped: the segments are sparse. */
+static void make_sparse(struct vault *v, struct vault_disk *d, struct vault_point *p)
+{
+    struct vault_point before;
+    struct err e = {0};
+
+    vault_disk_open(v, "s", "d", 64 * (uint64_t)CHUNK, d, &e);
+    for (uint64_t i = 0; i < 64; i++)
+        put(v, d, i, 1 + 2 * i, &e);
+    is_int(vault_point_commit(v, "s", 0, "crash", 0, &before, &e), 0, "a point: %s", e.message);
+    fake_now_us += 1000;
+    for (uint64_t i = 0; i < 64; i++)
+        if (i % 8)
+            put(v, d, i, 1 + 2 * (100 + i), &e);
+    is_int(vault_point_commit(v, "s", 0, "crash", 0, p, &e), 0, "another one: %s", e.message);
+    is_int(vault_point_drop(v, before.id, &e), 0, "the first is dropped: %s", e.message);
+}
+
+/* Damage among the dead keeps no space; damage among the living keeps its own segment and no other. */
+static void damage_keeps_no_space(void)
+{
+    uint64_t sound = 0, freed = 0;
+    struct vault_point p;
+    struct vault_disk d;
+    struct err e = {0};
+
+    for (int damage = 0; damage < 3; damage++) {
+        CLEANUP(vault_close) struct vault *v = NULL;
+        bool whole = true;
+
+        fresh_dir();
+        v = open_vault();
+        make_sparse(v, &d, &p);
+        ok(damage == 0 || flip_seed(1 + 2 * (damage == 1 ? 14 : 8)), "%s", damage ? damage == 1 ? "a dead chunk is damaged, and a living one lies behind it" : "a living one is" : "no damage");
+        is_int(vault_gc(v, &freed, &e), 0, "space: %s", e.message);
+        if (damage == 0)
+            sound = freed;
+        else if (damage == 1)
+            is_int(freed, sound, "as much comes back as without damage");
+        else
+            ok(freed > sound / 2 && freed < sound, "all but its segment comes back (%llu of %llu)", (unsigned long long)freed, (unsigned long long)sound);
+        for (uint64_t i = 0; i < 64; i++)
+            whole &= (damage == 2 && i == 8) || image_holds(v, p.id, "d", i, 1 + 2 * (i % 8 ? 100 + i : i));
+        ok(whole, "what lives reads well");
+        is_int(vault_point_usable(v, p.id, &e), damage == 2 ? -1 : 0, "and the damage is known only where something needs it");
+        is_int(vault_gc(v, &freed, &e), 0, "again: %s", e.message);
+        is_int(freed, 0, "gives nothing: it does not copy round and round");
+        remove_dir();
+    }
+}
+
 static void one_process_only(void)
 {
     struct vault *v, *other = NULL;
@@ -425,6 +486,7 @@ int main(void)
     space_comes_back();
     ladder_thins();
     damage_is_named();
+    damage_keeps_no_space();
     one_process_only();
     return tap_done();
 }
