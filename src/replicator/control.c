@@ -62,6 +62,7 @@ int talk_progress(struct talk *t, int64_t done, int64_t total, const char *unit)
 }
 
 static int vault_beat(uint64_t done, uint64_t total, void *user) { return talk_progress(user, (int64_t)done, (int64_t)total, "bytes"); }
+static int record_beat(uint64_t done, uint64_t total, void *user) { return talk_progress(user, (int64_t)done, (int64_t)total, "records"); }
 
 /* ---- helpers of the verbs ---- */
 
@@ -358,14 +359,38 @@ static int do_drop(struct talk *t, const json_t *q, json_t *answer, struct err *
 
 static int do_verify(struct talk *t, const json_t *q, json_t *answer, struct err *e)
 {
-    CLEANUP(free_ptr) struct vault_report *report = xcalloc(1, sizeof *report);
+    CLEANUP(vault_report_release) struct vault_report report = {0};
     CLEANUP(free_ptr) struct vault_point *point = NULL;
 
-    if (need_point(t, q, &point, e) < 0 || vault_verify_point(t->r->vault, point->id, vault_beat, t, report, e) < 0 ||
-        report_to_err(report, point->id, e) < 0)
+    if (need_point(t, q, &point, e) < 0 || vault_verify_point(t->r->vault, point->id, vault_beat, t, &report, e) < 0 ||
+        report_to_err(&report, point->id, e) < 0)
         return -1;
-    json_object_set_new(answer, "chunks", json_integer((json_int_t)report->looked_at));
-    return json_object_set_new(answer, "bytes", json_integer((json_int_t)report->bytes));
+    json_object_set_new(answer, "chunks", json_integer((json_int_t)report.looked_at));
+    return json_object_set_new(answer, "bytes", json_integer((json_int_t)report.bytes));
+}
+
+/* Damage is what was asked for: an answer, not a refusal. */
+static int give_report(const struct vault_report *report, json_t *answer)
+{
+    CLEANUP(json_free) json_t *j = vault_report_json(report);
+
+    return json_object_update(answer, j);
+}
+
+static int do_check(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    CLEANUP(vault_report_release) struct vault_report report = {0};
+
+    (void)q;
+    return vault_check(t->r->vault, &report, e) < 0 ? -1 : give_report(&report, answer);
+}
+
+static int do_scrub(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    CLEANUP(vault_report_release) struct vault_report report = {0};
+
+    (void)q;
+    return vault_scrub(t->r->vault, record_beat, t, &report, e) < 0 ? -1 : give_report(&report, answer);
 }
 
 static const struct {
@@ -374,7 +399,7 @@ static const struct {
 } verbs[] = {
     {"status", do_status},   {"point", do_point},     {"thaw", do_thaw},       {"points", do_points}, {"export", do_export},
     {"unexport", do_unexport}, {"compare", do_compare}, {"pause", do_pause},   {"resume", do_resume}, {"detach", do_detach},
-    {"drop", do_drop},       {"verify", do_verify},
+    {"drop", do_drop},       {"verify", do_verify},     {"check", do_check},     {"scrub", do_scrub},
 };
 
 static int run_verb(struct talk *t, const json_t *q, json_t *answer, struct err *e)

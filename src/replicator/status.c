@@ -110,16 +110,8 @@ static struct vault_stat recent_stat(struct replicator *r)
 static json_t *vault_json(struct replicator *r)
 {
     struct vault_stat s = recent_stat(r);
-    json_t *j = json_object();
+    json_t *j = vault_stat_json(&s);
 
-    json_object_set_new(j, "chunks", json_integer((json_int_t)s.chunk_count));
-    json_object_set_new(j, "chunks_damaged", json_integer((json_int_t)s.bad_count));
-    json_object_set_new(j, "segments", json_integer((json_int_t)s.segment_count));
-    json_object_set_new(j, "points", json_integer((json_int_t)s.point_count));
-    json_object_set_new(j, "raw_bytes", json_integer((json_int_t)s.raw_bytes));
-    json_object_set_new(j, "stored_bytes", json_integer((json_int_t)s.stored_bytes));
-    json_object_set_new(j, "free_bytes", json_integer((json_int_t)s.free_bytes));
-    json_object_set_new(j, "total_bytes", json_integer((json_int_t)s.total_bytes));
     json_object_set_new(j, "write_bytes_per_s", json_integer(r->write_bytes_per_s));
     json_object_set_new(j, "read_errors", json_integer((json_int_t)nbd_server_read_errors(r->nbd)));
     return j;

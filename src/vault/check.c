@@ -12,16 +12,37 @@ static void find(struct vault_report *r, enum err_kind kind, const char *format,
 
 static void find(struct vault_report *r, enum err_kind kind, const char *format, ...)
 {
-    if (r->finding_count < ARRAY_COUNT(r->findings)) {
-        struct vault_finding *f = &r->findings[r->finding_count];
+    if (r->told_count < VAULT_FINDINGS_TOLD) {
+        struct vault_finding *f;
         va_list args;
 
+        r->findings = xrealloc(r->findings, (r->told_count + 1) * sizeof *r->findings);
+        f = &r->findings[r->told_count++];
         f->kind = kind;
         va_start(args, format);
         vsnprintf(f->text, sizeof f->text, format, args);
         va_end(args);
     }
     r->finding_count++;
+}
+
+void vault_report_release(struct vault_report *r)
+{
+    free(r->findings);
+    *r = (struct vault_report){0};
+}
+
+json_t *vault_report_json(const struct vault_report *r)
+{
+    json_t *findings = json_array(), *j = json_object();
+
+    for (size_t i = 0; i < r->told_count; i++)
+        json_array_append_new(findings, json_pack("{s:s, s:s}", "kind", err_meaning(r->findings[i].kind)->name, "text", r->findings[i].text));
+    json_object_set_new(j, "looked_at", json_integer((json_int_t)r->looked_at));
+    json_object_set_new(j, "bytes", json_integer((json_int_t)r->bytes));
+    json_object_set_new(j, "finding_count", json_integer((json_int_t)r->finding_count));
+    json_object_set_new(j, "findings", findings);
+    return j;
 }
 
 /* ---- one point ---- */
@@ -115,7 +136,7 @@ int vault_verify_point(struct vault *v, const char *point, vault_progress *progr
 
     if (found != 1)
         return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no recovery point %.200s", point);
-    memset(out, 0, sizeof *out);
+    vault_report_release(out);
     for (size_t i = 0; i < p->disk_count; i++)
         l.total += p->disks[i].size_bytes; /* an upper bound: zeros and what appears twice are looked at once */
     r = look_at_point(&l, p, e);
@@ -214,22 +235,6 @@ static int check_extents(struct vault *v, struct vault_report *report, struct er
     if (r == 0)
         r = index_each(&v->index, txn, INDEX_CHUNK, index_val("", 0), check_extent, &x, e);
     free(x.file_size);
-    return r;
-}
-
-int vault_check(struct vault *v, struct vault_report *out, struct err *e)
-{
-    CLEANUP(free_documents) struct documents d = {0};
-    struct looking l = {.v = v, .report = out};
-    int r;
-
-    memset(out, 0, sizeof *out);
-    if (vault_sync(v, e) < 0 || all_points(v, &d, e) < 0 || check_extents(v, out, e) < 0)
-        return -1;
-    r = 0;
-    for (size_t i = 0; r == 0 && i < d.count; i++)
-        r = look_at_point(&l, d.points[i], e);
-    hash_set_release(&l.seen);
     return r;
 }
 
@@ -332,7 +337,7 @@ int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct va
     struct scrub s = {.v = v, .report = out};
     int r = vault_sync(v, e);
 
-    memset(out, 0, sizeof *out);
+    vault_report_release(out);
     if (r == 0) {
         CLEANUP(index_abort) MDB_txn *txn = NULL;
 
@@ -353,24 +358,51 @@ int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct va
     return r;
 }
 
+/* What is known to be bad by now. */
+static void copy_bad(struct vault *v, struct hash_set *out)
+{
+    pthread_mutex_lock(&v->append_lock);
+    if (v->bad.used_count) {
+        *out = (struct hash_set){xmalloc(v->bad.slot_count * sizeof *v->bad.slots), v->bad.slot_count, v->bad.used_count};
+        memcpy(out->slots, v->bad.slots, v->bad.slot_count * sizeof *v->bad.slots);
+    }
+    pthread_mutex_unlock(&v->append_lock);
+}
+
+int vault_check(struct vault *v, struct vault_report *out, struct err *e)
+{
+    CLEANUP(free_documents) struct documents d = {0};
+    struct looking l = {.v = v, .report = out};
+    struct scrub s = {.v = v, .report = out};
+    int r;
+
+    vault_report_release(out);
+    if (vault_sync(v, e) < 0 || all_points(v, &d, e) < 0 || check_extents(v, out, e) < 0)
+        return -1;
+    r = 0;
+    for (size_t i = 0; r == 0 && i < d.count; i++)
+        r = look_at_point(&l, d.points[i], e);
+    copy_bad(v, &s.bad);
+    if (r == 0 && s.bad.used_count)
+        r = blame_points(&s, e);
+    hash_set_release(&l.seen);
+    hash_set_release(&s.bad);
+    return r;
+}
+
 /* ---- short answers ---- */
 
 int vault_point_usable(struct vault *v, const char *point, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
-    struct vault_report report = {0};
+    CLEANUP(vault_report_release) struct vault_report report = {0};
     struct scrub s = {.v = v, .report = &report};
     int found = vault_point_get(v, point, p, e);
     int r = 0;
 
     if (found != 1)
         return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no recovery point %.200s", point);
-    pthread_mutex_lock(&v->append_lock);
-    if (v->bad.used_count) {
-        s.bad = (struct hash_set){xmalloc(v->bad.slot_count * sizeof *v->bad.slots), v->bad.slot_count, v->bad.used_count};
-        memcpy(s.bad.slots, v->bad.slots, v->bad.slot_count * sizeof *v->bad.slots);
-    }
-    pthread_mutex_unlock(&v->append_lock);
+    copy_bad(v, &s.bad);
     for (size_t i = 0; r == 0 && s.bad.used_count && i < p->disk_count; i++) {
         struct blame b = {.s = &s};
         struct walk w = {.v = v, .visit = look_for_bad, .visit_bad = bad_node, .user = &b};
@@ -433,4 +465,19 @@ int vault_stat(struct vault *v, struct vault_stat *out, struct err *e)
         return -1;
     *out = s;
     return 0;
+}
+
+json_t *vault_stat_json(const struct vault_stat *s)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } members[] = {{"chunks", s->chunk_count}, {"chunks_damaged", s->bad_count}, {"segments", s->segment_count}, {"points", s->point_count},
+                   {"disks", s->disk_count}, {"raw_bytes", s->raw_bytes}, {"stored_bytes", s->stored_bytes}, {"free_bytes", s->free_bytes},
+                   {"total_bytes", s->total_bytes}};
+    json_t *j = json_object();
+
+    for (size_t i = 0; i < ARRAY_COUNT(members); i++)
+        json_object_set_new(j, members[i].name, json_integer((json_int_t)members[i].value));
+    return j;
 }

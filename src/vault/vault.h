@@ -151,14 +151,19 @@ struct vault_finding {
     enum err_kind kind;
     char text[512];
 };
+#define VAULT_FINDINGS_TOLD 1024
 struct vault_report {
     uint64_t looked_at, bytes, finding_count;
-    struct vault_finding findings[32]; /* the first ones, in words */
+    size_t told_count;
+    struct vault_finding *findings; /* the first VAULT_FINDINGS_TOLD, in words: told_count of them */
 };
+void vault_report_release(struct vault_report *r); /* for CLEANUP; leaves it empty. The functions below empty what they get first: it must be one, or {0} */
+/* {"looked_at","bytes","finding_count","findings":[{"kind","text"}]} */
+json_t *vault_report_json(const struct vault_report *r);
 /* Reads and checks every chunk of a point. 0 with findings means that it looked at everything and found those. */
 int vault_verify_point(struct vault *v, const char *point, vault_progress *progress, void *user, struct vault_report *out,
                        struct err *e);
-/* Every point's tree is whole and every record that it needs lies inside its segment; reads no chunk. */
+/* Every point's tree is whole, every record that it needs lies inside its segment, and none is known to be damaged; reads no chunk. */
 int vault_check(struct vault *v, struct vault_report *out, struct err *e);
 /* Reads and checks every record that the index knows, and names the points that use a damaged one. */
 int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct vault_report *out, struct err *e);
@@ -171,6 +176,8 @@ struct vault_stat {
     uint64_t free_bytes, total_bytes; /* of the file system that holds it: free above the guard */
 };
 int vault_stat(struct vault *v, struct vault_stat *out, struct err *e);
+/* {"chunks","chunks_damaged","segments","points","disks","raw_bytes","stored_bytes","free_bytes","total_bytes"} */
+json_t *vault_stat_json(const struct vault_stat *s);
 
 /* Gives back the space of chunks that no point and no working map uses. Runs beside readers and writers. *freed may be NULL. */
 int vault_gc(struct vault *v, uint64_t *freed_bytes, struct err *e);

@@ -3,6 +3,7 @@
 taken, exported, compared; both ends are killed and restarted; then detached and dropped. Prints TAP.
 Usage: replication SLIPWAY SLIPWAY_AGENT"""
 import hashlib
+import fcntl
 import json
 import os
 import pathlib
@@ -261,10 +262,65 @@ def strangers(world):
     ok(world.server()["connected"], "and the real agent stays")
 
 
+def look(world, verb, *more, folder="replicator"):
+    """`slipway vault`: its exit status and its words."""
+    done = subprocess.run([SLIPWAY, "vault", verb, "--vault", world.dir / folder, *more], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def whole_vault(world):
+    for verb, words in (("stat", "damaged  0 chunks"), ("check", " 0 findings"), ("scrub", " 0 findings")):
+        status, text = look(world, verb)
+        ok(status == 0 and words in text, f"vault {verb}: nothing is damaged: {text.splitlines()[-1:]}")
+
+
+def flip(world):
+    """One byte of the stored noise, which every point uses since the beginning."""
+    with open(sorted((world.dir / "replicator/vault/segments").glob("*.seg"))[0], "r+b") as f:
+        f.seek(8 * MIB)
+        byte = f.read(1)
+        f.seek(8 * MIB)
+        f.write(bytes([byte[0] ^ 1]))
+
+
+def damaged_vault(world, point):
+    status, text = look(world, "scrub")
+    ok(status == 14 and "corrupt: chunk " in text and f"recovery point {point}, disk" in text, "vault scrub finds the chunk and names the points: " +
+       text.splitlines()[0][:120])
+    status, text = look(world, "check", "--json", folder="replicator/vault")
+    found = json.loads(text)
+    ok(status == 14 and found["finding_count"] == len(found["findings"]) > 0 and any(point in f["text"] for f in found["findings"]),
+       "vault check knows it from then on")
+    status, text = look(world, "stat")
+    ok(status == 14 and "damaged  1 chunks" in text, "and vault stat counts it")
+
+
+def looks(world):
+    point = world.ask("points", server="web01")["points"][0]["id"]
+    whole_vault(world)  # through the replicator
+    world.kill("replicator", signal.SIGTERM)
+    whole_vault(world)  # at rest
+    flip(world)
+    ok(look(world, "stat")[0] == 0, "what nobody has read is not known to be damaged")
+    damaged_vault(world, point)
+    with open(world.dir / "replicator/vault/lock", "r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status, text = look(world, "check")
+        ok(status == 10 and "wait until it is done, or stop it" in text, "a vault that somebody else has open is left alone: " + text.strip()[:200])
+    status, text = look(world, "stat", folder="mnt")
+    ok(status == 5 and "holds no vault" in text and sorted(p.name for p in world.mounted.glob("*vault*")) == [], "a folder without a vault stays one")
+    ok(look(world, "mend")[0] == 2 and subprocess.run([SLIPWAY, "vault", "stat"], capture_output=True, check=False).returncode == 2, "bad input")
+    world.start_replicator()
+    world.wait("the replicator opens it again", lambda: (world.dir / "replicator/control.sock").exists() and world.server())
+    ok(world.refusal("export", point=point).startswith("corrupt"), "a point with known damage is not launched")
+    damaged_vault(world, point)
+
+
 def the_end(world):
     world.ask("detach", server="web01")
     ok(world.server()["state"] == "DISCONNECTED", "detached")
     world.wait("the agent has ended by itself", lambda: world.processes["agent-web01"].poll() is not None, 20)
+    looks(world)
     freed = world.ask("drop", server="web01")["bytes_freed"]
     ok(freed > 20 * MIB, f"dropped: {freed} bytes freed")
     ok(world.ask("drop", server="web01")["bytes_freed"] < MIB, "dropping again is fine")

@@ -151,7 +151,8 @@ static bool point_holds(struct vault *v, const struct word *w)
 static void look(uint32_t round)
 {
     CLEANUP(vault_close) struct vault *v = NULL;
-    CLEANUP(free_ptr) struct vault_report *report = xcalloc(1, sizeof *report);
+    CLEANUP(vault_report_release) struct vault_report held = {0};
+    struct vault_report *report = &held;
     struct vault_feed feed = {0};
     struct err e = {0};
     bool all_hold = true;

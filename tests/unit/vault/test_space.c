@@ -115,7 +115,7 @@ static void room_is_made(void)
     is_int(vault_gc(v, &freed, &e), 0, "and its space comes back: %s", e.message);
     ok(freed > 0, "%llu bytes", (unsigned long long)freed);
     {
-        struct vault_report report;
+        CLEANUP(vault_report_release) struct vault_report report = {0};
 
         is_int(vault_check(v, &report, &e), 0, "check");
         is_int(report.finding_count, 0, "finds nothing");
@@ -129,7 +129,7 @@ static void full(void)
 {
     struct vault *v = open_vault(1);
     struct vault_point first, p;
-    struct vault_report report;
+    CLEANUP(vault_report_release) struct vault_report report = {0};
     struct vault_disk d;
     struct err e = {0};
     uint64_t stored = 0;

@@ -159,7 +159,8 @@ static bool enough(void) { return atomic_load(&points_made) > 20 && atomic_load(
 int main(void)
 {
     const struct vault_options options = {.segment_bytes = 512 << 10, .guard_bytes = 1 << 20, .cache_bytes = 2 << 20};
-    CLEANUP(free_ptr) struct vault_report *report = xcalloc(1, sizeof *report);
+    CLEANUP(vault_report_release) struct vault_report held = {0};
+    struct vault_report *report = &held;
     pthread_t threads[WRITERS + 2];
     int numbers[WRITERS];
     char command[96];

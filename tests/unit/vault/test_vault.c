@@ -255,7 +255,7 @@ static void space_comes_back(void)
     CLEANUP(vault_close) struct vault *v = NULL;
     struct vault_disk d;
     struct vault_point first, p, keep;
-    struct vault_report report;
+    CLEANUP(vault_report_release) struct vault_report report = {0};
     struct err e = {0};
     uint64_t before, freed = 0;
 
@@ -360,7 +360,7 @@ static void damage_is_named(void)
 {
     CLEANUP(vault_close) struct vault *v = NULL;
     CLEANUP(vault_image_free) struct vault_image *image = NULL;
-    struct vault_report report;
+    CLEANUP(vault_report_release) struct vault_report report = {0};
     struct vault_hash hash;
     struct vault_disk d;
     struct vault_point p;
@@ -389,6 +389,7 @@ static void damage_is_named(void)
     is_int(vault_scrub(v, NULL, NULL, &report, &e), 0, "scrubbed");
     is_int(report.finding_count, 2, "the chunk and the point that uses it: %s", report.findings[1].text);
     is_int(vault_check(v, &report, &e), 0, "check reads no chunk");
+    ok(report.finding_count == 1 && strstr(report.findings[0].text, p.id), "and knows what was found: %s", report.findings[0].text);
     is_int(vault_has(v, &hash, &e), 0, "a damaged chunk counts as absent");
     vault_close(&v);
     v = open_vault();
