@@ -150,14 +150,17 @@ static int read_duration(const json_t *body, const char *name, int64_t *duration
 
 int route_token_make(struct http_call *c, struct err *e)
 {
-    char token[IDENTITY_TOKEN_SIZE];
+    struct identity_token made;
     int64_t expires_in_us = 0;
     const char *name;
+    json_t *answer;
 
     if (json_need_string(c->body, "name", &name, e) < 0 || read_duration(c->body, "expires_in", &expires_in_us, e) < 0 ||
-        identity_token_make(api_of(c)->identity, &c->who, name, expires_in_us, token, e) < 0)
+        identity_token_make(api_of(c)->identity, &c->who, name, expires_in_us, &made, e) < 0)
         return -1;
-    return reply_json(c, 201, json_pack("{s:s, s:s}", "token", token, "name", name));
+    answer = json_pack("{s:s, s:s, s:s}", "id", made.id, "token", made.text, "name", name);
+    json_set_time(answer, "expires", made.expires_us);
+    return reply_json(c, 201, answer);
 }
 
 int route_token_remove(struct http_call *c, struct err *e)

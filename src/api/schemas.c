@@ -16,7 +16,7 @@ const struct schema schema_table[] = {
     {"User", "name:string! role:string! admin:boolean!"},
     {"Password", "password:string!"},
     {"NewToken", "name:string! expires_in:any"},
-    {"Token", "token:string! name:string!"},
+    {"Token", "id:string! token:string! name:string! expires:time?"},
     {"Window", "opens:time! closes:time! time_zone:string! notice:string?"},
     {"NewWave", "name:string! title:string? settings:object"},
     {"WaveChange", "title:string? settings:object"},

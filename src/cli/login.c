@@ -87,27 +87,6 @@ static int exchange(struct http_client *client, const char *url, const char *pat
     return answer->status / 100 == 2 ? 0 : http_problem(answer, e);
 }
 
-/* The id of the newest token of that name: where the factory tells a new token but not its id. NULL where it can't be
- * found. */
-static char *find_token_id(struct http_client *client, const char *url, const char *const *headers, const char *label)
-{
-    CLEANUP(http_response_release) struct http_response answer = {0};
-    CLEANUP(json_free) json_t *list = NULL;
-    const json_t *item, *newest = NULL;
-    size_t index;
-
-    if (exchange(client, url, "/v1/tokens", headers, "GET", NULL, &answer, NULL) < 0 || !answer.body.data ||
-        json_read(answer.body.data, answer.body.size_bytes, &list, NULL) < 0)
-        return NULL;
-    json_array_foreach (json_object_get(list, "items"), index, item) {
-        if (strcmp(json_get_string(item, "name", ""), label) != 0)
-            continue;
-        if (!newest || strcmp(json_get_string(item, "created", ""), json_get_string(newest, "created", "")) > 0)
-            newest = item;
-    }
-    return xstrdup(json_get_string(newest, "id", NULL));
-}
-
 /* A session by name and password, then a token by the session, then the session's end. */
 static int sign_in(struct http_client *client, const char *url, const char *name, const struct secret *password,
                    struct cli_kept *kept, struct err *e)
@@ -118,7 +97,7 @@ static int sign_in(struct http_client *client, const char *url, const char *name
            *wanted = NULL;
     CLEANUP(free_ptr) char *cookie = NULL, *csrf = NULL;
     char set[1024], host[65] = "", label[96];
-    const char *text, *token_text;
+    const char *text, *token_text, *token_id;
 
     if (!who)
         return err_set(e, ERR_INVALID, "name and password must be UTF-8");
@@ -137,12 +116,10 @@ static int sign_in(struct http_client *client, const char *url, const char *name
     if (!wanted ||
         exchange(client, url, "/v1/tokens", (const char *const[]){cookie, csrf, NULL}, "POST", wanted, &made, e) < 0 ||
         json_read(made.body.data ? made.body.data : "", made.body.size_bytes, &token, e) < 0 ||
-        json_need_string(token, "token", &token_text, e) < 0)
+        json_need_string(token, "token", &token_text, e) < 0 || json_need_string(token, "id", &token_id, e) < 0)
         return err_wrap(e, "making a token for this machine");
     kept->token = xstrdup(token_text);
-    kept->token_id = xstrdup(json_get_string(token, "id", NULL));
-    if (!kept->token_id)
-        kept->token_id = find_token_id(client, url, (const char *const[]){cookie, csrf, NULL}, label);
+    kept->token_id = xstrdup(token_id);
     exchange(client, url, "/v1/sessions/current", (const char *const[]){cookie, csrf, NULL}, "DELETE", NULL, &ended,
              NULL);
     return 0;

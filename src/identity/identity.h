@@ -76,8 +76,13 @@ int identity_session(struct identity *i, const char *token, struct actor *out, s
 int identity_logout(struct identity *i, const char *token, struct err *e);
 /* A change by cookie must carry the session's CSRF token: ERR_DENIED. Nothing to check for the others. */
 int identity_csrf_check(const struct actor *actor, const char *header, struct err *e);
-/* expires_in_us 0: it doesn't. The token is told once. */
-int identity_token_make(struct identity *i, const struct actor *owner, const char *name, int64_t expires_in_us, char token[static IDENTITY_TOKEN_SIZE],
+struct identity_token {
+    char id[17];                     /* names it in lists and for its removal; opens nothing */
+    char text[IDENTITY_TOKEN_SIZE];  /* told once */
+    int64_t expires_us;              /* 0: never */
+};
+/* expires_in_us 0: it doesn't. */
+int identity_token_make(struct identity *i, const struct actor *owner, const char *name, int64_t expires_in_us, struct identity_token *out,
                         struct err *e);
 int identity_token(struct identity *i, const char *token, struct actor *out, struct err *e); /* as identity_session */
 /* A user's own tokens: [{id,name,created,expires,last_used}]; an admin (owner NULL) sees all, with "user". */

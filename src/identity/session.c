@@ -222,11 +222,12 @@ int identity_csrf_check(const struct actor *actor, const char *header, struct er
 }
 
 int identity_token_make(struct identity *i, const struct actor *owner, const char *name, int64_t expires_in_us,
-                        char token[static IDENTITY_TOKEN_SIZE], struct err *e)
+                        struct identity_token *out, struct err *e)
 {
     CLEANUP(store_rollback) struct store_tx *tx = NULL;
     int64_t now_us = identity_now_us(i), added;
-    char made[IDENTITY_TOKEN_SIZE], hash[HASH_SHA256_HEX_SIZE], id[17];
+    struct identity_token made = {.expires_us = expires_in_us ? now_us + expires_in_us : 0};
+    char hash[HASH_SHA256_HEX_SIZE];
 
     if (owner->kind != ACTOR_USER)
         return err_set(e, ERR_DENIED, "only a user has API tokens");
@@ -234,20 +235,20 @@ int identity_token_make(struct identity *i, const struct actor *owner, const cha
         return err_set(e, ERR_INVALID, "a token's name has 1 to %d of A-Z a-z 0-9 . _ - and begins with a letter or digit", LIMIT_NAME_BYTES);
     if (expires_in_us < 0)
         return err_set(e, ERR_INVALID, "a token can't expire before it is made");
-    token_new(API_PREFIX, made);
-    token_hash(made, hash);
-    snprintf(id, sizeof id, "%.16s", hash); /* tells it apart and opens nothing */
+    token_new(API_PREFIX, made.text);
+    token_hash(made.text, hash);
+    snprintf(made.id, sizeof made.id, "%.16s", hash);
     if (store_begin(i->store, STORE_WRITE, &tx, e) < 0)
         return -1;
     added = store_run(tx, e, "INSERT INTO api_token (id, hash, user_name, name, created_us, expires_us) VALUES ($1, $2, $3, $4, $5,"
-                             " NULLIF($6, 0)) ON CONFLICT (user_name, name) DO NOTHING", "ssssii", id, hash, owner->name, name, now_us,
-                      expires_in_us ? now_us + expires_in_us : INT64_C(0));
+                             " NULLIF($6, 0)) ON CONFLICT (user_name, name) DO NOTHING", "ssssii", made.id, hash, owner->name, name, now_us,
+                      made.expires_us);
     if (added <= 0)
         return added < 0 ? -1 : err_set(e, ERR_CONFLICT, "%s has a token %s already: remove it or take another name", owner->name, name);
-    if (identity_event(tx, owner->text, "token.created", "token", id, json_pack("{s:s, s:s}", "user", owner->name, "name", name), now_us,
+    if (identity_event(tx, owner->text, "token.created", "token", made.id, json_pack("{s:s, s:s}", "user", owner->name, "name", name), now_us,
                        e) < 0 || store_commit(&tx, e) < 0)
         return -1;
-    memcpy(token, made, sizeof made);
+    *out = made;
     return 0;
 }
 

@@ -71,12 +71,14 @@ static void stop(void)
 static void make_user(const char *name, enum actor_role role, bool admins, char token[static IDENTITY_TOKEN_SIZE])
 {
     struct actor who = {.kind = ACTOR_USER, .role = role, .admin = admins};
+    struct identity_token made;
     struct err e = {0};
 
     snprintf(who.name, sizeof who.name, "%s", name);
     snprintf(who.text, sizeof who.text, "user:%s", name);
     MUST(identity_user_add(data.identity, name, "correct horse", role, admins, "test", &e) == 0);
-    MUST(identity_token_make(data.identity, &who, "test", 0, token, &e) == 0);
+    MUST(identity_token_make(data.identity, &who, "test", 0, &made, &e) == 0);
+    memcpy(token, made.text, sizeof made.text);
 }
 
 static struct answer as(const char *token, const char *method, const char *path, const char *body)
@@ -293,16 +295,27 @@ static void test_sessions(void)
 static void test_tokens(void)
 {
     struct answer a = as(viewer, "POST", "/v1/tokens", "{\"name\":\"short\",\"expires_in\":1}");
-    CLEANUP(json_free) json_t *made = json_of(&a);
+    CLEANUP(json_free) json_t *made = json_of(&a), *lasting = NULL;
+    CLEANUP(free_ptr) char *listed = NULL, *gone = NULL;
     char own[IDENTITY_TOKEN_SIZE];
 
     snprintf(own, sizeof own, "%s", json_get_string(made, "token", ""));
     is_int(status_as(own, "GET", "/v1/me", NULL), 200, "a token of one's own");
+    a = as(viewer, "GET", "/v1/tokens", NULL);
+    listed = xasprintf("\"id\":\"%s\"", json_get_string(made, "id", "none"));
+    ok(strlen(json_get_string(made, "id", "")) == 16 && answer_has(&a, listed) && answer_has(&a, json_get_string(made, "expires", "never")),
+       "is told with the id and the end that the list has: %s", listed);
+    answer_release(&a);
     is_int(status_as(own, "POST", "/v1/waves", "{\"name\":\"x\"}"), 403, "has its owner's rights");
     clock_sleep_us(1200 * US_PER_MS);
     a = as(own, "GET", "/v1/me", NULL);
     ok(a.status == 401 && answer_has(&a, "expired"), "an expired token, and it says so");
     answer_release(&a);
+    a = as(viewer, "POST", "/v1/tokens", "{\"name\":\"lasting\"}");
+    lasting = json_of(&a);
+    gone = xasprintf("/v1/tokens/%s", json_get_string(lasting, "id", "none"));
+    ok(json_is_null(json_object_get(lasting, "expires")) && status_as(viewer, "DELETE", gone, NULL) == 204 &&
+       status_as(json_get_string(lasting, "token", ""), "GET", "/v1/me", NULL) == 401, "its id removes it");
     is_int(status_as(viewer, "POST", "/v1/tokens", "{\"name\":\"x\",\"expires_in\":\"soon\"}"), 400, "a time that is none");
     is_int(status_as(viewer, "PUT", "/v1/users/olga/password", "{\"password\":\"another horse\"}"), 403, "somebody else's password");
     a = as(admin, "POST", "/v1/users", "{\"name\":\"new\",\"role\":\"king\"}");

@@ -92,27 +92,27 @@ static void api_tokens(void)
 {
     CLEANUP(json_free) json_t *list = NULL;
     struct identity_session session;
-    char token[IDENTITY_TOKEN_SIZE], brief[IDENTITY_TOKEN_SIZE];
+    struct identity_token token, brief;
     struct store_tx *tx;
     struct actor actor;
     struct err e = {0};
     const char *id;
 
     identity_login(bench_identity, "anna", good, NULL, &session, &e);
-    is_int(identity_token_make(bench_identity, &session.actor, "ci", 0, token, &e), 0, "a token: %s", e.message);
-    ok(strncmp(token, "slip_", 5) == 0, "begins with slip_");
-    is_int(identity_token_make(bench_identity, &session.actor, "ci", 0, brief, &e), -1, "its name is taken");
+    is_int(identity_token_make(bench_identity, &session.actor, "ci", 0, &token, &e), 0, "a token: %s", e.message);
+    ok(strncmp(token.text, "slip_", 5) == 0, "begins with slip_");
+    is_int(identity_token_make(bench_identity, &session.actor, "ci", 0, &brief, &e), -1, "its name is taken");
     is_int(e.kind, ERR_CONFLICT, "%s", e.message);
-    is_int(identity_token_make(bench_identity, &session.actor, "brief", 60 * US_PER_S, brief, &e), 0, "one for a minute");
-    is_int(identity_token(bench_identity, token, &actor, &e), 0, "it is anna's");
+    is_int(identity_token_make(bench_identity, &session.actor, "brief", 60 * US_PER_S, &brief, &e), 0, "one for a minute");
+    is_int(identity_token(bench_identity, token.text, &actor, &e), 0, "it is anna's");
     ok(strcmp(actor.text, "user:anna") == 0 && !actor.by_session && !*actor.csrf, "and needs no CSRF token");
     bench_now_us += 61 * US_PER_S;
-    is_int(identity_token(bench_identity, brief, &actor, &e), -1, "after a minute");
+    is_int(identity_token(bench_identity, brief.text, &actor, &e), -1, "after a minute");
     ok(e.kind == ERR_UNAUTHENTICATED && strstr(e.message, "expired"), "%s", e.message);
     is_int(identity_token(bench_identity, "slip_nonsense", &actor, &e), -1, "an unknown one");
     ok(e.kind == ERR_UNAUTHENTICATED && strstr(e.message, "unknown"), "%s", e.message);
     is_int(identity_token(bench_identity, session.token, &actor, &e), -1, "a session is no token: %s", e.message);
-    is_int(identity_session(bench_identity, token, &actor, &e), -1, "and the other way round");
+    is_int(identity_session(bench_identity, token.text, &actor, &e), -1, "and the other way round");
     tx = bench_begin(STORE_READ);
     is_int(identity_tokens_json(tx, "anna", &list, &e), 0, "the list");
     store_rollback(&tx);
@@ -120,7 +120,7 @@ static void api_tokens(void)
     id = json_get_string(json_array_get(list, 1), "id", "");
     is_int(identity_token_remove(bench_identity, id, "bob", "user:bob", &e), -1, "bob does not remove hers");
     is_int(identity_token_remove(bench_identity, id, "anna", "user:anna", &e), 0, "she does");
-    is_int(identity_token(bench_identity, token, &actor, &e), -1, "and it is none any more: %s", e.message);
+    is_int(identity_token(bench_identity, token.text, &actor, &e), -1, "and it is none any more: %s", e.message);
 }
 
 static void credentials_go_in_and_come_out_for_steps_only(void)
