@@ -224,6 +224,10 @@ def restarts(world, point, uri):
     sent = world.server()["bytes_sent"]
     world.kill("agent-web01")
     world.wait("without its agent the server is stalled, with the cause", lambda: world.server()["state"] == "STALLED" and world.server()["error"])
+    world.kill("replicator")
+    world.start_replicator()
+    world.wait("a replicator that has not heard the agent yet says so when it is to compare",
+               lambda: world.refusal("compare", server="web01", point=point["id"]).startswith("unreachable: the agent"))
     (world.mounted / "while-away").write_bytes(os.urandom(MIB))
     world.sync()
     world.start_agent()
