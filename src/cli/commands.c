@@ -259,22 +259,35 @@ int cli_run_wave_set(struct cli_call *call, struct err *e)
     return change(call, "PATCH", path, path, body, e);
 }
 
+/* RFC 3339; or "now", or "+15m" after from_us. */
+static int read_time(const char *text, int64_t from_us, int64_t *time_us, struct err *e)
+{
+    int64_t later_us = 0;
+
+    if (*text != '+' && strcmp(text, "now") != 0)
+        return clock_parse(text, time_us, e);
+    if (*text == '+' && clock_parse_duration(text + 1, &later_us, e) < 0)
+        return -1;
+    *time_us = from_us + later_us;
+    return 0;
+}
+
 int cli_run_window_set(struct cli_call *call, struct err *e)
 {
-    static const struct cli_field fields[] = {{"opens", "opens", 0},
-                                              {"closes", "closes", 0},
-                                              {"time_zone", "time-zone", 0},
+    static const struct cli_field fields[] = {{"time_zone", "time-zone", 0},
                                               {"notice", "notice", 0},
                                               {NULL, NULL, 0}};
     CLEANUP(json_free) json_t *body = NULL;
     CLEANUP(free_ptr) char *wave = cli_path(call, "/v1/waves/{0}"), *path = cli_path(call, "/v1/waves/{0}/window");
-    int64_t opens, closes;
+    int64_t opens_us, closes_us;
 
     if (!cli_has(call, "opens") || !cli_has(call, "closes"))
         return err_set(e, ERR_INVALID, "a window needs --opens and --closes, such as 2027-03-01T22:00:00Z");
-    if (clock_parse(cli_value(call, "opens"), &opens, e) < 0 ||
-        clock_parse(cli_value(call, "closes"), &closes, e) < 0 || cli_body(call, fields, &body, e) < 0)
+    if (read_time(cli_value(call, "opens"), clock_now_us(), &opens_us, e) < 0 ||
+        read_time(cli_value(call, "closes"), opens_us, &closes_us, e) < 0 || cli_body(call, fields, &body, e) < 0)
         return -1;
+    json_set_time(body, "opens", opens_us);
+    json_set_time(body, "closes", closes_us);
     if (!json_object_get(body, "time_zone"))
         json_object_set_new(body, "time_zone", json_string("UTC"));
     return change(call, "PUT", path, wave, body, e);

@@ -99,7 +99,7 @@ static const struct cli_option export_options[] = {{"wave", "WAVE", "only its se
 static const struct cli_option file_option[] = {{"file", "FILE", "write there instead of standard output", false}, END_OPTION};
 static const struct cli_option yes_option[] = {{"yes", NULL, "don't ask", false}, END_OPTION};
 static const struct cli_option title_option[] = {{"title", "TEXT", "for people", false}, END_OPTION};
-static const struct cli_option window_options[] = {{"opens", "TIME", "RFC 3339, such as 2027-03-01T22:00:00+01:00", false}, {"closes", "TIME", "the same", false},
+static const struct cli_option window_options[] = {{"opens", "TIME", "RFC 3339, such as 2027-03-01T22:00:00+01:00; or now, or +15m (from now)", false}, {"closes", "TIME", "the same; +4h: after it opened", false},
     {"time-zone", "ZONE", "for people and calendars, such as Europe/Berlin (default UTC)", false},
     {"notice", "TEXT", "what owners are told", false}, END_OPTION};
 static const struct cli_option server_options[] = {{"wave", "WAVE", "only its servers", false}, {"q", "TEXT", "part of a name, address, owner, application", false},

@@ -288,6 +288,10 @@ static void lists_and_changes(void)
     is_int(SLIPWAY("window", "set", "w1", "--opens", "2027-03-01T22:00:00Z", "--closes", "2027-03-02T02:00:00Z"), 0,
            "a window: %s", flat(err_text));
     ok(strstr(seen, "match=\"3\"") && strstr(seen, "\"time_zone\":\"UTC\""), "too: %s", seen);
+    is_int(SLIPWAY("window", "set", "w1", "--opens", "2027-03-01T22:00:00Z", "--closes", "+4h"), 0, "its length: %s", flat(err_text));
+    ok(strstr(seen, "\"closes\":\"2027-03-02T02:00:00.000Z\""), "counts from its beginning: %s", seen);
+    is_int(SLIPWAY("window", "set", "w1", "--opens", "now", "--closes", "+4h"), 0, "and now is a time: %s", flat(err_text));
+    is_int(SLIPWAY("window", "set", "w1", "--opens", "+soon", "--closes", "+4h"), 2, "what is no duration is refused: %s", flat(err_text));
     is_int(SLIPWAY("window", "set", "w1", "--opens", "tomorrow", "--closes", "2027-03-02T02:00:00Z"), 2,
            "a time that is none: %s", flat(err_text));
     is_int(SLIPWAY("task", "approve", "t1", "--note", "fine"), 0, "a decision: %s", flat(err_text));
