@@ -108,7 +108,10 @@ leave() {
     [ $failed = 0 ] || return
     sync
     rm -f $state/confirmed
-    setsid sh -c "sleep 60; [ -e $state/confirmed ] || exec sh $state/unpark.sh take-back '$parking'" >/dev/null 2>&1 </dev/null &
+    # Only the newest attempt's watchdog bites: one of an attempt that was cut off would take back what this one does.
+    watch=$(date +%s)-$$
+    echo "$watch" >$state/watch
+    setsid sh -c "sleep 60; [ -e $state/confirmed ] || [ \"\$(cat $state/watch)\" != $watch ] || exec sh $state/unpark.sh take-back '$parking'" >/dev/null 2>&1 </dev/null &
     stop_managers
     give_up
     change_macs
