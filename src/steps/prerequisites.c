@@ -274,7 +274,8 @@ static bool check_parking(const struct look *l, struct buf *words)
         buf_puts(words, e.message);
         return false;
     }
-    buf_printf(words, "%s is %s", cidr, strcmp(state, "taken") == 0 ? "taken: another machine answers there" : *state ? state : "not tried");
+    buf_printf(words, "%s is %s", cidr, strcmp(state, "taken") == 0 ? "taken: another machine answers there"
+               : strcmp(state, "unknown") == 0 ? "not known to be free: the source has neither ping nor bash to try it with" : *state ? state : "not tried");
     return strcmp(state, "free") == 0 || strcmp(state, "own") == 0;
 }
 

@@ -276,7 +276,8 @@ static void print_line(void *user, const json_t *line)
     fflush(stdout);
 }
 
-static int try_step(const char *path, struct err *e)
+/* With --state, what steps remember lies there from one try to the next. */
+static int try_step(const char *path, const char *state_dir, struct err *e)
 {
     CLEANUP(step_free) struct step *s = NULL;
     CLEANUP(free_ptr) char *text = NULL;
@@ -288,10 +289,11 @@ static int try_step(const char *path, struct err *e)
         return -1;
     if (!mkdtemp(scratch))
         return err_errno(e, errno, "can't make a folder");
-    s = step_new(document, scratch, scratch, &(struct step_sink){print_line, NULL, NULL});
+    s = step_new(document, scratch, state_dir ? state_dir : scratch, &(struct step_sink){print_line, NULL, NULL});
     result = step_execute(s, e);
     text = json_text(step_results(s));
     printf("{\"result\":%s}\n", text);
+    runner_remove_folder(scratch);
     return result;
 }
 
@@ -309,7 +311,7 @@ int runner_main(int argc, char **argv)
         return options_refuse(&option_table, &e);
     signal(SIGPIPE, SIG_IGN);
     log_open("slipway-runner", LOG_INFO);
-    if ((o.try_file ? try_step(o.try_file, &e) : run(&o, &e)) == 0)
+    if ((o.try_file ? try_step(o.try_file, o.state_dir, &e) : run(&o, &e)) == 0)
         return 0;
     log_err(&e, "slipway runner");
     return err_meaning(e.kind)->exit_code;

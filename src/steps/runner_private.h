@@ -43,6 +43,7 @@ int attempt_main(void);
 
 /* Runs one attempt to its end; the document is borrowed. Its finish is in r->finishes after, unless the attempt was lost. */
 void supervise(struct runner *r, struct http_client *client, const json_t *document);
+void runner_remove_folder(const char *path); /* an attempt's, with all in it */
 
 /* Unreported finishes: files STATE/finishes/ATTEMPT.json, {attempt, report?:{…}, finish:{…}}. Thread-safe. */
 struct finishes;

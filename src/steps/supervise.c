@@ -392,7 +392,7 @@ static json_t *child_document(const struct runner *r, const json_t *document, co
     return copy;
 }
 
-static void remove_folder(const char *path)
+void runner_remove_folder(const char *path)
 {
     const char *const argv[] = {"rm", "-rf", "--", path, NULL};
 
@@ -454,7 +454,7 @@ void supervise(struct runner *r, struct http_client *client, const json_t *docum
         run_child(&w, client, child_doc, timeout_us);
     else
         keep_finish(&w, failure(e.kind, "%s", e.message));
-    remove_folder(scratch);
+    runner_remove_folder(scratch);
     json_decref(w.evidence);
     json_decref(w.log);
     json_decref(w.progress);

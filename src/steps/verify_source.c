@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define LOOK_MS 180000
-#define WAIT_US (120 * US_PER_S) /* services take their time to open their ports */
+#define WAIT_MS 120000 /* services take their time to open their ports; task.params.wait_ms is another time */
 
 static bool listens(const json_t *facts, const char *address, int64_t port)
 {
@@ -88,7 +88,7 @@ static int run(struct step *s, struct err *e)
 {
     CLEANUP(remote_close) struct remote *r = NULL;
     CLEANUP(free_ptr) char *services = NULL;
-    int64_t until_us = clock_monotonic_us() + WAIT_US;
+    int64_t until_us = clock_monotonic_us() + step_int(s, "task.params.wait_ms", WAIT_MS) * US_PER_MS;
 
     if (json_array_size(json_object_get(step_json(s, "facts"), "listening")) == 0)
         return err_set(e, ERR_INVALID, "the task has no facts of the source to hold it against");

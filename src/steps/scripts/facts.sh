@@ -171,8 +171,16 @@ fi
 if [ -n "$parking" ] && has ip; then
     if [ -n "$(ip -o addr show to "${parking%/*}" 2>/dev/null)" ]; then say parking own
     elif has ping && ping -c 1 -W 1 "${parking%/*}" >/dev/null 2>&1; then say parking taken
-    elif ip neigh show "${parking%/*}" 2>/dev/null | grep -q lladdr; then say parking taken
-    else say parking free; fi
+    else
+        # Silence is no proof, and there may be no ping: whoever has the address answers ARP, which any packet asks for.
+        asked=
+        has ping && asked=1
+        # shellcheck disable=SC2016
+        has bash && bash -c 'echo >"/dev/udp/$0/9"' "${parking%/*}" 2>/dev/null && asked=1 && sleep 1
+        if ip neigh show "${parking%/*}" 2>/dev/null | grep -q lladdr; then say parking taken
+        elif [ -n "$asked" ]; then say parking free
+        else say parking unknown; fi
+    fi
 fi
 say end
 }
