@@ -157,8 +157,10 @@ static void look(uint32_t round)
     struct err e = {0};
     bool all_hold = true;
 
-    if (round % 4 == 3)
+    if (round % 4 == 3) {
         ok(vault_rebuild(dir, &e) == 0, "round %u: the index is made anew: %s", round, e.message);
+        synced_round = -1; /* that loses the feeds: the next writer may be killed before it has said anything */
+    }
     if (!ok(vault_open(dir, &options, &v, &e) == 0, "round %u: it opens: %s", round, e.message))
         return;
     for (size_t i = 0; i < point_count; i++)
@@ -166,7 +168,7 @@ static void look(uint32_t round)
     ok(all_hold, "round %u: all %zu points that were made are whole", round, point_count);
     ok(vault_check(v, report, &e) == 0 && report->finding_count == 0, "round %u: check finds nothing (%s)", round,
        report->finding_count ? report->findings[0].text : e.message);
-    if (round % 4 != 3 && synced_round >= 0) {
+    if (synced_round >= 0) {
         char epoch[32];
 
         snprintf(epoch, sizeof epoch, "r%lld", (long long)synced_round);
