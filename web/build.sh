@@ -7,7 +7,8 @@ cd "$(dirname "$0")"
 exec 9>.build.lock
 flock 9
 inputs=$(find package.json package-lock.json tsconfig.json vite.config.ts index.html embed.mjs src public -type f | LC_ALL=C sort | xargs sha256sum | sha256sum)
-if [ "$(cat dist/.inputs 2>/dev/null)" != "$inputs" ]; then
+# The packages are needed after the build, too: the console's test runs with them.
+if [ "$(cat dist/.inputs 2>/dev/null)" != "$inputs" ] || [ ! -d node_modules ]; then
     log=$(mktemp)
     if ! { npm ci --no-audit --no-fund && npm run build; } >"$log" 2>&1; then
         tail -n 40 "$log" >&2
