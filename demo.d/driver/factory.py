@@ -49,7 +49,7 @@ class Factory:
         self.run("login", "--name", self.user, "--password-file", self.password_file)
 
     def start_serve(self):
-        return self.world.processes.start("serve", *inside(
+        self.world.processes.start("serve", *inside(
             self.description["namespaces"]["factory"], self.slipway, "serve", "--data", self.data, "--listen", f"{self.address}:{API_PORT}",
             "--name", self.address, "--replicator-listen", f"{self.address}:{REPLICATOR_PORT}",
             "--init-user", self.user, "--init-password-file", self.password_file), env=self.environment)
@@ -73,7 +73,7 @@ class Factory:
         self.start_runner()
 
     def start_runner(self):
-        return self.world.processes.start("runner", *inside(
+        self.world.processes.start("runner", *inside(
             self.description["namespaces"]["dc"], self.slipway, "runner", "--factory", self.url, "--ca", self.data / "ca.pem", "--name", "dc1",
             "--labels", "source:dc1", "--token-file", self.folder / "secrets/runner.token", "--state", self.folder / "runner"), env=self.environment)
 

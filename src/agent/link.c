@@ -144,8 +144,8 @@ static void check_alive(struct agent *a, struct err *e)
 {
     if (clock_monotonic_us() - a->last_heard_us > SILENCE_US)
         err_set(e, ERR_TIMEOUT, "the replicator has been silent for 30 s");
-    else if (wire_conn_is_stranded(a->conn))
-        err_set(e, ERR_UNREACHABLE, "this machine gave up the address that the connection was made from");
+    else
+        wire_conn_stands(a->conn, e);
 }
 
 static void *receive(void *user)

@@ -43,10 +43,14 @@ void wire_conn_free(struct wire_conn **c)
 }
 
 void wire_conn_cut(struct wire_conn *c) { tls_cut(c->tls); }
-bool wire_conn_is_stranded(const struct wire_conn *c) { return tls_is_stranded(c->tls); }
 const char *wire_conn_peer(const struct wire_conn *c) { return tls_peer_name(c->tls); }
 int64_t wire_conn_sent_bytes(const struct wire_conn *c) { return atomic_load(&c->sent_bytes); }
 int64_t wire_conn_received_bytes(const struct wire_conn *c) { return atomic_load(&c->received_bytes); }
+
+int wire_conn_stands(const struct wire_conn *c, struct err *e)
+{
+    return tls_is_stranded(c->tls) ? err_set(e, ERR_UNREACHABLE, "this machine gave up the address that the connection was made from") : 0;
+}
 
 static int send_locked(struct wire_conn *c, unsigned type, const void *payload, size_t size, struct err *e)
 {
@@ -105,8 +109,8 @@ static int receive_rest(struct wire_conn *c, uint8_t *bytes, size_t size, struct
             return err_set(e, ERR_UNREACHABLE, "the connection ended inside a frame");
         } else if (why.kind != ERR_TIMEOUT || clock_monotonic_us() > until_us) {
             return err_set(e, why.kind, "%s", why.message);
-        } else if (wire_conn_is_stranded(c)) {
-            return err_set(e, ERR_UNREACHABLE, "this machine gave up the address that the connection was made from");
+        } else if (wire_conn_stands(c, e) < 0) {
+            return -1;
         }
     }
     return 0;

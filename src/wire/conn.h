@@ -16,7 +16,8 @@ struct wire_conn *wire_conn_new(struct tls_stream **s, int write_timeout_ms);
 void wire_conn_free(struct wire_conn **c); /* no other thread may be in it; for CLEANUP */
 /* Makes every call of any thread on it fail soon. */
 void wire_conn_cut(struct wire_conn *c);
-bool wire_conn_is_stranded(const struct wire_conn *c); /* see tls_is_stranded */
+/* -1 ERR_UNREACHABLE where this machine gave up the address that the connection was made from (tls_is_stranded): nothing more comes. */
+int wire_conn_stands(const struct wire_conn *c, struct err *e);
 const char *wire_conn_peer(const struct wire_conn *c);
 
 /* Thread-safe. The payload is a whole encoded message. */

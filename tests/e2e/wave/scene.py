@@ -1,4 +1,4 @@
-"""What the tests of a whole wave share: TAP, the demo's machinery (its source network, its driver), and the checks of a finished wave."""
+"""What the tests of a whole wave share: the demo's machinery (its source network, its driver), and the checks of a finished wave."""
 import json
 import os
 import pathlib
@@ -7,29 +7,9 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(ROOT / "demo.d"))
+sys.path[:0] = [str(ROOT / "demo.d"), str(ROOT / "tests")]
 
-count = failed = 0
-
-
-def ok(holds, what, seen=""):
-    global count, failed
-    count += 1
-    failed += not holds
-    print(f"{'ok' if holds else 'not ok'} {count} - {what}", flush=True)
-    if not holds and seen != "":
-        note(str(seen)[:2000])
-    return holds
-
-
-def note(text):
-    print("# " + text.replace("\n", "\n# "), flush=True)
-
-
-def finish():
-    """The plan last: a test that ended early has none, and that is a failure."""
-    print(f"1..{count}", flush=True)
-    return 1 if failed else 0
+from tap import note, ok  # pylint: disable=wrong-import-position
 
 
 def folder(name):

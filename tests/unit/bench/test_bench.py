@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import json
+import os
 import pathlib
 import sys
 
@@ -17,14 +18,10 @@ import api  # pylint: disable=wrong-import-position
 import downtime  # pylint: disable=wrong-import-position
 import tracker  # pylint: disable=wrong-import-position
 
-count = failed = 0
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-
-def ok(held, what):
-    global count, failed
-    count += 1
-    failed += not held
-    print(f"{'ok' if held else 'not ok'} {count} - {what}", flush=True)
+import tap  # pylint: disable=wrong-import-position
+from tap import ok  # pylint: disable=wrong-import-position
 
 
 def refused(call, *words):
@@ -93,5 +90,4 @@ verdicts()
 drawing()
 cutovers()
 outputs()
-print(f"1..{count}")
-sys.exit(1 if failed else 0)
+sys.exit(tap.finish())

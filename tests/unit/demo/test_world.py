@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import json
+import os
 import pathlib
 import socket
 import sys
@@ -16,14 +17,10 @@ sys.path.insert(0, str(ROOT / "demo.d"))
 
 from world_parts import acklog, cmdb, common, images, probe, rows  # pylint: disable=wrong-import-position
 
-count = failed = 0
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-
-def ok(held, what):
-    global count, failed
-    count += 1
-    failed += not held
-    print(f"{'ok' if held else 'not ok'} {count} - {what}", flush=True)
+import tap  # pylint: disable=wrong-import-position
+from tap import ok  # pylint: disable=wrong-import-position
 
 
 def lines(*answers):
@@ -155,5 +152,4 @@ with tempfile.TemporaryDirectory() as name:
     records(pathlib.Path(name))
     sources()
     processes(pathlib.Path(name))
-print(f"1..{count}")
-sys.exit(1 if failed else 0)
+sys.exit(tap.finish())

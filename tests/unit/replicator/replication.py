@@ -17,15 +17,11 @@ import time
 
 SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 MIB = 1 << 20
-count = failed = 0
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-
-def ok(condition, name):
-    global count, failed
-    count += 1
-    failed += not condition
-    print(f"{'ok' if condition else 'not ok'} {count} - {name}", flush=True)
-    return condition
+import tap  # pylint: disable=wrong-import-position
+from tap import ok  # pylint: disable=wrong-import-position
 
 
 def run(*command, **more):
@@ -150,7 +146,7 @@ class World:
             subprocess.run(["umount", self.mounted], check=False)
         if self.loop:
             subprocess.run(["losetup", "-d", self.loop], check=False)
-        if failed:
+        if tap.failed:
             for log in sorted(self.dir.glob("*.log")):
                 print("".join(f"# {log.name}: {line}\n" for line in log.read_text(errors="replace").splitlines()[-60:]))
         shutil.rmtree(self.dir)
@@ -358,8 +354,7 @@ def main():
         ok(False, f"{type(reason).__name__}: {reason}")
     finally:
         world.close()
-    print(f"1..{count}")
-    return 1 if failed else 0
+    return tap.finish()
 
 
 sys.exit(main())

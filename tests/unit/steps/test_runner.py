@@ -15,15 +15,11 @@ import time
 
 program = sys.argv[1]
 folder = tempfile.mkdtemp(prefix="slipway-runner-")
-count = failed = 0
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-
-def ok(condition, name):
-    global count, failed
-    count += 1
-    failed += not condition
-    print(f"{'ok' if condition else 'not ok'} {count} - {name}", flush=True)
-    return condition
+import tap  # pylint: disable=wrong-import-position
+from tap import ok  # pylint: disable=wrong-import-position
 
 
 def openssl(*words, **more):
@@ -298,8 +294,7 @@ try:
 finally:
     if runner and runner.poll() is None:
         runner.kill()
-    if failed:
+    if tap.failed:
         print("# " + open(f"{folder}/log", errors="replace").read()[-6000:].replace("\n", "\n# "))
     shutil.rmtree(folder, ignore_errors=True)
-print(f"1..{count}")
-sys.exit(1 if failed else 0)
+sys.exit(tap.finish())

@@ -27,17 +27,14 @@ if len(sys.argv) < 3:
 
 folder = pathlib.Path(sys.argv[2])
 (folder / "state").mkdir()
-count = failed = 0
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
+
+import tap  # pylint: disable=wrong-import-position
+from tap import ok  # pylint: disable=wrong-import-position
+
 context, attributes, settings = {}, {"services": "web,worker", "parking_address": "192.0.2.211/24"}, {}
 credential = {"kind": "ssh_key", "user": "root", "secret": (folder / "user_key").read_text(), "sudo": "none"}
-
-
-def ok(condition, name):
-    global count, failed
-    count += 1
-    failed += not condition
-    print(f"{'ok' if condition else 'not ok'} {count} - {name}".replace("\n", " "), flush=True)
-    return condition
 
 
 class Outcome:
@@ -323,7 +320,7 @@ push()
 quiesce_and_back()
 verify()
 the_end()
-print(f"1..{count}", flush=True)
-if failed:
+status = tap.finish()
+if tap.failed:
     print("# " + (folder / "sshd.log").read_text()[-1500:].replace("\n", "\n# "))
-os._exit(1 if failed else 0)
+os._exit(status)
