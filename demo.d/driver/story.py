@@ -10,7 +10,7 @@ from world_parts.common import Failure, wait_for, write_json
 from .factory import REPLICATOR_PORT, Refused
 
 WAVE = "wave-1"
-HOLD_S = 20
+HOLD_S = 10
 WINDOW_AHEAD_S = 60
 
 

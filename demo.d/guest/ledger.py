@@ -12,7 +12,7 @@ import time
 
 import pgwire
 
-PAUSE_S = 0.008
+PAUSE_S, REST = 0.004, 2  # between two rows: so long, or so many times as long as the row took, so that an emulated machine is not kept busy by it
 SOCKET = "/var/run/postgresql/.s.PGSQL.5432"
 
 
@@ -20,11 +20,12 @@ def write(database, log):
     number = int(database.query("SELECT coalesce(max(n), 0) FROM ledger")[0][0])
     while True:
         number += 1
+        begun = time.monotonic()
         payload = os.urandom(100).hex()
         checksum = hashlib.md5(f"{number} {payload}".encode()).hexdigest()
         database.query(f"INSERT INTO ledger VALUES ({number}, '{payload}', '{checksum}')")
         log.sendall(f"{number} {checksum}\n".encode())
-        time.sleep(PAUSE_S)
+        time.sleep(max(PAUSE_S, REST * (time.monotonic() - begun)))
 
 
 def main():

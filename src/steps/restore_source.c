@@ -1,15 +1,15 @@
-/* restore_source: the way back at the source: its addresses, swap and services again, its neighbours told. The copy must be stopped
- * before (the step stop_instance): two machines with one address would take turns. */
+/* restore_source: the way back at the source: its addresses again, its neighbours told, then over its own address its swap and services. The copy
+ * must be stopped before (the step stop_instance): two machines with one address would take turns. */
 #include "base/clock.h"
 #include "steps/scripts.h"
 #include "steps/source.h"
 
 #include <string.h>
 
-#define TAKE_BACK_MS 420000       /* all attempts together */
-#define TAKE_BACK_ONCE_MS 20000   /* the first, over the parking address */
-#define TAKE_BACK_AGAIN_MS 180000 /* services may start slowly */
-#define TIDY_MS 60000
+#define TAKE_BACK_MS 240000      /* all attempts together */
+#define TAKE_BACK_ONCE_MS 20000  /* the first, over the parking address */
+#define TAKE_BACK_AGAIN_MS 60000
+#define SERVE_MS 240000          /* services may start slowly */
 
 static int phase(struct step *s, struct remote *r, const char *name, const char *parking, int timeout_ms, struct err *e)
 {
@@ -52,7 +52,7 @@ int source_take_back(struct step *s, struct err *e)
     if (source_open(s, SOURCE_SERVING, false, &own, e) < 0)
         return err_wrap(e, "the source has its address back and can't be reached there");
     step_evidence(s, "reached at its own address", true, "%s, with the pinned host key", step_string(s, "server.address", "?"));
-    return phase(s, own, "tidy", parking, TIDY_MS, e);
+    return phase(s, own, "serve", parking, SERVE_MS, e);
 }
 
 static int run(struct step *s, struct err *e)

@@ -111,7 +111,7 @@ leave() {
     # Only the newest attempt's watchdog bites: one of an attempt that was cut off would take back what this one does.
     watch=$(date +%s)-$$
     echo "$watch" >$state/watch
-    setsid sh -c "sleep 60; [ -e $state/confirmed ] || [ \"\$(cat $state/watch)\" != $watch ] || exec sh $state/unpark.sh take-back '$parking'" >/dev/null 2>&1 </dev/null &
+    setsid sh -c "sleep 60; [ -e $state/confirmed ] || [ \"\$(cat $state/watch)\" != $watch ] || exec sh $state/unpark.sh all '$parking'" >/dev/null 2>&1 </dev/null &
     stop_managers
     give_up
     change_macs

@@ -1,6 +1,8 @@
 # unpark: a parked source takes its addresses and services back. Arguments: PHASE PARKING_CIDR.
-#   take-back  addresses, routes, network managers, swap; then services in the reverse order of their stop
-#   tidy       run over the own address: the parking address and the notes in /run/slipway-park go
+#   take-back  addresses, routes, network managers
+#   serve      run over the own address: swap, then services in the reverse order of their stop; when all of them run, the parking address and
+#              the notes in /run/slipway-park go
+#   all        take-back, swap, services: what the watchdog does
 # Each phase may be run again. Prints "ok NAME<TAB>TEXT" and "not ok NAME<TAB>TEXT".
 # The shell reads this from its stdin: it must have it whole before anything runs.
 main() {
@@ -52,10 +54,10 @@ keep_parking() {
     nic=$(cat $state/nic)
     (
         tries=0
-        while [ $tries -lt 100 ] && [ -e $state/nic ]; do
+        while [ $tries -lt 40 ] && [ -e $state/nic ]; do
             ip -o addr show to "${parking%/*}" | grep -q . || ip addr add "$parking" dev "$nic"
             tries=$((tries + 1))
-            sleep 0.2 || sleep 1
+            sleep 0.5 || sleep 1
         done
     ) >/dev/null 2>&1 </dev/null &
     echo $! >$state/keeper
@@ -81,8 +83,10 @@ services() {
     done
 }
 
+was_parked() { [ -s $state/nic ] || { ok parking "nothing was parked here"; exit 0; }; }
+
 take_back() {
-    if [ ! -s $state/nic ]; then ok parking "nothing was parked here"; exit 0; fi
+    was_parked
     touch $state/confirmed # no watchdog any more
     macs
     addresses
@@ -90,19 +94,35 @@ take_back() {
     managers
     addresses # a manager that starts may clear what it did not set
     told
+}
+
+serve() {
+    was_parked
+    [ ! -e $state/left ] || { bad services "not started: this machine is still parked"; return; }
     swaps
     services
 }
 
 tidy() {
-    nic=$(cat $state/nic 2>/dev/null)
+    nic=$(cat $state/nic)
     if [ -s $state/keeper ] && kill "$(cat $state/keeper)" 2>/dev/null; then sleep 1; fi
-    [ -z "$nic" ] || ip addr del "$parking" dev "$nic" 2>/dev/null
+    ip addr del "$parking" dev "$nic" 2>/dev/null
     rm -rf $state
     if ip -o addr show to "${parking%/*}" | grep -q .; then bad parking "$parking is still here"; else ok parking "$parking given up"; fi
 }
 
-case $phase in take-back) take_back ;; tidy) tidy ;; *) exit 2 ;; esac
+case $phase in
+take-back) take_back ;;
+serve)
+    serve
+    [ $failed != 0 ] || tidy
+    ;;
+all)
+    take_back
+    serve
+    ;;
+*) exit 2 ;;
+esac
 exit $failed
 }
 main "$@" </dev/null

@@ -41,7 +41,7 @@ check "it comes back" run unpark.sh take-back 192.0.2.211/24
 check "with its hardware address" is "$(mac)" 52:54:00:00:02:0b
 ask 192.0.2.11
 check "and its own, as the neighbour sees" believes 192.0.2.11 52:54:00:00:02:0b
-check "the parking address goes" run unpark.sh tidy 192.0.2.211/24
+check "it serves, and the parking address goes" run unpark.sh serve 192.0.2.211/24
 check "and is gone" is "$(ip -o -4 addr show dev eth0 | awk '{print $4}')" 192.0.2.11/24
 ip netns del peer
 echo "1..$count"
