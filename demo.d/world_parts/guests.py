@@ -1,4 +1,5 @@
 """The two guests: their hardware, booting them once from their own boot loaders, keeping that booted state, resuming it."""
+import concurrent.futures
 import hashlib
 import os
 import pathlib
@@ -127,11 +128,9 @@ def boot_and_save(pristine, folder, accelerator, say):
                 overlay(pristine / f"{disk}.raw", "raw", folder / f"{disk}.qcow2")
             processes.start(name, *within(network.dc, *command_line(
                 name, accelerator, lambda disk: folder / f"{disk}.qcow2", folder / f"{name}.serial", folder / f"{name}.qmp")))
-        for name in GUESTS:
-            shell = Shell(network.dc, name, pristine)
-            wait_for(f"{name}'s SSH (its console: {folder}/{name}.serial)", lambda s=shell: s.command("echo up"), 240, 1)
-            settle(shell)
-            say(f"{name} is up")
+        with concurrent.futures.ThreadPoolExecutor(len(GUESTS)) as pool:
+            for name in pool.map(lambda name: settle(Shell(network.dc, name, pristine), folder), GUESTS):
+                say(f"{name} is up")
         for name in GUESTS:
             with qemu.qmp_ready(folder / f"{name}.qmp", processes.pid(name), folder / f"logs/{name}.log") as qmp:
                 qmp.save(folder / f"{name}.state")
@@ -142,10 +141,12 @@ def boot_and_save(pristine, folder, accelerator, say):
         network.down()
 
 
-def settle(shell):
-    """Waits until the guest is done booting, lets it write the configuration of its boot loader as a Debian machine does, syncs."""
+def settle(shell, folder):
+    """Waits until the guest is done booting, lets it write the configuration of its boot loader as a Debian machine does, syncs. Its name."""
+    wait_for(f"{shell.name}'s SSH (its console: {folder}/{shell.name}.serial)", lambda: shell.command("echo up"), 240, 1)
     wait_for(f"{shell.name} to finish booting", lambda: "running" in shell.command("systemctl is-system-running || true"), 120, 1)
     shell.root("update-grub && sync", 120)
+    return shell.name
 
 
 def start(name, folder, booted, sockets, namespace, processes):

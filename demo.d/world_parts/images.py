@@ -38,7 +38,7 @@ EXCLUDED = (*(f"/usr/share/{part}/*" for part in ("man", "doc", "locale", "info"
 ADDRESS = {"web01": "192.0.2.11", "db01": "192.0.2.12"}
 # Work that would start by itself at odd times, and once more after each resume's jump of the clock; and steps of a boot that nothing here needs.
 MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer",
-          "e2scrub_reap.service", "systemd-timesyncd.service", "systemd-binfmt.service", "systemd-pstore.service", "dev-hugepages.mount", "dev-mqueue.mount",
+          "e2scrub_reap.service", "systemd-timesyncd.service", "systemd-binfmt.service", "systemd-pstore.service", "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "dev-hugepages.mount", "dev-mqueue.mount",
           "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount",
           *(f"modprobe@{module}.service" for module in ("configfs", "drm", "efi_pstore", "fuse", "loop")))
 
@@ -114,6 +114,7 @@ def customize(name, tree, public_key, password):
     write(tree / "etc/hostname", name + "\n")
     write(tree / "etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
     write(tree / "etc/resolv.conf", "")
+    write(tree / "etc/systemd/journald.conf.d/demo.conf", "[Journal]\nStorage=volatile\n")
     write(tree / "etc/systemd/network/10-lan.network",
           f"[Match]\nName=en*\n\n[Network]\nAddress={ADDRESS[name]}/24\nGateway=192.0.2.1\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n")
     write(tree / "etc/default/grub", f'GRUB_DEFAULT=0\nGRUB_TIMEOUT=0\nGRUB_CMDLINE_LINUX_DEFAULT=""\nGRUB_CMDLINE_LINUX="{CONSOLE}"\n'
@@ -126,7 +127,8 @@ def customize(name, tree, public_key, password):
         write(tree / "etc/sudoers.d/migrate", "migrate ALL=(ALL) NOPASSWD: ALL\n", 0o440)
         chroot(tree, "chown", "-R", "migrate:migrate", "/home/migrate/.ssh")
     else:
-        chroot(tree, "chpasswd", input=f"migrate:{password}\n")
+        # Few rounds: with Debian's default each login and each sudo would take a second of an emulated processor.
+        chroot(tree, "chpasswd", "--crypt-method", "SHA512", "--sha-rounds", "1000", input=f"migrate:{password}\n")
     for program in ("clock-follow.py", "counter.py" if name == "web01" else "ledger.py"):
         write(tree / "usr/local/lib/demo" / program, (HERE / "guest" / program).read_text())
     for unit in ("clock-follow.service", "www-counter.service" if name == "web01" else "ledger.service"):

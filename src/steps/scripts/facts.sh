@@ -85,9 +85,13 @@ while read -r _ _ device _ target options rest; do
     esac
 done </proc/self/mountinfo
 while read -r swap kind size _; do [ "$swap" = Filename ] || say swap "$swap" "$kind" "$size"; done </proc/swaps
-for target in /etc /usr/local/sbin /run; do
-    [ -d $target ] && df -Pk $target 2>/dev/null | while read -r _ _ _ free _; do [ "$free" = Available ] || say free $target "$free"; done
-done
+targets=
+for target in /etc /usr/local/sbin /run; do [ ! -d $target ] || targets="$targets $target"; done
+# shellcheck disable=SC2086
+df -Pk $targets 2>/dev/null | {
+    read -r _
+    for target in $targets; do read -r _ _ _ free _ && say free "$target" "$free"; done
+}
 for kind in $(lsblk -nro TYPE,FSTYPE 2>/dev/null | tr ' ' '\n' | sort -u); do say layout "$kind"; done
 
 # Network
@@ -112,8 +116,10 @@ fi
 
 # Services
 if has systemctl; then
-    for manager in systemd-networkd NetworkManager networking wicked dhcpcd; do
-        systemctl -q is-active $manager 2>/dev/null && say network_manager $manager
+    managers='systemd-networkd NetworkManager networking wicked dhcpcd'
+    # shellcheck disable=SC2086
+    systemctl is-active $managers 2>/dev/null | for manager in $managers; do
+        read -r active && [ "$active" = active ] && say network_manager $manager
     done
     systemctl list-units --state=failed --plain --no-legend --no-pager 2>/dev/null | while read -r unit _; do say failed_unit "$unit"; done
     for service in $services; do

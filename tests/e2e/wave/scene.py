@@ -2,6 +2,8 @@
 import json
 import os
 import pathlib
+import re
+import subprocess
 import sys
 import tempfile
 
@@ -10,6 +12,7 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [str(ROOT / "demo.d"), str(ROOT / "tests")]
 
 from tap import note, ok  # pylint: disable=wrong-import-position
+from world_parts.common import run_id  # pylint: disable=wrong-import-position
 
 
 def folder(name):
@@ -42,6 +45,19 @@ class Notes:
 
     def close(self):
         pass
+
+
+def check_page(page):
+    ok("<svg" in page and "data:image/png;base64," in page, "the report's page has the drawn timeline and the pictures")
+    ok(not re.search(r"""(?:src|href)=["']?https?:""", page), "and needs nothing from elsewhere")
+
+
+def check_traces(folder):
+    """Nothing of a run that was cleaned up is left on this machine."""
+    left = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
+    ok(run_id(folder / "world") not in left, "no network of the run is left", left)
+    left = subprocess.run(["pgrep", "-af", str(folder)], capture_output=True, text=True, check=False).stdout
+    ok(not [line for line in left.splitlines() if "/test_" not in line], "no process of the run is left", left)
 
 
 def check_report(report):

@@ -2,18 +2,20 @@
 # What the steps ask of systemctl, over files: FOLDER/units/NAME holds "active" or "inactive", FOLDER/units/NAME.enabled is there or not.
 folder=$(cat /run/fake-folder)
 echo "systemctl $*" >>"$folder/asked"
-verb= quiet= unit= wanted=
+verb= quiet= unit= units= wanted=
 for word; do
     case $word in
     -q | --quiet) quiet=1 ;;
     -p | --now | --plain | --no-legend | --no-pager | --state=*) [ "$word" = --now ] && now=1; [ "$word" = -p ] && next=1 ;;
-    *) if [ "${next:-}" ]; then wanted="$wanted $word"; next=; elif [ -z "$verb" ]; then verb=$word; else unit=$word; fi ;;
+    *) if [ "${next:-}" ]; then wanted="$wanted $word"; next=; elif [ -z "$verb" ]; then verb=$word; else unit=$word units="$units $word"; fi ;;
     esac
 done
 file=$folder/units/$unit
 state=$(cat "$file" 2>/dev/null)
 case $verb in
-is-active) [ "$quiet" ] || echo "${state:-inactive}"; [ "$state" = active ] ;;
+is-active)
+    for name in $units; do [ "$quiet" ] || { cat "$folder/units/$name" 2>/dev/null || echo inactive; }; done
+    [ "$state" = active ] ;;
 is-enabled) if [ -e "$file.enabled" ]; then echo enabled; elif [ -e "$file" ]; then echo disabled; exit 1; else exit 1; fi ;;
 show)
     for property in $wanted; do
