@@ -10,7 +10,7 @@ from world_parts.common import Failure, wait_for, write_json
 from .factory import REPLICATOR_PORT, Refused
 
 WAVE = "wave-1"
-HOLD_S = 5
+HOLD_S = 20  # long enough that decommissioning before its end can be asked for on any machine
 WINDOW_AHEAD_S = 60
 
 

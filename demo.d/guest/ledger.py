@@ -1,4 +1,4 @@
-"""ledger: db01's writer. Commits a numbered row every few milliseconds; after the database has acknowledged a row, tells its number and
+"""ledger: db01's writer. Commits a numbered row every few milliseconds (as quick as the machine allows; PAUSE_S); after the database has acknowledged a row, tells its number and
 checksum to another machine ("N SUM\n" over TCP). It writes only while that machine listens.
 
 What can be checked afterwards: every number that the other machine holds is a row here, with that checksum (acknowledged is a

@@ -38,7 +38,8 @@ EXCLUDED = (*(f"/usr/share/{part}/*" for part in ("man", "doc", "locale", "info"
 ADDRESS = {"web01": "192.0.2.11", "db01": "192.0.2.12"}
 # Work that would start by itself at odd times, and once more after each resume's jump of the clock; and steps of a boot that nothing here needs.
 MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer",
-          "e2scrub_reap.service", "systemd-timesyncd.service", "systemd-binfmt.service", "systemd-pstore.service", "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "dev-hugepages.mount", "dev-mqueue.mount",
+          "e2scrub_reap.service", "systemd-timesyncd.service", "systemd-binfmt.service", "systemd-pstore.service",
+          "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "dev-hugepages.mount", "dev-mqueue.mount",
           "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount",
           *(f"modprobe@{module}.service" for module in ("configfs", "drm", "efi_pstore", "fuse", "loop")))
 

@@ -14,7 +14,7 @@
 #define SCRIPT_MS 300000
 #define OFF_WAIT_US (240 * US_PER_S)
 #define SILENT_TRIES 3        /* in a row, this many times without an answer */
-#define SILENT_EVERY_MS 1000
+#define SILENT_EVERY_MS 3000
 #define SILENT_CONNECT_MS 5000
 
 /* Written before the power goes, so that an attempt after this one knows why nothing answers. */

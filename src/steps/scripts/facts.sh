@@ -88,10 +88,12 @@ while read -r swap kind size _; do [ "$swap" = Filename ] || say swap "$swap" "$
 targets=
 for target in /etc /usr/local/sbin /run; do [ ! -d $target ] || targets="$targets $target"; done
 # shellcheck disable=SC2086
-df -Pk $targets 2>/dev/null | {
-    read -r _
-    for target in $targets; do read -r _ _ _ free _ && say free "$target" "$free"; done
-}
+if free=$(df -Pk $targets 2>/dev/null); then # a line for each, in their order; where one fails, nothing is known of any
+    printf '%s\n' "$free" | {
+        read -r _
+        for target in $targets; do read -r _ _ _ free _ && say free "$target" "$free"; done
+    }
+fi
 for kind in $(lsblk -nro TYPE,FSTYPE 2>/dev/null | tr ' ' '\n' | sort -u); do say layout "$kind"; done
 
 # Network

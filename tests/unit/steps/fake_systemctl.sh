@@ -14,8 +14,14 @@ file=$folder/units/$unit
 state=$(cat "$file" 2>/dev/null)
 case $verb in
 is-active)
-    for name in $units; do [ "$quiet" ] || { cat "$folder/units/$name" 2>/dev/null || echo inactive; }; done
-    [ "$state" = active ] ;;
+    active=1 # one of them is enough, as with the real one
+    for name in $units; do
+        state=$(cat "$folder/units/$name" 2>/dev/null)
+        [ "$quiet" ] || echo "${state:-inactive}"
+        [ "$state" != active ] || active=0
+    done
+    exit $active ;;
+is-failed) exit 1 ;;
 is-enabled) if [ -e "$file.enabled" ]; then echo enabled; elif [ -e "$file" ]; then echo disabled; exit 1; else exit 1; fi ;;
 show)
     for property in $wanted; do
