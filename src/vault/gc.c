@@ -166,6 +166,7 @@ struct sweep {
     struct err *e;
 };
 
+/* append_lock held: vault_has adds to the barrier, and takes no gc_lock. */
 static int sweep_row(MDB_val key, MDB_val value, struct sweep *s)
 {
     struct chunk_place place;
@@ -185,7 +186,8 @@ static int sweep_row(MDB_val key, MDB_val value, struct sweep *s)
     return 0;
 }
 
-/* Deletes the dead rows among the next SWEEP_BATCH. Inside the flush's transaction, with all writers held. */
+/* Deletes the dead rows among the next SWEEP_BATCH. Inside the flush's transaction, with all writers held. vault_has goes on: who is told by it that
+ * a chunk is there, and then maps it, is told that it is gone, and sends it again. */
 static int sweep_batch(struct vault *v, MDB_txn *txn, void *user, struct err *e)
 {
     CLEANUP(index_cursor_close) MDB_cursor *cursor = NULL;
@@ -201,11 +203,13 @@ static int sweep_batch(struct vault *v, MDB_txn *txn, void *user, struct err *e)
     if (code == 0 && !first && key.mv_size == sizeof from && memcmp(key.mv_data, &from, sizeof from) == 0)
         code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     s->dead_count = 0;
+    pthread_mutex_lock(&v->append_lock);
     for (size_t i = 0; code == 0 && i < SWEEP_BATCH; i++) {
         sweep_row(key, value, s);
         s->looked_count++;
         code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     }
+    pthread_mutex_unlock(&v->append_lock);
     if (code && code != MDB_NOTFOUND)
         return index_fail(e, code, "read");
     s->more = code == 0;
