@@ -68,6 +68,8 @@ async function started() {
 
 async function accessible(page, name) {
   await page.evaluate(axe);
+  // What is still fading in has not its own colours yet.
+  await page.evaluate(() => Promise.allSettled(document.getAnimations().map(animation => animation.finished)));
   const found = await page.evaluate(() => globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'] }));
   ok(found.violations.length === 0, `${name}: axe finds nothing`, found.violations.map(v => `${v.id}: ${v.help}: ${v.nodes[0]?.html}`).join('\n'));
   if (shots) await page.screenshot({ path: join(shots, `${name}.png`) });
