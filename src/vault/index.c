@@ -3,10 +3,12 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 /* Address space only: the file grows as it is used. 48 bytes a chunk and 2 KiB for 4 MiB of working map fit for 100 TiB. */
 #define INDEX_MAP_BYTES (UINT64_C(256) << 30)
 #define INDEX_READERS 1024
+#define FULL_BYTES (64 << 10) /* less than what a commit may need */
 
 static const char *const table_name[INDEX_TABLES] = {
     [INDEX_CHUNK] = "chunk", [INDEX_DISK] = "disk",       [INDEX_WORK] = "work",   [INDEX_DIRTY] = "dirty",
@@ -86,11 +88,23 @@ int index_begin(const struct vault_index *x, bool write, MDB_txn **out, struct e
     return 0;
 }
 
+/* LMDB says EIO where a write came out short: on a full disk that is no fault of the disk. */
+static bool disk_is_full(MDB_env *env)
+{
+    struct statvfs st;
+    int fd;
+
+    return mdb_env_get_fd(env, &fd) == 0 && fstatvfs(fd, &st) == 0 && (uint64_t)st.f_bavail * st.f_frsize < FULL_BYTES;
+}
+
 int index_commit(MDB_txn **txn, struct err *e)
 {
+    MDB_env *env = mdb_txn_env(*txn);
     int code = mdb_txn_commit(*txn);
 
     *txn = NULL;
+    if (code == ENOSPC || (code == EIO && disk_is_full(env)))
+        return err_set(e, ERR_NO_SPACE, "the disk of the vault's index is full: make room on it or add a disk");
     return code ? index_fail(e, code, "commit") : 0;
 }
 
