@@ -160,11 +160,12 @@ class Place:
                    "--certificate", identity / "cert.pem", "--key", identity / "key.pem", "--ca", identity / "ca.pem", "--guard-mib", "16", *more)
         wait_for("the replicator", lambda: self.ask("status"), 30)
 
-    def agent(self, server, loop):
+    def agent(self, server, loop, program=None, **settings):
+        """program: another one than the build's. settings: beside or instead of those that every bench has."""
         folder = self.dir / f"agent-{server}"
         (folder / "config.json").write_text(json.dumps({"server": server, "replicator_address": "127.0.0.1", "replicator_port": self.port,
-                                                        "disks": [os.path.basename(loop)], "runtime_dir": str(self.dir / f"run-{server}")}))
-        self.start(f"agent-{server}", self.build / "src/main/slipway-agent", "run", "--folder", folder)
+                                                        "disks": [os.path.basename(loop)], "runtime_dir": str(self.dir / f"run-{server}"), **settings}))
+        self.start(f"agent-{server}", program or self.build / "src/main/slipway-agent", "run", "--folder", folder)
 
     def sshd(self):
         """An SSH server of this run's own: the words of a remote shell for rsync, and the host to name."""
