@@ -26,8 +26,9 @@ SECOND = (81960, 114688)   # ext4
 DELAY_US = 8000
 POINT_TIMEOUT_MS = 20000
 PATIENCE_S = 90            # for both ends to be connected and in step again after a kill
-EVENTS = ["agent", "replicator", "link", "link"]
-EVENTS_EVERY = 20          # points: in so many, each event once, at random places
+EVENTS = ["agent", "replicator", "link", "link", "link"]
+EVENTS_EVERY = 20          # points: in so many, each event, at random places; in half as many at first
+HOLD_LIMIT_MS = 30000
 KINDS = ["crash"] * 10 + ["any"] * 3 + ["frozen"] * 3 + ["held"] * 4
 
 
@@ -105,12 +106,12 @@ class Writer:
 
 
 class Proof(Place):
-    """programs: {"slow_disk", "writer", "agent"} where they are not the build's own. A context."""
+    """A world for the proof, a context. agent: the program that is proven, where it isn't the build's own."""
 
     def __init__(self, build, seed, agent=None):
         super().__init__(build)
         self.seed, self.random, self.program = seed, random.Random(seed), agent
-        self.faults, self.counts = [], {"compared": 0, "identical": 0, "checked_filesystems": 0, "in_flight": 0, "refused": 0}
+        self.faults, self.counts = [], {"compared": 0, "identical": 0, "checked_filesystems": 0, "in_flight": 0, "torn_in_flight": 0, "refused": 0}
         self.plan, self.slow = [], None
 
     # ---- what it is made of ----
@@ -179,9 +180,12 @@ class Proof(Place):
     # ---- points ----
 
     def ready(self):
-        """Both ends run, are connected and in step."""
+        """Both ends run, are connected and in step, and nothing is held: a link that was cut may have left it so."""
         def look():
             server = self.ask("status", server="web01")["servers"][0]
+            if server["held"]:
+                self.ask("thaw", server="web01")
+                return False
             return server["connected"] and server["state"] in ("CONTINUOUS", "BACKLOG")
         for name, process in self.processes.items():
             if process.poll() is not None:
@@ -194,7 +198,7 @@ class Proof(Place):
     def strike(self):
         """An event, where one is due."""
         if not self.plan:
-            self.plan = EVENTS + [None] * (EVENTS_EVERY - len(EVENTS))
+            self.plan = EVENTS + [None] * (EVENTS_EVERY // (1 if self.counts["compared"] else 2) - len(EVENTS))
             self.random.shuffle(self.plan)
         event = self.plan.pop()
         if event == "link":
@@ -209,7 +213,8 @@ class Proof(Place):
         """A point that was answered, or None. The model knows between which moments it lies."""
         self.writer.order("begin")
         try:
-            point = self.ask("point", server="web01", consistency="frozen" if kind == "held" else kind, hold=kind == "held", timeout_ms=POINT_TIMEOUT_MS)["point"]
+            point = self.ask("point", server="web01", consistency="frozen" if kind == "held" else kind, hold=kind == "held",
+                             hold_limit_ms=HOLD_LIMIT_MS, timeout_ms=POINT_TIMEOUT_MS)["point"]
         except (RuntimeError, OSError, ValueError):
             self.counts["refused"] += 1  # cut, killed, or never a quiet moment: no point, so nothing to compare
             return None
@@ -232,7 +237,8 @@ class Proof(Place):
         for kind in ("lost", "torn", "alien", "future", "order"):
             if verdict[kind]:
                 self.fault(kind, point, f"{verdict[kind]} of {verdict['sectors']} sectors: {verdict['words']}")
-        self.counts["in_flight"] += verdict["in_flight"]
+        for count in ("in_flight", "torn_in_flight"):
+            self.counts[count] += verdict[count]
         self.counts["compared"] += 1
         if point["consistency"] == "frozen" or self.counts["compared"] % 3 == 0:
             self.check_filesystem(point, image)
@@ -268,8 +274,8 @@ class Proof(Place):
             if by_product and (by_product["blocks_differing"] > 0) != (same["differing"] > 0):
                 self.fault("comparison", again, f"the product's comparison says {by_product['blocks_differing']} blocks, and we {same['differing']} sectors")
         finally:
-            self.ask("thaw", server="web01")
             self.writer.order("go")
+            self.ready()
 
     def one(self):
         """A point of a random kind at a random moment; True where one was compared."""
@@ -290,10 +296,9 @@ class Proof(Place):
             return False
         return True
 
-    def go_on(self, points, seconds, stop_at_fault=False):
-        """Until so many points were compared, or the time is over; yields after each."""
-        end = time.monotonic() + seconds
-        while self.counts["compared"] < points and time.monotonic() < end and not (stop_at_fault and self.faults):
+    def go_on(self, points, stop_at_fault=False):
+        """Until so many points were compared; yields after each."""
+        while self.counts["compared"] < points and not (stop_at_fault and self.faults):
             self.one()
             yield self.counts
         self.counts.update(self.writer.order("stats"))

@@ -1,5 +1,4 @@
-/* slow_disk FOLDER IMAGE DELAY_US: a FUSE filesystem with one file, "disk": IMAGE, but half of its writes take up to DELAY_US longer, and
- * such a write lands in two parts, one before the wait and one after it. Reads and the other writes overtake it, as on a disk with a queue. A loop
+/* slow_disk FOLDER IMAGE DELAY_US: a FUSE filesystem with one file, "disk": IMAGE, but half of its writes take up to DELAY_US longer (a few sixteen times that), and such a write lands in two parts, one before the wait and one after it. Reads and the other writes overtake it, as on a disk with a queue. A loop
  * device on it (direct I/O) is a disk on which the time between a write's issue and its completion is long: that is where a
  * tracker that gets the order wrong loses writes, and where a point holds half a write.
  *
@@ -22,6 +21,7 @@
 #define WRITE_MAX (1u << 20)
 #define REQUEST_MAX (WRITE_MAX + 4096)
 #define FILE_NODE 2
+#define LONG_FACTOR 16
 
 static int device, image;
 static unsigned delay_us;
@@ -100,13 +100,13 @@ static int write_all(const uint8_t *from, size_t size, uint64_t offset)
     return 0;
 }
 
-/* From the request's number, so that it needs no state. */
+/* From the request's number, so that it needs no state. Now and then a very long one: a write that is in flight while all others rest. */
 static unsigned delay_of(uint64_t unique)
 {
     uint64_t x = unique * UINT64_C(0x9e3779b97f4a7c15);
 
     x ^= x >> 29;
-    return x & 1 ? (unsigned)((x >> 8) % (delay_us + 1)) : 0;
+    return x & 1 ? (unsigned)((x >> 8) % (delay_us + 1)) * (x & 0x7e ? 1 : LONG_FACTOR) : 0;
 }
 
 static void do_write(uint64_t unique, const struct fuse_write_in *in)

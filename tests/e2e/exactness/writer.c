@@ -97,7 +97,7 @@ static void gate_hush(bool hushed)
     pthread_mutex_unlock(&gate.lock);
 }
 
-/* Bursts and rests of random length. */
+/* Bursts and rests of random length; a long rest now and then, for machines on which a point takes its time. */
 static void *keep_rhythm(void *nothing)
 {
     struct random r = {seed ^ 77};
@@ -107,7 +107,10 @@ static void *keep_rhythm(void *nothing)
         gate.resting = resting;
         pthread_cond_broadcast(&gate.changed);
         pthread_mutex_unlock(&gate.lock);
-        usleep(resting ? 10000 + random_below(&r, 190000) : 20000 + random_below(&r, 380000));
+        if (resting)
+            usleep(10000 + random_below(&r, random_below(&r, 6) ? 190000 : 1500000));
+        else
+            usleep(20000 + random_below(&r, 380000));
     }
     return nothing;
 }
