@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #define PAGE_SECTORS (4096u / SECTOR)
+#define HOT_PART 8u /* half of the writes go to this part of the area: its chunks, which lanes share, are written again and again */
 
 struct range { /* one write's */
     uint64_t offset;
@@ -96,7 +97,8 @@ static const struct way *choose(struct lane_writer *w)
 /* Through the page cache and for zeros whole pages; else whole sectors at any. Zeros may cover a whole piece. */
 static struct range place(struct lane_writer *w, const struct way *way)
 {
-    const struct piece *p = &w->pieces[random_below(&w->random, w->piece_count)];
+    uint32_t among = w->piece_count < HOT_PART || random_below(&w->random, 2) ? w->piece_count : w->piece_count / HOT_PART;
+    const struct piece *p = &w->pieces[random_below(&w->random, among)];
     uint32_t unit = way->paged || random_below(&w->random, 2) ? PAGE_SECTORS : 1, units = p->count / unit;
     uint32_t most = way->zero ? units : w->most / unit < units ? w->most / unit : units;
     uint32_t count = random_below(&w->random, 3) ? 1 + random_below(&w->random, most < 4 ? most : 4) : 1 + random_below(&w->random, most);

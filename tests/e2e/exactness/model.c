@@ -6,6 +6,7 @@
 #define LOG_SIZE 65536u /* writes of a lane between two checks; a power of two */
 #define MAGIC UINT64_C(0x736c697077617921)
 #define SEARCH_MOST 64u
+#define EXPLAIN_WRITES 16u
 #define SEEN_ZERO 0u
 #define SEEN_TORN UINT32_MAX
 #define SEEN_ALIEN (UINT32_MAX - 1)
@@ -172,8 +173,8 @@ static uint64_t compare(const struct lane *l, const uint32_t *held, struct found
         if (v)
             fault(v, seen == SEEN_TORN ? FAULT_TORN : seen == SEEN_ALIEN ? FAULT_ALIEN : FAULT_LOST,
                   "lane %u, sector %u of the disk: must hold write %u%s, holds %s %u; %u were acknowledged before the point, the newest seen is %u",
-                  l->number, l->places[i], must >> 1, must & 1 ? " (zeros)" : "", seen >= SEEN_ALIEN ? "something else" : seen ? "write" : "zeros", seen,
-                  l->acknowledged_before, f->last);
+                  l->number, l->places[i], must >> 1, must & 1 ? " (zeros)" : "", seen >= SEEN_ALIEN ? "something else" : seen ? "write" : "zeros",
+                  seen, l->acknowledged_before, f->last);
     }
     if (v)
         v->torn += torn;
@@ -217,6 +218,26 @@ static bool search(struct lane *l, struct found *least, struct found *most)
     return found;
 }
 
+/* For whoever looks into a fault: it may never come again. The writes that the image may hold, then what is wrong by runs of sectors. */
+static void explain(const struct lane *l, const struct found *least)
+{
+    fprintf(stderr, "lane %u: newest seen %u, acknowledged before %u, issued after %u, known up to %u\n", l->number, least->last, l->acknowledged_before,
+            l->issued_after, l->forgotten);
+    for (uint32_t n = l->forgotten > EXPLAIN_WRITES ? l->forgotten - EXPLAIN_WRITES : 1; n <= l->issued_after && n < least->last + EXPLAIN_WRITES; n++) {
+        const struct lane_write *w = write_of(l, n);
+
+        fprintf(stderr, "  %u: sectors %u+%u%s, issued %llu, acknowledged %llu\n", n, w->first, w->count, w->zero ? " zeros" : "",
+                (unsigned long long)w->issued_at, (unsigned long long)atomic_load(&w->acknowledged_at));
+    }
+    for (uint32_t i = 0, run; i < l->size; i += run) {
+        for (run = 1; i + run < l->size && l->held[i + run] == l->held[i] && l->seen[i + run] == l->seen[i]; run++)
+            ;
+        if (!is(l->seen[i], l->held[i]))
+            fprintf(stderr, "  sectors %u+%u (disk %u): write %u%s before %u, seen %u\n", i, run, l->places[i], l->held[i] >> 1,
+                    l->held[i] & 1 ? " zeros" : "", least->last, l->seen[i]);
+    }
+}
+
 static void check_lane(struct lane *l, const uint8_t *image, struct found *least, struct found *most, struct verdict *v)
 {
     *least = (struct found){.last = look_at_all(l, image), .whole = true};
@@ -233,7 +254,8 @@ static void check_lane(struct lane *l, const uint8_t *image, struct found *least
         apply(l, n, l->held);
         atomic_store(&l->forgotten, n);
     }
-    compare(l, l->held, least, v);
+    if (compare(l, l->held, least, v) > 0)
+        explain(l, least);
 }
 
 /* When the first write that the image lacks was acknowledged: 0, not yet. */

@@ -6,15 +6,17 @@ import sys
 
 import_skeleton = '#include "track.skel.h"'
 
-# A mutant: its files by name, each a list of (what stands there, what the mistake makes of it). The first line says what is wrong with it.
+# A mutant: its files by name, each a list of (what stands there, what the mistake makes of it).
 MUTANTS = {
-    # A mark is set when the write is issued: taken and cleared before the bytes are on the disk, it names what was read too early. Writes are counted at
-    # completion as ever, so that it is the marks alone that are wrong.
+    # A mark is set when the write is issued: taken and cleared before the bytes are on the disk, it names what was read too early. Writes are
+    # counted at completion as ever, so that it is the marks alone that are wrong.
     "bits_at_issue": {
         "track.c": [(import_skeleton, '#include "bits_at_issue.skel.h"')],
         "track.bpf.c": [
-            ('SEC("tracepoint/block/block_rq_complete")\nint completed(struct complete *e)', "static __always_inline int seen(struct complete *e, int issued)"),
-            ("    __u64 first = e->sector", "    if (!issued) {\n        add_one(&counted->writes);\n        return 0;\n    }\n    __u64 first = e->sector"),
+            ('SEC("tracepoint/block/block_rq_complete")\nint completed(struct complete *e)',
+             "static __always_inline int seen(struct complete *e, int issued)"),
+            ("    __u64 first = e->sector",
+             "    if (!issued) {\n        add_one(&counted->writes);\n        return 0;\n    }\n    __u64 first = e->sector"),
             ("    add_one(&counted->writes);\n    return 0;\n}\n\nchar",
              "    return 0;\n}\n\n"
              'SEC("tracepoint/block/block_rq_issue")\nint issue(struct complete *e) { return seen(e, 1); }\n\n'

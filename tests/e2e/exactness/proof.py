@@ -7,22 +7,22 @@ import json
 import os
 import pathlib
 import random
-import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "bench"))
-from common import MIB, Place, free_port, run, wait_for  # pylint: disable=wrong-import-position
+from common import MIB, Place, run, wait_for  # pylint: disable=wrong-import-position
 
 SECTOR = 512
 DISK_MIB = 128
-# No partition begins at a chunk's border (64 KiB), so that chunks are shared between what lies beside and what lies inside. mutate.py knows SECOND, too.
+# No partition begins at a chunk's border (64 KiB), so that chunks are shared between what lies beside and what lies inside.
 FIRST = (18472, 49152)     # no filesystem: begin, size in sectors
-SECOND = (81960, 114688)   # ext4
+SECOND = (81960, 114688)   # ext4; mutate.py knows it, too
 DELAY_US = 8000
 POINT_TIMEOUT_MS = 20000
 PATIENCE_S = 90            # for both ends to be connected and in step again after a kill
@@ -34,6 +34,12 @@ KINDS = ["crash"] * 10 + ["any"] * 3 + ["frozen"] * 3 + ["held"] * 4
 
 class Broken(Exception):
     """The proof itself can't go on: neither exact nor inexact was seen."""
+
+
+def partition_table():
+    """An MBR from its signature (byte 440) on."""
+    entries = b"".join(struct.pack("<4xB3xII", 0x83, *partition) for partition in (FIRST, SECOND))
+    return struct.pack("<IH64s2s", 0x51195a7e, 0, entries, b"\x55\xaa")
 
 
 class Link(threading.Thread):
@@ -129,14 +135,15 @@ class Proof(Place):
         own = self.build / "tests/e2e/exactness"
         self.images = self.memory("ram", DISK_MIB * 4)
         disk = self.images / "disk.raw"
-        run("truncate", "-s", f"{DISK_MIB}M", disk)
+        with open(disk, "wb") as out:
+            out.truncate(DISK_MIB * MIB)
+            out.seek(440)
+            out.write(partition_table())
         (self.dir / "slow").mkdir()
         self.slow = subprocess.Popen([own / "slow_disk", self.dir / "slow", disk, str(DELAY_US)], stdout=subprocess.PIPE, text=True)
         if self.slow.stdout.readline() != "mounted\n":
             raise Broken("the slow disk can't be made: is there no /dev/fuse?")
         self.device = self.loop(self.dir / "slow/disk", "--direct-io=on")
-        subprocess.run(["sfdisk", "-q", self.device], input=f"label: dos\nstart={FIRST[0]}, size={FIRST[1]}, type=83\nstart={SECOND[0]}, size={SECOND[1]}, type=83\n",
-                       text=True, check=True, capture_output=True)
         run("partx", "-u", self.device)
         wait_for("the partitions", lambda: os.path.exists(self.device + "p2"), 10)
         run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.device + "p2")
@@ -146,8 +153,8 @@ class Proof(Place):
         self.mounts.append(str(mount))
         (mount / "churn").mkdir()
         spans = f"{MIB}-{SECOND[0] * SECTOR},{(SECOND[0] + SECOND[1]) * SECTOR}-{DISK_MIB * MIB}"
-        self.writer = Writer(self.start("writer", own / "writer", self.seed, self.device, self.device + "p1", spans, self.device + "p2", mount / "stamped", mount / "churn",
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        words = (self.seed, self.device, self.device + "p1", spans, self.device + "p2", mount / "stamped", mount / "churn")
+        self.writer = Writer(self.start("writer", own / "writer", *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
         self.writer.answer()
         self.certificates("replicator:r1", "agent:web01")
         self.link = Link(self.port)
@@ -256,7 +263,7 @@ class Proof(Place):
         self.counts["checked_filesystems"] += 1
 
     def check_held(self, point):
-        """Once nothing writes any more, the point is taken again: then it is the disk, byte by byte, and the product's own comparison says so, too."""
+        """Once nothing writes any more, the point is taken again: then it is the disk, byte by byte, and the product's own comparison agrees."""
         try:
             self.writer.order("hush")
             again = self.take("held")
@@ -272,7 +279,8 @@ class Proof(Place):
             if same["differing"]:
                 self.fault("differs", again, f"{same['differing']} sectors differ from the disk, the first at byte {same['first']}")
             if by_product and (by_product["blocks_differing"] > 0) != (same["differing"] > 0):
-                self.fault("comparison", again, f"the product's comparison says {by_product['blocks_differing']} blocks, and we {same['differing']} sectors")
+                words = f"the product's comparison says {by_product['blocks_differing']} blocks, and we {same['differing']} sectors"
+                self.fault("comparison", again, words)
         finally:
             self.writer.order("go")
             self.ready()

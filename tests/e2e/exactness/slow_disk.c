@@ -1,5 +1,6 @@
-/* slow_disk FOLDER IMAGE DELAY_US: a FUSE filesystem with one file, "disk": IMAGE, but half of its writes take up to DELAY_US longer (a few sixteen times that), and such a write lands in two parts, one before the wait and one after it. Reads and the other writes overtake it, as on a disk with a queue. A loop
- * device on it (direct I/O) is a disk on which the time between a write's issue and its completion is long: that is where a
+/* slow_disk FOLDER IMAGE DELAY_US: a FUSE filesystem with one file, "disk": IMAGE, but half of its writes take up to DELAY_US longer (a few sixteen
+ * times that), and such a write lands in two parts, one before the wait and one after it. Reads and the other writes overtake it, as on a disk with
+ * a queue. A loop device on it (direct I/O) is a disk on which the time between a write's issue and its completion is long: that is where a
  * tracker that gets the order wrong loses writes, and where a point holds half a write.
  *
  * Speaks the kernel's protocol itself (linux/fuse.h), so that no library is needed. Prints "mounted", unmounts on SIGTERM. */

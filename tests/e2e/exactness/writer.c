@@ -1,8 +1,8 @@
 /* writer SEED DISK PARTITION RAW FILESYSTEM FILE FOLDER: writes to a disk in every way, and knows what it must hold (model.h).
  *
- * DISK and PARTITION: device nodes of the disk and of its first partition, which holds no filesystem. RAW: "BEGIN-END,…", the spans of DISK in bytes that
- * nothing else uses, outside the partition and in it. FILESYSTEM: the node of the partition with the filesystem that FILE (two are made, "FILE0", "FILE1") and FOLDER
- * are in; these files' blocks never move.
+ * DISK and PARTITION: device nodes of the disk and of a partition that holds no filesystem. RAW: "BEGIN-END,…", the spans of DISK in bytes that nothing
+ * else uses, outside the partition and in it. FILESYSTEM: the node of another partition, whose mounted filesystem FILE and FOLDER are in. Two files are
+ * made, "FILE0" and "FILE1", whose blocks never move; in FOLDER everything changes.
  *
  * Orders on stdin, one a line, each answered by a line of JSON:
  *   hush, go            no write begins until go, and none is under way where no frozen filesystem holds it
@@ -186,7 +186,8 @@ static uint64_t size_of(const char *node)
     return size;
 }
 
-/* Slots in turns: those that lie in the partition go to its lanes and the disk's, the others to the disk's. The last span's begin is the big lane's. */
+/* Slots in turns: those that lie in the partition go to its lanes and the disk's, the others to the disk's. The last span's begin is the big
+ * lane's. */
 static void share_out(const struct span *spans, int span_count, const char *disk, const char *partition)
 {
     uint64_t inside = begin_of(partition), inside_end = inside + size_of(partition);
@@ -281,7 +282,8 @@ static void check(const char *path)
 
     model_check(lanes, lane_count, image, &v);
     munmap((void *)(uintptr_t)image, size);
-    printf("{\"sectors\":%" PRIu64 ",\"in_flight\":%" PRIu64 ",\"torn_in_flight\":%" PRIu64 ",\"words\":\"%s\"", v.sectors, v.in_flight, v.torn, v.words);
+    printf("{\"sectors\":%" PRIu64 ",\"in_flight\":%" PRIu64 ",\"torn_in_flight\":%" PRIu64 ",\"words\":\"%s\"", v.sectors, v.in_flight, v.torn,
+           v.words);
     for (int i = 0; i < FAULT_KINDS; i++)
         printf(",\"%s\":%" PRIu64, fault_names[i], v.faults[i]);
     puts("}");
