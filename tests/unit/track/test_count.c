@@ -1,0 +1,74 @@
+/* Does the tracker see every write? Sixteen threads write directly to a loop device; the kernel's own I/O statistics say how many requests it
+ * completed, and none of them is merged or part of a flush, so the tracker must have counted as many. A completion that it does not see leaves
+ * no mark, and nobody learns of it. By hand, for it does not hold yet: docs/notes/open.md. */
+#include "base/clock.h"
+#include "track/track.h"
+#include "loopdev.h"
+#include "tap.h"
+
+#include <pthread.h>
+
+#define SIZE (64 << 20)
+#define THREADS 16
+#define SECONDS 10
+
+static struct loopdev disk;
+static int64_t end_us;
+
+static void *write_on(void *user)
+{
+    uint64_t state = (uint64_t)(uintptr_t)user * 88172645463325252u + 1;
+    int fd = open(disk.path, O_RDWR | O_DIRECT | O_CLOEXEC);
+    uintptr_t count = 0;
+    void *block;
+
+    MUST(fd >= 0 && posix_memalign(&block, 4096, 65536) == 0);
+    memset(block, 1, 65536);
+    for (; clock_monotonic_us() < end_us; count++) {
+        size_t size;
+
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        size = 4096 * (1 + state % 16);
+        MUST(pwrite(fd, block, size, (off_t)((state >> 20) % (SIZE / 4096 - 16) * 4096)) == (ssize_t)size);
+    }
+    free(block);
+    close(fd);
+    return (void *)count;
+}
+
+int main(void)
+{
+    char folder[] = "/dev/shm/slipway-count.XXXXXX";
+    struct track_disk tracked = {.size_bytes = SIZE};
+    CLEANUP(track_close) struct tracker *t = NULL;
+    uint64_t before, by_kernel;
+    pthread_t threads[THREADS];
+    uintptr_t written = 0;
+    struct err e = {0};
+
+    MUST(mkdtemp(folder) != NULL);
+    if (geteuid() != 0 || loopdev_make(&disk, folder, "disk", SIZE) < 0) {
+        rmdir(folder);
+        printf("1..0 # SKIP needs root and loop devices\n");
+        return 0;
+    }
+    snprintf(tracked.name, sizeof tracked.name, "%s", disk.name);
+    if (ok(track_open(&tracked, 1, &t, &e) == 0, "the tracker attaches: %s", e.message)) {
+        before = track_writes_by_stat(disk.name);
+        end_us = clock_monotonic_us() + SECONDS * US_PER_S;
+        for (uintptr_t i = 0; i < THREADS; i++)
+            MUST(pthread_create(&threads[i], NULL, write_on, (void *)(i + 1)) == 0);
+        for (int i = 0; i < THREADS; i++) {
+            void *count;
+
+            pthread_join(threads[i], &count);
+            written += (uintptr_t)count;
+        }
+        by_kernel = track_writes_by_stat(disk.name) - before;
+        is_int(by_kernel, written, "the kernel's statistics count what was written");
+        is_int(track_writes(t, 0), by_kernel, "the tracker has seen every write that the kernel has");
+    }
+    loopdev_remove(&disk);
+    rmdir(folder);
+    return tap_done();
+}
