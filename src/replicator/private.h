@@ -133,7 +133,6 @@ json_t *status_json(struct replicator *r, const char *server); /* NULL: all; the
 int talk_progress(struct talk *t, int64_t done, int64_t total, const char *unit); /* non-zero: the other end is gone */
 void *control_accept(void *replicator);
 int control_listen(struct replicator *r, struct err *e);
-char *export_uri(const struct replicator *r, const char *point, const char *disk); /* the caller frees */
 int compare_point(struct talk *t, struct peer *p, const struct vault_point *point, json_t **disks, struct err *e);
 
 /* care.c: the threads of the house: points on schedule; expiry and space; the factory */

@@ -20,6 +20,7 @@
 #define VAULT_CHUNK_BYTES 65536u
 #define VAULT_POINT_ID_SIZE 64
 #define VAULT_DISK_ID_SIZE 160
+#define VAULT_PIN_REASON_SIZE 64
 
 struct vault;
 
@@ -115,6 +116,9 @@ int vault_point_unpin(struct vault *v, const char *point, const char *reason, st
 int vault_point_pinned(struct vault *v, const char *point, const char *reason, struct err *e);
 /* The ids of the points pinned by that reason; the caller frees *ids. Returns the count. */
 int vault_pin_list(struct vault *v, const char *reason, char (**ids)[VAULT_POINT_ID_SIZE], struct err *e);
+/* The reasons that a point is pinned by, in the order of their bytes; the caller frees *reasons. Returns the count (0 too for a point that
+ * is not there). */
+int vault_point_pins(struct vault *v, const char *point, char (**reasons)[VAULT_PIN_REASON_SIZE], struct err *e);
 int vault_point_drop(struct vault *v, const char *point, struct err *e);   /* ERR_WRONG_STATE when pinned, NOT_FOUND when absent */
 /* All points and working maps of a server. ERR_WRONG_STATE when one is pinned. Space comes back with the next vault_gc. */
 int vault_server_drop(struct vault *v, const char *server, struct err *e);
