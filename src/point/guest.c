@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "point/output.h"
+#include "target/accel.h"
 
 #include <errno.h>
 #include <guestfs.h>
@@ -9,6 +10,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define KVM_TRY_MS 15000
 
 struct point_guest {
     guestfs_h *handle;
@@ -63,6 +66,14 @@ static void on_progress(guestfs_h *handle, void *user, uint64_t event, int event
         guestfs_user_cancel(handle);
 }
 
+/* libguestfs takes KVM wherever its device opens; we, where a kernel is seen to boot under it. */
+static int choose_accelerator(struct point_guest *g, struct err *e)
+{
+    if (access("/dev/kvm", R_OK | W_OK) < 0 || accel_boots_kernel(true, KVM_TRY_MS, NULL) == 0)
+        return 0;
+    return guestfs_set_backend_setting(g->handle, "force_tcg", "1") < 0 ? failed(g, "setting libguestfs up", e) : 0;
+}
+
 static int start(struct point_guest *g, const json_t *disks, struct err *e)
 {
     const json_t *disk;
@@ -74,6 +85,8 @@ static int start(struct point_guest *g, const json_t *disks, struct err *e)
     guestfs_set_error_handler(g->handle, NULL, NULL); /* errors are asked for, not printed */
     if (guestfs_set_event_callback(g->handle, on_progress, GUESTFS_EVENT_PROGRESS, 0, g) < 0)
         return failed(g, "setting libguestfs up", e);
+    if (choose_accelerator(g, e) < 0)
+        return -1;
     json_array_foreach(disks, i, disk)
         if (add_disk(g, disk, e) < 0)
             return -1;

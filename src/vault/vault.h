@@ -171,7 +171,7 @@ int vault_verify_point(struct vault *v, const char *point, vault_progress *progr
 int vault_check(struct vault *v, struct vault_report *out, struct err *e);
 /* Reads and checks every record that the index knows, and names the points that use a damaged one. */
 int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct vault_report *out, struct err *e);
-/* ERR_CORRUPT when the point needs a chunk that is known to be bad (cheap where none is). */
+/* ERR_CORRUPT when the point needs a chunk that is known to be bad, and names it with disk and byte (cheap where none is). */
 int vault_point_usable(struct vault *v, const char *point, struct err *e);
 
 struct vault_stat {
