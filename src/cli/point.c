@@ -48,7 +48,8 @@ static int reach(const struct cli_call *call, struct reach **out, struct err *e)
 
     catch_signals();
     if (!folder || !folder[0])
-        return err_set(e, ERR_INVALID, "say --vault FOLDER (the vault's folder, or the replicator's, or the factory's data folder), or set SLIPWAY_VAULT");
+        return err_set(e, ERR_INVALID, "say --vault FOLDER (the vault's folder, or the replicator's, or the factory's data folder), "
+                       "or set SLIPWAY_VAULT");
     return reach_open(folder, out, e);
 }
 
@@ -161,7 +162,8 @@ int cli_run_point_export(struct cli_call *call, struct err *e)
 {
     CLEANUP(json_free) json_t *images = NULL, *shown = json_object();
     CLEANUP(reach_close) struct reach *r = NULL;
-    struct point_export q = {.point = call->words[0], .folder = cli_value(call, "to"), .format = cli_value(call, "format"), .disk = cli_value(call, "disk"),
+    struct point_export q = {.point = call->words[0], .folder = cli_value(call, "to"), .format = cli_value(call, "format"),
+                             .disk = cli_value(call, "disk"),
                              .force = cli_has(call, "force"), .skip_compare = cli_has(call, "no-compare"), .tell = stderr, .cancelled = is_stopped};
 
     q.format = q.format ? q.format : "qcow2";
@@ -177,8 +179,8 @@ int cli_run_point_export(struct cli_call *call, struct err *e)
     json_object_set(shown, "items", images);
     cli_show_answer(call, shown);
     if (!call->json)
-        fputs(q.skip_compare ? "Done. The images were not compared with the point.\n" : "Done. Every image was read again and is what the point holds.\n",
-              call->out);
+        fputs(q.skip_compare ? "Done. The images were not compared with the point.\n"
+                             : "Done. Every image was read again and is what the point holds.\n", call->out);
     return 0;
 }
 
@@ -206,7 +208,8 @@ static void tell_loan(FILE *out, const char *point, const json_t *disks)
         /* libguestfs knows the scheme without "+unix". */
         CLEANUP(free_ptr) char *plain = xasprintf("nbd%s", strchr(uri, ':'));
 
-        buf_printf(&text, "\nDisk %s, %lld MiB\n  %s\n", json_get_string(disk, "id", ""), (long long)(json_get_int(disk, "size_bytes", 0) >> 20), uri);
+        buf_printf(&text, "\nDisk %s, %lld MiB\n  %s\n", json_get_string(disk, "id", ""),
+                   (long long)(json_get_int(disk, "size_bytes", 0) >> 20), uri);
         add_quoted(&text, "  nbdcopy ", uri, " disk.raw\n");
         add_quoted(&text, "  qemu-img convert -p -f raw -O qcow2 ", uri, " disk.qcow2\n");
         add_quoted(&mount, " -a ", plain, "");
@@ -240,7 +243,8 @@ int cli_run_point_serve(struct cli_call *call, struct err *e)
 
 /* ---- single files ---- */
 
-static int open_guest(struct cli_call *call, const struct point_guest_waiter *w, struct reach **r, json_t **disks, struct point_guest **g, struct err *e)
+static int open_guest(struct cli_call *call, const struct point_guest_waiter *w, struct reach **r, json_t **disks, struct point_guest **g,
+                      struct err *e)
 {
     CLEANUP(json_free) json_t *point = NULL;
 
@@ -366,9 +370,11 @@ static void tell_verdict(FILE *out, const char *when, const char *verdict, const
     if (strcmp(verdict, "equal") == 0) {
         fprintf(out, "source  all %lld blocks of the source are those of the point\n", blocks);
     } else if (strcmp(verdict, "damaged") == 0) {
-        fprintf(out, "source  %lld of %lld blocks are not those of the point, and the source stands still at it: the copy is not exact\n", differing, blocks);
+        fprintf(out, "source  %lld of %lld blocks are not those of the point, and the source stands still at it: the copy is not exact\n", differing,
+                blocks);
     } else {
-        fprintf(out, "source  %lld of %lld blocks have changed on the source since %s. That is no damage: the source has moved on\n", differing, blocks, when);
+        fprintf(out, "source  %lld of %lld blocks have changed on the source since %s. That is no damage: the source has moved on\n", differing,
+                blocks, when);
         fprintf(out, "        %lld of them are known as later changes: the vault has received their new content\n", later);
         if (rest)
             fprintf(out, "        %lld are not (yet): written in the last moments, while this looked, or never noticed. Ask again: where\n"
@@ -395,7 +401,9 @@ int cli_run_point_verify(struct cli_call *call, struct err *e)
                 (long long)json_get_int(stored, "bytes", 0) >> 20);
     fflush(call->out);
     if (!cli_has(call, "stored")) {
-        if (ask_long(r, "comparing with the source", json_pack("{s:s, s:s, s:s}", "verb", "compare", "server", server, "point", id), &compared, e) < 0)
+        json_t *request = json_pack("{s:s, s:s, s:s}", "verb", "compare", "server", server, "point", id);
+
+        if (ask_long(r, "comparing with the source", request, &compared, e) < 0)
             return err_wrap(e, "what is stored is whole, but the source was not compared (--stored asks for the first alone)");
         sum_up(compared, &sums);
         verdict = verdict_of(compared, &sums);

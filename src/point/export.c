@@ -59,9 +59,9 @@ int point_look_up(struct reach *r, const char *point, json_t **out, struct err *
     if (!request)
         return err_set(e, ERR_INVALID, "a recovery point's id is plain text");
     if (reach_ask(r, request, NULL, &answer, &why) < 0)
-        return why.kind == ERR_NOT_FOUND ? err_set(e, ERR_NOT_FOUND, "there is no recovery point %.100s: `slipway point list SERVER` lists those that "
-                                                   "are there", point)
-                                         : err_set(e, why.kind, "%s", why.message);
+        return why.kind == ERR_NOT_FOUND
+                   ? err_set(e, ERR_NOT_FOUND, "there is no recovery point %.100s: `slipway point list SERVER` lists those that are there", point)
+                   : err_set(e, why.kind, "%s", why.message);
     *out = json_incref(json_array_get(json_object_get(answer, "points"), 0));
     return 0;
 }
@@ -222,7 +222,8 @@ static bool look(void *user)
 }
 
 /* qemu-img, watched. *status is its exit status, *words what it said on stderr. */
-static int run(const struct job *j, const struct image *image, const char *doing, const char *const *argv, int *status, struct buf *words, struct err *e)
+static int run(const struct job *j, const struct image *image, const char *doing, const char *const *argv, int *status,
+               struct buf *words, struct err *e)
 {
     CLEANUP(buf_release) struct buf said = {0};
     CLEANUP(free_ptr) char *what = xasprintf("%s: %s", image->disk, doing);
@@ -247,8 +248,10 @@ static int convert(const struct job *j, const struct image *image, const char *t
 
     if (run(j, image, "copying", argv, &status, &words, e) < 0)
         return -1;
-    return status == 0 ? 0 : err_set(e, strstr(words.size_bytes ? words.data : "", "No space left") ? ERR_NO_SPACE : ERR_IO, "qemu-img convert: %.700s",
-                                     words.size_bytes ? words.data : "it failed and said nothing");
+    if (status == 0)
+        return 0;
+    return err_set(e, strstr(words.size_bytes ? words.data : "", "No space left") ? ERR_NO_SPACE : ERR_IO, "qemu-img convert: %.700s",
+                   words.size_bytes ? words.data : "it failed and said nothing");
 }
 
 static int compare(const struct job *j, const struct image *image, const char *with, struct err *e)
@@ -260,7 +263,8 @@ static int compare(const struct job *j, const struct image *image, const char *w
     if (run(j, image, "comparing", argv, &status, &words, e) < 0)
         return -1;
     if (status == 1)
-        return err_set(e, ERR_CORRUPT, "the image of disk %s is not what the recovery point holds: look at the disk that %s lies on", image->disk, j->q->folder);
+        return err_set(e, ERR_CORRUPT, "the image of disk %s is not what the recovery point holds: look at the disk that %s lies on", image->disk,
+                       j->q->folder);
     return status == 0 ? 0 : err_set(e, ERR_IO, "qemu-img compare: %.700s", words.size_bytes ? words.data : "it failed and said nothing");
 }
 

@@ -1,11 +1,16 @@
 #include "point/guest.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/hash.h"
 #include "point/output.h"
 #include "target/accel.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <guestfs.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,8 +18,13 @@
 
 #define KVM_TRY_MS 15000
 
+#define WATCH_US (200 * US_PER_MS)
+
 struct point_guest {
     guestfs_h *handle;
+    pthread_t watcher;
+    bool watched;
+    atomic_bool closing;
     const struct point_guest_waiter *w;
     struct point_meter meter;
 };
@@ -42,13 +52,49 @@ static void free_list(char ***list)
 
 /* ---- the appliance ---- */
 
+/* Ends QEMU, the appliance: our child of that name. (The handle can't be asked for it while a call is in progress.) */
+static void kill_appliance(void)
+{
+    DIR *proc = opendir("/proc");
+
+    for (struct dirent *d; proc && (d = readdir(proc));) {
+        CLEANUP(buf_release) struct buf status = {0};
+        char path[300];
+        const char *parent;
+        int pid = atoi(d->d_name), parent_pid = 0;
+
+        snprintf(path, sizeof path, "/proc/%s/status", d->d_name);
+        if (pid <= 1 || file_read(path, 1 << 16, &status, NULL) < 0 || !status.data)
+            continue;
+        parent = strstr(status.data, "\nPPid:");
+        if (parent && sscanf(parent, "\nPPid: %d", &parent_pid) == 1 && parent_pid == getpid() && strncmp(status.data, "Name:\tqemu-system", 17) == 0)
+            kill(pid, SIGKILL);
+    }
+    if (proc)
+        closedir(proc);
+}
+
+/* libguestfs can't be broken off while it starts: without its appliance, the call in progress fails. */
+static void *watch(void *user)
+{
+    struct point_guest *g = user;
+
+    while (!atomic_load(&g->closing)) {
+        if (is_cancelled(g))
+            kill_appliance();
+        clock_sleep_us(WATCH_US);
+    }
+    return NULL;
+}
+
 static int add_disk(struct point_guest *g, const json_t *disk, struct err *e)
 {
     CLEANUP(free_ptr) char *server = xasprintf("unix:%s", json_get_string(disk, "nbd_socket", ""));
     char *servers[] = {server, NULL};
 
-    if (guestfs_add_drive_opts(g->handle, json_get_string(disk, "nbd_export", ""), GUESTFS_ADD_DRIVE_OPTS_READONLY, 1, GUESTFS_ADD_DRIVE_OPTS_FORMAT, "raw",
-                               GUESTFS_ADD_DRIVE_OPTS_PROTOCOL, "nbd", GUESTFS_ADD_DRIVE_OPTS_SERVER, servers, -1) < 0)
+    if (guestfs_add_drive_opts(g->handle, json_get_string(disk, "nbd_export", ""), GUESTFS_ADD_DRIVE_OPTS_READONLY, 1,
+                               GUESTFS_ADD_DRIVE_OPTS_FORMAT, "raw", GUESTFS_ADD_DRIVE_OPTS_PROTOCOL, "nbd",
+                               GUESTFS_ADD_DRIVE_OPTS_SERVER, servers, -1) < 0)
         return failed(g, json_get_string(disk, "id", "a disk"), e);
     return 0;
 }
@@ -82,6 +128,7 @@ static int start(struct point_guest *g, const json_t *disks, struct err *e)
     g->handle = guestfs_create();
     if (!g->handle)
         return err_set(e, ERR_IO, "libguestfs can't be used");
+    g->watched = pthread_create(&g->watcher, NULL, watch, g) == 0;
     guestfs_set_error_handler(g->handle, NULL, NULL); /* errors are asked for, not printed */
     if (guestfs_set_event_callback(g->handle, on_progress, GUESTFS_EVENT_PROGRESS, 0, g) < 0)
         return failed(g, "setting libguestfs up", e);
@@ -125,9 +172,11 @@ static int mount_one(struct point_guest *g, const char *filesystem, struct err *
     if (!pairs)
         return failed(g, "looking for file systems", e);
     if (count == 0)
-        return err_set(e, ERR_NOT_FOUND, "there is no file system in this point that can be read (`slipway point export` gives its disks as they are)");
+        return err_set(e, ERR_NOT_FOUND, "there is no file system in this point that can be read: `slipway point export` gives its disks "
+                       "as they are");
     if (!filesystem && count > 1)
-        return err_set(e, ERR_INVALID, "no system is installed on these disks, and there are several file systems: name one with --filesystem: %.700s", names.data);
+        return err_set(e, ERR_INVALID, "no system is installed on these disks, and there are several file systems: name one with "
+                       "--filesystem: %.700s", names.data);
     for (size_t i = 0; filesystem && pairs[i] && pairs[i + 1]; i += 2)
         known = known || strcmp(pairs[i], filesystem) == 0;
     if (filesystem && !known)
@@ -164,7 +213,8 @@ static int mount_all(struct point_guest *g, const char *filesystem, struct err *
     if (!roots || !roots[0])
         return mount_one(g, filesystem, e);
     if (roots[1])
-        return err_set(e, ERR_INVALID, "several systems are installed on these disks: name a file system with --filesystem, such as %s or %s", roots[0], roots[1]);
+        return err_set(e, ERR_INVALID, "several systems are installed on these disks: name a file system with --filesystem, such as %s or %s",
+                       roots[0], roots[1]);
     return mount_system(g, roots[0], e);
 }
 
@@ -184,8 +234,13 @@ void point_guest_close(struct point_guest **held)
 {
     struct point_guest *g = *held;
 
-    if (g && g->handle)
+    if (!g)
+        return;
+    if (g->handle)
         guestfs_close(g->handle);
+    atomic_store(&g->closing, true);
+    if (g->watched)
+        pthread_join(g->watcher, NULL);
     free(g);
     *held = NULL;
 }

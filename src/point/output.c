@@ -80,8 +80,9 @@ int point_output_finish(struct point_output *o, struct err *e)
     if (point_output_settle(o, e) < 0)
         return -1;
     if (name_it(o) < 0)
-        return errno == EEXIST || errno == EINVAL ? err_set(e, ERR_CONFLICT, "%s came into being meanwhile: name another place, or say --force", o->path)
-                               : err_errno(e, errno, "can't name %s", o->path);
+        return errno == EEXIST || errno == EINVAL
+                   ? err_set(e, ERR_CONFLICT, "%s came into being meanwhile: name another place, or say --force", o->path)
+                   : err_errno(e, errno, "can't name %s", o->path);
     o->made = false;
     return sync_folder(o->path, e);
 }

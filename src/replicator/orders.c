@@ -42,7 +42,8 @@ json_t *orders_disks(const char *nbd_path, const char *prefix, const struct vaul
     json_t *disks = json_array();
 
     for (size_t i = 0; i < p->disk_count; i++) {
-        CLEANUP(free_ptr) char *uri = orders_uri(nbd_path, prefix, p->id, p->disks[i].id), *name = xasprintf("%s%s/%s", prefix, p->id, p->disks[i].id);
+        CLEANUP(free_ptr) char *uri = orders_uri(nbd_path, prefix, p->id, p->disks[i].id);
+        CLEANUP(free_ptr) char *name = xasprintf("%s%s/%s", prefix, p->id, p->disks[i].id);
 
         json_array_append_new(disks, json_pack("{s:s, s:s, s:s, s:s, s:I}", "id", p->disks[i].id, "nbd_uri", uri, "nbd_socket", nbd_path,
                                                "nbd_export", name, "size_bytes", (json_int_t)p->disks[i].size_bytes));

@@ -88,7 +88,8 @@ static void words(void)
 
     is_str(point_meter_text(INT64_C(1) << 30, INT64_C(4) << 30, 10 * US_PER_S, text), "1.0 of 4.0 GiB, 25 %, 102 MiB/s, 30 s to go", "a quarter");
     is_str(point_meter_text(0, INT64_C(4) << 30, US_PER_S, text), "0.0 of 4.0 GiB, 0 %, 0 B/s", "nothing yet: no guess");
-    is_str(point_meter_text(INT64_C(5) << 30, INT64_C(4) << 30, 4 * US_PER_S, text), "4.0 of 4.0 GiB, 100 %, 1 GiB/s, 0 s to go", "never more than all");
+    is_str(point_meter_text(INT64_C(5) << 30, INT64_C(4) << 30, 4 * US_PER_S, text),
+           "4.0 of 4.0 GiB, 100 %, 1 GiB/s, 0 s to go", "never more than all");
     is_str(point_meter_text(1 << 20, INT64_C(1) << 50, US_PER_S, text), "0.0 of 1.0 PiB, 0 %, 1 MiB/s, 298261.6 h to go", "it fits");
     is_str(point_meter_text(3 << 20, 0, US_PER_S, text), "3.0 MiB, 3 MiB/s", "of what nobody knows the size");
 }
