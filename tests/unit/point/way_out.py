@@ -200,6 +200,8 @@ def serves(world, point):
     uri = next(line for line in lines if "nbdcopy" in line).split("'")[1]
     run("nbdcopy", uri, world.dir / "copy.raw")
     ok(device_hash(world.dir / "copy.raw") == device_hash(world.dir / "held.raw"), "nbdcopy from what is served: the held device")
+    plain = next(line for line in lines if "guestmount" in line).split("'")[1]
+    ok(run("guestfish", "--ro", "--format=raw", "-a", plain, "echo", "taken").strip() == "taken", "guestmount's line names what libguestfs takes")
     ok(world.pins(point) == ["lent"], "it is pinned meanwhile")
     reader = subprocess.Popen(["nbdcopy", uri, "-"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # a pipe that nobody empties
     reader.stdout.read(MIB)
@@ -304,6 +306,16 @@ def at_rest(world, point):
        "where nobody can ask the source, verify says so", text + said)
 
 
+def killed(world, point):
+    """A replicator that was killed leaves a pin in the vault; whoever opens it next takes it away."""
+    world.start_replicator()
+    world.wait("the replicator opens the vault again", lambda: (world.dir / "replicator/control.sock").exists() and world.server())
+    serve = world.started("serve", point)
+    world.wait("the point is lent", lambda: world.pins(point) == ["lent"])
+    world.kill("replicator")
+    ok(serve.wait(30) == 10 and world.pins(point) == [], "after SIGKILL of the replicator the point is pinned no longer")
+
+
 def damage(world, point):
     flip(world)
     for running in (False, True):
@@ -319,7 +331,7 @@ def damage(world, point):
     ok(world.pins(point) == [], "and nothing is pinned")
 
 
-PARTS = {"disks": (looks, exports, refusals, broken_off, serves, moved_on, kept, at_rest, damage), "files": (files, damaged_file)}
+PARTS = {"disks": (looks, exports, refusals, broken_off, serves, moved_on, kept, at_rest, killed, damage), "files": (files, damaged_file)}
 
 
 def main():
