@@ -7,6 +7,7 @@ import filecmp
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,8 +90,24 @@ def take(world):
        f"all {SIZE // 65536} blocks of the source are those of the point" in text, "verify: the point of a held source is its source", text + said)
     found = json.loads(world.point("verify", point, "-o", "json")[1])
     ok(found["verdict"] == "equal" and found["source"]["held"] and found["source"]["disks"][0]["still"], "and knows that it was held", found)
+    behind(world.dir / "source.raw")
+    status, text, said = world.point("verify", point)
+    ok(status == 14 and f"1 of {SIZE // 65536} blocks are not those of the point" in text,
+       "a block that differs from a held source is a fault", text + said)
+    behind(world.dir / "source.raw")
     world.ask("thaw", server="web01")
     return point
+
+
+def behind(image):
+    """A bit of the source turns, behind its device's back, where no file system is."""
+    with open(image, "r+b") as f:
+        f.seek(SIZE - MIB)
+        byte = f.read(1)
+        f.seek(SIZE - MIB)
+        f.write(bytes([byte[0] ^ 1]))
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def looks(world, point):
@@ -139,6 +156,9 @@ def refusals(world, point):
        "a file that exists is refused, and left", said)
     status, _, said = world.point("export", point, "--to", folder, "--force")
     ok(status == 0 and len(names(folder)) == 1 and (folder / names(folder)[0]).stat().st_ino != before.st_ino, "and replaced by force", said)
+    status, _, said = world.point("export", point, "--to", world.folder("turned"), "--format", "raw", env=bad_disk(world))
+    ok(status == 14 and "is not what the recovery point holds" in said and names(world.dir / "turned") == [],
+       "an image that came out wrong gets no name", said)
     small = world.folder("small")
     run("mount", "-t", "tmpfs", "-o", "size=8m", "slipway-test", small)
     status, _, said = world.point("export", point, "--to", small, "--format", "raw")
@@ -159,6 +179,18 @@ def refusals(world, point):
     ok(not (world.dir / "x").exists() and not (world.dir / "y").exists(), "and nothing is made")
     status, _, said = world.point("show", point, vault="mnt")
     ok(status == 5 and "holds no vault" in said, "a folder without a vault", said)
+
+
+def bad_disk(world):
+    """A qemu-img whose image has one bit turned."""
+    folder = world.folder("bad")
+    (folder / "qemu-img").write_text(f"""#!/bin/sh
+for last; do :; done
+{shutil.which("qemu-img")} "$@" || exit
+[ "$1" = compare ] || printf x | dd of="$last" bs=1 seek=50000000 conv=notrunc status=none
+""")
+    (folder / "qemu-img").chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 def slow_tools(world):
