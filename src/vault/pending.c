@@ -42,24 +42,26 @@ static void rehash(struct pending *p)
 }
 
 /* A chunk that is pending twice (the first copy turned out damaged) is found at its later place. */
-void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place)
+void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place, const struct record_base *base)
 {
+    static const struct record_base none;
+
     if (p->chunk_count == p->chunk_held) {
         p->chunk_held = p->chunk_held ? p->chunk_held * 2 : 256;
         p->chunks = xrealloc(p->chunks, p->chunk_held * sizeof *p->chunks);
     }
-    p->chunks[p->chunk_count++] = (struct pending_chunk){*hash, *place};
+    p->chunks[p->chunk_count++] = (struct pending_chunk){*hash, *place, base ? *base : none};
     if (p->chunk_count * 2 > p->slot_count)
         rehash(p);
     else
         *find_slot(p, hash) = (uint32_t)p->chunk_count;
 }
 
-const struct chunk_place *pending_find(const struct pending *p, const struct vault_hash *hash)
+const struct pending_chunk *pending_find(const struct pending *p, const struct vault_hash *hash)
 {
     uint32_t found = p->slot_count ? *find_slot(p, hash) : 0;
 
-    return found ? &p->chunks[found - 1].place : NULL;
+    return found ? &p->chunks[found - 1] : NULL;
 }
 
 void pending_set_map(struct pending *p, uint32_t disk, uint64_t first, uint64_t count, const struct vault_hash *hash)
