@@ -54,7 +54,7 @@ int pipeline_fill(struct agent *a, bool read_only)
         MUST(o->state == OFFER_FREE);
         *o = (struct offer){.state = OFFER_FILLED, .number = a->next_number++, .disk = disk, .read_only = read_only,
                             .batch = a->free_batches[--a->free_count]};
-        o->count = todo_next(&a->disks[disk], o->chunks, BATCH_CHUNKS);
+        o->count = todo_next(a, disk, o->chunks, o->pages, BATCH_CHUNKS);
         MUST(o->count > 0);
         for (int i = 0; i < o->count; i++)
             o->slot[i] = (uint8_t)i;
@@ -149,26 +149,58 @@ static void keep_to_limit(struct agent *a, int64_t bytes_per_s, int64_t *free_us
     }
 }
 
-/* Reads neighbours at once. The last chunk of a disk may be short: filled up with zero bytes. */
+/* What lies behind the disk's end is zero bytes. */
+static int read_piece(struct agent *a, const struct agent_disk *d, uint8_t *to, int64_t from, int64_t size, struct err *e)
+{
+    int64_t there = from >= d->info.size_bytes ? 0 : from + size > d->info.size_bytes ? d->info.size_bytes - from : size;
+
+    if (there && fd_pread_all(d->fd, to, (size_t)there, from, e) < 0)
+        return err_wrap(e, "disk %s", d->info.name);
+    memset(to + there, 0, (size_t)(size - there));
+    atomic_fetch_add(&a->bytes_read, there);
+    return 0;
+}
+
+/* Each page to its place in the chunk. */
+static int read_pages(struct agent *a, const struct agent_disk *d, uint32_t pages, uint8_t *chunk, int64_t from, struct err *e)
+{
+    while (pages) {
+        int first = __builtin_ctz(pages), run = __builtin_ctz(~(pages >> first));
+
+        if (read_piece(a, d, chunk + first * (int)WIRE_PAGE_SIZE, from + first * (int)WIRE_PAGE_SIZE, run * (int)WIRE_PAGE_SIZE, e) < 0)
+            return -1;
+        pages &= ~(((1u << run) - 1) << first);
+    }
+    return 0;
+}
+
+/* Reads neighbours at once. */
 static int read_chunks(struct agent *a, struct offer *o, struct err *e)
 {
     const struct agent_disk *d = &a->disks[o->disk];
 
     for (int i = 0, run; i < o->count; i += run) {
-        int64_t from = (int64_t)o->chunks[i] * WIRE_CHUNK_SIZE, size, whole;
+        int64_t from = (int64_t)o->chunks[i] * WIRE_CHUNK_SIZE;
         uint8_t *to = o->batch + (size_t)i * WIRE_CHUNK_SIZE;
+        int result;
 
-        for (run = 1; i + run < o->count && o->chunks[i + run] == o->chunks[i] + (uint32_t)run; run++)
+        for (run = 1; !o->pages[i] && i + run < o->count && !o->pages[i + run] && o->chunks[i + run] == o->chunks[i] + (uint32_t)run; run++)
             ;
-        size = whole = (int64_t)run * WIRE_CHUNK_SIZE;
-        if (from + size > d->info.size_bytes)
-            size = d->info.size_bytes - from;
-        if (fd_pread_all(d->fd, to, (size_t)size, from, e) < 0)
-            return err_wrap(e, "disk %s", d->info.name);
-        memset(to + size, 0, (size_t)(whole - size));
-        atomic_fetch_add(&a->bytes_read, size);
+        result = o->pages[i] ? read_pages(a, d, o->pages[i], to, from, e) : read_piece(a, d, to, from, (int64_t)run * WIRE_CHUNK_SIZE, e);
+        if (result < 0)
+            return -1;
     }
     return 0;
+}
+
+/* The pages that were read, one after the other at the chunk's start: their bytes. */
+static size_t gather_pages(uint8_t *chunk, uint32_t pages)
+{
+    size_t size = 0;
+
+    for (; pages; pages &= pages - 1, size += WIRE_PAGE_SIZE)
+        memmove(chunk + size, chunk + (size_t)__builtin_ctz(pages) * WIRE_PAGE_SIZE, WIRE_PAGE_SIZE);
+    return size;
 }
 
 static bool is_zero(const uint8_t *chunk)
@@ -183,20 +215,22 @@ static void hash_chunks(struct agent *a, struct offer *o)
 
     o->offered = 0;
     for (int i = 0; i < o->count; i++) {
-        const uint8_t *chunk = o->batch + (size_t)o->slot[i] * WIRE_CHUNK_SIZE;
+        uint8_t *chunk = o->batch + (size_t)o->slot[i] * WIRE_CHUNK_SIZE;
+        size_t size = o->pages[i] ? gather_pages(chunk, o->pages[i]) : WIRE_CHUNK_SIZE;
         int to = o->offered;
         bool changed = o->for_hashing || !sums || track_sums_changed(sums, o->chunks[i], chunk, WIRE_CHUNK_SIZE);
         uint32_t chunk_number = o->chunks[i];
+        uint16_t pages = o->pages[i];
         uint8_t slot = o->slot[i];
 
         if (!changed)
             continue;
         /* swapped, not overwritten: a failed link puts all of them back */
-        o->chunks[i] = o->chunks[to], o->slot[i] = o->slot[to];
-        o->chunks[to] = chunk_number, o->slot[to] = slot;
-        o->zero[to] = is_zero(chunk);
+        o->chunks[i] = o->chunks[to], o->slot[i] = o->slot[to], o->pages[i] = o->pages[to];
+        o->chunks[to] = chunk_number, o->slot[to] = slot, o->pages[to] = pages;
+        o->zero[to] = !pages && is_zero(chunk);
         if (!o->zero[to])
-            hash_sha256(chunk, WIRE_CHUNK_SIZE, o->hash[to]);
+            hash_sha256(chunk, size, o->hash[to]);
         else if (o->for_hashing)
             memcpy(o->hash[to], a->zero_hash, HASH_SHA256_SIZE);
         o->offered++;
@@ -259,6 +293,7 @@ static void offer_in_order(struct agent *a, struct buf *frame)
         for (int i = 0; i < o->offered; i++) {
             message->entries[i].chunk = o->chunks[i];
             message->entries[i].zero = o->zero[i];
+            message->entries[i].pages = o->pages[i];
             memcpy(message->entries[i].hash, o->hash[i], HASH_SHA256_SIZE);
         }
         pthread_mutex_unlock(&a->lock);
@@ -325,12 +360,13 @@ static int send_chunks(struct agent *a, struct offer *o, struct zip *z, uint8_t 
     wire_data_begin(frame, o->number);
     for (int i = 0; i < o->offered; i++) {
         const uint8_t *chunk = o->batch + (size_t)o->slot[i] * WIRE_CHUNK_SIZE;
-        struct wire_data_chunk c = {.entry = (uint16_t)i, .codec = WIRE_RAW, .stored_size = WIRE_CHUNK_SIZE, .bytes = chunk};
+        uint32_t size = wire_entry_size(&(struct wire_entry){.pages = o->pages[i]});
+        struct wire_data_chunk c = {.entry = (uint16_t)i, .codec = WIRE_RAW, .stored_size = size, .bytes = chunk, .raw_size = size};
         size_t packed_size;
 
         if (!wire_needs(&o->need, (unsigned)i))
             continue;
-        packed_size = zip_pack(z, chunk, WIRE_CHUNK_SIZE, packed);
+        packed_size = zip_pack(z, chunk, size, packed);
         if (packed_size) {
             c.codec = WIRE_ZSTD;
             c.stored_size = (uint32_t)packed_size;
@@ -557,7 +593,7 @@ void pipeline_requeue(struct agent *a)
         struct agent_disk *d = &a->disks[o->disk];
 
         for (int i = 0; i < o->count; i++) {
-            todo_set(d, o->chunks[i]);
+            todo_set(a, o->disk, o->chunks[i]);
             if (d->sums)
                 track_sums_forget(d->sums, o->chunks[i]);
         }

@@ -34,7 +34,9 @@ struct pending {
     uint32_t *slots; /* open addressing by hash: index into chunks + 1 */
     size_t slot_count;
     struct pending_set *sets;
-    size_t set_count, set_held;
+    size_t set_count, set_held, range_count; /* range_count: those of more than one chunk */
+    uint32_t *set_slots; /* open addressing by disk and chunk: index of the latest of one chunk + 1 */
+    size_t set_slot_count;
     struct pending_feed *feeds;
     size_t feed_count;
 };
@@ -107,6 +109,8 @@ struct vault_disk *disk_by_number(struct vault *v, uint32_t number);
 void pending_release(struct pending *p);
 void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place, const struct record_base *base);
 const struct pending_chunk *pending_find(const struct pending *p, const struct vault_hash *hash);
+/* NULL: nothing is pending for the chunk. */
+const struct vault_hash *pending_map_get(const struct pending *p, uint32_t disk, uint64_t chunk);
 void pending_set_map(struct pending *p, uint32_t disk, uint64_t first, uint64_t count, const struct vault_hash *hash);
 void pending_done(struct pending *p, size_t chunk_count, size_t set_count, size_t feed_count); /* forgets the first ones */
 

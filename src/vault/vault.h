@@ -74,6 +74,8 @@ int vault_store_delta(struct vault *v, const struct vault_hash *base, uint32_t m
                       uint64_t *stored_bytes, struct err *e);
 /* Puts a chunk that the vault has into the map. 0: it has it not, and the map is as before. */
 int vault_map(struct vault *v, const struct vault_disk *d, uint64_t index, const struct vault_hash *hash, struct err *e);
+/* The name of a chunk in the working map, as of the last vault_map: vault_hash_zero, vault_hash_unknown, or a chunk's. */
+int vault_map_get(struct vault *v, const struct vault_disk *d, uint64_t index, struct vault_hash *out, struct err *e);
 int vault_map_zero(struct vault *v, const struct vault_disk *d, uint64_t first, uint64_t count, struct err *e);
 /* What a server's maps were fed from: the sender's epoch, and its number of the last change in them. Becomes durable in the same
  * transaction as the changes before it. */
