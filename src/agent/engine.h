@@ -182,6 +182,11 @@ int pipeline_ack(struct agent *a, uint64_t number, struct err *e);
 void pipeline_requeue(struct agent *a);
 void agent_broken(struct agent *a, const struct err *e);  /* any thread, without lock: the connection is over */
 
+/* chunks.c */
+int chunks_read(struct agent *a, struct offer *o, struct err *e); /* into the batch: entry i to its place, pages to theirs in it */
+/* The pages that were read, one after the other at the chunk's start: their bytes. */
+size_t chunks_gather(uint8_t *chunk, uint32_t pages);
+
 /* todo.c */
 void todo_set(struct agent *a, int disk, int64_t chunk); /* as a whole */
 void todo_mark(struct agent *a, int disk, int64_t chunk, uint32_t pages); /* these pages, too */
