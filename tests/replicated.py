@@ -59,7 +59,7 @@ class World:
         with open(image, "wb") as f:
             f.truncate(size)
         self.loop = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
-        run("mkfs.ext4", "-q", "-F", self.loop)
+        run("mkfs.ext4", "-q", "-F", "-b", "4096", self.loop)
         self.mounted = self.dir / "mnt"
         self.mounted.mkdir()
         run("mount", self.loop, self.mounted)

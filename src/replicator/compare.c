@@ -33,7 +33,7 @@ struct comparison {
     struct peer *p;
     const struct vault_point *point;
     struct pair pairs[LIMIT_DISKS_PER_SERVER];
-    uint64_t total_bytes, done_bytes;
+    uint64_t total_bytes, done_bytes; /* total_bytes: of both sides */
     uint8_t *buffer; /* READ_BYTES */
     uint8_t hash_of_zeros[HASH_SHA256_SIZE]; /* of a chunk */
 };
@@ -305,6 +305,15 @@ static int results(struct comparison *c, json_t **disks, struct err *e)
     return 0;
 }
 
+/* Our side is read: from now on the progress is that of the source's. */
+static void await_source(struct comparison *c)
+{
+    pthread_mutex_lock(&c->p->lock);
+    c->p->slots[SLOT_HASH].bytes_done += (int64_t)c->done_bytes;
+    c->p->slots[SLOT_HASH].bytes_total = (int64_t)c->total_bytes;
+    pthread_mutex_unlock(&c->p->lock);
+}
+
 int compare_point(struct talk *t, struct peer *p, const struct vault_point *point, json_t **disks, struct err *e)
 {
     CLEANUP(comparison_free) struct comparison *c = xcalloc(1, sizeof *c);
@@ -318,11 +327,12 @@ int compare_point(struct talk *t, struct peer *p, const struct vault_point *poin
     hash_sha256(c->buffer, VAULT_CHUNK_BYTES, c->hash_of_zeros);
     for (size_t i = 0; i < point->disk_count; i++) {
         c->pairs[i].source.fd = c->pairs[i].target.fd = -1;
-        c->total_bytes += point->disks[i].size_bytes;
+        c->total_bytes += 2 * point->disks[i].size_bytes;
     }
     if (pair_disks(c, e) < 0 || open_scratch(c, e) < 0 || ask_source(c, deadline_us, e) < 0)
         return -1;
     result = read_targets(c, e);
+    await_source(c);
     if (result == 0)
         result = slot_wait(p, SLOT_HASH, deadline_us, t, e);
     if (result == 0)

@@ -39,6 +39,7 @@ struct slot {
     struct wire_thawed thawed;
     struct wire_hash_done *hashed; /* the slot's owner frees it */
     int hash_fd[LIMIT_DISKS_PER_SERVER]; /* where HASHES go, by HELLO's disk; -1: not wanted */
+    int64_t bytes_done, bytes_total;     /* what slot_wait tells meanwhile; 0: nothing but that it waits */
 };
 
 /* One source server, known from its first HELLO on (or from the vault); never freed while the replicator runs. */

@@ -73,6 +73,37 @@ def follow(world):
     world.wait("the newest point stays fresh while nothing changes", lambda: world.server()["newest_point_age_ms"] < 3000)
 
 
+def small_writes(world):
+    """Random pages: what travels and is stored is about what was written, not whole chunks."""
+    size, count = 16 * MIB, 600
+    with open(world.mounted / "pages", "wb") as f:
+        f.write(os.urandom(size))
+    world.sync()
+    newest = world.server()["newest_point"]
+    world.wait("the file of pages is there", lambda: continuous(world) and world.server()["newest_point"] != newest and not world.server()["backlog_bytes"])
+    time.sleep(2.5)  # the agent tells its own figures every second
+    before = world.server()
+    random = __import__("random").Random(7)
+    fd = os.open(world.mounted / "pages", os.O_WRONLY)
+    for turn in range(6):
+        for _ in range(count // 6):
+            os.pwrite(fd, os.urandom(4096), random.randrange(size // 4096) * 4096)
+        os.fdatasync(fd)
+        time.sleep(0.5)
+    os.close(fd)
+    written = count * 4096
+    point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
+    compared = world.ask("compare", server="web01", point=point["id"])["disks"][0]
+    ok(compared["blocks_differing"] == 0 and compared["still"], "the point after them is exact: " + json.dumps(compared))
+    world.ask("thaw", server="web01")
+    time.sleep(2.5)
+    now = world.server()
+    moved = {name: now[name] - before[name] for name in ("bytes_read", "bytes_sent", "bytes_stored")}
+    moved["bytes_read"] -= 96 * MIB  # by the comparison
+    ok(moved["bytes_read"] < 2 * written and moved["bytes_sent"] < 1.5 * written and moved["bytes_stored"] < 3 * written,
+       f"{count} pages, {written} bytes written: " + json.dumps(moved))
+
+
 def held_point(world):
     (world.mounted / "last").write_bytes(os.urandom(2 * MIB))
     point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
@@ -119,7 +150,7 @@ def restarts(world, point, uri):
     ok(world.server()["bytes_sent"] < sent + 8 * MIB, f"without sending everything again ({world.server()['bytes_sent']} bytes)")
     fresh = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
     compared = world.ask("compare", server="web01", point=fresh["id"])["disks"][0]
-    ok(compared["blocks_differing"] == 0 and compared["still"], "and the next point is exact")
+    ok(compared["blocks_differing"] == 0 and compared["still"], "and the next point is exact: " + json.dumps(compared))
     world.ask("thaw", server="web01")
     ok(world.ask("verify", point=point["id"])["chunks"] > 0, "the point from before is whole")
 
@@ -219,6 +250,7 @@ def main():
         full_disk(world)
         synchronise(world)
         follow(world)
+        small_writes(world)
         point, uri = held_point(world)
         restarts(world, point, uri)
         orders(world, point, uri)
