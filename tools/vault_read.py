@@ -13,7 +13,7 @@ import pathlib
 import struct
 import sys
 
-CHUNK, FANOUT, NODE, RAW_LIMIT = 65536, 64, 2048, 1 << 20
+CHUNK, PAGE, FANOUT, NODE, RAW_LIMIT = 65536, 4096, 64, 2048, 1 << 20
 ZERO, UNKNOWN = bytes(32), b"\xff" * 32
 KINDS = {1: "chunk", 2: "node", 3: "point", 4: "grave"}
 zstd = ctypes.CDLL(ctypes.util.find_library("zstd") or "libzstd.so.1")
@@ -56,7 +56,7 @@ class Vault:
         at = 64
         while at + 64 <= len(data) and data[at:at + 4] == b"SREC":
             version, kind, codec, flags, raw_size, stored_size = struct.unpack_from("<4BII", data, at + 4)
-            if version != 1 or kind not in KINDS or codec > 1 or flags:
+            if version != 1 or kind not in KINDS or codec > 2 or flags:
                 raise Refused(f"{path}: a record from a later version at {at}")
             if not 0 < stored_size <= raw_size <= RAW_LIMIT or at + 64 + stored_size > len(data):
                 break  # a torn tail
@@ -84,10 +84,20 @@ class Vault:
         path, at, codec, raw_size, stored_size = self.places[name]
         with open(path, "rb") as f:
             f.seek(at)
-            raw = unpack(codec, raw_size, f.read(stored_size))
+            stored = f.read(stored_size)
+        raw = self.delta(stored) if codec == 2 else unpack(codec, raw_size, stored)
         if hashlib.sha256(raw).digest() != name:
             raise Refused(f"{path}: the bytes of {name.hex()} do not match their name")
         return raw
+
+    def delta(self, stored):
+        base, (mask, codec) = stored[:32], struct.unpack_from("<HB", stored, 32)
+        if self.places.get(base, (0, 0, 2))[2] == 2:
+            raise Refused(f"the base {base.hex()} is missing, or a delta itself")
+        pages, raw = unpack(codec, mask.bit_count() * PAGE, stored[40:]), bytearray(self.get(base))
+        for at, page in enumerate(page for page in range(CHUNK // PAGE) if mask >> page & 1):
+            raw[page * PAGE:(page + 1) * PAGE] = pages[at * PAGE:(at + 1) * PAGE]
+        return bytes(raw)
 
     def living(self):
         return sorted((p for name, p in self.points.items() if name not in self.graves), key=lambda p: p["sequence"])

@@ -58,9 +58,21 @@ bool engine_still(struct agent *a, const uint64_t *writes)
 
     engine_writes(a, now);
     for (int i = 0; i < a->disk_count; i++)
-        if (now[i] != writes[i] || now[i] == TRACK_WRITES_UNKNOWN)
+        if (now[i] != writes[i] || now[i] == TRACK_WRITES_UNKNOWN || (a->tracker && track_check(a->tracker, i) != 1))
             return false;
     return true;
+}
+
+struct marking {
+    struct agent *a;
+    int disk;
+};
+
+static void mark_todo(int64_t chunk, uint32_t pages, void *user)
+{
+    const struct marking *m = user;
+
+    todo_mark(m->a, m->disk, chunk, pages);
 }
 
 int engine_take(struct agent *a, struct err *e)
@@ -72,10 +84,12 @@ int engine_take(struct agent *a, struct err *e)
         return 0;
     for (int i = 0; i < a->disk_count; i++) {
         struct agent_disk *d = &a->disks[i];
-        int64_t got = track_take(a->tracker, i, d->todo, e);
+        int64_t before = d->todo_count;
 
-        if (got < 0) { /* it has grown: read all of it, and look at its size now */
-            todo_all(d);
+        /* It has grown, or a write went unseen: read all of it, and look at its size now. */
+        if (track_take(a->tracker, i, mark_todo, &(struct marking){a, i}, e) < 0) {
+            log_err(e, "disk %s is read again", d->info.name);
+            todo_all(a, i);
             pthread_mutex_lock(&a->lock);
             a->pass = PASS_RUNNING;
             pthread_mutex_unlock(&a->lock);
@@ -83,8 +97,7 @@ int engine_take(struct agent *a, struct err *e)
             lost = true;
             continue;
         }
-        d->todo_count += got;
-        count += got;
+        count += d->todo_count - before;
     }
     atomic_fetch_add(&a->bytes_marked, count * WIRE_CHUNK_SIZE);
     atomic_store(&a->todo_chunks, todo_total(a));
@@ -148,7 +161,7 @@ static void take_regularly(struct agent *a)
         return;
     if (!a->tracker && now_us >= a->next_scan_us) {
         for (int i = 0; i < a->disk_count; i++)
-            todo_all(&a->disks[i]);
+            todo_all(a, i);
         a->next_scan_us = now_us + a->config->rescan_interval_s * US_PER_S;
     }
     if (!a->tracker && !todo_total(a))
@@ -171,8 +184,9 @@ static void set_watermark(struct agent *a)
 
 /* ---- disks ---- */
 
-static int open_disk(struct agent_disk *d, bool rescan, struct err *e)
+static int open_disk(struct agent *a, int disk, struct err *e)
 {
+    struct agent_disk *d = &a->disks[disk];
     char path[80];
 
     snprintf(path, sizeof path, "/dev/%s", d->info.name);
@@ -181,9 +195,9 @@ static int open_disk(struct agent_disk *d, bool rescan, struct err *e)
         return err_errno(e, errno, "can't open %s", path);
     d->chunk_count = track_chunks(d->info.size_bytes);
     d->todo = xcalloc((size_t)(d->chunk_count + 63) / 64, sizeof *d->todo);
-    if (rescan)
+    if (!a->tracker)
         d->sums = track_sums_new(d->chunk_count);
-    todo_all(d);
+    todo_all(a, disk);
     return 0;
 }
 
@@ -259,7 +273,7 @@ static int set_up_disks(struct agent *a, struct err *e)
     for (int i = 0; i < count; i++) {
         a->disks[i] = (struct agent_disk){.info = found[i], .fd = -1};
         a->disk_count = i + 1;
-        if (open_disk(&a->disks[i], !a->tracker, e) < 0)
+        if (open_disk(a, i, e) < 0)
             return -1;
         total += found[i].size_bytes;
         log_info("disk %s (%s): %lld bytes", found[i].name, found[i].id, (long long)found[i].size_bytes);
@@ -463,6 +477,7 @@ static struct agent *make(const struct agent_config *c, const atomic_bool *stop)
 
     a->config = c;
     a->stop = stop;
+    a->pages = xcalloc(TRACK_SLOT_COUNT, sizeof *a->pages);
     a->welcome = xcalloc(1, sizeof *a->welcome);
     pthread_mutex_init(&a->lock, NULL);
     pthread_condattr_init(&monotonic);
@@ -488,6 +503,7 @@ static void unmake(struct agent **at)
         close_disk(&a->disks[i]);
     tls_context_free(&a->tls);
     free(a->welcome);
+    free(a->pages);
     pthread_cond_destroy(&a->changed);
     pthread_cond_destroy(&a->work);
     pthread_mutex_destroy(&a->lock);

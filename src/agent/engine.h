@@ -45,6 +45,7 @@ struct offer {
     uint32_t chunks[BATCH_CHUNKS]; /* after hashing: those offered come first, with slot, zero and hash */
     uint8_t slot[BATCH_CHUNKS];    /* where in the batch the chunk's bytes are */
     bool zero[BATCH_CHUNKS];
+    uint16_t pages[BATCH_CHUNKS];  /* 0: the chunk as a whole; else the pages that were read, after hashing one after the other */
     uint8_t hash[BATCH_CHUNKS][HASH_SHA256_SIZE];
     struct wire_need need;
     bool was_read;                 /* its bytes are in the batch */
@@ -67,7 +68,7 @@ struct agent_disk {
     struct disk info;
     int fd;               /* O_DIRECT */
     int64_t chunk_count;
-    uint64_t *todo;       /* the engine's: chunks to offer; (chunk_count + 63) / 64 words */
+    uint64_t *todo;       /* the engine's: chunks to offer; (chunk_count + 63) / 64 words. a->pages has pages of some of them */
     int64_t todo_count;
     int64_t cursor;       /* the engine's: the next word of todo to look at */
     struct track_sums *sums; /* where writes can't be followed; else NULL */
@@ -96,6 +97,7 @@ struct agent {
 
     struct agent_disk disks[LIMIT_DISKS_PER_SERVER]; /* the engine's; set up anew only while no job is at work */
     int disk_count;
+    uint64_t *pages;          /* the engine's: see todo.c */
     struct tracker *tracker;  /* NULL: rescan */
     char tracker_reason[256]; /* why there is none */
     char epoch[WIRE_TOKEN_SIZE];
@@ -180,12 +182,18 @@ int pipeline_ack(struct agent *a, uint64_t number, struct err *e);
 void pipeline_requeue(struct agent *a);
 void agent_broken(struct agent *a, const struct err *e);  /* any thread, without lock: the connection is over */
 
+/* chunks.c */
+int chunks_read(struct agent *a, struct offer *o, struct err *e); /* into the batch: entry i to its place, pages to theirs in it */
+/* The pages that were read, one after the other at the chunk's start: their bytes. */
+size_t chunks_gather(uint8_t *chunk, uint32_t pages);
+
 /* todo.c */
-void todo_set(struct agent_disk *d, int64_t chunk);
-void todo_all(struct agent_disk *d);
+void todo_set(struct agent *a, int disk, int64_t chunk); /* as a whole */
+void todo_mark(struct agent *a, int disk, int64_t chunk, uint32_t pages); /* these pages, too */
+void todo_all(struct agent *a, int disk);
 int64_t todo_total(const struct agent *a);
-/* Up to limit chunks, in order from the cursor, cleared: their count. */
-int todo_next(struct agent_disk *d, uint32_t *chunks, int limit);
+/* Up to limit chunks, in order from the cursor, cleared: their count. pages: 0 where the whole chunk is to be offered. */
+int todo_next(struct agent *a, int disk, uint32_t *chunks, uint16_t *pages, int limit);
 
 /* link.c */
 int link_open(struct agent *a, struct err *e);  /* dials, says HELLO, hears WELCOME, starts the receiver */

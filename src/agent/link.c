@@ -204,7 +204,7 @@ static void resume(struct agent *a)
         whole &= a->welcome->disks[i].whole;
     if (!same || (a->pass == PASS_DONE && !whole)) {
         for (int i = 0; i < a->disk_count; i++) {
-            todo_all(&a->disks[i]);
+            todo_all(a, i);
             if (a->disks[i].sums)
                 for (int64_t chunk = 0; chunk < a->disks[i].chunk_count; chunk++)
                     track_sums_forget(a->disks[i].sums, chunk);

@@ -2,7 +2,6 @@
 #include "agent/engine.h"
 
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/zip.h"
 
 #include <errno.h>
@@ -54,7 +53,7 @@ int pipeline_fill(struct agent *a, bool read_only)
         MUST(o->state == OFFER_FREE);
         *o = (struct offer){.state = OFFER_FILLED, .number = a->next_number++, .disk = disk, .read_only = read_only,
                             .batch = a->free_batches[--a->free_count]};
-        o->count = todo_next(&a->disks[disk], o->chunks, BATCH_CHUNKS);
+        o->count = todo_next(a, disk, o->chunks, o->pages, BATCH_CHUNKS);
         MUST(o->count > 0);
         for (int i = 0; i < o->count; i++)
             o->slot[i] = (uint8_t)i;
@@ -149,28 +148,6 @@ static void keep_to_limit(struct agent *a, int64_t bytes_per_s, int64_t *free_us
     }
 }
 
-/* Reads neighbours at once. The last chunk of a disk may be short: filled up with zero bytes. */
-static int read_chunks(struct agent *a, struct offer *o, struct err *e)
-{
-    const struct agent_disk *d = &a->disks[o->disk];
-
-    for (int i = 0, run; i < o->count; i += run) {
-        int64_t from = (int64_t)o->chunks[i] * WIRE_CHUNK_SIZE, size, whole;
-        uint8_t *to = o->batch + (size_t)i * WIRE_CHUNK_SIZE;
-
-        for (run = 1; i + run < o->count && o->chunks[i + run] == o->chunks[i] + (uint32_t)run; run++)
-            ;
-        size = whole = (int64_t)run * WIRE_CHUNK_SIZE;
-        if (from + size > d->info.size_bytes)
-            size = d->info.size_bytes - from;
-        if (fd_pread_all(d->fd, to, (size_t)size, from, e) < 0)
-            return err_wrap(e, "disk %s", d->info.name);
-        memset(to + size, 0, (size_t)(whole - size));
-        atomic_fetch_add(&a->bytes_read, size);
-    }
-    return 0;
-}
-
 static bool is_zero(const uint8_t *chunk)
 {
     return chunk[0] == 0 && memcmp(chunk, chunk + 1, WIRE_CHUNK_SIZE - 1) == 0;
@@ -183,20 +160,22 @@ static void hash_chunks(struct agent *a, struct offer *o)
 
     o->offered = 0;
     for (int i = 0; i < o->count; i++) {
-        const uint8_t *chunk = o->batch + (size_t)o->slot[i] * WIRE_CHUNK_SIZE;
+        uint8_t *chunk = o->batch + (size_t)o->slot[i] * WIRE_CHUNK_SIZE;
+        size_t size = o->pages[i] ? chunks_gather(chunk, o->pages[i]) : WIRE_CHUNK_SIZE;
         int to = o->offered;
         bool changed = o->for_hashing || !sums || track_sums_changed(sums, o->chunks[i], chunk, WIRE_CHUNK_SIZE);
         uint32_t chunk_number = o->chunks[i];
+        uint16_t pages = o->pages[i];
         uint8_t slot = o->slot[i];
 
         if (!changed)
             continue;
         /* swapped, not overwritten: a failed link puts all of them back */
-        o->chunks[i] = o->chunks[to], o->slot[i] = o->slot[to];
-        o->chunks[to] = chunk_number, o->slot[to] = slot;
-        o->zero[to] = is_zero(chunk);
+        o->chunks[i] = o->chunks[to], o->slot[i] = o->slot[to], o->pages[i] = o->pages[to];
+        o->chunks[to] = chunk_number, o->slot[to] = slot, o->pages[to] = pages;
+        o->zero[to] = !pages && is_zero(chunk);
         if (!o->zero[to])
-            hash_sha256(chunk, WIRE_CHUNK_SIZE, o->hash[to]);
+            hash_sha256(chunk, size, o->hash[to]);
         else if (o->for_hashing)
             memcpy(o->hash[to], a->zero_hash, HASH_SHA256_SIZE);
         o->offered++;
@@ -259,6 +238,7 @@ static void offer_in_order(struct agent *a, struct buf *frame)
         for (int i = 0; i < o->offered; i++) {
             message->entries[i].chunk = o->chunks[i];
             message->entries[i].zero = o->zero[i];
+            message->entries[i].pages = o->pages[i];
             memcpy(message->entries[i].hash, o->hash[i], HASH_SHA256_SIZE);
         }
         pthread_mutex_unlock(&a->lock);
@@ -325,12 +305,13 @@ static int send_chunks(struct agent *a, struct offer *o, struct zip *z, uint8_t 
     wire_data_begin(frame, o->number);
     for (int i = 0; i < o->offered; i++) {
         const uint8_t *chunk = o->batch + (size_t)o->slot[i] * WIRE_CHUNK_SIZE;
-        struct wire_data_chunk c = {.entry = (uint16_t)i, .codec = WIRE_RAW, .stored_size = WIRE_CHUNK_SIZE, .bytes = chunk};
+        uint32_t size = wire_entry_size(&(struct wire_entry){.pages = o->pages[i]});
+        struct wire_data_chunk c = {.entry = (uint16_t)i, .codec = WIRE_RAW, .stored_size = size, .bytes = chunk, .raw_size = size};
         size_t packed_size;
 
         if (!wire_needs(&o->need, (unsigned)i))
             continue;
-        packed_size = zip_pack(z, chunk, WIRE_CHUNK_SIZE, packed);
+        packed_size = zip_pack(z, chunk, size, packed);
         if (packed_size) {
             c.codec = WIRE_ZSTD;
             c.stored_size = (uint32_t)packed_size;
@@ -376,7 +357,7 @@ static void do_read(struct agent *a, struct offer *o)
     pthread_mutex_unlock(&a->lock);
     if (limited)
         keep_to_limit(a, a->config->read_bytes_per_s, &a->read_free_us, (int64_t)o->count * WIRE_CHUNK_SIZE);
-    after_read(a, o, read_chunks(a, o, &e) < 0, &e);
+    after_read(a, o, chunks_read(a, o, &e) < 0, &e);
 }
 
 static void set_state(struct agent *a, struct offer *o, enum offer_state state)
@@ -557,7 +538,7 @@ void pipeline_requeue(struct agent *a)
         struct agent_disk *d = &a->disks[o->disk];
 
         for (int i = 0; i < o->count; i++) {
-            todo_set(d, o->chunks[i]);
+            todo_set(a, o->disk, o->chunks[i]);
             if (d->sums)
                 track_sums_forget(d->sums, o->chunks[i]);
         }

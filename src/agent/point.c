@@ -225,7 +225,7 @@ static int copy_residue(struct agent *a, bool streaming, int64_t deadline_us, ui
 static void mark_everything(struct agent *a)
 {
     for (int i = 0; !a->tracker && i < a->disk_count; i++)
-        todo_all(&a->disks[i]);
+        todo_all(a, i);
 }
 
 static void set_held(struct agent *a, bool held)

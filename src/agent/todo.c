@@ -1,17 +1,68 @@
-/* The map of chunks to offer. The engine's thread only. */
+/* The map of chunks to offer. The engine's thread only.
+ *
+ * A chunk that is to do and has a slot in a->pages is to be offered with these pages only: all others are as they were when the chunk was offered last,
+ * and every offer before comes before in the replicator's map, too. A chunk without a slot is to be offered whole: which is always right. */
 #include "agent/engine.h"
 
-void todo_set(struct agent_disk *d, int64_t chunk)
-{
-    uint64_t bit = UINT64_C(1) << (chunk % 64);
+#define PAGES_MOST 8 /* of 16: above, the whole chunk costs less trouble */
 
-    MUST(chunk >= 0 && chunk < d->chunk_count);
-    d->todo_count += !(d->todo[chunk / 64] & bit);
-    d->todo[chunk / 64] |= bit;
+/* The slot of the chunk: NULL where it has none. free_one: else one that is free, if there is. */
+static uint64_t *find_slot(struct agent *a, int disk, int64_t chunk, bool free_one)
+{
+    uint64_t tag = track_tag((unsigned)disk, (uint64_t)chunk), *empty = NULL;
+    uint32_t first = track_slot(tag);
+
+    for (uint32_t i = 0; i < 2; i++) {
+        uint64_t *slot = &a->pages[first ^ i];
+
+        if (*slot >> TRACK_TAG_SHIFT == tag >> TRACK_TAG_SHIFT)
+            return slot;
+        if (!*slot && !empty)
+            empty = slot;
+    }
+    if (free_one && empty)
+        *empty = tag;
+    return free_one ? empty : NULL;
 }
 
-void todo_all(struct agent_disk *d)
+/* True where it was not to do before. */
+static bool add_chunk(struct agent_disk *d, int64_t chunk)
 {
+    uint64_t bit = UINT64_C(1) << (chunk % 64);
+    bool fresh = !(d->todo[chunk / 64] & bit);
+
+    MUST(chunk >= 0 && chunk < d->chunk_count);
+    d->todo_count += fresh;
+    d->todo[chunk / 64] |= bit;
+    return fresh;
+}
+
+void todo_set(struct agent *a, int disk, int64_t chunk)
+{
+    uint64_t *slot = find_slot(a, disk, chunk, false);
+
+    if (slot)
+        *slot = 0;
+    add_chunk(&a->disks[disk], chunk);
+}
+
+void todo_mark(struct agent *a, int disk, int64_t chunk, uint32_t pages)
+{
+    uint64_t *slot;
+
+    if (pages == TRACK_PAGES_ALL) {
+        todo_set(a, disk, chunk);
+        return;
+    }
+    /* One that was to do and has no slot stays whole. */
+    slot = find_slot(a, disk, chunk, add_chunk(&a->disks[disk], chunk));
+    if (slot)
+        *slot |= pages;
+}
+
+void todo_all(struct agent *a, int disk)
+{
+    struct agent_disk *d = &a->disks[disk];
     int64_t words = (d->chunk_count + 63) / 64;
 
     for (int64_t i = 0; i < words; i++)
@@ -20,6 +71,9 @@ void todo_all(struct agent_disk *d)
         d->todo[words - 1] = UINT64_MAX >> (64 - d->chunk_count % 64);
     d->todo_count = d->chunk_count;
     d->cursor = 0;
+    for (uint32_t i = 0; i < TRACK_SLOT_COUNT; i++)
+        if (a->pages[i] >> 40 >> TRACK_TAG_SHIFT == (uint64_t)disk + 1)
+            a->pages[i] = 0;
 }
 
 int64_t todo_total(const struct agent *a)
@@ -31,8 +85,19 @@ int64_t todo_total(const struct agent *a)
     return total;
 }
 
-int todo_next(struct agent_disk *d, uint32_t *chunks, int limit)
+static uint16_t take_pages(struct agent *a, int disk, int64_t chunk)
 {
+    uint64_t *slot = find_slot(a, disk, chunk, false);
+    uint16_t pages = slot ? (uint16_t)*slot : 0;
+
+    if (slot)
+        *slot = 0;
+    return __builtin_popcount(pages) <= PAGES_MOST ? pages : 0;
+}
+
+int todo_next(struct agent *a, int disk, uint32_t *chunks, uint16_t *pages, int limit)
+{
+    struct agent_disk *d = &a->disks[disk];
     int64_t words = (d->chunk_count + 63) / 64, looked = 0;
     int count = 0;
 
@@ -50,7 +115,9 @@ int todo_next(struct agent_disk *d, uint32_t *chunks, int limit)
             looked++;
             continue;
         }
-        chunks[count++] = (uint32_t)(d->cursor * 64 + __builtin_ctzll(bits));
+        chunks[count] = (uint32_t)(d->cursor * 64 + __builtin_ctzll(bits));
+        pages[count] = take_pages(a, disk, chunks[count]);
+        count++;
         d->todo[d->cursor] &= bits - 1;
         d->todo_count--;
     }

@@ -79,6 +79,7 @@ const struct cli_command cli_commands[] = {
     {"report", "a wave's report", run},
     {"watch", "what happens, as it happens", run},
     {"audit", "who did what", run},
+    {"point", "recovery points, on the vault's machine: as image files, over NBD, single files, compared with the source", run},
     {"target", "where machines are launched", run},
     {"runner", "list, revoke: enrolled runners", run},
     {"replicator", "list, revoke: enrolled replicators", run},

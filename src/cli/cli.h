@@ -1,6 +1,7 @@
 /* cli: the command line client of a day's work, over the factory's HTTPS API. It holds no logic of its own: what is
  * allowed and what follows is the factory's; this room parses words, sends one request or a few, and shows the
- * answer as a table or as JSON.
+ * answer as a table or as JSON. `slipway point` alone is for the machine that holds a vault: it hands over to point/ and to
+ * replicator/reach.h.
  *
  * Every command, verb, argument and option is a row of verbs.c; parsing, --help, shell completion and the tests read
  * the same rows.

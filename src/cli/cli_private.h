@@ -103,6 +103,8 @@ int cli_read_json(const struct cli_call *call, const char *path, json_t **out, s
 /* NAME=VALUE words from the index on into object: a VALUE that is JSON's number, true, false, null, object or array
  * is that, else it is text. */
 int cli_assignments(const struct cli_call *call, int from, json_t *object, struct err *e);
+/* Asks the verb's question where somebody is there to answer; ERR_CANCELLED where the answer is no. */
+int cli_ask(struct cli_call *call, struct err *e);
 /* Does what a verb without a run of its own does. */
 int cli_simple(struct cli_call *call, struct err *e);
 
@@ -127,6 +129,8 @@ void cli_show_table(FILE *out, const json_t *items, const struct cli_column *col
 /* One object, a line a column. */
 void cli_show_object(FILE *out, const json_t *object, const struct cli_column *columns);
 void cli_show_json(FILE *out, const json_t *value);
+/* The answer as the verb's row says: JSON, its table and sections, or its words where there is nothing to show (NULL, or no columns). */
+void cli_show_answer(struct cli_call *call, const json_t *answer);
 /* The member at a dotted path, as text for a person; buf is appended to. */
 void cli_show_value(struct buf *out, const json_t *item, const char *path, enum cli_format format);
 void cli_show_clean(FILE *out, const char *text);
@@ -153,3 +157,13 @@ int cli_run_doctor(struct cli_call *call, struct err *e);
 int cli_run_report(struct cli_call *call, struct err *e);
 int cli_run_watch(struct cli_call *call, struct err *e);
 int cli_run_completion(struct cli_call *call, struct err *e);
+int cli_run_point_list(struct cli_call *call, struct err *e);
+int cli_run_point_show(struct cli_call *call, struct err *e);
+int cli_run_point_export(struct cli_call *call, struct err *e);
+int cli_run_point_serve(struct cli_call *call, struct err *e);
+int cli_run_point_files(struct cli_call *call, struct err *e);
+int cli_run_point_fetch(struct cli_call *call, struct err *e);
+int cli_run_point_verify(struct cli_call *call, struct err *e);
+int cli_run_point_pin(struct cli_call *call, struct err *e);
+int cli_run_point_unpin(struct cli_call *call, struct err *e);
+int cli_run_point_drop(struct cli_call *call, struct err *e);

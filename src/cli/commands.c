@@ -9,8 +9,7 @@
 
 #define PROBE_DEADLINE_US (300 * US_PER_S)
 
-/* Asks the verb's question where somebody is there to answer. */
-static int ask(struct cli_call *call, struct err *e)
+int cli_ask(struct cli_call *call, struct err *e)
 {
     char answer[16];
 
@@ -44,7 +43,7 @@ static void say_done(struct cli_call *call)
     fputc('\n', call->out);
 }
 
-static void show(struct cli_call *call, const json_t *answer)
+void cli_show_answer(struct cli_call *call, const json_t *answer)
 {
     const json_t *items = json_object_get(answer, "items");
 
@@ -101,10 +100,10 @@ int cli_simple(struct cli_call *call, struct err *e)
     CLEANUP(json_free) json_t *body = NULL, *answer = NULL;
     CLEANUP(free_ptr) char *path = cli_path(call, call->verb->path);
 
-    if (ask(call, e) < 0 || cli_body(call, call->verb->fields, &body, e) < 0 ||
+    if (cli_ask(call, e) < 0 || cli_body(call, call->verb->fields, &body, e) < 0 ||
         cli_request(call, call->verb->method, path, body, NULL, &answer, e) < 0 || follow(call, path, answer, e) < 0)
         return -1;
-    show(call, answer);
+    cli_show_answer(call, answer);
     return 0;
 }
 
@@ -225,7 +224,7 @@ int cli_run_report(struct cli_call *call, struct err *e)
     if (call->json || !json_is_object(report))
         cli_show_json(call->out, report);
     else
-        show(call, report);
+        cli_show_answer(call, report);
     return 0;
 }
 
@@ -238,7 +237,7 @@ static int change(struct cli_call *call, const char *method, const char *path, c
 
     if (cli_request(call, method, path, body, versioned, &answer, e) < 0)
         return -1;
-    show(call, answer);
+    cli_show_answer(call, answer);
     return 0;
 }
 
@@ -449,7 +448,7 @@ int cli_run_target_probe(struct cli_call *call, struct err *e)
             return -1;
         json_object_set_new(runs, names[i], done);
     }
-    show(call, runs);
+    cli_show_answer(call, runs);
     return 0;
 }
 

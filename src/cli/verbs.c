@@ -19,6 +19,7 @@ const struct cli_summary cli_summaries[] = {
     {"server", "source servers: what they are, where they stand, the way there and back"},
     {"run", "runs of a wave's tasks"},
     {"task", "single tasks: their evidence, decisions, retries"},
+    {"point", "recovery points: the way out of a vault, on the machine that holds it"},
     {"target", "where machines are launched"},
     {"runner", "enrolled runners"},
     {"replicator", "enrolled replicators"},
@@ -82,6 +83,18 @@ static const struct cli_column report_server[] = {{"SERVER", "name", 0}, {"DOWN 
     {"FAILED", "probes_failed", 0}, {"WAY BACK", "way_back_ms", CLI_MS}, END_COLUMN};
 static const struct cli_column report_refusal[] = {{"ASKED", "what", 0}, {"REFUSED BECAUSE", "reason", 0}, END_COLUMN};
 
+static const struct cli_column point_list[] = {{"POINT", "id", 0}, {"WHEN", "when", 0}, {"TAKEN", "consistency", 0}, {"CHANGED", "bytes", CLI_BYTES},
+    {"DISKS", "disk_count", 0}, {"PINNED", "pins", 0}, END_COLUMN};
+static const struct cli_column point_one[] = {{"point", "id", 0}, {"server", "server", 0}, {"when", "when", 0}, {"taken", "consistency", 0},
+    {"frozen for", "freeze_ms", CLI_MS}, {"changed since the one before", "bytes", CLI_BYTES}, {"pinned by", "pins", 0}, END_COLUMN};
+static const struct cli_column point_disk[] = {{"DISK", "id", 0}, {"SIZE", "size_bytes", CLI_BYTES}, {"CHANGED", "changed_bytes", CLI_BYTES},
+    END_COLUMN};
+static const struct cli_column image_list[] = {{"DISK", "disk", 0}, {"FILE", "path", 0}, {"SIZE", "size_bytes", CLI_BYTES},
+    {"TAKES", "file_bytes", CLI_BYTES}, {"COMPARED", "compared", CLI_YES}, END_COLUMN};
+static const struct cli_column entry_list[] = {{"TYPE", "type", 0}, {"MODE", "mode", 0}, {"SIZE", "size_bytes", CLI_BYTES},
+    {"MODIFIED", "modified", 0}, {"NAME", "name", 0}, END_COLUMN};
+
+static const struct cli_section point_sections[] = {{"Disks", "disks", point_disk}, {NULL, NULL, NULL}};
 static const struct cli_section run_sections[] = {{"Tasks", "tasks", task_list}, {NULL, NULL, NULL}};
 static const struct cli_section task_sections[] = {{"Evidence", "evidence", evidence_list}, {"Artifacts", "artifacts", artifact_list},
     {"Decisions", "decisions", decision_list}, {NULL, NULL, NULL}};
@@ -89,6 +102,28 @@ static const struct cli_section server_sections[] = {{"Disks", "disks", disk_lis
 static const struct cli_section report_sections[] = {{"Servers", "servers", report_server}, {"Refused", "refusals", report_refusal}, {NULL, NULL, NULL}};
 
 /* ---- Options and bodies ---- */
+
+#define VAULT_OPTION {"vault", "FOLDER", "the vault's folder, or the replicator's, or the factory's data folder (SLIPWAY_VAULT)", false}
+static const struct cli_option vault_option[] = {VAULT_OPTION, END_OPTION};
+static const struct cli_option point_list_options[] = {VAULT_OPTION, {"limit", "N", "not more than these (default 50)", false},
+    {"page", "POINT", "those older than this one", false}, END_OPTION};
+static const struct cli_option point_export_options[] = {VAULT_OPTION, {"to", "FOLDER", "where the images go; made where it is missing", false},
+    {"format", "FORMAT", "raw, qcow2 (default), vmdk or vhdx", false}, {"disk", "ID", "only this one, as `slipway point show` names it", false},
+    {"force", NULL, "replace files that exist, once the new ones are whole", false},
+    {"no-compare", NULL, "don't read the images again to compare them with the point", false}, END_OPTION};
+static const struct cli_option point_files_options[] = {VAULT_OPTION,
+    {"filesystem", "DEVICE", "where the disks hold several systems or file systems, such as /dev/sda1 or /dev/vg/root", false},
+    {"limit", "N", "not more than these (default 1000)", false}, END_OPTION};
+static const struct cli_option point_fetch_options[] = {VAULT_OPTION, {"to", "FILE", "where it goes; only its owner may read it there", false},
+    {"filesystem", "DEVICE", "where the disks hold several systems or file systems, such as /dev/sda1 or /dev/vg/root", false},
+    {"force", NULL, "replace a file that exists, once the new one is whole", false}, END_OPTION};
+static const struct cli_option point_verify_options[] = {VAULT_OPTION, {"stored", NULL, "only what the vault holds, not the source", false},
+    END_OPTION};
+static const struct cli_option point_pin_options[] = {VAULT_OPTION, {"reason", "TEXT", "why, for whoever asks later; up to 57 bytes", false},
+    END_OPTION};
+static const struct cli_option point_unpin_options[] = {VAULT_OPTION, {"reason", "TEXT", "only this pin (default: all that people set)", false},
+    END_OPTION};
+static const struct cli_option point_drop_options[] = {VAULT_OPTION, {"yes", NULL, "don't ask", false}, END_OPTION};
 
 static const struct cli_option login_options[] = {{"name", "NAME", "who signs in; asked for where it is missing", false},
     {"password-file", "FILE", "the password (\"-\": standard input); asked for where it is missing", false},
@@ -223,6 +258,31 @@ const struct cli_verb cli_verbs[] = {
     {.command = "audit", .summary = "who did what", .options = audit_options, .method = "GET", .path = "/v1/audit?after={after}&wave={wave}&limit={limit}",
      .columns = audit_list, .example = "audit --wave wave-1 --limit 50"},
 
+    {.command = "point", .verb = "list", .arguments = "SERVER", .summary = "a server's recovery points, newest first", .options = point_list_options,
+     .run = cli_run_point_list, .columns = point_list, .example = "point list web01 --vault /var/lib/slipway"},
+    {.command = "point", .verb = "show", .arguments = "POINT", .summary = "one point and its disks", .options = vault_option,
+     .run = cli_run_point_show, .columns = point_one, .sections = point_sections, .example = "point show 20261124T203402123Z-17-4be1 --vault /var/lib/slipway"},
+    {.command = "point", .verb = "export", .arguments = "POINT",
+     .summary = "a point's disks as image files: raw, qcow2, VMDK, VHDX; compared with the point",
+     .options = point_export_options, .run = cli_run_point_export, .columns = image_list,
+     .example = "point export 20261124T203402123Z-17-4be1 --to /srv/images --format vmdk --vault /var/lib/slipway"},
+    {.command = "point", .verb = "serve", .arguments = "POINT", .summary = "serve a point's disks over NBD, read-only, until ctrl-C",
+     .options = vault_option, .run = cli_run_point_serve, .example = "point serve 20261124T203402123Z-17-4be1 --vault /var/lib/slipway"},
+    {.command = "point", .verb = "files", .arguments = "POINT FOLDER", .summary = "what a folder of the point holds", .options = point_files_options,
+     .run = cli_run_point_files, .columns = entry_list, .example = "point files 20261124T203402123Z-17-4be1 /etc --vault /var/lib/slipway"},
+    {.command = "point", .verb = "fetch", .arguments = "POINT PATH", .summary = "one file of the point", .options = point_fetch_options,
+     .run = cli_run_point_fetch, .example = "point fetch 20261124T203402123Z-17-4be1 /etc/fstab --to fstab --vault /var/lib/slipway"},
+    {.command = "point", .verb = "verify", .arguments = "POINT",
+     .summary = "read and check all that the vault holds of it, and compare it with its source, block by block",
+     .options = point_verify_options, .run = cli_run_point_verify, .example = "point verify 20261124T203402123Z-17-4be1 --vault /var/lib/slipway"},
+    {.command = "point", .verb = "pin", .arguments = "POINT", .summary = "keep a point, whatever its age", .options = point_pin_options,
+     .run = cli_run_point_pin, .done = "%s is kept until it is unpinned.",
+     .example = "point pin 20261124T203402123Z-17-4be1 --reason audit --vault /var/lib/slipway"},
+    {.command = "point", .verb = "unpin", .arguments = "POINT", .summary = "let a kept point go when its time comes", .options = point_unpin_options,
+     .run = cli_run_point_unpin, .done = "%s is no longer kept.", .example = "point unpin 20261124T203402123Z-17-4be1 --vault /var/lib/slipway"},
+    {.command = "point", .verb = "drop", .arguments = "POINT", .summary = "remove a point now; the room comes back with the next sweep",
+     .options = point_drop_options, .run = cli_run_point_drop, .asks = "Remove the recovery point %s?", .done = "%s is removed.",
+     .example = "point drop 20261124T203402123Z-17-4be1 --yes --vault /var/lib/slipway"},
     {.command = "target", .verb = "list", .summary = "targets", .method = "GET", .path = "/v1/targets", .columns = target_list, .example = "target list"},
     {.command = "target", .verb = "probe", .summary = "launch a probe machine on the target and remove it; look at the source network",
      .run = cli_run_target_probe, .done = "Both probes passed.", .example = "target probe"},

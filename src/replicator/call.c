@@ -83,7 +83,7 @@ static int take_line(const struct replicator_call *c, const char *line, size_t s
     return err_set(e, err_kind_named(json_get_string(error, "kind", NULL)), "the replicator: %s", json_get_string(error, "message", "no reason given"));
 }
 
-int replicator_call(const struct replicator_call *c, const json_t *request, json_t **answer, struct err *e)
+int replicator_call_keep(const struct replicator_call *c, const json_t *request, int *kept, json_t **answer, struct err *e)
 {
     CLEANUP(json_free) json_t *answered = NULL;
     CLEANUP(free_ptr) char *text = json_text(request);
@@ -106,5 +106,14 @@ int replicator_call(const struct replicator_call *c, const json_t *request, json
         return -1;
     *answer = answered;
     answered = NULL;
+    *kept = fd;
+    fd = -1;
     return 0;
+}
+
+int replicator_call(const struct replicator_call *c, const json_t *request, json_t **answer, struct err *e)
+{
+    CLEANUP(close_fd) int fd = -1;
+
+    return replicator_call_keep(c, request, &fd, answer, e);
 }

@@ -1,7 +1,9 @@
-/* compare: a held source against its recovery point, every block. The agent hashes its disks; we read the point through its own NBD export
+/* compare: a source against its recovery point, every block. Where the source is not held, it may have moved on: of each block that differs
+ * we look whether the vault has received a later content of it. The agent hashes its disks; we read the point through its own NBD export
  * with a real client, the way an instance does, and hash what we read. */
 #include "base/hash.h"
 #include "base/log.h"
+#include "replicator/orders.h"
 #include "replicator/private.h"
 
 #include <errno.h>
@@ -31,8 +33,9 @@ struct comparison {
     struct peer *p;
     const struct vault_point *point;
     struct pair pairs[LIMIT_DISKS_PER_SERVER];
-    uint64_t total_bytes, done_bytes;
-    uint8_t *buffer;
+    uint64_t total_bytes, done_bytes; /* total_bytes: of both sides */
+    uint8_t *buffer; /* READ_BYTES */
+    uint8_t hash_of_zeros[HASH_SHA256_SIZE]; /* of a chunk */
 };
 
 static void comparison_free(struct comparison **held)
@@ -163,7 +166,7 @@ static int read_target(struct comparison *c, struct pair *pair, struct nbd_handl
 static int read_targets(struct comparison *c, struct err *e)
 {
     for (size_t i = 0; i < c->point->disk_count; i++) {
-        CLEANUP(free_ptr) char *uri = export_uri(c->p->r, c->point->id, c->pairs[i].disk->id);
+        CLEANUP(free_ptr) char *uri = orders_uri(c->p->r->nbd_path, NBD_LENT_PREFIX, c->point->id, c->pairs[i].disk->id);
         CLEANUP(nbd_release) struct nbd_handle *h = nbd_create();
 
         if (!h || nbd_connect_uri(h, uri) < 0)
@@ -177,24 +180,75 @@ static int read_targets(struct comparison *c, struct err *e)
 
 /* ---- the two sides ---- */
 
-static int count_differences(struct comparison *c, struct pair *pair, uint64_t *count, json_t *told, struct err *e)
+/* The chunks that differ, and those among them of which the vault has received another content since the point. */
+struct differences {
+    uint64_t count, received;
+    json_t *at; /* borrowed: where the first ones begin */
+};
+
+/* The working map of the pair's disk. *out has chunk_count 0 where there is none any more. */
+static int find_map(struct comparison *c, const struct pair *pair, struct vault_disk *out, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_disk *disks = NULL;
+    int count = vault_disk_list(c->p->r->vault, c->p->server, &disks, e);
+
+    memset(out, 0, sizeof *out);
+    for (int i = 0; i < count; i++)
+        if (strcmp(disks[i].id, pair->disk->id) == 0)
+            *out = disks[i];
+    return count < 0 ? -1 : 0;
+}
+
+/* Whether the vault's map has another chunk there than the point, by its hash. */
+static bool is_received(const struct comparison *c, const struct vault_hash *now, const uint8_t *point_hash)
+{
+    if (vault_hash_is_unknown(now))
+        return false;
+    if (vault_hash_is_zero(now)) /* a name, not a hash */
+        return memcmp(point_hash, c->hash_of_zeros, sizeof c->hash_of_zeros) != 0;
+    return memcmp(point_hash, now->bytes, sizeof now->bytes) != 0;
+}
+
+/* One piece of the two files of hashes, `here` of them. */
+static int count_piece(struct comparison *c, const struct vault_disk *map, uint64_t first, size_t here, struct differences *d, struct err *e)
+{
+    const uint8_t *a = c->buffer, *b = c->buffer + READ_BYTES / 2;
+    CLEANUP(free_ptr) struct vault_hash *now = NULL;
+
+    if (memcmp(a, b, here * HASH_SHA256_SIZE) == 0)
+        return 0;
+    if (first + here <= map->chunk_count) {
+        now = xcalloc(here, sizeof *now);
+        if (vault_disk_read(c->p->r->vault, map, first, here, now, e) < 0)
+            return -1;
+    }
+    for (size_t i = 0; i < here; i++, a += HASH_SHA256_SIZE, b += HASH_SHA256_SIZE) {
+        if (memcmp(a, b, HASH_SHA256_SIZE) == 0)
+            continue;
+        if (d->count++ < DIFFERENCES_TOLD)
+            json_array_append_new(d->at, json_integer((json_int_t)((first + i) * VAULT_CHUNK_BYTES)));
+        d->received += now && is_received(c, &now[i], b);
+    }
+    return 0;
+}
+
+static int count_differences(struct comparison *c, struct pair *pair, struct differences *d, struct err *e)
 {
     uint64_t chunks = (pair->disk->size_bytes + VAULT_CHUNK_BYTES - 1) / VAULT_CHUNK_BYTES;
-    uint8_t *a = c->buffer, *b = c->buffer + READ_BYTES / 2;
     const size_t step = READ_BYTES / 2 / HASH_SHA256_SIZE;
+    struct vault_disk map;
 
+    if (find_map(c, pair, &map, e) < 0)
+        return -1;
     for (uint64_t first = 0; first < chunks; first += step) {
         size_t here = chunks - first < step ? (size_t)(chunks - first) : step, size = here * HASH_SHA256_SIZE;
         off_t at = (off_t)(first * HASH_SHA256_SIZE);
 
-        if (pread(pair->source.fd, a, size, at) != (ssize_t)size || pread(pair->target.fd, b, size, at) != (ssize_t)size)
+        if (pread(pair->source.fd, c->buffer, size, at) != (ssize_t)size ||
+            pread(pair->target.fd, c->buffer + READ_BYTES / 2, size, at) != (ssize_t)size)
             return err_set(e, ERR_PROTOCOL, "the source did not hash all blocks of disk %s", pair->disk->id);
-        for (size_t i = 0; i < here; i++) {
-            if (memcmp(a + i * HASH_SHA256_SIZE, b + i * HASH_SHA256_SIZE, HASH_SHA256_SIZE) == 0)
-                continue;
-            if ((*count)++ < DIFFERENCES_TOLD)
-                json_array_append_new(told, json_integer((json_int_t)((first + i) * VAULT_CHUNK_BYTES)));
-        }
+        if (count_piece(c, &map, first, here, d, e) < 0)
+            return -1;
     }
     return 0;
 }
@@ -211,19 +265,19 @@ static json_t *pair_json(struct comparison *c, struct pair *pair, const struct w
 {
     const struct wire_hashed_disk *source = hashed_disk(done, pair->disk->id);
     CLEANUP(json_free) json_t *told = json_array();
-    uint64_t differing = 0;
+    struct differences d = {.at = told};
     json_t *j;
 
     if (!source || (uint64_t)source->size_bytes != pair->disk->size_bytes) {
         err_set(e, ERR_PROTOCOL, "the source did not hash disk %s", pair->disk->id);
         return NULL;
     }
-    if (count_differences(c, pair, &differing, told, e) < 0)
+    if (count_differences(c, pair, &d, e) < 0)
         return NULL;
     hash_hex(source->sha256, HASH_SHA256_SIZE, pair->source.sha256);
-    j = json_pack("{s:s, s:I, s:I, s:s, s:s, s:I, s:b}", "id", pair->disk->id, "size_bytes", (json_int_t)pair->disk->size_bytes,
+    j = json_pack("{s:s, s:I, s:I, s:s, s:s, s:I, s:I, s:b}", "id", pair->disk->id, "size_bytes", (json_int_t)pair->disk->size_bytes,
                   "bytes_compared", (json_int_t)pair->disk->size_bytes, "source_sha256", pair->source.sha256, "target_sha256",
-                  pair->target.sha256, "blocks_differing", (json_int_t)differing, "still", done->still);
+                  pair->target.sha256, "blocks_differing", (json_int_t)d.count, "blocks_received_since", (json_int_t)d.received, "still", done->still);
     json_object_set(j, "differing_at", told);
     return j;
 }
@@ -251,6 +305,15 @@ static int results(struct comparison *c, json_t **disks, struct err *e)
     return 0;
 }
 
+/* Our side is read: from now on the progress is that of the source's. */
+static void await_source(struct comparison *c)
+{
+    pthread_mutex_lock(&c->p->lock);
+    c->p->slots[SLOT_HASH].bytes_done += (int64_t)c->done_bytes;
+    c->p->slots[SLOT_HASH].bytes_total = (int64_t)c->total_bytes;
+    pthread_mutex_unlock(&c->p->lock);
+}
+
 int compare_point(struct talk *t, struct peer *p, const struct vault_point *point, json_t **disks, struct err *e)
 {
     CLEANUP(comparison_free) struct comparison *c = xcalloc(1, sizeof *c);
@@ -260,14 +323,16 @@ int compare_point(struct talk *t, struct peer *p, const struct vault_point *poin
     c->t = t;
     c->p = p;
     c->point = point;
-    c->buffer = xmalloc(READ_BYTES);
+    c->buffer = xcalloc(1, READ_BYTES);
+    hash_sha256(c->buffer, VAULT_CHUNK_BYTES, c->hash_of_zeros);
     for (size_t i = 0; i < point->disk_count; i++) {
         c->pairs[i].source.fd = c->pairs[i].target.fd = -1;
-        c->total_bytes += point->disks[i].size_bytes;
+        c->total_bytes += 2 * point->disks[i].size_bytes;
     }
     if (pair_disks(c, e) < 0 || open_scratch(c, e) < 0 || ask_source(c, deadline_us, e) < 0)
         return -1;
     result = read_targets(c, e);
+    await_source(c);
     if (result == 0)
         result = slot_wait(p, SLOT_HASH, deadline_us, t, e);
     if (result == 0)

@@ -1,6 +1,6 @@
 /* control: the replicator's control socket: a JSON line each way. */
-#include "base/http.h"
 #include "base/log.h"
+#include "replicator/orders.h"
 #include "replicator/private.h"
 
 #include <errno.h>
@@ -16,6 +16,7 @@
 #define PROGRESS_EVERY_US (300 * US_PER_MS)
 #define DEFAULT_POINT_TIMEOUT_MS 120000
 #define DETACH_WAIT_US (15 * US_PER_S)
+#define STOP_LOOK_MS 200
 #define READERS_WAIT_US (5 * US_PER_S)
 
 struct talk {
@@ -23,6 +24,7 @@ struct talk {
     int fd;
     bool gone;
     int64_t said_us;
+    struct orders orders;
 };
 
 static void say(struct talk *t, json_t *line)
@@ -71,45 +73,6 @@ static int need_peer(struct talk *t, const json_t *q, struct peer **out, struct 
     const char *server;
 
     return json_need_string(q, "server", &server, e) < 0 ? -1 : peer_need(t->r, server, out, e);
-}
-
-static int need_point(struct talk *t, const json_t *q, struct vault_point **out, struct err *e)
-{
-    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
-    const char *id;
-    int found;
-
-    if (json_need_string(q, "point", &id, e) < 0)
-        return -1;
-    found = vault_point_get(t->r->vault, id, p, e);
-    if (found != 1)
-        return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no recovery point %.100s", id);
-    *out = p;
-    p = NULL;
-    return 0;
-}
-
-char *export_uri(const struct replicator *r, const char *point, const char *disk)
-{
-    CLEANUP(free_ptr) char *point_part = http_escape(point), *disk_part = http_escape(disk);
-    CLEANUP(buf_release) struct buf b = {0};
-
-    buf_init(&b, 8192);
-    buf_printf(&b, "nbd+unix:///%s/%s?socket=", point_part, disk_part);
-    for (const char *at = r->nbd_path; *at; at++)
-        if (strchr("&#%+? ", *at))
-            buf_printf(&b, "%%%02X", (unsigned char)*at);
-        else
-            buf_add(&b, at, 1);
-    return buf_take(&b);
-}
-
-static int report_to_err(const struct vault_report *report, const char *point, struct err *e)
-{
-    if (report->finding_count == 0)
-        return 0;
-    return err_set(e, ERR_CORRUPT, "recovery point %s: %llu finding(s): %.400s", point, (unsigned long long)report->finding_count,
-                   report->findings[0].text);
 }
 
 /* ---- the verbs: each fills *answer ---- */
@@ -173,37 +136,14 @@ static int do_thaw(struct talk *t, const json_t *q, json_t *answer, struct err *
     return json_object_set_new(answer, "held_ms", json_integer(thawed.held_ms));
 }
 
-static int do_points(struct talk *t, const json_t *q, json_t *answer, struct err *e)
-{
-    CLEANUP(free_ptr) struct vault_point *points = NULL;
-    json_t *list = json_array();
-    const char *server;
-    int count = -1;
-
-    json_object_set_new(answer, "points", list);
-    if (json_need_string(q, "server", &server, e) == 0)
-        count = vault_point_list(t->r->vault, server, 0, &points, e);
-    for (int i = 0; i < count; i++)
-        json_array_append_new(list, vault_point_json(&points[i]));
-    return count < 0 ? -1 : 0;
-}
-
 static int do_export(struct talk *t, const json_t *q, json_t *answer, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *point = NULL;
-    json_t *disks = json_array();
 
-    json_object_set_new(answer, "disks", disks);
-    if (need_point(t, q, &point, e) < 0 || vault_point_usable(t->r->vault, point->id, e) < 0 ||
+    if (orders_need_point(t->r->vault, q, &point, e) < 0 || vault_point_usable(t->r->vault, point->id, e) < 0 ||
         vault_point_pin(t->r->vault, point->id, VAULT_EXPORT_PIN, e) < 0)
         return -1;
-    for (size_t i = 0; i < point->disk_count; i++) {
-        CLEANUP(free_ptr) char *uri = export_uri(t->r, point->id, point->disks[i].id);
-
-        json_array_append_new(disks, json_pack("{s:s, s:s, s:I}", "id", point->disks[i].id, "nbd_uri", uri, "size_bytes",
-                                               (json_int_t)point->disks[i].size_bytes));
-    }
-    return 0;
+    return json_object_set_new(answer, "disks", orders_disks(t->r->nbd_path, "", point));
 }
 
 /* A client that has just ended may not have been seen off yet. */
@@ -231,23 +171,33 @@ static int do_unexport(struct talk *t, const json_t *q, json_t *answer, struct e
     return json_need_string(q, "point", &point, e) < 0 ? -1 : unexport(t, point, e);
 }
 
+/* Whether the source stands still at this very point: then what differs is a fault, and not a later write. */
+static bool held_at(struct peer *p, const struct vault_point *point)
+{
+    bool held;
+
+    pthread_mutex_lock(&p->lock);
+    held = p->session && p->has_status && p->status.held && strcmp(p->newest, point->id) == 0;
+    pthread_mutex_unlock(&p->lock);
+    return held;
+}
+
 static int do_compare(struct talk *t, const json_t *q, json_t *answer, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *point = NULL;
     json_t *disks = NULL;
     struct peer *p;
-    int exported, result;
+    int result;
 
-    if (need_peer(t, q, &p, e) < 0 || need_point(t, q, &point, e) < 0)
+    if (need_peer(t, q, &p, e) < 0 || orders_need_point(t->r->vault, q, &point, e) < 0)
         return -1;
     if (strcmp(point->server, p->server) != 0)
         return err_set(e, ERR_INVALID, "recovery point %s is not of %s", point->id, p->server);
-    exported = vault_point_pinned(t->r->vault, point->id, VAULT_EXPORT_PIN, e);
-    if (exported < 0 || (!exported && vault_point_pin(t->r->vault, point->id, VAULT_EXPORT_PIN, e) < 0))
+    if (nbd_server_lend(t->r->nbd, point->id, e) < 0)
         return -1;
+    json_object_set_new(answer, "held", json_boolean(held_at(p, point)));
     result = compare_point(t, p, point, &disks, e);
-    if (!exported)
-        (void)vault_point_unpin(t->r->vault, point->id, VAULT_EXPORT_PIN, NULL);
+    (void)nbd_server_return(t->r->nbd, point->id, NULL);
     return result < 0 ? -1 : json_object_set_new(answer, "disks", disks);
 }
 
@@ -357,18 +307,6 @@ static int do_drop(struct talk *t, const json_t *q, json_t *answer, struct err *
     return json_object_set_new(answer, "bytes_freed", json_integer((json_int_t)freed));
 }
 
-static int do_verify(struct talk *t, const json_t *q, json_t *answer, struct err *e)
-{
-    CLEANUP(vault_report_release) struct vault_report report = {0};
-    CLEANUP(free_ptr) struct vault_point *point = NULL;
-
-    if (need_point(t, q, &point, e) < 0 || vault_verify_point(t->r->vault, point->id, vault_beat, t, &report, e) < 0 ||
-        report_to_err(&report, point->id, e) < 0)
-        return -1;
-    json_object_set_new(answer, "chunks", json_integer((json_int_t)report.looked_at));
-    return json_object_set_new(answer, "bytes", json_integer((json_int_t)report.bytes));
-}
-
 /* Damage is what was asked for: an answer, not a refusal. */
 static int give_report(const struct vault_report *report, json_t *answer)
 {
@@ -393,25 +331,27 @@ static int do_scrub(struct talk *t, const json_t *q, json_t *answer, struct err 
     return vault_scrub(t->r->vault, record_beat, t, &report, e) < 0 ? -1 : give_report(&report, answer);
 }
 
+/* Those that need more than the vault; the others are in orders.c. */
 static const struct {
     const char *verb;
     int (*run)(struct talk *t, const json_t *q, json_t *answer, struct err *e);
 } verbs[] = {
-    {"status", do_status},   {"point", do_point},     {"thaw", do_thaw},       {"points", do_points}, {"export", do_export},
-    {"unexport", do_unexport}, {"compare", do_compare}, {"pause", do_pause},   {"resume", do_resume}, {"detach", do_detach},
-    {"drop", do_drop},       {"verify", do_verify},     {"check", do_check},     {"scrub", do_scrub},
+    {"status", do_status},   {"point", do_point}, {"thaw", do_thaw},     {"export", do_export}, {"unexport", do_unexport}, {"compare", do_compare},
+    {"pause", do_pause},     {"resume", do_resume}, {"detach", do_detach}, {"drop", do_drop},     {"check", do_check},       {"scrub", do_scrub},
 };
 
 static int run_verb(struct talk *t, const json_t *q, json_t *answer, struct err *e)
 {
     const char *verb;
+    int done;
 
     if (json_need_string(q, "verb", &verb, e) < 0)
         return -1;
     for (size_t i = 0; i < ARRAY_COUNT(verbs); i++)
         if (strcmp(verb, verbs[i].verb) == 0)
             return verbs[i].run(t, q, answer, e);
-    return err_set(e, ERR_INVALID, "there is no verb %.40s", verb);
+    done = orders_run(&t->orders, verb, q, answer, e);
+    return done ? done : err_set(e, ERR_INVALID, "there is no verb %.40s", verb);
 }
 
 static void answer_line(struct talk *t, const char *line, size_t size)
@@ -431,6 +371,17 @@ static void answer_line(struct talk *t, const char *line, size_t size)
 
 /* ---- connections ---- */
 
+/* False: we are to stop, and nobody is in the middle of something. */
+static bool wait_for_line(struct talk *t)
+{
+    struct pollfd p = {.fd = t->fd, .events = POLLIN};
+
+    while (!atomic_load(&t->r->stopping))
+        if (poll(&p, 1, STOP_LOOK_MS) > 0)
+            return true;
+    return false;
+}
+
 static void *serve(void *user)
 {
     struct talk *t = user;
@@ -439,7 +390,7 @@ static void *serve(void *user)
     ssize_t n;
 
     buf_init(&b, LINE_LIMIT);
-    while (!t->gone && (n = recv(t->fd, bytes, sizeof bytes, 0)) > 0) {
+    while (!t->gone && wait_for_line(t) && (n = recv(t->fd, bytes, sizeof bytes, 0)) > 0) {
         char *end;
 
         if (buf_add(&b, bytes, (size_t)n) < 0)
@@ -452,6 +403,7 @@ static void *serve(void *user)
             b.size_bytes -= size + 1;
         }
     }
+    orders_end(&t->orders); /* whoever has a point on loan has it as long as it stays connected */
     close(t->fd);
     atomic_fetch_sub(&t->r->talks, 1);
     free(t);
@@ -488,6 +440,7 @@ static void start(struct replicator *r, int fd)
 
     t->r = r;
     t->fd = fd;
+    t->orders = (struct orders){.vault = r->vault, .nbd = r->nbd, .nbd_path = r->nbd_path, .progress = vault_beat, .user = t};
     atomic_fetch_add(&r->talks, 1);
     MUST(pthread_attr_init(&attributes) == 0 && pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED) == 0);
     if (pthread_create(&thread, &attributes, serve, t) != 0) {

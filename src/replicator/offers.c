@@ -7,13 +7,27 @@
 
 #define ASKED_LIMIT (4u * WINDOW_OFFERS * WIRE_OFFER_CHUNKS)
 
+static void offer_free(struct offer *o)
+{
+    for (unsigned i = 0; o->pages && i < o->offer.count; i++)
+        free(o->pages[i]);
+    free(o->pages);
+    free(o);
+}
+
+static void offer_release(struct offer **o)
+{
+    if (*o)
+        offer_free(*o);
+}
+
 void offers_release(struct session *s)
 {
     while (s->first) {
         struct offer *o = s->first;
 
         s->first = o->next;
-        free(o);
+        offer_free(o);
     }
     s->last = &s->first;
     s->offer_count = 0;
@@ -28,17 +42,40 @@ static const struct vault_hash *entry_hash(const struct wire_entry *entry)
 
 /* ---- applying ---- */
 
-static int map_entry(struct session *s, const struct vault_disk *d, const struct wire_entry *entry, struct err *e)
+static void count_stored(struct session *s, uint64_t stored)
+{
+    pthread_mutex_lock(&s->p->lock);
+    s->p->stored_bytes += stored;
+    pthread_mutex_unlock(&s->p->lock);
+}
+
+/* New pages over what the map holds by now: every offer before this one has been applied. 1/0/-1 as vault_map. */
+static int map_pages(struct session *s, const struct vault_disk *d, const struct wire_entry *entry, const uint8_t *pages, struct err *e)
+{
+    struct vault_hash base, name;
+    uint64_t stored = 0;
+    int found = vault_map_get(s->r->vault, d, entry->chunk, &base, e);
+
+    if (found == 0)
+        found = vault_store_delta(s->r->vault, &base, entry->pages, pages, &name, &stored, e);
+    if (found <= 0)
+        return found;
+    count_stored(s, stored);
+    return vault_map(s->r->vault, d, entry->chunk, &name, e);
+}
+
+static int map_entry(struct session *s, const struct vault_disk *d, const struct wire_entry *entry, const uint8_t *pages, struct err *e)
 {
     for (;;) {
         struct err why = {0};
-        int found = entry->zero ? vault_map_zero(s->r->vault, d, entry->chunk, 1, &why)
-                                : vault_map(s->r->vault, d, entry->chunk, entry_hash(entry), &why);
+        int found = entry->zero    ? vault_map_zero(s->r->vault, d, entry->chunk, 1, &why)
+                    : entry->pages ? map_pages(s, d, entry, pages, &why)
+                                   : vault_map(s->r->vault, d, entry->chunk, entry_hash(entry), &why);
 
         if (found == 1 || (found == 0 && entry->zero))
             return 0;
         if (found == 0)
-            return err_set(e, ERR_UNREACHABLE, "a chunk was given back meanwhile: the agent must offer it again");
+            return err_set(e, ERR_UNREACHABLE, "chunk %u of disk %s is not there any more: the agent must offer it again, whole", entry->chunk, d->id);
         if (why.kind != ERR_NO_SPACE)
             return err_set(e, why.kind, "%s", why.message);
         if (session_wait_for_room(s, &why) < 0)
@@ -52,7 +89,7 @@ static int apply_first(struct session *s, struct err *e)
     struct vault_feed feed = {.applied = o->offer.number};
 
     for (unsigned i = 0; i < o->offer.count; i++)
-        if (map_entry(s, &s->disks[o->offer.disk], &o->offer.entries[i], e) < 0)
+        if (map_entry(s, &s->disks[o->offer.disk], &o->offer.entries[i], o->pages ? o->pages[i] : NULL, e) < 0)
             return -1;
     memcpy(feed.epoch, s->hello.epoch, sizeof feed.epoch);
     pthread_mutex_lock(&s->p->lock);
@@ -67,7 +104,7 @@ static int apply_first(struct session *s, struct err *e)
         s->last = &s->first;
         hash_set_release(&s->asked);
     }
-    free(o);
+    offer_free(o);
     pthread_mutex_lock(&s->lock);
     s->applied = feed.applied;
     pthread_cond_broadcast(&s->changed);
@@ -214,7 +251,7 @@ static void keep_asked_small(struct session *s)
     hash_set_release(&s->asked);
     for (struct offer *o = s->first; o; o = o->next)
         for (unsigned i = 0; i < o->offer.count; i++)
-            if (wire_needs(&o->need, i))
+            if (wire_needs(&o->need, i) && !o->offer.entries[i].pages)
                 hash_set_add(&s->asked, entry_hash(&o->offer.entries[i]));
 }
 
@@ -223,14 +260,16 @@ static int find_missing(struct session *s, struct offer *o, struct err *e)
     keep_asked_small(s);
     for (unsigned i = 0; i < o->offer.count; i++) {
         const struct wire_entry *entry = &o->offer.entries[i];
-        int found = 1;
+        int found = entry->zero;
 
-        if (!entry->zero)
+        if (!found && !entry->pages)
             found = vault_has(s->r->vault, entry_hash(entry), e);
         if (found < 0)
             return -1;
-        if (found || !hash_set_add(&s->asked, entry_hash(entry)))
+        if (found || (!entry->pages && !hash_set_add(&s->asked, entry_hash(entry))))
             continue;
+        if (entry->pages && !o->pages)
+            o->pages = xcalloc(o->offer.count, sizeof *o->pages);
         wire_need_set(&o->need, i);
         o->missing++;
     }
@@ -240,7 +279,7 @@ static int find_missing(struct session *s, struct offer *o, struct err *e)
 int offers_take(struct session *s, const struct wire_frame *f, struct err *e)
 {
     CLEANUP(free_ptr) struct wire_offer *decoded = xmalloc(sizeof *decoded);
-    CLEANUP(free_ptr) struct offer *o = NULL;
+    CLEANUP(offer_release) struct offer *o = NULL;
     CLEANUP(buf_release) struct buf answer = {0};
     size_t offer_size;
 
@@ -281,6 +320,16 @@ static int unpack(struct session *s, const struct wire_data_chunk *c, struct err
     return 0;
 }
 
+/* Pages wait in memory until it is the offer's turn: only then it is known what they lie on. */
+static int keep_pages(struct session *s, struct offer *o, const struct wire_data_chunk *c, struct err *e)
+{
+    if (wire_data_unpack(s->zip, c, o->offer.entries[c->entry].hash, s->chunk, e) < 0)
+        return -1;
+    o->pages[c->entry] = xmalloc(c->raw_size);
+    memcpy(o->pages[c->entry], s->chunk, c->raw_size);
+    return 0;
+}
+
 static int store(struct session *s, const struct wire_data_chunk *c, const struct vault_hash *hash, struct err *e)
 {
     for (;;) {
@@ -290,9 +339,7 @@ static int store(struct session *s, const struct wire_data_chunk *c, const struc
                                       : vault_store(s->r->vault, s->chunk, hash, NULL, &stored, &why);
 
         if (r == 0) {
-            pthread_mutex_lock(&s->p->lock);
-            s->p->stored_bytes += stored;
-            pthread_mutex_unlock(&s->p->lock);
+            count_stored(s, stored);
             session_trouble_over(s);
             return 0;
         }
@@ -305,10 +352,15 @@ static int store(struct session *s, const struct wire_data_chunk *c, const struc
 
 static int take_chunk(struct session *s, struct offer *o, const struct wire_data_chunk *c, struct err *e)
 {
+    const struct wire_entry *entry;
+
     if (c->entry >= o->offer.count || !wire_needs(&o->need, c->entry))
         return err_set(e, ERR_PROTOCOL, "DATA for entry %u of offer %llu, which was not asked for", c->entry,
                        (unsigned long long)o->offer.number);
-    if (unpack(s, c, e) < 0 || store(s, c, entry_hash(&o->offer.entries[c->entry]), e) < 0)
+    entry = &o->offer.entries[c->entry];
+    if (c->raw_size != wire_entry_size(entry))
+        return err_set(e, ERR_PROTOCOL, "DATA of %u bytes for entry %u of offer %llu", c->raw_size, c->entry, (unsigned long long)o->offer.number);
+    if (entry->pages ? keep_pages(s, o, c, e) < 0 : unpack(s, c, e) < 0 || store(s, c, entry_hash(entry), e) < 0)
         return err_wrap(e, "chunk %u of disk %s", o->offer.entries[c->entry].chunk, s->disks[o->offer.disk].id);
     o->need.bitmap[c->entry / 8] &= (uint8_t)~(1u << (c->entry % 8));
     o->missing--;

@@ -211,7 +211,7 @@ int slot_ask(struct peer *p, const struct ask *a, int64_t deadline_us, struct er
 int slot_wait(struct peer *p, enum slot_kind kind, int64_t deadline_us, struct talk *t, struct err *e)
 {
     struct slot *s = &p->slots[kind];
-    int64_t begun_us = clock_monotonic_us(), now_us = begun_us;
+    int64_t now_us = clock_monotonic_us(), bytes_done = 0, bytes_total = 0;
     bool done = false;
     int result = 0;
 
@@ -222,11 +222,13 @@ int slot_wait(struct peer *p, enum slot_kind kind, int64_t deadline_us, struct t
         while (!s->done && wait_until(p, beat_us))
             ;
         done = s->done;
+        bytes_done = s->bytes_done;
+        bytes_total = s->bytes_total;
         if (done && s->e.kind)
             result = err_set(e, s->e.kind, "%s", s->e.message);
         pthread_mutex_unlock(&p->lock);
         now_us = clock_monotonic_us();
-        if (!done && t && talk_progress(t, (now_us - begun_us) / US_PER_MS, (deadline_us - begun_us) / US_PER_MS, "ms"))
+        if (!done && t && talk_progress(t, bytes_done, bytes_total, bytes_total ? "bytes" : ""))
             result = err_set(e, ERR_CANCELLED, "whoever asked went away");
     }
     if (!done && result == 0)

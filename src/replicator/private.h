@@ -39,6 +39,7 @@ struct slot {
     struct wire_thawed thawed;
     struct wire_hash_done *hashed; /* the slot's owner frees it */
     int hash_fd[LIMIT_DISKS_PER_SERVER]; /* where HASHES go, by HELLO's disk; -1: not wanted */
+    int64_t bytes_done, bytes_total;     /* what slot_wait tells meanwhile; 0: nothing but that it waits */
 };
 
 /* One source server, known from its first HELLO on (or from the vault); never freed while the replicator runs. */
@@ -133,7 +134,6 @@ json_t *status_json(struct replicator *r, const char *server); /* NULL: all; the
 int talk_progress(struct talk *t, int64_t done, int64_t total, const char *unit); /* non-zero: the other end is gone */
 void *control_accept(void *replicator);
 int control_listen(struct replicator *r, struct err *e);
-char *export_uri(const struct replicator *r, const char *point, const char *disk); /* the caller frees */
 int compare_point(struct talk *t, struct peer *p, const struct vault_point *point, json_t **disks, struct err *e);
 
 /* care.c: the threads of the house: points on schedule; expiry and space; the factory */

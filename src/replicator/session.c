@@ -361,6 +361,8 @@ static int hear_hashes(struct session *s, const struct wire_frame *f, struct err
         return err_set(e, ERR_PROTOCOL, "HASHES for chunks that are none");
     pthread_mutex_lock(&s->p->lock);
     slot = slot_answered(s->p, SLOT_HASH, h.request);
+    if (slot)
+        slot->bytes_done += (int64_t)h.count * WIRE_CHUNK_SIZE;
     if (slot && slot->hash_fd[h.disk] >= 0) {
         size_t size = (size_t)h.count * HASH_SHA256_SIZE;
         ssize_t n = pwrite(slot->hash_fd[h.disk], h.hashes, size, (off_t)h.first_chunk * HASH_SHA256_SIZE);

@@ -11,6 +11,7 @@ struct offer {
     struct offer *next;
     unsigned missing;      /* asked for and not here yet */
     struct wire_need need; /* which */
+    uint8_t **pages;       /* by entry: the new pages of a chunk, once they are here; NULL where no entry has any */
     struct wire_offer offer;
 };
 

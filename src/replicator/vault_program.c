@@ -1,13 +1,11 @@
 /* vault_program: `slipway vault`: somebody wants to know what a vault holds and whether it is whole. A vault at rest is opened here; one that
  * a replicator has open is asked for over the replicator's control socket: one process at a time has a vault. */
-#include "base/file.h"
 #include "base/options.h"
-#include "replicator/call.h"
+#include "replicator/reach.h"
 #include "replicator/replicator.h"
 #include "vault/vault.h"
 
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -118,25 +116,9 @@ static int beat(uint64_t done, uint64_t total, void *user)
     return 0;
 }
 
-/* The vault itself, of the three folders that a person may name. Nothing is made where none is. */
-static int find_vault(const char *folder, char **out, struct err *e)
-{
-    static const char *const places[] = {"", "/vault", "/replicator/vault"};
-
-    for (size_t i = 0; i < ARRAY_COUNT(places); i++) {
-        CLEANUP(free_ptr) char *path = xasprintf("%s%s", folder, places[i]), *mark = xasprintf("%s/vault.json", path);
-
-        if (!file_exists(mark))
-            continue;
-        *out = realpath(path, NULL);
-        return *out ? 0 : err_set(e, ERR_IO, "can't find out where %s is", path);
-    }
-    return err_set(e, ERR_NOT_FOUND, "%s holds no vault (there is no vault.json in it, in its vault/ or in its replicator/vault/)", folder);
-}
-
 static int ask_replicator(const struct look *l, const char *vault, json_t **answer, struct err *e)
 {
-    CLEANUP(free_ptr) char *socket = xasprintf("%.*s/control.sock", (int)(strrchr(vault, '/') - vault), vault);
+    CLEANUP(free_ptr) char *socket = reach_control_path(vault);
     CLEANUP(json_free) json_t *request = json_pack("{s:s}", "verb", l->verb);
     struct replicator_call call = {.socket_path = socket, .timeout_ms = CALL_TIMEOUT_MS, .progress = show};
 
@@ -153,7 +135,7 @@ static int look_at(const struct look *l, const char *folder, json_t **answer, st
     CLEANUP(free_ptr) char *path = NULL;
     CLEANUP(vault_close) struct vault *v = NULL;
 
-    if (find_vault(folder, &path, e) < 0)
+    if (reach_find_vault(folder, &path, e) < 0)
         return -1;
     if (vault_open(path, &options, &v, e) == 0)
         return l->look(v, beat, answer, e);

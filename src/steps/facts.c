@@ -315,7 +315,6 @@ static const struct key {
     {"failed_unit", NULL, NULL, NULL, "failed_units", NULL},
     {"service", read_service, NULL, NULL, NULL, NULL},
     {"lockdown", NULL, NULL, "lockdown", NULL, NULL},
-    {"tracefs", NULL, NULL, "tracefs", NULL, NULL},
     {"btf", NULL, NULL, "btf", NULL, NULL},
     {"bpf", NULL, NULL, "bpf", NULL, NULL},
     {"selinux", NULL, NULL, "selinux", NULL, NULL},

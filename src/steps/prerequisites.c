@@ -186,14 +186,14 @@ static bool check_tracking(const struct look *l, struct buf *words)
 
     if (strcmp(lockdown, "confidentiality") == 0)
         why = "kernel lockdown (confidentiality) forbids BPF";
-    else if (strcmp(seen_text(l, "tracefs"), "absent") == 0)
-        why = "there is no tracefs";
+    else if (strcmp(seen_text(l, "btf"), "yes") != 0)
+        why = "the kernel does not describe its types (no BTF)";
     else if (strcmp(seen_text(l, "bpf"), "no") == 0)
         why = "the kernel is built without BPF";
     if (why)
         buf_printf(words, "%s: changes are found by rescanning with checksums (slower, reads all disks)", why);
     else
-        buf_printf(words, "changes are followed by BPF (tracefs %s%s%s)", seen_text(l, "tracefs"), *lockdown ? ", lockdown " : "", lockdown);
+        buf_printf(words, "changes are followed by BPF%s%s", *lockdown ? "; lockdown is " : "", lockdown);
     return true;
 }
 

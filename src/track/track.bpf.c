@@ -1,23 +1,34 @@
-/* The change tracker's half in the kernel: when a request that may have changed a disk completes, its chunks' bits are set, then the disk's
- * write counter rises. Both before the writer learns that its write is done (the tracepoint fires before the bios' end_io), so a write
+/* The change tracker's half in the kernel: when a request that may have changed a disk completes, its chunks' bits are set (and before, which of their pages), then
+ * the disk's write counter rises. Both before the writer learns that its write is done (the tracepoint fires before the bios' end_io), so a write
  * that depended on it comes later. That order (bits, then counter) is what track.h's promises rest on.
  *
  * Atomics are used in their fetching forms: the others are unordered on some machines (arm64). */
 #include <linux/bpf.h>
 
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
 #include "track/track_shared.h"
 
-/* block_rq_complete up to nr_sector, as its `format` file gives it; track.c checks these offsets there before it loads this. */
-struct complete {
-    __u64 common;
-    __u32 dev, pad;
-    __u64 sector;
-    __u32 sector_count;
-};
+/* What we read of the kernel's own structs; where the fields lie is found out when this is loaded (CO-RE). */
+#define KERNELS __attribute__((preserve_access_index))
+struct gendisk {
+    int major, first_minor;
+} KERNELS;
+struct request_queue {
+    struct gendisk *disk; /* from 5.15 on */
+} KERNELS;
+struct request {
+    struct request_queue *q;
+    __u64 __sector;
+    __u32 cmd_flags;
+} KERNELS;
+struct request___before_5_17 {
+    struct gendisk *rq_disk;
+} KERNELS;
 
-const volatile __u32 rwbs_offset = 32;
+#define OP_MASK 0xffu
+#define OP_PASS_THROUGH 32u /* operations from here on are the drivers' own: their sector says nothing */
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -35,6 +46,23 @@ struct {
     __type(value, __u64);
 } dirty SEC(".maps");
 
+/* The same: of these chunks no page is known. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __type(key, __u32);
+    __type(value, __u64);
+} whole SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, TRACK_SLOT_COUNT);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __type(key, __u32);
+    __type(value, __u64);
+} slots SEC(".maps");
+
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(max_entries, TRACK_DISKS_MAX);
@@ -43,9 +71,9 @@ struct {
     __type(value, struct track_counters);
 } counters SEC(".maps");
 
-static __always_inline void mark(__u32 word, __u64 bits)
+static __always_inline void mark(void *map, __u32 word, __u64 bits)
 {
-    __u64 *held = bpf_map_lookup_elem(&dirty, &word);
+    __u64 *held = bpf_map_lookup_elem(map, &word);
 
     if (held) {
         __u64 before = __sync_fetch_and_or(held, bits);
@@ -53,60 +81,123 @@ static __always_inline void mark(__u32 word, __u64 bits)
     }
 }
 
-static __always_inline void add_one(__u64 *counter)
+static __always_inline void add(__u64 *counter, __u64 more)
 {
-    __u64 before = __sync_fetch_and_add(counter, 1);
+    __u64 before = __sync_fetch_and_add(counter, more);
 
     asm volatile("" ::"r"(before));
 }
 
-SEC("tracepoint/block/block_rq_complete")
-int completed(struct complete *e)
+/* After the marks. */
+static __always_inline void count(struct track_counters *counted, __u32 sectors)
 {
-    __u32 dev = e->dev, index;
+    add(&counted->sectors, sectors);
+    add(&counted->writes, 1);
+}
+
+static __always_inline void mark_range(void *map, __u32 first_word, __u32 last_word, __u64 from_first, __u64 to_last)
+{
+    if (first_word == last_word) {
+        mark(map, first_word, from_first & to_last);
+        return;
+    }
+    mark(map, first_word, from_first);
+    mark(map, last_word, to_last);
+    /* Whole words between; a branch on first and last in here costs the verifier its million instructions. */
+    for (__u32 i = 1; i < TRACK_REQUEST_CHUNKS_MAX / 64 + 2; i++) {
+        if (first_word + i >= last_word)
+            break;
+        mark(map, first_word + i, ~0ULL);
+    }
+}
+
+/* 1: the pages are marked in this slot; 0: it is another chunk's, or too many want it at once. */
+static __always_inline int mark_slot(__u32 index, __u64 tag, __u64 pages)
+{
+    __u64 *slot = bpf_map_lookup_elem(&slots, &index);
+
+    if (!slot)
+        return 0;
+    for (int i = 0; i < 4; i++) {
+        __u64 held = *(volatile __u64 *)slot;
+
+        if (held && held >> TRACK_TAG_SHIFT != tag >> TRACK_TAG_SHIFT)
+            return 0;
+        if (__sync_val_compare_and_swap(slot, held, tag | held | pages) == held)
+            return 1;
+    }
+    return 0;
+}
+
+static __always_inline __u32 disk_of(struct request *rq)
+{
+    struct request_queue *queue = BPF_CORE_READ(rq, q);
+    struct gendisk *disk;
+
+    if (bpf_core_field_exists(queue->disk))
+        disk = BPF_CORE_READ(queue, disk);
+    else
+        disk = BPF_CORE_READ((struct request___before_5_17 *)rq, rq_disk);
+    return disk ? (__u32)BPF_CORE_READ(disk, major) << 20 | (__u32)BPF_CORE_READ(disk, first_minor) : 0;
+}
+
+static __always_inline int completed(struct bpf_raw_tracepoint_args *event)
+{
+    struct request *rq = (struct request *)event->args[0];
+    __u32 sector_count = (__u32)event->args[2] >> 9, operation = BPF_CORE_READ(rq, cmd_flags) & OP_MASK, dev, index;
+    __u64 sector = BPF_CORE_READ(rq, __sector);
     struct track_place *place;
     struct track_counters *counted;
-    char rwbs[2];
 
-    if (!e->sector_count)
+    /* Operations with the lowest bit move data to the disk, or may change it. */
+    if (!sector_count || !(operation & 1))
         return 0;
+    dev = disk_of(rq);
     place = bpf_map_lookup_elem(&places, &dev);
     if (!place)
-        return 0;
-    bpf_probe_read_kernel(rwbs, sizeof rwbs, (char *)e + rwbs_offset);
-    if ((rwbs[0] == 'F' ? rwbs[1] : rwbs[0]) == 'R') /* 'F' first: a flush before it */
         return 0;
     index = place->index;
     counted = bpf_map_lookup_elem(&counters, &index);
     if (!counted)
         return 0;
 
-    __u64 first = e->sector >> TRACK_CHUNK_SHIFT, last = (e->sector + e->sector_count - 1) >> TRACK_CHUNK_SHIFT;
+    __u64 first = sector >> TRACK_CHUNK_SHIFT, last = (sector + sector_count - 1) >> TRACK_CHUNK_SHIFT;
 
-    /* Beyond the disk's size as we know it: it has grown. Beyond 4 GiB in one request: no such thing, but then everything is suspect. */
-    if (last >= place->chunk_count || last - first >= TRACK_REQUEST_CHUNKS_MAX) {
-        add_one(&counted->lost);
-        add_one(&counted->writes);
+    /* Beyond the disk's size as we know it: it has grown. Beyond 4 GiB in one request: no such thing, but then everything is suspect; as it is when
+     * somebody sends the disk a command of its own, past the block layer. */
+    if (operation >= OP_PASS_THROUGH || last >= place->chunk_count || last - first >= TRACK_REQUEST_CHUNKS_MAX) {
+        add(&counted->lost, 1);
+        count(counted, operation < OP_PASS_THROUGH ? sector_count : 0);
         return 0;
     }
 
     __u32 first_word = place->first_word + (first >> 6), last_word = place->first_word + (last >> 6);
     __u64 from_first = ~0ULL << (first & 63), to_last = ~0ULL >> (63 - (last & 63));
 
-    if (first_word == last_word) {
-        mark(first_word, from_first & to_last);
+    /* Which pages, before the mark that says that there are some (track_take looks the other way round). */
+    if (first == last) {
+        __u64 first_page = sector >> TRACK_PAGE_SHIFT & 15, last_page = (sector + sector_count - 1) >> TRACK_PAGE_SHIFT & 15;
+        __u64 pages = (TRACK_PAGES_ALL << first_page) & (TRACK_PAGES_ALL >> (15 - last_page)), tag = track_tag(index, first);
+        __u32 slot = track_slot(tag);
+
+        if (!mark_slot(slot, tag, pages) && !mark_slot(slot ^ 1, tag, pages))
+            mark(&whole, first_word, from_first & to_last);
     } else {
-        mark(first_word, from_first);
-        mark(last_word, to_last);
-        /* Whole words between; a branch on first and last in here costs the verifier its million instructions. */
-        for (__u32 i = 1; i < TRACK_REQUEST_CHUNKS_MAX / 64 + 2; i++) {
-            if (first_word + i >= last_word)
-                break;
-            mark(first_word + i, ~0ULL);
-        }
+        mark_range(&whole, first_word, last_word, from_first, to_last);
     }
-    add_one(&counted->writes);
+    mark_range(&dirty, first_word, last_word, from_first, to_last);
+    count(counted, sector_count);
     return 0;
 }
+
+/* Three times the same. The kernel passes over a program that is at work on the same processor already, and a request may complete in an interrupt
+ * while another's completion is being handled: in a task, in a soft and in a hard interrupt, and no deeper. One of the three is always free. (As an
+ * ordinary tracepoint's program it would be passed over whenever any other program is at work there, somebody else's, too.) */
+SEC("raw_tp/block_rq_complete")
+int completed_first(struct bpf_raw_tracepoint_args *event) { return completed(event); }
+SEC("raw_tp/block_rq_complete")
+int completed_second(struct bpf_raw_tracepoint_args *event) { return completed(event); }
+SEC("raw_tp/block_rq_complete")
+int completed_third(struct bpf_raw_tracepoint_args *event) { return completed(event); }
 
 char _license[] SEC("license") = "GPL";

@@ -9,9 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wundef"
@@ -19,13 +16,22 @@
 #include "track.skel.h"
 #pragma GCC diagnostic pop
 
+#define PROGRAMS 3
+
+/* Sectors written and discarded by the kernel's statistics; by our programs; and how often they were passed over: when these last agreed. */
+struct balance {
+    uint64_t by_stat, sectors, passed_over;
+};
+
 struct tracker {
     struct track_bpf *bpf;
     int disk_count;
     struct track_place places[TRACK_DISKS_MAX];
     uint64_t lost_seen[TRACK_DISKS_MAX];
-    uint64_t *words; /* the mapped arrays */
-    size_t words_size;
+    struct balance balance[TRACK_DISKS_MAX];
+    char names[TRACK_DISKS_MAX][64];
+    uint64_t *words, *whole, *slots; /* the mapped arrays */
+    size_t words_size, slots_size;
     struct track_counters *counters;
     size_t counters_size;
 };
@@ -33,55 +39,6 @@ struct tracker {
 static int quiet(enum libbpf_print_level level, const char *format, va_list args)
 {
     (void)level, (void)format, (void)args;
-    return 0;
-}
-
-/* The folder of the event, tracefs mounted where it isn't. */
-static const char *event_folder(void)
-{
-    static const char *const folders[] = {"/sys/kernel/tracing/events/block/block_rq_complete",
-                                          "/sys/kernel/debug/tracing/events/block/block_rq_complete"};
-
-    for (int i = 0; i < 2; i++)
-        if (file_exists(folders[i]))
-            return folders[i];
-    mount("tracefs", "/sys/kernel/tracing", "tracefs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
-    return file_exists(folders[0]) ? folders[0] : NULL;
-}
-
-/* The offset of a field in the event, -1 where it has none of that name. Lines: "\tfield:dev_t dev;\toffset:8;\tsize:4;…" */
-static int field_offset(const char *format, const char *name)
-{
-    for (const char *at = strstr(format, "field:"); at; at = strstr(at + 1, "field:")) {
-        const char *end = strchr(at, ';'), *start = end;
-        int offset;
-
-        if (!end)
-            break;
-        while (start > at && start[-1] != ' ')
-            start--;
-        if (strncmp(start, name, strlen(name)) == 0 && (start[strlen(name)] == ';' || start[strlen(name)] == '[') &&
-            sscanf(end, "; offset:%d", &offset) == 1)
-            return offset;
-    }
-    return -1;
-}
-
-static int read_event_format(int *rwbs_offset, struct err *e)
-{
-    CLEANUP(buf_release) struct buf format = {0};
-    CLEANUP(free_ptr) char *path = NULL;
-    const char *folder = event_folder();
-
-    if (!folder)
-        return err_set(e, ERR_UNSUPPORTED, "this kernel has no tracepoint block_rq_complete, or tracefs can't be mounted");
-    path = xasprintf("%s/format", folder);
-    if (file_read(path, 65536, &format, e) < 0)
-        return -1;
-    *rwbs_offset = field_offset(format.data, "rwbs");
-    if (field_offset(format.data, "dev") != 8 || field_offset(format.data, "sector") != 16 ||
-        field_offset(format.data, "nr_sector") != 24 || *rwbs_offset < 0)
-        return err_set(e, ERR_UNSUPPORTED, "this kernel's tracepoint block_rq_complete has its fields elsewhere");
     return 0;
 }
 
@@ -126,14 +83,16 @@ static int fail(struct err *e, int reason, const char *what)
     return err_set(e, ERR_UNSUPPORTED, "%s: %s", what, strerror(reason));
 }
 
-static int load(struct tracker *t, int rwbs_offset, struct err *e)
+static int load(struct tracker *t, struct err *e)
 {
+    if (!file_exists("/sys/kernel/btf/vmlinux"))
+        return err_set(e, ERR_UNSUPPORTED, "this kernel does not describe its types (no /sys/kernel/btf/vmlinux)");
     libbpf_set_print(quiet);
     t->bpf = track_bpf__open();
     if (!t->bpf)
         return fail(e, errno, "can't open the tracker's program");
-    t->bpf->rodata->rwbs_offset = (uint32_t)rwbs_offset;
-    if (bpf_map__set_max_entries(t->bpf->maps.dirty, (uint32_t)(t->words_size / sizeof *t->words)) < 0)
+    if (bpf_map__set_max_entries(t->bpf->maps.dirty, (uint32_t)(t->words_size / sizeof *t->words)) < 0 ||
+        bpf_map__set_max_entries(t->bpf->maps.whole, (uint32_t)(t->words_size / sizeof *t->words)) < 0)
         return fail(e, errno, "can't size the tracker's map");
     if (track_bpf__load(t->bpf) < 0)
         return fail(e, errno, "the kernel doesn't take the tracker's program");
@@ -150,11 +109,69 @@ static void *map_array(const struct bpf_map *map, size_t size)
 static int map_arrays(struct tracker *t, struct err *e)
 {
     t->counters_size = TRACK_DISKS_MAX * sizeof *t->counters;
+    t->slots_size = TRACK_SLOT_COUNT * sizeof *t->slots;
     t->words = map_array(t->bpf->maps.dirty, t->words_size);
+    t->whole = map_array(t->bpf->maps.whole, t->words_size);
+    t->slots = map_array(t->bpf->maps.slots, t->slots_size);
     t->counters = map_array(t->bpf->maps.counters, t->counters_size);
-    if (!t->words || !t->counters)
+    if (!t->words || !t->whole || !t->slots || !t->counters)
         return fail(e, errno, "can't map the tracker's marks");
     return 0;
+}
+
+/* Fields of /sys/block/NAME/stat (Documentation/block/stat). */
+enum { STAT_WRITES = 4, STAT_SECTORS_WRITTEN = 6, STAT_DISCARDS = 11, STAT_SECTORS_DISCARDED = 13, STAT_FIELDS = 14 };
+
+/* False where the kernel keeps no statistics of the disk (queue/iostats is 0), or none that we know. */
+static bool read_stat(const char *name, unsigned long long v[static STAT_FIELDS])
+{
+    CLEANUP(buf_release) struct buf text = {0};
+    CLEANUP(free_ptr) char *path = xasprintf("/sys/block/%s/stat", name);
+    CLEANUP(free_ptr) char *on_path = xasprintf("/sys/block/%s/queue/iostats", name);
+    CLEANUP(buf_release) struct buf on = {0};
+    char *at;
+
+    if (file_read(on_path, 64, &on, NULL) < 0 || on.data[0] != '1' || file_read(path, 4096, &text, NULL) < 0)
+        return false;
+    at = text.data;
+    for (int i = 0; i < STAT_FIELDS; i++) {
+        char *end;
+
+        v[i] = strtoull(at, &end, 10);
+        if (end == at)
+            return false;
+        at = end;
+    }
+    return true;
+}
+
+/* How often the kernel says that it passed over one of the programs, for whatever disk. */
+static uint64_t passed_over(const struct tracker *t)
+{
+    const struct bpf_program *programs[PROGRAMS] = {t->bpf->progs.completed_first, t->bpf->progs.completed_second, t->bpf->progs.completed_third};
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < PROGRAMS; i++) {
+        struct bpf_prog_info info = {0};
+        __u32 size = sizeof info;
+
+        if (bpf_obj_get_info_by_fd(bpf_program__fd(programs[i]), &info, &size) == 0)
+            sum += info.recursion_misses;
+    }
+    return sum;
+}
+
+/* In this order: a completion is counted by us first, and right after by the kernel. */
+static struct balance read_balance(const struct tracker *t, int disk)
+{
+    unsigned long long v[STAT_FIELDS];
+    struct balance b = {.by_stat = TRACK_WRITES_UNKNOWN};
+
+    if (read_stat(t->names[disk], v))
+        b.by_stat = v[STAT_SECTORS_WRITTEN] + v[STAT_SECTORS_DISCARDED];
+    b.sectors = __atomic_load_n(&t->counters[disk].sectors, __ATOMIC_SEQ_CST);
+    b.passed_over = passed_over(t);
+    return b;
 }
 
 static int attach(struct tracker *t, const struct track_disk *disks, struct err *e)
@@ -169,17 +186,20 @@ static int attach(struct tracker *t, const struct track_disk *disks, struct err 
     }
     if (track_bpf__attach(t->bpf) < 0)
         return fail(e, errno, "can't attach the tracker to the tracepoint");
+    for (int i = 0; i < t->disk_count; i++) {
+        memcpy(t->names[i], disks[i].name, sizeof t->names[i]);
+        t->balance[i] = read_balance(t, i);
+    }
     return 0;
 }
 
 int track_open(const struct track_disk *disks, int disk_count, struct tracker **out, struct err *e)
 {
     CLEANUP(track_close) struct tracker *t = xcalloc(1, sizeof *t);
-    int rwbs_offset = -1;
 
     MUST(disk_count >= 1 && disk_count <= TRACK_DISKS_MAX);
     t->disk_count = disk_count;
-    if (place_disks(t, disks, e) < 0 || read_event_format(&rwbs_offset, e) < 0 || load(t, rwbs_offset, e) < 0 ||
+    if (place_disks(t, disks, e) < 0 || load(t, e) < 0 ||
         map_arrays(t, e) < 0 || attach(t, disks, e) < 0)
         return -1;
     *out = t;
@@ -187,51 +207,99 @@ int track_open(const struct track_disk *disks, int disk_count, struct tracker **
     return 0;
 }
 
+static void unmap(void *at, size_t size)
+{
+    if (at)
+        munmap(at, size);
+}
+
 void track_close(struct tracker **t)
 {
     if (!*t)
         return;
-    if ((*t)->words)
-        munmap((*t)->words, (*t)->words_size);
-    if ((*t)->counters)
-        munmap((*t)->counters, (*t)->counters_size);
+    unmap((*t)->words, (*t)->words_size);
+    unmap((*t)->whole, (*t)->words_size);
+    unmap((*t)->slots, (*t)->slots_size);
+    unmap((*t)->counters, (*t)->counters_size);
     track_bpf__destroy((*t)->bpf);
     free_ptr(t);
 }
 
-int64_t track_take(struct tracker *t, int disk, uint64_t *words, struct err *e)
+int track_check(struct tracker *t, int disk)
 {
-    uint64_t *from = t->words + t->places[disk].first_word;
+    struct balance now = read_balance(t, disk), was = t->balance[disk];
+    int64_t by_stat = (int64_t)(now.by_stat - was.by_stat), missing = PROGRAMS * by_stat - (int64_t)(now.sectors - was.sectors);
+
+    if (now.by_stat == TRACK_WRITES_UNKNOWN)
+        return 1;
+    if (missing < 0)
+        return 0;
+    t->balance[disk] = now;
+    if (was.by_stat == TRACK_WRITES_UNKNOWN || missing == 0)
+        return 1;
+    /* Some of the programs were passed over; one of them at least has seen each completion. */
+    return now.passed_over != was.passed_over && missing <= (PROGRAMS - 1) * by_stat ? 1 : -1;
+}
+
+static uint32_t take_slot(struct tracker *t, uint32_t index, uint64_t tag)
+{
+    uint64_t held = __atomic_load_n(&t->slots[index], __ATOMIC_SEQ_CST);
+
+    if (held >> TRACK_TAG_SHIFT != tag >> TRACK_TAG_SHIFT)
+        return 0;
+    /* While it is ours nobody else takes it: what comes out is ours, with what was added since. */
+    return (uint32_t)(__atomic_exchange_n(&t->slots[index], 0, __ATOMIC_SEQ_CST) & TRACK_PAGES_ALL);
+}
+
+/* The pages of a chunk whose mark was just cleared. Whoever marks a chunk names its pages before (in a slot, or as a whole): so they are here by now, or an
+ * earlier take had them, early: then this mark finds none, and stands for the whole chunk. */
+static uint32_t take_pages(struct tracker *t, int disk, int64_t chunk, bool whole)
+{
+    uint64_t tag = track_tag((unsigned)disk, (uint64_t)chunk);
+    uint32_t slot = track_slot(tag), pages = take_slot(t, slot, tag) | take_slot(t, slot ^ 1, tag);
+
+    return whole || !pages ? TRACK_PAGES_ALL : pages;
+}
+
+int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, struct err *e)
+{
+    uint64_t *from = t->words + t->places[disk].first_word, *whole_from = t->whole + t->places[disk].first_word;
     uint64_t lost = __atomic_load_n(&t->counters[disk].lost, __ATOMIC_SEQ_CST);
     int64_t count = 0;
+    bool lost_now;
 
     for (uint64_t i = 0; i < (t->places[disk].chunk_count + 63) / 64; i++) {
         uint64_t marks = __atomic_load_n(&from[i], __ATOMIC_SEQ_CST) ? __atomic_exchange_n(&from[i], 0, __ATOMIC_SEQ_CST) : 0;
 
-        count += __builtin_popcountll(marks & ~words[i]);
-        words[i] |= marks;
+        uint64_t whole = marks ? __atomic_fetch_and(&whole_from[i], ~marks, __ATOMIC_SEQ_CST) : 0;
+
+        count += __builtin_popcountll(marks);
+        for (; marks; marks &= marks - 1) {
+            int bit = __builtin_ctzll(marks);
+
+            visit((int64_t)i * 64 + bit, take_pages(t, disk, (int64_t)i * 64 + bit, whole >> bit & 1), user);
+        }
     }
-    if (lost != t->lost_seen[disk]) {
+    lost_now = lost != t->lost_seen[disk];
+    if (lost_now || track_check(t, disk) < 0) {
         t->lost_seen[disk] = lost;
-        return err_set(e, ERR_CORRUPT, "writes beyond the disk's known end: it has grown");
+        return err_set(e, ERR_CORRUPT, "not every write could be marked: %s", lost_now ? "the disk has grown, or was written past the block layer"
+                       : "the kernel has counted more than the tracker has seen");
     }
     return count;
 }
 
-uint64_t track_writes(const struct tracker *t, int disk) { return __atomic_load_n(&t->counters[disk].writes, __ATOMIC_SEQ_CST); }
+uint64_t track_writes(const struct tracker *t, int disk)
+{
+    uint64_t by_stat = track_writes_by_stat(t->names[disk]);
+
+    /* Both only rise. The tracker's own would do, were it never passed over. */
+    return __atomic_load_n(&t->counters[disk].writes, __ATOMIC_SEQ_CST) + (by_stat == TRACK_WRITES_UNKNOWN ? 0 : by_stat);
+}
 
 uint64_t track_writes_by_stat(const char *name)
 {
-    CLEANUP(buf_release) struct buf text = {0};
-    CLEANUP(free_ptr) char *path = xasprintf("/sys/block/%s/stat", name);
-    CLEANUP(free_ptr) char *on_path = xasprintf("/sys/block/%s/queue/iostats", name);
-    CLEANUP(buf_release) struct buf on = {0};
-    unsigned long long v[12] = {0};
+    unsigned long long v[STAT_FIELDS];
 
-    if (file_read(on_path, 64, &on, NULL) < 0 || on.data[0] != '1' || file_read(path, 4096, &text, NULL) < 0)
-        return TRACK_WRITES_UNKNOWN;
-    if (sscanf(text.data, "%llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu", &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6],
-               &v[7], &v[8], &v[9], &v[10], &v[11]) < 11)
-        return TRACK_WRITES_UNKNOWN;
-    return v[4] + v[11]; /* writes completed, discards completed (Documentation/block/stat) */
+    return read_stat(name, v) ? v[STAT_WRITES] + v[STAT_DISCARDS] : TRACK_WRITES_UNKNOWN;
 }

@@ -1,6 +1,6 @@
 /* track: which chunks of which disks have been written since they were last asked for, and how many writes have completed.
  *
- * Chunks are 64 KiB; disks are whole disks (a partition's, a logical volume's or a multi-device's writes arrive at the disk below). The
+ * Chunks are 64 KiB, with marks for their pages of 4 KiB where writes are small; disks are whole disks (a partition's, a logical volume's or a multi-device's writes arrive at the disk below). The
  * tracker attaches an eBPF program to the tracepoint where block requests complete; no kernel module, no reboot. What it promises:
  *
  * 1. A write that completed before track_take began is in what track_take returns (this one or an earlier), for every disk given to
@@ -12,13 +12,14 @@
  * Not seen: SCSI pass-through writes (SG_IO), and drivers that complete no requests (zram, brd, NVMe multipath heads): track_open refuses
  * a disk without a request queue. Where it fails with ERR_UNSUPPORTED or ERR_DENIED the caller rescans by checksum (track_sums below).
  *
- * A tracker may be used by one thread at a time, but for track_writes, which any thread may call. Library: doesn't log. */
+ * Promises 1 and 2 hold where track_check says 1 after taking, before b. A tracker may be used by one thread at a time, but for track_writes, which any thread may call. Library: doesn't log. */
 #pragma once
 
 #include "base/mem.h"
 #include "track/track_shared.h"
 
 #define TRACK_CHUNK_SIZE 65536
+#define TRACK_PAGE_SIZE 4096
 #define TRACK_WRITES_UNKNOWN UINT64_MAX
 
 struct tracker;
@@ -33,11 +34,16 @@ static inline int64_t track_chunks(int64_t size_bytes) { return (size_bytes + TR
 int track_open(const struct track_disk *disks, int disk_count, struct tracker **out, struct err *e);
 void track_close(struct tracker **t); /* for CLEANUP */
 
-/* ORs the marks of a disk into words (bit i of word w: chunk 64 w + i; (track_chunks + 63) / 64 words) and clears them: the count of
- * chunks that were not set there before. -1 (ERR_CORRUPT): marks were lost (the disk has grown): read all of it again; the marks
- * that there are have been taken. */
-int64_t track_take(struct tracker *t, int disk, uint64_t *words, struct err *e);
-/* Completed writes of a disk, ever rising. */
+/* Visits the marked chunks of a disk in rising order and clears their marks: their count. pages: bit i: bytes of page i (4 KiB, of the chunk) were
+ * written, or may have been; TRACK_PAGES_ALL where no more is known than that the chunk was. -1 (ERR_CORRUPT): marks were lost (the disk has
+ * grown, or track_check says so): read all of it again; the marks that there are have been taken. */
+typedef void track_visit(int64_t chunk, uint32_t pages, void *user);
+int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, struct err *e);
+/* Whether every write that the kernel's own I/O statistics count was seen by the tracker: 1 yes (or there are none: queue/iostats is 0); 0 it can't
+ * be said in this moment (a write has been seen and is not counted yet, as one that waits for its flush); -1 no: read everything again. The kernel
+ * passes over BPF programs now and then, and does not always say so. */
+int track_check(struct tracker *t, int disk);
+/* Completed writes of a disk, ever rising, by the tracker's count and the kernel's. */
 uint64_t track_writes(const struct tracker *t, int disk);
 
 /* Completed writes by the kernel's own I/O statistics, for where no tracker is: TRACK_WRITES_UNKNOWN where they are off. */

@@ -62,9 +62,10 @@ struct looking {
 static int look_at_chunk(struct looking *l, const struct vault_hash *hash, uint64_t first_chunk, struct err *e)
 {
     size_t size = VAULT_CHUNK_BYTES;
+    struct record_base base;
     struct chunk_place place;
     struct err why = {0};
-    int found;
+    int found, delta;
 
     if (l->read) {
         uint8_t *raw = NULL;
@@ -79,10 +80,14 @@ static int look_at_chunk(struct looking *l, const struct vault_hash *hash, uint6
     }
     pthread_mutex_lock(&l->v->append_lock);
     found = place_find(l->v, hash, &place, e);
+    if (found == 1 && place.raw_size != size)
+        found = 0;
+    if (found == 1 && (delta = base_find(l->v, hash, &base, e)))
+        found = delta < 0 ? -1 : place_find(l->v, &base.name, &place, e);
     pthread_mutex_unlock(&l->v->append_lock);
     if (found < 0)
         return -1;
-    if (found == 0 || place.raw_size != size)
+    if (found == 0)
         find(l->report, ERR_CORRUPT, "%s, disk %s, byte %llu: the chunk is missing", l->point->id, l->disk->id,
              (unsigned long long)(first_chunk * VAULT_CHUNK_BYTES));
     return 0;
@@ -267,25 +272,42 @@ static int collect_hash(MDB_val key, MDB_val value, void *user, struct err *e)
 struct blame {
     struct scrub *s;
     bool uses;
+    struct vault_hash hash; /* the first one that is used, and the first chunk of the disk that needs it */
+    uint64_t first_chunk;
 };
+
+static void blame(struct blame *b, const struct vault_hash *hash, uint64_t first_chunk)
+{
+    if (!b->uses) {
+        b->hash = *hash;
+        b->first_chunk = first_chunk;
+    }
+    b->uses = true;
+}
 
 static int look_for_bad(const struct vault_hash *hash, int level, uint64_t first_chunk, void *user, struct err *e)
 {
     struct blame *b = user;
+    struct record_base base;
+    int delta = 0;
 
-    (void)first_chunk;
-    (void)e;
-    b->uses = b->uses || hash_set_has(&b->s->bad, hash);
-    return level >= 0 && !b->uses;
+    if (level < 0 && !b->uses) {
+        pthread_mutex_lock(&b->s->v->append_lock);
+        delta = base_find(b->s->v, hash, &base, e);
+        pthread_mutex_unlock(&b->s->v->append_lock);
+    }
+    if (hash_set_has(&b->s->bad, hash))
+        blame(b, hash, first_chunk);
+    else if (delta == 1 && hash_set_has(&b->s->bad, &base.name))
+        blame(b, &base.name, first_chunk);
+    return delta < 0 ? -1 : level >= 0 && !b->uses;
 }
 
 static int bad_node(const struct vault_hash *hash, int level, uint64_t first_chunk, const struct err *why, void *user)
 {
-    (void)hash;
     (void)level;
-    (void)first_chunk;
     (void)why;
-    ((struct blame *)user)->uses = true;
+    blame(user, hash, first_chunk);
     return 0;
 }
 
@@ -408,9 +430,13 @@ int vault_point_usable(struct vault *v, const char *point, struct err *e)
         struct walk w = {.v = v, .visit = look_for_bad, .visit_bad = bad_node, .user = &b};
 
         r = walk_tree(&w, &p->disks[i].root, chunks_of(p->disks[i].size_bytes), e);
-        if (r == 0 && b.uses)
-            r = err_set(e, ERR_CORRUPT, "recovery point %s, disk %s uses a chunk that is damaged in the vault: take another point, or "
-                        "let the source send it again", point, p->disks[i].id);
+        if (r == 0 && b.uses) {
+            char name[VAULT_HASH_TEXT_SIZE];
+
+            r = err_set(e, ERR_CORRUPT, "recovery point %s, disk %s uses a chunk that is damaged in the vault: chunk %s, at byte %llu of the disk: take "
+                        "another point, or let the source send it again", point, p->disks[i].id, vault_hash_text(&b.hash, name),
+                        (unsigned long long)(b.first_chunk * VAULT_CHUNK_BYTES));
+        }
     }
     hash_set_release(&s.bad);
     return r;

@@ -74,6 +74,28 @@ int work_leaf_read(struct vault *v, MDB_txn *txn, uint32_t disk, uint64_t leaf, 
     return found;
 }
 
+int vault_map_get(struct vault *v, const struct vault_disk *d, uint64_t index, struct vault_hash *out, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    const struct vault_hash *pending;
+    struct tree_node leaf;
+
+    if (index >= d->chunk_count)
+        return err_set(e, ERR_INVALID, "chunk %llu lies outside disk %s", (unsigned long long)index, d->id);
+    pthread_mutex_lock(&v->append_lock);
+    pending = pending_map_get(&v->pending, d->number, index);
+    if (pending)
+        *out = *pending;
+    pthread_mutex_unlock(&v->append_lock);
+    if (pending)
+        return 0;
+    /* What was pending a moment ago is in the index by now. */
+    if (index_begin(&v->index, false, &txn, e) < 0 || work_leaf_read(v, txn, d->number, index / TREE_FANOUT, &leaf, e) < 0)
+        return -1;
+    *out = leaf.child[index % TREE_FANOUT];
+    return 0;
+}
+
 static uint64_t leaf_chunks(uint64_t chunk_count, uint64_t leaf)
 {
     uint64_t left = chunk_count - leaf * TREE_FANOUT;

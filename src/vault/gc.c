@@ -117,6 +117,22 @@ static int mark_grave(MDB_val key, MDB_val value, void *user, struct err *e)
     return found < 0 ? -1 : 0;
 }
 
+/* What a marked delta lies on is in use. Bases are no deltas themselves, so once is enough. */
+static int mark_base(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct gc *g = user;
+    struct record_base base;
+    struct vault_hash hash;
+
+    if (key.mv_size != sizeof hash || value.mv_size != sizeof base)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a damaged row of a delta");
+    memcpy(&hash, key.mv_data, sizeof hash);
+    memcpy(&base, value.mv_data, sizeof base);
+    if (hash_set_has(&g->marked, &hash))
+        hash_set_add(&g->marked, &base.name);
+    return 0;
+}
+
 static int mark_all(struct gc *g, MDB_txn *txn, struct err *e)
 {
     struct graves s = {g, txn};
@@ -124,7 +140,8 @@ static int mark_all(struct gc *g, MDB_txn *txn, struct err *e)
     const struct vault_index *x = &g->v->index;
 
     return index_each(x, txn, INDEX_POINT, all, mark_point, g, e) < 0 || index_each(x, txn, INDEX_DISK, all, mark_disk, g, e) < 0 ||
-                   index_each(x, txn, INDEX_WORK, all, mark_work, g, e) < 0 || index_each(x, txn, INDEX_GRAVE, all, mark_grave, &s, e) < 0
+                   index_each(x, txn, INDEX_WORK, all, mark_work, g, e) < 0 || index_each(x, txn, INDEX_GRAVE, all, mark_grave, &s, e) < 0 ||
+                   index_each(x, txn, INDEX_BASE, all, mark_base, g, e) < 0
                ? -1 : 0;
 }
 
@@ -217,7 +234,7 @@ static int sweep_batch(struct vault *v, MDB_txn *txn, void *user, struct err *e)
         MDB_val dead = index_val(&s->dead[i], sizeof s->dead[i]);
 
         if (index_del(&v->index, txn, INDEX_CHUNK, dead, e) < 0 || index_del(&v->index, txn, INDEX_BAD, dead, e) < 0 ||
-            index_del(&v->index, txn, INDEX_GRAVE, dead, e) < 0)
+            index_del(&v->index, txn, INDEX_GRAVE, dead, e) < 0 || index_del(&v->index, txn, INDEX_BASE, dead, e) < 0)
             return -1;
     }
     return 0;
@@ -360,6 +377,7 @@ static int copy_record(struct vault *v, const struct living *l, struct err *e)
     size_t span = RECORD_HEADER_SIZE + l->place.stored_size; /* the place counts the padding, too */
     CLEANUP(free_ptr) uint8_t *bytes = xmalloc(span), *raw = xmalloc(l->place.raw_size);
     struct chunk_place now;
+    struct record_base base;
     struct err why = {0};
     struct record r;
     int found;
@@ -370,13 +388,17 @@ static int copy_record(struct vault *v, const struct living *l, struct err *e)
     if (found != 1 || now.segment != l->place.segment || now.offset != l->place.offset)
         return found < 0 ? -1 : 1; /* stored again meanwhile */
     if (segment_read(v->segment_dir, now.segment, now.offset, span, bytes, &r, &why) < 0 || r.raw_size != now.raw_size ||
-        !vault_hash_same(&r.hash, &l->hash) || record_unpack(&r, bytes + RECORD_HEADER_SIZE, raw, &why) < 0) {
+        !vault_hash_same(&r.hash, &l->hash)) {
         if (why.kind == ERR_NONE || why.kind == ERR_CORRUPT || why.kind == ERR_NOT_FOUND)
             chunk_mark_bad(v, &l->hash);
         return 0; /* one that can't be read must not keep the others' space: scrub tells of it */
     }
+    if (record_restore(v, &r, bytes + RECORD_HEADER_SIZE, raw, false, NULL) < 0)
+        return 0;
+    if (r.codec == CODEC_DELTA)
+        record_base_of(bytes + RECORD_HEADER_SIZE, &base);
     pthread_mutex_lock(&v->append_lock);
-    found = record_append(v, r.kind, bytes, span, r.raw_size, &r.hash, e);
+    found = record_append(v, r.kind, bytes, span, r.raw_size, &r.hash, r.codec == CODEC_DELTA ? &base : NULL, e);
     pthread_mutex_unlock(&v->append_lock);
     return found < 0 ? -1 : 1;
 }

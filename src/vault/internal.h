@@ -12,6 +12,7 @@
 struct pending_chunk {
     struct vault_hash hash;
     struct chunk_place place;
+    struct record_base base; /* mask 0: it is no delta */
 };
 
 /* A change of a working map: one chunk, or a run of zeros. */
@@ -33,7 +34,9 @@ struct pending {
     uint32_t *slots; /* open addressing by hash: index into chunks + 1 */
     size_t slot_count;
     struct pending_set *sets;
-    size_t set_count, set_held;
+    size_t set_count, set_held, range_count; /* range_count: those of more than one chunk */
+    uint32_t *set_slots; /* open addressing by disk and chunk: index of the latest of one chunk + 1 */
+    size_t set_slot_count;
     struct pending_feed *feeds;
     size_t feed_count;
 };
@@ -69,8 +72,12 @@ struct vault {
 
 /* vault.c: called with append_lock held */
 int place_find(struct vault *v, const struct vault_hash *hash, struct chunk_place *out, struct err *e); /* 1/0/-1, bad ones too */
-int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed, size_t span, size_t raw_size,
-                  const struct vault_hash *hash, struct err *e);
+int base_find(struct vault *v, const struct vault_hash *hash, struct record_base *out, struct err *e); /* 1: it is kept as a delta; 0/-1 */
+/* Whether the chunk is there, whole as far as is known, and of that size (a delta: its base, too): 1/0/-1. Marks it used for a running gc. */
+int have(struct vault *v, const struct vault_hash *hash, size_t raw_size, struct err *e);
+/* base: NULL where the record is no delta. */
+int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed, size_t span, size_t raw_size, const struct vault_hash *hash,
+                  const struct record_base *base, struct err *e);
 /* Packs and appends where it is not there yet; takes append_lock itself. *stored_bytes may be NULL. */
 int record_add(struct vault *v, enum record_kind kind, const void *raw, size_t raw_size, const struct vault_hash *hash,
                uint64_t *stored_bytes, struct err *e);
@@ -81,7 +88,12 @@ int record_add_packed(struct vault *v, enum record_kind kind, const void *raw, s
 int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e);
 /* The same for a record whose size is not known before; the caller frees *bytes. */
 int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **bytes, size_t *size, struct err *e);
+/* A record's stored bytes to raw bytes; a delta's base is read from the vault, through the cache or not. One whose own bytes do not hold is marked
+ * bad. Takes append_lock itself. */
+int record_restore(struct vault *v, const struct record *r, const void *payload, void *raw, bool cached, struct err *e);
 void chunk_mark_bad(struct vault *v, const struct vault_hash *hash);
+
+int sync_when_much(struct vault *v, struct err *e); /* without append_lock: what is pending must not grow without end */
 
 /* Ends the segment that is being filled, so that vault_gc can look at it; takes append_lock itself. */
 int current_seal(struct vault *v, struct err *e);
@@ -95,8 +107,10 @@ struct vault_disk *disk_by_number(struct vault *v, uint32_t number);
 
 /* pending.c */
 void pending_release(struct pending *p);
-void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place);
-const struct chunk_place *pending_find(const struct pending *p, const struct vault_hash *hash);
+void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place, const struct record_base *base);
+const struct pending_chunk *pending_find(const struct pending *p, const struct vault_hash *hash);
+/* NULL: nothing is pending for the chunk. */
+const struct vault_hash *pending_map_get(const struct pending *p, uint32_t disk, uint64_t chunk);
 void pending_set_map(struct pending *p, uint32_t disk, uint64_t first, uint64_t count, const struct vault_hash *hash);
 void pending_done(struct pending *p, size_t chunk_count, size_t set_count, size_t feed_count); /* forgets the first ones */
 

@@ -29,6 +29,15 @@ struct nbd_server {
     pthread_cond_t changed;
     struct connection *connections;
     unsigned connection_count;
+    pthread_mutex_t lending; /* guards loans; held while pins are written, so it is none that a connection waits for */
+    struct loan *loans;
+};
+
+/* A point that somebody has on loan. */
+struct loan {
+    struct loan *next;
+    char point[VAULT_POINT_ID_SIZE];
+    unsigned count;
 };
 
 static void remove_connection(struct connection *c)
@@ -118,10 +127,22 @@ static int listen_at(const char *path, struct err *e)
     return fd;
 }
 
+/* Of a process that was killed. */
+static int return_left_loans(struct vault *v, struct err *e)
+{
+    char(*ids)[VAULT_POINT_ID_SIZE] = NULL;
+    int count = vault_pin_list(v, VAULT_LENT_PIN, &ids, e), result = count < 0 ? -1 : 0;
+
+    for (int i = 0; i < count && result == 0; i++)
+        result = vault_point_unpin(v, ids[i], VAULT_LENT_PIN, e);
+    free(ids);
+    return result;
+}
+
 int nbd_server_start(struct vault *v, const char *path, struct nbd_server **out, struct err *e)
 {
     struct nbd_server *s;
-    int fd = listen_at(path, e);
+    int fd = return_left_loans(v, e) < 0 ? -1 : listen_at(path, e);
 
     if (fd < 0)
         return -1;
@@ -129,7 +150,8 @@ int nbd_server_start(struct vault *v, const char *path, struct nbd_server **out,
     s->v = v;
     s->fd = fd;
     s->path = xstrdup(path);
-    MUST(pthread_mutex_init(&s->lock, NULL) == 0 && pthread_cond_init(&s->changed, NULL) == 0);
+    MUST(pthread_mutex_init(&s->lock, NULL) == 0 && pthread_cond_init(&s->changed, NULL) == 0 &&
+         pthread_mutex_init(&s->lending, NULL) == 0);
     if (pthread_create(&s->acceptor, NULL, accept_all, s) != 0) {
         close(fd);
         free(s->path);
@@ -157,11 +179,72 @@ void nbd_server_stop(struct nbd_server **held)
     pthread_mutex_unlock(&s->lock);
     close(s->fd);
     unlink(s->path);
+    for (struct loan *loan; (loan = s->loans); free(loan)) {
+        s->loans = loan->next;
+        (void)vault_point_unpin(s->v, loan->point, VAULT_LENT_PIN, NULL);
+    }
     pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->lending);
     pthread_mutex_destroy(&s->lock);
     free(s->path);
     free(s);
     *held = NULL;
+}
+
+/* lending held. Where the loan of that point hangs, or the chain's end. */
+static struct loan **loan_of(struct nbd_server *s, const char *point)
+{
+    struct loan **at = &s->loans;
+
+    while (*at && strcmp((*at)->point, point) != 0)
+        at = &(*at)->next;
+    return at;
+}
+
+int nbd_server_lend(struct nbd_server *s, const char *point, struct err *e)
+{
+    struct loan **at;
+    int result = vault_point_usable(s->v, point, e);
+
+    pthread_mutex_lock(&s->lending);
+    at = loan_of(s, point);
+    if (result == 0 && !*at && (result = vault_point_pin(s->v, point, VAULT_LENT_PIN, e)) == 0) {
+        *at = xcalloc(1, sizeof **at);
+        snprintf((*at)->point, sizeof (*at)->point, "%s", point);
+    }
+    if (result == 0)
+        (*at)->count++;
+    pthread_mutex_unlock(&s->lending);
+    return result;
+}
+
+static void cut_lent(struct nbd_server *s, const char *point)
+{
+    pthread_mutex_lock(&s->lock);
+    for (struct connection *c = s->connections; c; c = c->next)
+        if (atomic_load(&c->session.attached) && c->session.lent && strcmp(c->session.point, point) == 0)
+            shutdown(c->session.fd, SHUT_RDWR);
+    pthread_mutex_unlock(&s->lock);
+}
+
+int nbd_server_return(struct nbd_server *s, const char *point, struct err *e)
+{
+    struct loan **at, *loan;
+    int result = 0;
+
+    pthread_mutex_lock(&s->lending);
+    at = loan_of(s, point);
+    loan = *at;
+    if (!loan) {
+        result = err_set(e, ERR_NOT_FOUND, "recovery point %s is not lent", point);
+    } else if (--loan->count == 0) {
+        *at = loan->next;
+        free(loan);
+        result = vault_point_unpin(s->v, point, VAULT_LENT_PIN, e);
+        cut_lent(s, point);
+    }
+    pthread_mutex_unlock(&s->lending);
+    return result;
 }
 
 unsigned nbd_server_readers(struct nbd_server *s, const char *point)
@@ -170,7 +253,7 @@ unsigned nbd_server_readers(struct nbd_server *s, const char *point)
 
     pthread_mutex_lock(&s->lock);
     for (struct connection *c = s->connections; c; c = c->next)
-        count += atomic_load(&c->session.attached) && strcmp(c->session.point, point) == 0;
+        count += atomic_load(&c->session.attached) && !c->session.lent && strcmp(c->session.point, point) == 0;
     pthread_mutex_unlock(&s->lock);
     return count;
 }

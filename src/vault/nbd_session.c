@@ -58,20 +58,23 @@ static int reply_words(struct talk *t, uint32_t option, uint32_t type, const cha
     return reply(t, option, type, words, strlen(words));
 }
 
-/* Opens NAME's image where its point is exported and usable. */
+static bool is_lent(const char *name) { return strncmp(name, NBD_LENT_PREFIX, strlen(NBD_LENT_PREFIX)) == 0; }
+
+/* Opens NAME's image where its point is exported, or lent, and usable. */
 static int open_export(struct talk *t, const char *name, struct vault_image **out, char point[static VAULT_POINT_ID_SIZE],
                        struct err *e)
 {
     char point_name[VAULT_DISK_ID_SIZE], disk[VAULT_DISK_ID_SIZE];
+    bool lent = is_lent(name);
     int found;
 
-    if (nbd_export_split(name, point_name, disk, sizeof disk, e) < 0)
+    if (nbd_export_split(lent ? name + strlen(NBD_LENT_PREFIX) : name, point_name, disk, sizeof disk, e) < 0)
         return -1;
     if (strlen(point_name) >= VAULT_POINT_ID_SIZE)
         return err_set(e, ERR_NOT_FOUND, "there is no such recovery point");
-    found = vault_point_pinned(t->s->v, point_name, VAULT_EXPORT_PIN, e);
+    found = vault_point_pinned(t->s->v, point_name, lent ? VAULT_LENT_PIN : VAULT_EXPORT_PIN, e);
     if (found != 1)
-        return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "recovery point %s is not exported", point_name);
+        return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "recovery point %s is not %s", point_name, lent ? "lent" : "exported");
     if (vault_point_usable(t->s->v, point_name, e) < 0)
         return -1;
     memcpy(point, point_name, strlen(point_name) + 1);
@@ -99,9 +102,10 @@ static int reply_export(struct talk *t, uint32_t option, const struct vault_imag
     return block_size && reply(t, option, NBD_REP_INFO, info, 14) < 0 ? -1 : reply(t, option, NBD_REP_ACK, NULL, 0);
 }
 
-static void attach(struct talk *t, struct vault_image *image, const char point[static VAULT_POINT_ID_SIZE])
+static void attach(struct talk *t, struct vault_image *image, const char *name, const char point[static VAULT_POINT_ID_SIZE])
 {
     t->image = image;
+    t->s->lent = is_lent(name);
     memcpy(t->s->point, point, VAULT_POINT_ID_SIZE);
     atomic_store(&t->s->attached, true);
 }
@@ -123,7 +127,7 @@ static int option_go(struct talk *t, const struct nbd_option_header *h, const ui
     if (h->option == NBD_OPT_INFO)
         return 0;
     t->allocation = t->allocation && strcmp(name, t->meta_name) == 0; /* the context was chosen for that export only */
-    attach(t, image, point);
+    attach(t, image, name, point);
     image = NULL;
     return 1;
 }
@@ -144,20 +148,20 @@ static int option_export_name(struct talk *t, const struct nbd_option_header *h,
     put_be16(answer + 8, export_flags(t));
     if (send_all(t, answer, t->no_zeroes ? 10 : sizeof answer) < 0)
         return -1;
-    attach(t, image, point);
+    attach(t, image, name, point);
     image = NULL;
     return 1;
 }
 
-static int list_point(struct talk *t, const char *id)
+static int list_point(struct talk *t, const char *prefix, const char *id)
 {
     CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
 
     if (vault_point_get(t->s->v, id, p, NULL) != 1)
         return 0;
     for (size_t i = 0; i < p->disk_count; i++) {
-        uint8_t entry[4 + VAULT_POINT_ID_SIZE + VAULT_DISK_ID_SIZE + 2];
-        int size = snprintf((char *)entry + 4, sizeof entry - 4, "%s/%s", p->id, p->disks[i].id);
+        uint8_t entry[4 + sizeof NBD_LENT_PREFIX + VAULT_POINT_ID_SIZE + VAULT_DISK_ID_SIZE + 2];
+        int size = snprintf((char *)entry + 4, sizeof entry - 4, "%s%s/%s", prefix, p->id, p->disks[i].id);
 
         put_be32(entry, (uint32_t)size);
         if (reply(t, NBD_OPT_LIST, NBD_REP_SERVER, entry, 4 + (size_t)size) < 0)
@@ -168,17 +172,23 @@ static int list_point(struct talk *t, const char *id)
 
 static int option_list(struct talk *t, const struct nbd_option_header *h)
 {
-    char(*ids)[VAULT_POINT_ID_SIZE] = NULL;
-    int count, r = 0;
+    static const struct {
+        const char *pin, *prefix;
+    } kinds[] = {{VAULT_EXPORT_PIN, ""}, {VAULT_LENT_PIN, NBD_LENT_PREFIX}};
+    int r = 0;
 
     if (h->size)
         return reply_words(t, h->option, (uint32_t)NBD_REP_ERR_INVALID, "LIST takes no data");
-    count = vault_pin_list(t->s->v, VAULT_EXPORT_PIN, &ids, NULL);
-    if (count < 0)
-        return reply_words(t, h->option, (uint32_t)NBD_REP_ERR_POLICY, "the vault can't be read");
-    for (int i = 0; i < count && r == 0; i++)
-        r = list_point(t, ids[i]);
-    free(ids);
+    for (size_t k = 0; k < ARRAY_COUNT(kinds) && r == 0; k++) {
+        char(*ids)[VAULT_POINT_ID_SIZE] = NULL;
+        int count = vault_pin_list(t->s->v, kinds[k].pin, &ids, NULL);
+
+        if (count < 0)
+            return reply_words(t, h->option, (uint32_t)NBD_REP_ERR_POLICY, "the vault can't be read");
+        for (int i = 0; i < count && r == 0; i++)
+            r = list_point(t, kinds[k].prefix, ids[i]);
+        free(ids);
+    }
     return r < 0 ? -1 : reply(t, h->option, NBD_REP_ACK, NULL, 0);
 }
 

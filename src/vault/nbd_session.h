@@ -9,6 +9,7 @@ struct nbd_session {
     struct vault *v;
     int fd;
     char point[VAULT_POINT_ID_SIZE]; /* written before `attached` is set */
+    bool lent; /* so is this */
     atomic_bool attached;
     atomic_uint_fast64_t *read_errors;
 };

@@ -8,6 +8,7 @@ void pending_release(struct pending *p)
     free(p->chunks);
     free(p->slots);
     free(p->sets);
+    free(p->set_slots);
     free(p->feeds);
     *p = (struct pending){0};
 }
@@ -42,24 +43,63 @@ static void rehash(struct pending *p)
 }
 
 /* A chunk that is pending twice (the first copy turned out damaged) is found at its later place. */
-void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place)
+void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place, const struct record_base *base)
 {
+    static const struct record_base none;
+
     if (p->chunk_count == p->chunk_held) {
         p->chunk_held = p->chunk_held ? p->chunk_held * 2 : 256;
         p->chunks = xrealloc(p->chunks, p->chunk_held * sizeof *p->chunks);
     }
-    p->chunks[p->chunk_count++] = (struct pending_chunk){*hash, *place};
+    p->chunks[p->chunk_count++] = (struct pending_chunk){*hash, *place, base ? *base : none};
     if (p->chunk_count * 2 > p->slot_count)
         rehash(p);
     else
         *find_slot(p, hash) = (uint32_t)p->chunk_count;
 }
 
-const struct chunk_place *pending_find(const struct pending *p, const struct vault_hash *hash)
+const struct pending_chunk *pending_find(const struct pending *p, const struct vault_hash *hash)
 {
     uint32_t found = p->slot_count ? *find_slot(p, hash) : 0;
 
-    return found ? &p->chunks[found - 1].place : NULL;
+    return found ? &p->chunks[found - 1] : NULL;
+}
+
+/* ---- the maps ---- */
+
+static uint32_t *find_set_slot(const struct pending *p, uint32_t disk, uint64_t chunk)
+{
+    uint64_t at = (chunk + 1) * UINT64_C(0x9e3779b97f4a7c15) ^ (uint64_t)disk * UINT64_C(0xc2b2ae3d27d4eb4f);
+
+    for (at = (at ^ at >> 32) & (p->set_slot_count - 1); p->set_slots[at]; at = (at + 1) & (p->set_slot_count - 1)) {
+        const struct pending_set *s = &p->sets[p->set_slots[at] - 1];
+
+        if (s->disk == disk && s->first == chunk)
+            break;
+    }
+    return &p->set_slots[at];
+}
+
+static void note_set(struct pending *p, size_t i)
+{
+    if (p->sets[i].count == 1)
+        *find_set_slot(p, p->sets[i].disk, p->sets[i].first) = (uint32_t)i + 1;
+    else
+        p->range_count++;
+}
+
+static void rehash_sets(struct pending *p)
+{
+    size_t slot_count = 256;
+
+    while (slot_count < p->set_count * 4)
+        slot_count *= 2;
+    free(p->set_slots);
+    p->set_slots = xcalloc(slot_count, sizeof *p->set_slots);
+    p->set_slot_count = slot_count;
+    p->range_count = 0;
+    for (size_t i = 0; i < p->set_count; i++)
+        note_set(p, i);
 }
 
 void pending_set_map(struct pending *p, uint32_t disk, uint64_t first, uint64_t count, const struct vault_hash *hash)
@@ -69,6 +109,24 @@ void pending_set_map(struct pending *p, uint32_t disk, uint64_t first, uint64_t 
         p->sets = xrealloc(p->sets, p->set_held * sizeof *p->sets);
     }
     p->sets[p->set_count++] = (struct pending_set){disk, first, count, *hash};
+    if (p->set_count * 2 > p->set_slot_count)
+        rehash_sets(p);
+    else
+        note_set(p, p->set_count - 1);
+}
+
+const struct vault_hash *pending_map_get(const struct pending *p, uint32_t disk, uint64_t chunk)
+{
+    uint32_t found = p->set_slot_count ? *find_set_slot(p, disk, chunk) : 0;
+
+    /* A range after it counts for more; there are few. */
+    for (size_t i = p->set_count; p->range_count && i > found; i--) {
+        const struct pending_set *s = &p->sets[i - 1];
+
+        if (s->disk == disk && s->count > 1 && chunk >= s->first && chunk - s->first < s->count)
+            return &s->hash;
+    }
+    return found ? &p->sets[found - 1].hash : NULL;
 }
 
 void pending_done(struct pending *p, size_t chunk_count, size_t set_count, size_t feed_count)
@@ -85,4 +143,6 @@ void pending_done(struct pending *p, size_t chunk_count, size_t set_count, size_
         memmove(p->sets, p->sets + set_count, p->set_count * sizeof *p->sets);
     if (chunk_count)
         rehash(p);
+    if (set_count)
+        rehash_sets(p);
 }

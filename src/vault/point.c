@@ -230,11 +230,11 @@ int vault_point_list(struct vault *v, const char *server, size_t limit, struct v
 
 /* ---- pins ---- */
 
-static int pin_key(const char *point, const char *reason, char key[static VAULT_POINT_ID_SIZE + 64], MDB_val *out, struct err *e)
+static int pin_key(const char *point, const char *reason, char key[static VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE], MDB_val *out, struct err *e)
 {
     size_t size = strlen(point) + 1;
 
-    if (size > VAULT_POINT_ID_SIZE || size == 1 || strlen(reason) > 63)
+    if (size > VAULT_POINT_ID_SIZE || size == 1 || strlen(reason) >= VAULT_PIN_REASON_SIZE)
         return err_set(e, ERR_INVALID, "a point's id or the reason to pin it is too long");
     memcpy(key, point, size);
     memcpy(key + size, reason, strlen(reason));
@@ -266,7 +266,7 @@ static int unpin_row(struct vault *v, MDB_txn *txn, void *user, struct err *e)
 static int change_pin(struct vault *v, const char *point, const char *reason, flush_extra *change, struct err *e)
 {
     struct pinning p = {.point = point};
-    char key[VAULT_POINT_ID_SIZE + 64];
+    char key[VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE];
     int r;
 
     if (pin_key(point, reason, key, &p.key, e) < 0)
@@ -308,7 +308,7 @@ static int pinned(struct vault *v, MDB_txn *txn, const char *point, struct err *
 int vault_point_pinned(struct vault *v, const char *point, const char *reason, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
-    char key[VAULT_POINT_ID_SIZE + 64];
+    char key[VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE];
     MDB_val row, value;
 
     if (pin_key(point, reason ? reason : "", key, &row, e) < 0 || index_begin(&v->index, false, &txn, e) < 0)
@@ -344,6 +344,39 @@ int vault_pin_list(struct vault *v, const char *reason, char (**ids)[VAULT_POINT
     }
     *ids = p.l.ids;
     return (int)p.l.count;
+}
+
+struct reasons {
+    char (*list)[VAULT_PIN_REASON_SIZE];
+    int count;
+};
+
+static int collect_reason(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct reasons *r = user;
+    size_t at = strnlen(key.mv_data, key.mv_size) + 1, size = key.mv_size - at;
+
+    (void)value;
+    if (at > key.mv_size || size >= VAULT_PIN_REASON_SIZE)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a pin of %zu bytes", key.mv_size);
+    r->list = xrealloc(r->list, (size_t)(r->count + 1) * sizeof *r->list);
+    memset(r->list[r->count], 0, sizeof r->list[0]);
+    memcpy(r->list[r->count++], (const char *)key.mv_data + at, size);
+    return 0;
+}
+
+int vault_point_pins(struct vault *v, const char *point, char (**reasons)[VAULT_PIN_REASON_SIZE], struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    struct reasons r = {0};
+
+    if (index_begin(&v->index, false, &txn, e) < 0 ||
+        index_each(&v->index, txn, INDEX_PIN, index_val(point, strlen(point) + 1), collect_reason, &r, e) < 0) {
+        free(r.list);
+        return -1;
+    }
+    *reasons = r.list;
+    return r.count;
 }
 
 /* ---- dropping ---- */
@@ -465,7 +498,7 @@ static int none_pinned(struct vault *v, const struct dropping *d, struct err *e)
         int found = vault_point_pinned(v, d->ids[i], NULL, e);
 
         if (found)
-            return found < 0 ? -1 : err_set(e, ERR_WRONG_STATE, "recovery point %s is pinned (a machine reads it): unexport it first",
+            return found < 0 ? -1 : err_set(e, ERR_WRONG_STATE, "recovery point %s is pinned (a machine or a person reads it, or wants it kept): end that first",
                                             d->ids[i]);
     }
     return 0;

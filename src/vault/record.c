@@ -10,6 +10,7 @@
 
 #define FORMAT_VERSION 1
 #define ZSTD_LEVEL 1
+#define DELTA_HEAD_SIZE 40u /* base 32, mask 2, codec of the pages 1, zero 5 */
 
 static const uint8_t header_magic[8] = "SLIPSEG1", trailer_magic[8] = "SLIPEND1", record_magic[4] = "SREC";
 
@@ -153,6 +154,45 @@ size_t record_wrap(enum record_kind kind, const void *packed, size_t packed_size
     return finish(&r, *bytes);
 }
 
+size_t record_pack_delta(const struct record_base *base, const uint8_t raw[static VAULT_CHUNK_BYTES], const struct vault_hash *hash, uint8_t **bytes)
+{
+    struct record r = {.kind = RECORD_CHUNK, .codec = CODEC_DELTA, .raw_size = VAULT_CHUNK_BYTES, .hash = *hash};
+    uint8_t pages[VAULT_CHUNK_BYTES], *held, *head;
+    size_t size = 0, room, packed_size;
+
+    for (unsigned i = 0; i < VAULT_CHUNK_PAGES; i++)
+        if (base->mask >> i & 1) {
+            memcpy(pages + size, raw + i * VAULT_PAGE_BYTES, VAULT_PAGE_BYTES);
+            size += VAULT_PAGE_BYTES;
+        }
+    MUST(size > 0 && base->mask >> VAULT_CHUNK_PAGES == 0);
+    room = ZSTD_compressBound(size);
+    held = xmalloc(RECORD_HEADER_SIZE + DELTA_HEAD_SIZE + room + 8);
+    head = held + RECORD_HEADER_SIZE;
+    memset(head, 0, DELTA_HEAD_SIZE);
+    memcpy(head, base->name.bytes, VAULT_HASH_SIZE);
+    head[32] = (uint8_t)base->mask;
+    head[33] = (uint8_t)(base->mask >> 8);
+    head[34] = CODEC_ZSTD;
+    packed_size = ZSTD_compressCCtx(codec_of_thread()->pack, head + DELTA_HEAD_SIZE, room, pages, size, ZSTD_LEVEL);
+    if (ZSTD_isError(packed_size) || packed_size >= size) {
+        head[34] = CODEC_RAW;
+        packed_size = size;
+        memcpy(head + DELTA_HEAD_SIZE, pages, size);
+    }
+    r.stored_size = (uint32_t)(DELTA_HEAD_SIZE + packed_size);
+    *bytes = held;
+    return finish(&r, held);
+}
+
+void record_base_of(const void *payload, struct record_base *out)
+{
+    const uint8_t *head = payload;
+
+    memcpy(out->name.bytes, head, VAULT_HASH_SIZE);
+    out->mask = head[32] | (uint32_t)head[33] << 8;
+}
+
 int record_decode(const uint8_t bytes[static RECORD_HEADER_SIZE], struct record *out, struct err *e)
 {
     struct record r;
@@ -169,7 +209,8 @@ int record_decode(const uint8_t bytes[static RECORD_HEADER_SIZE], struct record 
     memcpy(r.hash.bytes, bytes + 16, VAULT_HASH_SIZE);
     r.payload_sum = get_le64(bytes + 48);
     if (r.raw_size == 0 || r.raw_size > RECORD_RAW_LIMIT || r.stored_size == 0 || r.stored_size > r.raw_size ||
-        (r.codec == CODEC_RAW && r.stored_size != r.raw_size))
+        (r.codec == CODEC_RAW && r.stored_size != r.raw_size) ||
+        (r.codec == CODEC_DELTA && (r.kind != RECORD_CHUNK || r.raw_size != VAULT_CHUNK_BYTES || r.stored_size <= DELTA_HEAD_SIZE)))
         return err_set(e, ERR_CORRUPT, "a record says %u raw and %u stored bytes", r.raw_size, r.stored_size);
     *out = r;
     return 0;
@@ -180,19 +221,43 @@ bool record_payload_intact(const struct record *r, const void *payload)
     return XXH3_64bits(payload, r->stored_size) == r->payload_sum;
 }
 
+static bool expand(enum record_codec codec, const void *packed, size_t packed_size, void *raw, size_t raw_size)
+{
+    if (codec == CODEC_ZSTD)
+        return ZSTD_decompressDCtx(codec_of_thread()->unpack, raw, raw_size, packed, packed_size) == raw_size; /* an error is no size */
+    if (codec != CODEC_RAW || packed_size != raw_size)
+        return false;
+    memcpy(raw, packed, raw_size);
+    return true;
+}
+
+static bool lay_pages_over(const struct record *r, const uint8_t *payload, uint8_t *raw)
+{
+    static const uint8_t nothing[5];
+    uint8_t pages[VAULT_CHUNK_BYTES];
+    struct record_base base;
+    size_t at = 0;
+
+    record_base_of(payload, &base);
+    if (base.mask == 0 || memcmp(payload + 35, nothing, sizeof nothing) != 0 ||
+        !expand(payload[34], payload + DELTA_HEAD_SIZE, r->stored_size - DELTA_HEAD_SIZE, pages,
+                (size_t)__builtin_popcount(base.mask) * VAULT_PAGE_BYTES))
+        return false;
+    for (unsigned i = 0; i < VAULT_CHUNK_PAGES; i++)
+        if (base.mask >> i & 1) {
+            memcpy(raw + i * VAULT_PAGE_BYTES, pages + at, VAULT_PAGE_BYTES);
+            at += VAULT_PAGE_BYTES;
+        }
+    return true;
+}
+
 int record_unpack(const struct record *r, const void *payload, void *raw, struct err *e)
 {
     struct vault_hash found;
     char text[VAULT_HASH_TEXT_SIZE];
 
-    if (r->codec == CODEC_ZSTD) {
-        size_t got = ZSTD_decompressDCtx(codec_of_thread()->unpack, raw, r->raw_size, payload, r->stored_size);
-
-        if (ZSTD_isError(got) || got != r->raw_size)
-            return err_set(e, ERR_CORRUPT, "chunk %s does not decompress", vault_hash_text(&r->hash, text));
-    } else {
-        memcpy(raw, payload, r->raw_size);
-    }
+    if (r->codec == CODEC_DELTA ? !lay_pages_over(r, payload, raw) : !expand(r->codec, payload, r->stored_size, raw, r->raw_size))
+        return err_set(e, ERR_CORRUPT, "chunk %s does not decompress", vault_hash_text(&r->hash, text));
     vault_hash_of(raw, r->raw_size, &found);
     if (!vault_hash_same(&found, &r->hash))
         return err_set(e, ERR_CORRUPT, "the bytes of chunk %s do not match its SHA-256", vault_hash_text(&r->hash, text));

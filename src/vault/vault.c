@@ -15,7 +15,6 @@
 #define DEFAULT_GUARD_BYTES (UINT64_C(256) << 20)
 #define DEFAULT_CACHE_BYTES ((size_t)64 << 20)
 #define PENDING_LIMIT 32768 /* chunks; a caller that never syncs is synced here */
-#define MOVED_RETRIES 4     /* vault_gc moved the record between look-up and open */
 
 /* ---- opening and closing ---- */
 
@@ -172,12 +171,12 @@ void vault_close(struct vault **v)
 int place_find(struct vault *v, const struct vault_hash *hash, struct chunk_place *out, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
-    const struct chunk_place *pending = pending_find(&v->pending, hash);
+    const struct pending_chunk *pending = pending_find(&v->pending, hash);
     MDB_val value;
     int found;
 
     if (pending) {
-        *out = *pending;
+        *out = pending->place;
         return 1;
     }
     if (index_begin(&v->index, false, &txn, e) < 0)
@@ -247,8 +246,18 @@ static int next_segment(struct vault *v, struct err *e)
     return 0;
 }
 
-int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed, size_t span, size_t raw_size,
-                  const struct vault_hash *hash, struct err *e)
+/* vault_gc must not take away what is used from now on. */
+static void note_use(struct vault *v, const struct vault_hash *hash, const struct record_base *base)
+{
+    if (!v->barrier)
+        return;
+    hash_set_add(v->barrier, hash);
+    if (base)
+        hash_set_add(v->barrier, &base->name);
+}
+
+int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed, size_t span, size_t raw_size, const struct vault_hash *hash,
+                  const struct record_base *base, struct err *e)
 {
     struct chunk_place place = {.stored_size = (uint32_t)(span - RECORD_HEADER_SIZE), .raw_size = (uint32_t)raw_size, .kind = kind};
 
@@ -264,24 +273,35 @@ int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed,
     place.offset = (uint32_t)v->current.end;
     if (segment_append(&v->current, packed, span, e) < 0)
         return -1;
-    pending_add(&v->pending, hash, &place);
-    if (v->barrier)
-        hash_set_add(v->barrier, hash);
+    pending_add(&v->pending, hash, &place, base);
+    note_use(v, hash, base);
     return 0;
 }
 
-/* Whether the chunk is there, whole as far as is known, and of that size. append_lock held; marks it used for a running gc. */
-static int have(struct vault *v, const struct vault_hash *hash, size_t raw_size, struct err *e)
+/* Known to be there: its row, and no damage. */
+static int have_row(struct vault *v, const struct vault_hash *hash, size_t raw_size, struct err *e)
 {
     struct chunk_place place;
     int found = place_find(v, hash, &place, e);
 
     if (found != 1 || place.raw_size != raw_size)
         return found < 0 ? -1 : 0;
-    if (!pending_find(&v->pending, hash) && hash_set_has(&v->bad, hash))
-        return 0;
-    if (v->barrier)
-        hash_set_add(v->barrier, hash);
+    return pending_find(&v->pending, hash) || !hash_set_has(&v->bad, hash);
+}
+
+int have(struct vault *v, const struct vault_hash *hash, size_t raw_size, struct err *e)
+{
+    struct record_base base;
+    int found = have_row(v, hash, raw_size, e), delta;
+
+    if (found != 1)
+        return found;
+    delta = base_find(v, hash, &base, e);
+    if (delta == 1)
+        found = have_row(v, &base.name, VAULT_CHUNK_BYTES, e);
+    if (delta < 0 || found != 1)
+        return delta < 0 ? -1 : found;
+    note_use(v, hash, delta ? &base : NULL);
     return 1;
 }
 
@@ -310,7 +330,7 @@ int record_add_packed(struct vault *v, enum record_kind kind, const void *raw, s
     pthread_mutex_lock(&v->append_lock);
     found = have(v, hash, raw_size, e); /* somebody else may have sent it meanwhile */
     if (found == 0)
-        found = record_append(v, kind, packed, span, raw_size, hash, e);
+        found = record_append(v, kind, packed, span, raw_size, hash, NULL, e);
     else
         span = 0;
     pthread_mutex_unlock(&v->append_lock);
@@ -319,7 +339,7 @@ int record_add_packed(struct vault *v, enum record_kind kind, const void *raw, s
     return found < 0 ? -1 : 0;
 }
 
-static int sync_when_much(struct vault *v, struct err *e)
+int sync_when_much(struct vault *v, struct err *e)
 {
     bool much;
 
@@ -439,98 +459,4 @@ int vault_feed_get(struct vault *v, const char *server, struct vault_feed *out, 
     if (found == 1)
         memcpy(out, value.mv_data, sizeof *out);
     return found;
-}
-
-/* ---- reading ---- */
-
-void chunk_mark_bad(struct vault *v, const struct vault_hash *hash)
-{
-    CLEANUP(index_abort) MDB_txn *txn = NULL;
-    int64_t now_us = clock_read_us(v->options.clock);
-    bool fresh;
-
-    pthread_mutex_lock(&v->append_lock);
-    fresh = hash_set_add(&v->bad, hash);
-    pthread_mutex_unlock(&v->append_lock);
-    /* Remembered on disk too; if that fails, it is found again on the next read. LMDB lets one writer in at a time. */
-    if (fresh && index_begin(&v->index, true, &txn, NULL) == 0 &&
-        index_put(&v->index, txn, INDEX_BAD, index_val(hash, sizeof *hash), index_val(&now_us, sizeof now_us), NULL) == 0)
-        (void)index_commit(&txn, NULL);
-}
-
-static int find_and_read(struct vault *v, const struct vault_hash *hash, size_t raw_size, uint8_t **scratch, struct record *r,
-                         struct chunk_place *place, struct err *e)
-{
-    char text[VAULT_HASH_TEXT_SIZE];
-
-    for (int attempt = 0;; attempt++) {
-        struct err why = {0};
-        int found;
-
-        pthread_mutex_lock(&v->append_lock);
-        found = place_find(v, hash, place, e);
-        pthread_mutex_unlock(&v->append_lock);
-        if (found < 0)
-            return -1;
-        if (found == 0 || (raw_size && place->raw_size != raw_size) || place->raw_size > RECORD_RAW_LIMIT ||
-            place->stored_size > RECORD_RAW_LIMIT + 8)
-            return err_set(e, ERR_CORRUPT, "chunk %s is missing from the vault", vault_hash_text(hash, text));
-        *scratch = xrealloc(*scratch, RECORD_HEADER_SIZE + place->stored_size);
-        if (segment_read(v->segment_dir, place->segment, place->offset, RECORD_HEADER_SIZE + place->stored_size, *scratch, r,
-                         &why) == 0)
-            return vault_hash_same(&r->hash, hash) && r->raw_size == place->raw_size
-                       ? 0 : err_set(e, ERR_CORRUPT, "another record lies where chunk %s should", vault_hash_text(hash, text));
-        if (why.kind != ERR_NOT_FOUND || attempt >= MOVED_RETRIES)
-            return err_set(e, why.kind == ERR_NOT_FOUND ? ERR_CORRUPT : why.kind, "chunk %s: %.800s", vault_hash_text(hash, text),
-                           why.message);
-    }
-}
-
-/* raw_size 0: any; *bytes is then made. */
-static int load_record(struct vault *v, const struct vault_hash *hash, size_t raw_size, uint8_t **bytes, size_t *size, struct err *e)
-{
-    CLEANUP(free_ptr) uint8_t *scratch = NULL;
-    struct chunk_place place;
-    struct err why = {0};
-    struct record r;
-    int result = find_and_read(v, hash, raw_size, &scratch, &r, &place, &why);
-
-    if (result == 0) {
-        uint8_t *raw = raw_size ? *bytes : xmalloc(r.raw_size);
-
-        result = record_unpack(&r, scratch + RECORD_HEADER_SIZE, raw, &why);
-        if (result < 0) {
-            err_wrap(&why, "segment %u at %u", place.segment, place.offset);
-            if (!raw_size)
-                free(raw);
-        } else {
-            *bytes = raw;
-            *size = r.raw_size;
-        }
-    }
-    if (result < 0) {
-        if (why.kind == ERR_CORRUPT)
-            chunk_mark_bad(v, hash);
-        return err_set(e, why.kind, "%s", why.message);
-    }
-    return 0;
-}
-
-int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e)
-{
-    uint8_t *into = bytes;
-    size_t size;
-
-    MUST(raw_size > 0);
-    if (cache_get(v->cache, hash, raw_size, 0, bytes, raw_size))
-        return 0;
-    if (load_record(v, hash, raw_size, &into, &size, e) < 0)
-        return -1;
-    cache_put(v->cache, hash, bytes, raw_size);
-    return 0;
-}
-
-int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **bytes, size_t *size, struct err *e)
-{
-    return load_record(v, hash, 0, bytes, size, e);
 }

@@ -18,8 +18,11 @@
 #include "vault/hash.h"
 
 #define VAULT_CHUNK_BYTES 65536u
+#define VAULT_PAGE_BYTES 4096u /* what a delta counts in */
+#define VAULT_CHUNK_PAGES (VAULT_CHUNK_BYTES / VAULT_PAGE_BYTES)
 #define VAULT_POINT_ID_SIZE 64
 #define VAULT_DISK_ID_SIZE 160
+#define VAULT_PIN_REASON_SIZE 64
 
 struct vault;
 
@@ -66,8 +69,14 @@ int vault_store(struct vault *v, const void *bytes, const struct vault_hash *exp
 /* The same where the caller holds a zstd frame of exactly these bytes (as it came over the wire): it is kept as it is. */
 int vault_store_packed(struct vault *v, const void *bytes, const void *packed, size_t packed_size, const struct vault_hash *expected,
                        struct vault_hash *hash, uint64_t *stored_bytes, struct err *e);
+/* Stores the chunk that is base's with some pages replaced: those whose bits are set in mask, one after the other in pages. Kept as a delta where
+ * that pays. 1, and *hash and *stored_bytes (may be NULL) as above; 0: the base is not there whole, and the chunk is wanted as a whole. */
+int vault_store_delta(struct vault *v, const struct vault_hash *base, uint32_t mask, const void *pages, struct vault_hash *hash,
+                      uint64_t *stored_bytes, struct err *e);
 /* Puts a chunk that the vault has into the map. 0: it has it not, and the map is as before. */
 int vault_map(struct vault *v, const struct vault_disk *d, uint64_t index, const struct vault_hash *hash, struct err *e);
+/* The name of a chunk in the working map, as of the last vault_map: vault_hash_zero, vault_hash_unknown, or a chunk's. */
+int vault_map_get(struct vault *v, const struct vault_disk *d, uint64_t index, struct vault_hash *out, struct err *e);
 int vault_map_zero(struct vault *v, const struct vault_disk *d, uint64_t first, uint64_t count, struct err *e);
 /* What a server's maps were fed from: the sender's epoch, and its number of the last change in them. Becomes durable in the same
  * transaction as the changes before it. */
@@ -115,6 +124,9 @@ int vault_point_unpin(struct vault *v, const char *point, const char *reason, st
 int vault_point_pinned(struct vault *v, const char *point, const char *reason, struct err *e);
 /* The ids of the points pinned by that reason; the caller frees *ids. Returns the count. */
 int vault_pin_list(struct vault *v, const char *reason, char (**ids)[VAULT_POINT_ID_SIZE], struct err *e);
+/* The reasons that a point is pinned by, in the order of their bytes; the caller frees *reasons. Returns the count (0 too for a point that
+ * is not there). */
+int vault_point_pins(struct vault *v, const char *point, char (**reasons)[VAULT_PIN_REASON_SIZE], struct err *e);
 int vault_point_drop(struct vault *v, const char *point, struct err *e);   /* ERR_WRONG_STATE when pinned, NOT_FOUND when absent */
 /* All points and working maps of a server. ERR_WRONG_STATE when one is pinned. Space comes back with the next vault_gc. */
 int vault_server_drop(struct vault *v, const char *server, struct err *e);
@@ -167,7 +179,7 @@ int vault_verify_point(struct vault *v, const char *point, vault_progress *progr
 int vault_check(struct vault *v, struct vault_report *out, struct err *e);
 /* Reads and checks every record that the index knows, and names the points that use a damaged one. */
 int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct vault_report *out, struct err *e);
-/* ERR_CORRUPT when the point needs a chunk that is known to be bad (cheap where none is). */
+/* ERR_CORRUPT when the point needs a chunk that is known to be bad, and names it with disk and byte (cheap where none is). */
 int vault_point_usable(struct vault *v, const char *point, struct err *e);
 
 struct vault_stat {

@@ -6,7 +6,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#define FRAME_TIMEOUT_US (60 * US_PER_S) /* without any movement */
+#define FRAME_TIMEOUT_US (30 * US_PER_S) /* without any movement: as long as silence between frames may last at both ends */
 #define FRAME_LOOK_MS 500
 
 struct wire_conn {

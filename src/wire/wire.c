@@ -77,6 +77,8 @@ void wire_offer_encode(const struct wire_offer *o, struct buf *out)
         memset(entry, 0, sizeof entry);
         put_le32(entry, o->entries[i].chunk);
         entry[4] = o->entries[i].zero;
+        put_le16(entry + 6, o->entries[i].pages);
+        MUST(!o->entries[i].zero || !o->entries[i].pages);
         if (!o->entries[i].zero)
             memcpy(entry + 8, o->entries[i].hash, HASH_SHA256_SIZE);
         MUST(buf_add(out, entry, sizeof entry) == 0);
@@ -86,7 +88,7 @@ void wire_offer_encode(const struct wire_offer *o, struct buf *out)
 /* Checks one entry; the chunk numbers rise, so that no chunk is named twice in an offer. */
 static int check_entry(const uint8_t *at, bool first, uint32_t previous, struct err *e)
 {
-    if (at[4] > 1 || at[5] || at[6] || at[7])
+    if (at[4] > 1 || at[5] || (at[4] && get_le16(at + 6)))
         return err_set(e, ERR_PROTOCOL, "OFFER: an entry has unknown flags");
     if (at[4] && !all_zero(at + 8, HASH_SHA256_SIZE))
         return err_set(e, ERR_PROTOCOL, "OFFER: a zero chunk has a hash");
@@ -118,6 +120,7 @@ int wire_offer_decode(const void *payload, size_t size, struct wire_offer *out, 
 
         out->entries[i].chunk = get_le32(at);
         out->entries[i].zero = at[4];
+        out->entries[i].pages = get_le16(at + 6);
         memcpy(out->entries[i].hash, at + 8, HASH_SHA256_SIZE);
     }
     return 0;
@@ -166,12 +169,13 @@ int wire_data_add(struct buf *out, const struct wire_data_chunk *c)
     uint8_t head[DATA_CHUNK_HEAD_SIZE] = {0};
 
     MUST(out->size_bytes >= DATA_HEAD_SIZE && c->entry < WIRE_OFFER_CHUNKS && c->stored_size >= 1);
-    MUST(c->codec == WIRE_RAW ? c->stored_size == WIRE_CHUNK_SIZE : c->codec == WIRE_ZSTD && c->stored_size < WIRE_CHUNK_SIZE);
+    MUST(c->raw_size && c->raw_size <= WIRE_CHUNK_SIZE && c->raw_size % WIRE_PAGE_SIZE == 0);
+    MUST(c->codec == WIRE_RAW ? c->stored_size == c->raw_size : c->codec == WIRE_ZSTD && c->stored_size < c->raw_size);
     if (out->size_bytes + sizeof head + c->stored_size > WIRE_PAYLOAD_LIMIT)
         return -1;
     put_le16(head, c->entry);
     head[2] = c->codec;
-    put_le32(head + 4, WIRE_CHUNK_SIZE);
+    put_le32(head + 4, c->raw_size);
     put_le32(head + 8, c->stored_size);
     MUST(buf_add(out, head, sizeof head) == 0 && buf_add(out, c->bytes, c->stored_size) == 0);
     put_le16((uint8_t *)out->data + 8, (uint16_t)(wire_data_count(out) + 1));
@@ -181,14 +185,15 @@ int wire_data_add(struct buf *out, const struct wire_data_chunk *c)
 /* The chunk at `at`: 0 and *size its bytes with its head, or -1. */
 static int check_data_chunk(const uint8_t *at, size_t left, size_t *size, struct err *e)
 {
-    uint32_t stored_size;
+    uint32_t raw_size, stored_size;
 
     if (left < DATA_CHUNK_HEAD_SIZE)
         return err_set(e, ERR_PROTOCOL, "DATA: ends inside a chunk's head");
+    raw_size = get_le32(at + 4);
     stored_size = get_le32(at + 8);
-    if (get_le16(at) >= WIRE_OFFER_CHUNKS || at[3] || get_le32(at + 4) != WIRE_CHUNK_SIZE)
+    if (get_le16(at) >= WIRE_OFFER_CHUNKS || at[3] || !raw_size || raw_size > WIRE_CHUNK_SIZE || raw_size % WIRE_PAGE_SIZE)
         return err_set(e, ERR_PROTOCOL, "DATA: a chunk's head can't be");
-    if (at[2] == WIRE_RAW ? stored_size != WIRE_CHUNK_SIZE : at[2] != WIRE_ZSTD || !stored_size || stored_size >= WIRE_CHUNK_SIZE)
+    if (at[2] == WIRE_RAW ? stored_size != raw_size : at[2] != WIRE_ZSTD || !stored_size || stored_size >= raw_size)
         return err_set(e, ERR_PROTOCOL, "DATA: codec %u with %u bytes can't be", at[2], stored_size);
     if (left - DATA_CHUNK_HEAD_SIZE < stored_size)
         return err_set(e, ERR_PROTOCOL, "DATA: ends inside a chunk");
@@ -220,7 +225,7 @@ bool wire_data_next(struct wire_data *d, struct wire_data_chunk *out)
 {
     if (d->at == d->end)
         return false;
-    *out = (struct wire_data_chunk){get_le16(d->at), d->at[2], get_le32(d->at + 8), d->at + DATA_CHUNK_HEAD_SIZE};
+    *out = (struct wire_data_chunk){get_le16(d->at), d->at[2], get_le32(d->at + 8), d->at + DATA_CHUNK_HEAD_SIZE, get_le32(d->at + 4)};
     d->at += DATA_CHUNK_HEAD_SIZE + out->stored_size;
     return true;
 }
@@ -231,10 +236,10 @@ int wire_data_unpack(struct zip *z, const struct wire_data_chunk *c, const uint8
     uint8_t found[HASH_SHA256_SIZE];
 
     if (c->codec == WIRE_RAW)
-        memcpy(out, c->bytes, WIRE_CHUNK_SIZE);
-    else if (zip_unpack(z, c->bytes, c->stored_size, out, WIRE_CHUNK_SIZE, e) < 0)
+        memcpy(out, c->bytes, c->raw_size);
+    else if (zip_unpack(z, c->bytes, c->stored_size, out, c->raw_size, e) < 0)
         return -1;
-    hash_sha256(out, WIRE_CHUNK_SIZE, found);
+    hash_sha256(out, c->raw_size, found);
     if (memcmp(found, hash, sizeof found) != 0)
         return err_set(e, ERR_CORRUPT, "a received chunk is not what its hash says");
     return 0;

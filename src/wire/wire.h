@@ -21,6 +21,7 @@
 #define WIRE_HEADER_SIZE 12
 #define WIRE_PAYLOAD_LIMIT (8u << 20)
 #define WIRE_CHUNK_SIZE 65536u  /* the last chunk of a disk is filled up with zero bytes, for its hash, too */
+#define WIRE_PAGE_SIZE 4096u
 #define WIRE_OFFER_CHUNKS 1024u /* in one OFFER */
 #define WIRE_HASHES_CHUNKS 65536u /* in one HASHES */
 #define WIRE_DISK_LIMIT_BYTES (INT64_C(1) << 48) /* 2^32 chunks */
@@ -77,7 +78,8 @@ int wire_header_decode(const uint8_t bytes[static WIRE_HEADER_SIZE], struct wire
 struct wire_entry {
     uint32_t chunk; /* offset on the disk / WIRE_CHUNK_SIZE */
     bool zero;      /* all bytes zero: hash is not set, and NEED never asks for it */
-    uint8_t hash[HASH_SHA256_SIZE];
+    uint16_t pages; /* 0: the chunk as a whole. Else bit i: page i is new, and the others are as the working map has them; NEED always asks */
+    uint8_t hash[HASH_SHA256_SIZE]; /* of the chunk; of its new pages, one after the other */
 };
 struct wire_offer {
     uint64_t number;
@@ -85,6 +87,11 @@ struct wire_offer {
     uint16_t count; /* 1 … WIRE_OFFER_CHUNKS */
     struct wire_entry entries[WIRE_OFFER_CHUNKS]; /* chunks strictly rising */
 };
+/* Bytes that DATA brings for an entry. */
+static inline uint32_t wire_entry_size(const struct wire_entry *entry)
+{
+    return entry->pages ? (uint32_t)__builtin_popcount(entry->pages) * WIRE_PAGE_SIZE : WIRE_CHUNK_SIZE;
+}
 /* Encoders append to out, whose limit must allow WIRE_PAYLOAD_LIMIT; what they are given must hold (MUST). */
 void wire_offer_encode(const struct wire_offer *o, struct buf *out);
 int wire_offer_decode(const void *payload, size_t size, struct wire_offer *out, struct err *e);
@@ -105,6 +112,7 @@ struct wire_data_chunk {
     uint8_t codec;
     uint32_t stored_size;
     const uint8_t *bytes;
+    uint32_t raw_size; /* WIRE_CHUNK_SIZE, or what wire_entry_size says */
 };
 /* DATA for one offer may come in several frames, each with some of the chunks that NEED asked for, in any order. */
 void wire_data_begin(struct buf *out, uint64_t offer);
@@ -118,7 +126,7 @@ struct wire_data {
 /* Checks the whole frame, so that wire_data_next can't fail. Does not check hashes: see wire_data_unpack. */
 int wire_data_decode(const void *payload, size_t size, struct wire_data *out, struct err *e);
 bool wire_data_next(struct wire_data *d, struct wire_data_chunk *out);
-/* The chunk's WIRE_CHUNK_SIZE bytes, checked against the hash that was offered: ERR_CORRUPT where they differ. */
+/* The raw_size bytes, checked against the hash that was offered: ERR_CORRUPT where they differ. */
 struct zip;
 int wire_data_unpack(struct zip *z, const struct wire_data_chunk *c, const uint8_t hash[static HASH_SHA256_SIZE],
                      uint8_t out[static WIRE_CHUNK_SIZE], struct err *e);

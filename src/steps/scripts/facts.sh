@@ -140,12 +140,6 @@ lockdown=
 get /sys/kernel/security/lockdown
 case $value in *\[*\]*) lockdown=${value#*\[}; lockdown=${lockdown%%\]*} ;; esac
 say lockdown "$lockdown"
-tracefs=absent
-grep -qw tracefs /proc/filesystems && tracefs=mountable
-for folder in /sys/kernel/tracing /sys/kernel/debug/tracing; do
-    [ -r $folder/events/block/block_rq_complete/format ] && tracefs=mounted
-done
-say tracefs $tracefs
 [ -r /sys/kernel/btf/vmlinux ] && say btf yes
 bpf=unknown
 if [ -r "/boot/config-$kernel" ]; then if grep -q '^CONFIG_BPF_SYSCALL=y' "/boot/config-$kernel"; then bpf=yes; else bpf=no; fi

@@ -6,6 +6,8 @@ import sys
 
 import_skeleton = '#include "track.skel.h"'
 
+chunks_of_request = "    __u64 first = sector >> TRACK_CHUNK_SHIFT"
+
 # A mutant: its files by name, each a list of (what stands there, what the mistake makes of it).
 MUTANTS = {
     # A mark is set when the write is issued: taken and cleared before the bytes are on the disk, it names what was read too early. Writes are
@@ -13,21 +15,28 @@ MUTANTS = {
     "bits_at_issue": {
         "track.c": [(import_skeleton, '#include "bits_at_issue.skel.h"')],
         "track.bpf.c": [
-            ('SEC("tracepoint/block/block_rq_complete")\nint completed(struct complete *e)',
-             "static __always_inline int seen(struct complete *e, int issued)"),
-            ("    __u64 first = e->sector",
-             "    if (!issued) {\n        add_one(&counted->writes);\n        return 0;\n    }\n    __u64 first = e->sector"),
-            ("    add_one(&counted->writes);\n    return 0;\n}\n\nchar",
-             "    return 0;\n}\n\n"
-             'SEC("tracepoint/block/block_rq_issue")\nint issue(struct complete *e) { return seen(e, 1); }\n\n'
-             'SEC("tracepoint/block/block_rq_complete")\nint complete(struct complete *e) { return seen(e, 0); }\n\nchar'),
+            ("    __u32 cmd_flags;\n} KERNELS;", "    __u32 cmd_flags, __data_len;\n} KERNELS;"),
+            ("static __always_inline int completed(struct bpf_raw_tracepoint_args *event)",
+             "static __always_inline int seen(struct bpf_raw_tracepoint_args *event, int issued)"),
+            ("    __u32 sector_count = (__u32)event->args[2] >> 9,",
+             "    __u32 sector_count = (issued ? BPF_CORE_READ(rq, __data_len) : (__u32)event->args[2]) >> 9,"),
+            (chunks_of_request, "    if (!issued) {\n        count(counted, sector_count);\n        return 0;\n    }\n" + chunks_of_request),
+            ("    count(counted, sector_count);\n    return 0;\n}\n\n/* Three times", "    return 0;\n}\n\n/* Three times"),
+            ("int completed_first(struct bpf_raw_tracepoint_args *event) { return completed(event); }",
+             "int completed_first(struct bpf_raw_tracepoint_args *event) { return seen(event, 0); }"),
+            ("int completed_second(struct bpf_raw_tracepoint_args *event) { return completed(event); }",
+             "int completed_second(struct bpf_raw_tracepoint_args *event) { return seen(event, 0); }"),
+            ("int completed_third(struct bpf_raw_tracepoint_args *event) { return completed(event); }",
+             "int completed_third(struct bpf_raw_tracepoint_args *event) { return seen(event, 0); }\n"
+             'SEC("raw_tp/block_rq_issue")\nint issue(struct bpf_raw_tracepoint_args *event) { return seen(event, 1); }'),
         ],
     },
     # Marks are cleared after what they name was read: a write between is in the mark that is cleared, not in what was read.
     "clear_after_read": {
         "track.c": [
             ("int64_t track_take(struct tracker *t,", "static uint64_t *last_taken;\n\nint64_t track_take(struct tracker *t,"),
-            ("    int64_t count = 0;\n", "    int64_t count = 0;\n\n    if (!last_taken)\n        last_taken = xcalloc(1, t->words_size);\n"),
+            ("    int64_t count = 0;\n    bool lost_now;\n",
+             "    int64_t count = 0;\n    bool lost_now;\n\n    if (!last_taken)\n        last_taken = xcalloc(1, t->words_size);\n"),
             ("        uint64_t marks = __atomic_load_n(&from[i], __ATOMIC_SEQ_CST) ? __atomic_exchange_n(&from[i], 0, __ATOMIC_SEQ_CST) : 0;\n",
              "        uint64_t *last = &last_taken[t->places[disk].first_word + i];\n"
              "        uint64_t marks = __atomic_and_fetch(&from[i], ~*last, __ATOMIC_SEQ_CST);\n\n"
@@ -37,27 +46,36 @@ MUTANTS = {
     # A partition's writes are marked as if it began at the disk's first sector (proof.py's second).
     "partition_offset": {
         "track.c": [(import_skeleton, '#include "partition_offset.skel.h"')],
-        "track.bpf.c": [("    __u64 first = e->sector >> TRACK_CHUNK_SHIFT, last = (e->sector + e->sector_count - 1) >> TRACK_CHUNK_SHIFT;",
-                         "    __u64 sector = e->sector >= 81960 && e->sector < 81960 + 114688 ? e->sector - 81960 : e->sector;\n"
-                         "    __u64 first = sector >> TRACK_CHUNK_SHIFT, last = (sector + e->sector_count - 1) >> TRACK_CHUNK_SHIFT;")],
+        "track.bpf.c": [(chunks_of_request, "    if (sector >= 81960 && sector < 81960 + 114688)\n        sector -= 81960;\n" + chunks_of_request)],
     },
-    # Discards are taken for reads.
+    # Discards are counted, and not marked.
     "discard_unmarked": {
         "track.c": [(import_skeleton, '#include "discard_unmarked.skel.h"')],
-        "track.bpf.c": [("    index = place->index;", "    if (rwbs[0] == 'D')\n        return 0;\n    index = place->index;")],
+        "track.bpf.c": [(chunks_of_request, "    if (operation == 3) {\n        count(counted, sector_count);\n        return 0;\n    }\n" + chunks_of_request)],
     },
     # Of a request that crosses a chunk's border only the first chunk is marked.
     "last_chunk_unmarked": {
         "track.c": [(import_skeleton, '#include "last_chunk_unmarked.skel.h"')],
-        "track.bpf.c": [("last = (e->sector + e->sector_count - 1) >> TRACK_CHUNK_SHIFT;", "last = first;")],
+        "track.bpf.c": [("last = (sector + sector_count - 1) >> TRACK_CHUNK_SHIFT;", "last = first;")],
+    },
+    # Of a small write only the first page is marked.
+    "last_page_unmarked": {
+        "track.c": [(import_skeleton, '#include "last_page_unmarked.skel.h"')],
+        "track.bpf.c": [("last_page = (sector + sector_count - 1) >> TRACK_PAGE_SHIFT & 15;", "last_page = first_page;")],
+    },
+    # A chunk that is to do as a whole, and of which a page is written once more, is offered with that page only.
+    "whole_forgotten": {
+        "todo.c": [("    slot = find_slot(a, disk, chunk, add_chunk(&a->disks[disk], chunk));",
+                    "    add_chunk(&a->disks[disk], chunk);\n    slot = find_slot(a, disk, chunk, true);")],
     },
     # What was read counts as a moment, whether or not writes completed meanwhile.
     "moment_unchecked": {
-        "engine.c": [("        if (now[i] != writes[i] || now[i] == TRACK_WRITES_UNKNOWN)\n            return false;\n", "        (void)writes;\n")],
+        "engine.c": [("        if (now[i] != writes[i] || now[i] == TRACK_WRITES_UNKNOWN || (a->tracker && track_check(a->tracker, i) != 1))\n            return false;\n",
+                      "        (void)writes;\n")],
     },
     # The link was cut: what was on its way is not sent again.
     "requeue_forgotten": {
-        "pipeline.c": [("            todo_set(d, o->chunks[i]);\n", "            (void)todo_set;\n")],
+        "pipeline.c": [("            todo_set(a, o->disk, o->chunks[i]);\n", "            (void)todo_set;\n")],
     },
 }
 

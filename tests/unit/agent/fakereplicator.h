@@ -27,6 +27,7 @@ struct pending {
     struct wire_point point;
     struct wire_need left; /* what was asked for and hasn't come */
     int left_count;
+    uint8_t *pages[WIRE_OFFER_CHUNKS]; /* new pages, by entry */
 };
 struct fake_disk {
     struct wire_disk info;
@@ -61,7 +62,7 @@ struct fake {
     int disk_count;
     struct pending *first, **last;
 
-    int64_t chunks_offered, chunks_received, data_frames, duplicates;
+    int64_t chunks_offered, chunks_received, pages_received, data_frames, duplicates;
     int cut_after_offers;      /* > 0: the connection is cut after that many */
     bool keep_quiet;           /* no ACKs */
     struct fake_point points[FAKE_POINTS];
@@ -98,6 +99,43 @@ static struct blob **fake_find(struct fake *f, const uint8_t *hash)
     return at;
 }
 
+static struct blob *fake_keep(struct fake *f, const uint8_t *bytes)
+{
+    uint8_t hash[HASH_SHA256_SIZE];
+    struct blob **at;
+
+    hash_sha256(bytes, WIRE_CHUNK_SIZE, hash);
+    at = fake_find(f, hash);
+    if (!*at) {
+        *at = xcalloc(1, sizeof **at + WIRE_CHUNK_SIZE);
+        memcpy((*at)->hash, hash, sizeof hash);
+        memcpy((*at)->bytes, bytes, WIRE_CHUNK_SIZE);
+    }
+    return *at;
+}
+
+/* The chunk with some pages anew. */
+static struct blob *fake_lay_over(struct fake *f, const struct blob *base, uint32_t pages, const uint8_t *from)
+{
+    uint8_t bytes[WIRE_CHUNK_SIZE] = {0};
+
+    if (!base)
+        fake_fault(f, "pages of a chunk that was never offered whole");
+    else if (base != &fake_zero)
+        memcpy(bytes, base->bytes, sizeof bytes);
+    for (; pages; pages &= pages - 1, from += WIRE_PAGE_SIZE)
+        memcpy(bytes + (size_t)__builtin_ctz(pages) * WIRE_PAGE_SIZE, from, WIRE_PAGE_SIZE);
+    return fake_keep(f, bytes);
+}
+
+static void fake_free(struct pending *p)
+{
+    for (unsigned i = 0; i < ARRAY_COUNT(p->pages); i++)
+        free(p->pages[i]);
+    free(p->offer);
+    free(p);
+}
+
 static void fake_snapshot(struct fake *f, const struct wire_point *p)
 {
     struct fake_point *to = &f->points[f->point_count];
@@ -122,9 +160,14 @@ static void fake_apply(struct fake *f)
         CLEANUP(buf_release) struct buf frame = {0};
 
         if (p->offer) {
-            for (unsigned i = 0; i < p->offer->count; i++)
-                f->disks[p->offer->disk].map[p->offer->entries[i].chunk] =
-                    p->offer->entries[i].zero ? &fake_zero : *fake_find(f, p->offer->entries[i].hash);
+            for (unsigned i = 0; i < p->offer->count; i++) {
+                const struct wire_entry *entry = &p->offer->entries[i];
+                struct blob **at = &f->disks[p->offer->disk].map[entry->chunk];
+
+                *at = entry->zero    ? &fake_zero
+                      : entry->pages ? fake_lay_over(f, *at, entry->pages, p->pages[i])
+                                     : *fake_find(f, entry->hash);
+            }
             f->applied = (int64_t)p->offer->number;
             wire_ack_encode(&(struct wire_ack){p->offer->number}, &frame);
             if (!f->keep_quiet)
@@ -139,8 +182,7 @@ static void fake_apply(struct fake *f)
         f->first = p->next;
         if (!f->first)
             f->last = &f->first;
-        free(p->offer);
-        free(p);
+        fake_free(p);
     }
 }
 
@@ -166,7 +208,7 @@ static void fake_hear_offer(struct fake *f, const struct wire_frame *frame)
     for (unsigned i = 0; i < need.count; i++)
         if (p->offer->entries[i].chunk >= f->disks[p->offer->disk].chunk_count)
             return fake_fault(f, "an OFFER past the disk's end");
-        else if (!p->offer->entries[i].zero && !*fake_find(f, p->offer->entries[i].hash))
+        else if (!p->offer->entries[i].zero && (p->offer->entries[i].pages || !*fake_find(f, p->offer->entries[i].hash)))
             wire_need_set(&need, i), p->left_count++;
     p->left = need;
     f->chunks_offered += need.count;
@@ -201,6 +243,15 @@ static void fake_hear_data(struct fake *f, struct zip *z, const struct wire_fram
             return fake_fault(f, "DATA that wasn't asked for");
         p->left.bitmap[c.entry / 8] &= (uint8_t)~(1u << c.entry % 8);
         p->left_count--;
+        if (c.raw_size != wire_entry_size(&p->offer->entries[c.entry]))
+            return fake_fault(f, "DATA of another size than was offered");
+        if (p->offer->entries[c.entry].pages) {
+            f->pages_received += c.raw_size / WIRE_PAGE_SIZE;
+            p->pages[c.entry] = xmalloc(WIRE_CHUNK_SIZE);
+            if (wire_data_unpack(z, &c, hash, p->pages[c.entry], &e) < 0)
+                return fake_fault(f, e.message);
+            continue;
+        }
         f->chunks_received++;
         if (*at) {
             f->duplicates++;
@@ -330,8 +381,7 @@ static void fake_serve(struct fake *f, struct wire_conn *c)
         struct pending *p = f->first;
 
         f->first = p->next;
-        free(p->offer);
-        free(p);
+        fake_free(p);
     }
     f->last = &f->first;
     pthread_mutex_unlock(&f->lock);

@@ -2,169 +2,22 @@
 """replication: the real agent and the real replicator over loopback: a loop device with ext4 is synced while it is written to, points are
 taken, exported, compared; both ends are killed and restarted; then detached and dropped. Prints TAP.
 Usage: replication SLIPWAY SLIPWAY_AGENT"""
-import hashlib
 import fcntl
 import json
 import os
-import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 
 SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
-MIB = 1 << 20
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
 import tap  # pylint: disable=wrong-import-position
+from replicated import MIB, Refused, World, continuous, device_hash, flip, run  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
-
-
-def run(*command, **more):
-    return subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True, **more).stdout
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Refused(Exception):
-    pass
-
-
-class World:
-    """A CA, a source disk, a replicator and an agent in a folder of their own."""
-
-    def __init__(self):
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="slipway-replication."))
-        self.port = free_port()
-        self.processes = {}
-        self.loop = self.mounted = None
-
-    def certificates(self):
-        new = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
-        ca = self.dir / "ca.pem"
-        run(*new, "-keyout", self.dir / "ca.key", "-out", ca, "-subj", "/CN=test CA")
-        for name in ("replicator:r1", "agent:web01", "agent:db01"):
-            place = self.dir / name.replace(":", "-")
-            place.mkdir()
-            run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", place / "key.pem", "-out",
-                place / "csr.pem", "-subj", f"/CN={name}")
-            run("openssl", "x509", "-req", "-in", place / "csr.pem", "-CA", ca, "-CAkey", self.dir / "ca.key", "-CAcreateserial", "-days", "2",
-                "-out", place / "cert.pem")
-            shutil.copy(ca, place / "ca.pem")
-
-    def disk(self, size):
-        image = self.dir / "source.raw"
-        with open(image, "wb") as f:
-            f.truncate(size)
-        self.loop = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
-        run("mkfs.ext4", "-q", "-F", self.loop)
-        self.mounted = self.dir / "mnt"
-        self.mounted.mkdir()
-        run("mount", self.loop, self.mounted)
-        with open("/dev/urandom", "rb") as noise, open(self.mounted / "noise", "wb") as f:
-            f.write(noise.read(24 * MIB))
-        (self.mounted / "text").write_text("the quick brown fox\n" * 400000)
-        self.sync()
-
-    def sync(self):
-        """This file system only: another one may be frozen by somebody else's test."""
-        run("sync", "-f", self.mounted)
-
-    def start(self, name, command):
-        log = open(self.dir / f"{name}.log", "ab")
-        self.processes[name] = subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, env={**os.environ, "SLIPWAY_LOG": "text"})
-
-    def start_replicator(self, *more):
-        identity = self.dir / "replicator-r1"
-        self.start("replicator", [SLIPWAY, "replicator", "--state", self.dir / "replicator", "--listen", f"127.0.0.1:{self.port}", "--certificate", identity / "cert.pem",
-                                  "--key", identity / "key.pem", "--ca", identity / "ca.pem", "--point-interval", "1s", "--guard-mib", "16", *more])
-
-    def start_agent(self, server="web01", folder="agent-web01"):
-        folder = self.dir / folder
-        (folder / "config.json").write_text(json.dumps({
-            "server": server, "replicator_address": "127.0.0.1", "replicator_port": self.port, "disks": [os.path.basename(self.loop)],
-            "runtime_dir": str(self.dir / f"run-{folder.name}"), "freeze_budget_ms": 2000}))
-        self.start(f"agent-{server}", [AGENT, "run", "--folder", folder])
-
-    def kill(self, name, number=signal.SIGKILL):
-        process = self.processes.pop(name, None)
-        if process:
-            process.send_signal(number)
-            process.wait(30)
-            return process.returncode
-
-    def ask(self, verb, timeout=120, **more):
-        with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(timeout)
-            s.connect(str(self.dir / "replicator/control.sock"))
-            s.sendall((json.dumps({"verb": verb, **more}) + "\n").encode())
-            with s.makefile() as lines:
-                for line in lines:
-                    answer = json.loads(line)
-                    if "ok" in answer:
-                        if not answer["ok"]:
-                            raise Refused(answer["error"]["kind"] + ": " + answer["error"]["message"])
-                        return answer
-        raise Refused("closed")
-
-    def refusal(self, verb, **more):
-        try:
-            self.ask(verb, **more)
-            return "nothing was refused"
-        except Refused as refused:
-            return str(refused)
-
-    def server(self):
-        return self.ask("status", server="web01")["servers"][0]
-
-    def wait(self, what, condition, seconds=60):
-        until = time.monotonic() + seconds
-        last = None
-        while time.monotonic() < until:
-            try:
-                last = condition()
-                if last:
-                    return ok(True, what)
-            except (OSError, Refused) as reason:
-                last = reason
-            time.sleep(0.1)
-        ok(False, f"{what}: {last}")
-        raise Refused("without it, what follows means nothing")
-
-    def close(self):
-        for name in list(self.processes):
-            self.kill(name)
-        for mounted in filter(os.path.ismount, (self.mounted or "", self.dir / "replicator")):
-            subprocess.run(["umount", mounted], check=False)
-        if self.loop:
-            subprocess.run(["losetup", "-d", self.loop], check=False)
-        if tap.failed:
-            for log in sorted(self.dir.glob("*.log")):
-                print("".join(f"# {log.name}: {line}\n" for line in log.read_text(errors="replace").splitlines()[-60:]))
-        shutil.rmtree(self.dir)
-
-
-def continuous(world):
-    server = world.server()
-    return server["state"] == "CONTINUOUS" and server["newest_point"]
-
-
-def device_hash(path):
-    fd = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    digest = hashlib.sha256()
-    with open(fd, "rb") as f:
-        while block := f.read(4 * MIB):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def full_disk(world):
@@ -220,6 +73,37 @@ def follow(world):
     world.wait("the newest point stays fresh while nothing changes", lambda: world.server()["newest_point_age_ms"] < 3000)
 
 
+def small_writes(world):
+    """Random pages: what travels and is stored is about what was written, not whole chunks."""
+    size, count = 16 * MIB, 600
+    with open(world.mounted / "pages", "wb") as f:
+        f.write(os.urandom(size))
+    world.sync()
+    newest = world.server()["newest_point"]
+    world.wait("the file of pages is there", lambda: continuous(world) and world.server()["newest_point"] != newest and not world.server()["backlog_bytes"])
+    time.sleep(2.5)  # the agent tells its own figures every second
+    before = world.server()
+    random = __import__("random").Random(7)
+    fd = os.open(world.mounted / "pages", os.O_WRONLY)
+    for turn in range(6):
+        for _ in range(count // 6):
+            os.pwrite(fd, os.urandom(4096), random.randrange(size // 4096) * 4096)
+        os.fdatasync(fd)
+        time.sleep(0.5)
+    os.close(fd)
+    written = count * 4096
+    point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
+    compared = world.ask("compare", server="web01", point=point["id"])["disks"][0]
+    ok(compared["blocks_differing"] == 0 and compared["still"], "the point after them is exact: " + json.dumps(compared))
+    world.ask("thaw", server="web01")
+    time.sleep(2.5)
+    now = world.server()
+    moved = {name: now[name] - before[name] for name in ("bytes_read", "bytes_sent", "bytes_stored")}
+    moved["bytes_read"] -= 96 * MIB  # by the comparison
+    ok(moved["bytes_read"] < 2 * written and moved["bytes_sent"] < 1.5 * written and moved["bytes_stored"] < 3 * written,
+       f"{count} pages, {written} bytes written: " + json.dumps(moved))
+
+
 def held_point(world):
     (world.mounted / "last").write_bytes(os.urandom(2 * MIB))
     point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
@@ -266,7 +150,7 @@ def restarts(world, point, uri):
     ok(world.server()["bytes_sent"] < sent + 8 * MIB, f"without sending everything again ({world.server()['bytes_sent']} bytes)")
     fresh = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
     compared = world.ask("compare", server="web01", point=fresh["id"])["disks"][0]
-    ok(compared["blocks_differing"] == 0 and compared["still"], "and the next point is exact")
+    ok(compared["blocks_differing"] == 0 and compared["still"], "and the next point is exact: " + json.dumps(compared))
     world.ask("thaw", server="web01")
     ok(world.ask("verify", point=point["id"])["chunks"] > 0, "the point from before is whole")
 
@@ -307,15 +191,6 @@ def whole_vault(world):
     for verb, words in (("stat", "damaged  0 chunks"), ("check", " 0 findings"), ("scrub", " 0 findings")):
         status, text = look(world, verb)
         ok(status == 0 and words in text, f"vault {verb}: nothing is damaged: {text.splitlines()[-1:]}")
-
-
-def flip(world):
-    """One byte of the stored noise, which every point uses since the beginning."""
-    with open(sorted((world.dir / "replicator/vault/segments").glob("*.seg"))[0], "r+b") as f:
-        f.seek(8 * MIB)
-        byte = f.read(1)
-        f.seek(8 * MIB)
-        f.write(bytes([byte[0] ^ 1]))
 
 
 def damaged_vault(world, point):
@@ -367,7 +242,7 @@ def main():
     if os.geteuid() != 0:
         print("1..0 # SKIP needs root for loop devices")
         return 0
-    world = World()
+    world = World(SLIPWAY, AGENT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
     try:
         world.certificates()
@@ -375,6 +250,7 @@ def main():
         full_disk(world)
         synchronise(world)
         follow(world)
+        small_writes(world)
         point, uri = held_point(world)
         restarts(world, point, uri)
         orders(world, point, uri)

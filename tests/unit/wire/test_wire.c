@@ -80,7 +80,7 @@ static void test_data(void)
     CLEANUP(zip_free) struct zip *z = zip_new(1);
     static uint8_t text[WIRE_CHUNK_SIZE], packed[WIRE_CHUNK_SIZE], back[WIRE_CHUNK_SIZE];
     uint8_t hash[HASH_SHA256_SIZE];
-    struct wire_data_chunk chunk = {.entry = 4, .codec = WIRE_RAW, .stored_size = WIRE_CHUNK_SIZE, .bytes = text}, got;
+    struct wire_data_chunk chunk = {.entry = 4, .codec = WIRE_RAW, .stored_size = WIRE_CHUNK_SIZE, .bytes = text, .raw_size = WIRE_CHUNK_SIZE}, got;
     struct wire_data data;
     struct err e = {0};
 
@@ -89,7 +89,7 @@ static void test_data(void)
     hash_sha256(text, sizeof text, hash);
     wire_data_begin(&out, 12);
     is_int(wire_data_add(&out, &chunk), 0, "a raw chunk");
-    chunk = (struct wire_data_chunk){5, WIRE_ZSTD, (uint32_t)zip_pack(z, text, sizeof text, packed), packed};
+    chunk = (struct wire_data_chunk){5, WIRE_ZSTD, (uint32_t)zip_pack(z, text, sizeof text, packed), packed, sizeof text};
     is_int(wire_data_add(&out, &chunk), 0, "a packed chunk of %u bytes", chunk.stored_size);
     is_int(wire_data_count(&out), 2, "are two");
     is_int(wire_data_decode(out.data, out.size_bytes, &data, &e), 0, "DATA decodes: %s", e.message);
@@ -100,7 +100,18 @@ static void test_data(void)
     is_int(wire_data_unpack(z, &got, hash, back, &e), -1, "another hash than offered is refused");
     is_int(e.kind, ERR_CORRUPT, "as corrupt");
     is_int(wire_data_decode(out.data, out.size_bytes - 1, &data, &e), -1, "a cut frame is refused");
-    chunk = (struct wire_data_chunk){0, WIRE_RAW, WIRE_CHUNK_SIZE, text};
+    buf_release(&out);
+    hash_sha256(text, 2 * WIRE_PAGE_SIZE, hash);
+    wire_data_begin(&out, 13);
+    chunk = (struct wire_data_chunk){1, WIRE_RAW, 2 * WIRE_PAGE_SIZE, text, 2 * WIRE_PAGE_SIZE};
+    is_int(wire_data_add(&out, &chunk), 0, "two pages of a chunk");
+    ok(wire_data_decode(out.data, out.size_bytes, &data, &e) == 0 && wire_data_next(&data, &got) && got.raw_size == 2 * WIRE_PAGE_SIZE &&
+       wire_data_unpack(z, &got, hash, back, &e) == 0 && memcmp(back, text, 2 * WIRE_PAGE_SIZE) == 0, "come as they are");
+    out.data[12 + 4] = 1;
+    is_int(wire_data_decode(out.data, out.size_bytes, &data, &e), -1, "a size that is no number of pages is refused");
+    buf_release(&out);
+    wire_data_begin(&out, 14);
+    chunk = (struct wire_data_chunk){0, WIRE_RAW, WIRE_CHUNK_SIZE, text, WIRE_CHUNK_SIZE};
     for (unsigned i = 0; i < 200 && wire_data_add(&out, &chunk) == 0; i++)
         ;
     ok(out.size_bytes <= WIRE_PAYLOAD_LIMIT && !out.over && wire_data_count(&out) > 120, "a full frame takes no more");

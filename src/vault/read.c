@@ -1,0 +1,136 @@
+/* read: a record by its name, from the cache or its segment, checked. */
+#include "vault/internal.h"
+
+#include <stdlib.h>
+
+#define MOVED_RETRIES 4 /* vault_gc moved the record between look-up and open */
+
+void chunk_mark_bad(struct vault *v, const struct vault_hash *hash)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    int64_t now_us = clock_read_us(v->options.clock);
+    bool fresh;
+
+    pthread_mutex_lock(&v->append_lock);
+    fresh = hash_set_add(&v->bad, hash);
+    pthread_mutex_unlock(&v->append_lock);
+    /* Remembered on disk too; if that fails, it is found again on the next read. LMDB lets one writer in at a time. */
+    if (fresh && index_begin(&v->index, true, &txn, NULL) == 0 &&
+        index_put(&v->index, txn, INDEX_BAD, index_val(hash, sizeof *hash), index_val(&now_us, sizeof now_us), NULL) == 0)
+        (void)index_commit(&txn, NULL);
+}
+
+static int find_and_read(struct vault *v, const struct vault_hash *hash, size_t raw_size, uint8_t **scratch, struct record *r,
+                         struct chunk_place *place, struct err *e)
+{
+    char text[VAULT_HASH_TEXT_SIZE];
+
+    for (int attempt = 0;; attempt++) {
+        struct err why = {0};
+        int found;
+
+        pthread_mutex_lock(&v->append_lock);
+        found = place_find(v, hash, place, e);
+        pthread_mutex_unlock(&v->append_lock);
+        if (found < 0)
+            return -1;
+        if (found == 0 || (raw_size && place->raw_size != raw_size) || place->raw_size > RECORD_RAW_LIMIT ||
+            place->stored_size > RECORD_RAW_LIMIT + 8)
+            return err_set(e, ERR_CORRUPT, "chunk %s is missing from the vault", vault_hash_text(hash, text));
+        *scratch = xrealloc(*scratch, RECORD_HEADER_SIZE + place->stored_size);
+        if (segment_read(v->segment_dir, place->segment, place->offset, RECORD_HEADER_SIZE + place->stored_size, *scratch, r,
+                         &why) == 0)
+            return vault_hash_same(&r->hash, hash) && r->raw_size == place->raw_size
+                       ? 0 : err_set(e, ERR_CORRUPT, "another record lies where chunk %s should", vault_hash_text(hash, text));
+        if (why.kind != ERR_NOT_FOUND || attempt >= MOVED_RETRIES)
+            return err_set(e, why.kind == ERR_NOT_FOUND ? ERR_CORRUPT : why.kind, "chunk %s: %.800s", vault_hash_text(hash, text),
+                           why.message);
+    }
+}
+
+/* Into raw, which holds the chunk; ERR_CORRUPT for a delta, which no base may be. */
+static int load_base(struct vault *v, const struct vault_hash *name, uint8_t *raw, bool cached, struct err *e)
+{
+    CLEANUP(free_ptr) uint8_t *scratch = NULL;
+    struct chunk_place place;
+    struct err why = {0};
+    struct record r;
+    int result;
+
+    if (cached && cache_get(v->cache, name, VAULT_CHUNK_BYTES, 0, raw, VAULT_CHUNK_BYTES))
+        return 0;
+    result = find_and_read(v, name, VAULT_CHUNK_BYTES, &scratch, &r, &place, &why);
+    if (result == 0 && r.codec == CODEC_DELTA)
+        result = err_set(&why, ERR_CORRUPT, "it is a delta itself");
+    if (result == 0)
+        result = record_unpack(&r, scratch + RECORD_HEADER_SIZE, raw, &why);
+    if (result < 0) {
+        if (why.kind == ERR_CORRUPT)
+            chunk_mark_bad(v, name);
+        return err_set(e, why.kind, "%s", why.message);
+    }
+    if (cached)
+        cache_put(v->cache, name, raw, VAULT_CHUNK_BYTES);
+    return 0;
+}
+
+int record_restore(struct vault *v, const struct record *r, const void *payload, void *raw, bool cached, struct err *e)
+{
+    struct record_base base;
+    struct err why = {0};
+    char text[VAULT_HASH_TEXT_SIZE];
+
+    if (r->codec == CODEC_DELTA) {
+        record_base_of(payload, &base);
+        /* The base is at fault then, and marked: this one is whole again when it is. */
+        if (load_base(v, &base.name, raw, cached, &why) < 0)
+            return err_set(e, why.kind, "the base of chunk %s: %.800s", vault_hash_text(&r->hash, text), why.message);
+    }
+    if (record_unpack(r, payload, raw, &why) == 0)
+        return 0;
+    if (why.kind == ERR_CORRUPT)
+        chunk_mark_bad(v, &r->hash);
+    return err_set(e, why.kind, "%s", why.message);
+}
+
+/* raw_size 0: any, past the cache; *bytes is then made. */
+static int load_record(struct vault *v, const struct vault_hash *hash, size_t raw_size, uint8_t **bytes, size_t *size, struct err *e)
+{
+    CLEANUP(free_ptr) uint8_t *scratch = NULL, *made = NULL;
+    struct chunk_place place;
+    struct err why = {0};
+    struct record r;
+    uint8_t *raw;
+
+    if (find_and_read(v, hash, raw_size, &scratch, &r, &place, &why) < 0) {
+        if (why.kind == ERR_CORRUPT)
+            chunk_mark_bad(v, hash);
+        return err_set(e, why.kind, "%s", why.message);
+    }
+    raw = raw_size ? *bytes : (made = xmalloc(r.raw_size));
+    if (record_restore(v, &r, scratch + RECORD_HEADER_SIZE, raw, raw_size > 0, &why) < 0)
+        return err_set(e, why.kind, "segment %u at %u: %.900s", place.segment, place.offset, why.message);
+    *bytes = raw;
+    *size = r.raw_size;
+    made = NULL;
+    return 0;
+}
+
+int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e)
+{
+    uint8_t *into = bytes;
+    size_t size;
+
+    MUST(raw_size > 0);
+    if (cache_get(v->cache, hash, raw_size, 0, bytes, raw_size))
+        return 0;
+    if (load_record(v, hash, raw_size, &into, &size, e) < 0)
+        return -1;
+    cache_put(v->cache, hash, bytes, raw_size);
+    return 0;
+}
+
+int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **bytes, size_t *size, struct err *e)
+{
+    return load_record(v, hash, 0, bytes, size, e);
+}
