@@ -66,28 +66,30 @@ bool engine_still(struct agent *a, const uint64_t *writes)
 struct marking {
     struct agent *a;
     int disk;
+    int64_t bytes; /* of pages and whole chunks */
 };
 
 static void mark_todo(int64_t chunk, uint32_t pages, void *user)
 {
-    const struct marking *m = user;
+    struct marking *m = user;
 
+    m->bytes += (int64_t)__builtin_popcount(pages) * WIRE_PAGE_SIZE;
     todo_mark(m->a, m->disk, chunk, pages);
 }
 
 int engine_take(struct agent *a, struct err *e)
 {
-    int64_t count = 0;
+    int64_t bytes = 0;
     bool lost = false;
 
     if (!a->tracker)
         return 0;
     for (int i = 0; i < a->disk_count; i++) {
         struct agent_disk *d = &a->disks[i];
-        int64_t before = d->todo_count;
+        struct marking m = {.a = a, .disk = i};
 
         /* It has grown, or a write went unseen: read all of it, and look at its size now. */
-        if (track_take(a->tracker, i, mark_todo, &(struct marking){a, i}, e) < 0) {
+        if (track_take(a->tracker, i, mark_todo, &m, e) < 0) {
             log_err(e, "disk %s is read again", d->info.name);
             todo_all(a, i);
             pthread_mutex_lock(&a->lock);
@@ -97,9 +99,9 @@ int engine_take(struct agent *a, struct err *e)
             lost = true;
             continue;
         }
-        count += d->todo_count - before;
+        bytes += m.bytes;
     }
-    atomic_fetch_add(&a->bytes_marked, count * WIRE_CHUNK_SIZE);
+    atomic_fetch_add(&a->bytes_marked, bytes);
     atomic_store(&a->todo_chunks, todo_total(a));
     return lost ? -1 : 0;
 }

@@ -205,7 +205,8 @@ static void advance_acked(struct agent *a)
 
         if (o->state != OFFER_SENT || (o->offered && o->number > a->ack_heard))
             break;
-        atomic_fetch_add(&a->bytes_acked, (long long)o->count * WIRE_CHUNK_SIZE);
+        for (int i = 0; i < o->count; i++)
+            atomic_fetch_add(&a->bytes_acked, wire_entry_size(&(struct wire_entry){.pages = o->pages[i]}));
         o->state = OFFER_FREE;
         a->acked++;
     }

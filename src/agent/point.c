@@ -355,9 +355,9 @@ static int take_held_again(struct agent *a, const struct wire_take_point *r, str
 
 /* ---- the commands ---- */
 
-static int take(struct agent *a, const struct wire_take_point *r, struct wire_point *p, struct err *e)
+static int take_once(struct agent *a, const struct wire_take_point *r, struct wire_point *p, int64_t deadline_us, struct err *e)
 {
-    int64_t now_us = clock_monotonic_us(), deadline_us = now_us + r->timeout_ms * US_PER_MS, quit_us = deadline_us;
+    int64_t now_us = clock_monotonic_us(), quit_us = deadline_us;
     bool may_freeze = r->consistency != WIRE_CRASH, must_freeze = r->consistency == WIRE_FROZEN || r->hold;
     int result = 0;
 
@@ -383,6 +383,24 @@ static int take(struct agent *a, const struct wire_take_point *r, struct wire_po
     else if (result == 0)
         return err_set(e, ERR_TIMEOUT, "no moment without a write came within %lld attempts", (long long)p->attempts);
     return result < 0 ? -1 : 0;
+}
+
+/* Where marks were lost meanwhile, everything is read again, and then the point is taken. */
+static int take(struct agent *a, const struct wire_take_point *r, struct wire_point *p, struct err *e)
+{
+    int64_t deadline_us = clock_monotonic_us() + r->timeout_ms * US_PER_MS;
+
+    for (;;) {
+        struct err why = {0};
+
+        if (take_once(a, r, p, deadline_us, &why) >= 0)
+            return 0;
+        if (why.kind != ERR_CORRUPT || a->pass == PASS_DONE || clock_monotonic_us() >= deadline_us) {
+            *e = why;
+            return -1;
+        }
+        log_info("point %lld: again, after everything was read", (long long)r->request);
+    }
 }
 
 static void set_taking(struct agent *a, bool taking)

@@ -29,6 +29,7 @@ struct tracker {
     struct track_place places[TRACK_DISKS_MAX];
     uint64_t lost_seen[TRACK_DISKS_MAX];
     struct balance balance[TRACK_DISKS_MAX];
+    bool unseen[TRACK_DISKS_MAX]; /* a write was not seen, and track_take has not said so yet */
     char names[TRACK_DISKS_MAX][64];
     uint64_t *words, *whole, *slots; /* the mapped arrays */
     size_t words_size, slots_size;
@@ -230,15 +231,17 @@ int track_check(struct tracker *t, int disk)
     struct balance now = read_balance(t, disk), was = t->balance[disk];
     int64_t by_stat = (int64_t)(now.by_stat - was.by_stat), missing = PROGRAMS * by_stat - (int64_t)(now.sectors - was.sectors);
 
+    if (t->unseen[disk])
+        return -1;
     if (now.by_stat == TRACK_WRITES_UNKNOWN)
         return 1;
     if (missing < 0)
         return 0;
     t->balance[disk] = now;
-    if (was.by_stat == TRACK_WRITES_UNKNOWN || missing == 0)
-        return 1;
-    /* Some of the programs were passed over; one of them at least has seen each completion. */
-    return now.passed_over != was.passed_over && missing <= (PROGRAMS - 1) * by_stat ? 1 : -1;
+    /* Where some of the programs were passed over, one of them at least has seen each completion. */
+    t->unseen[disk] = missing > 0 && was.by_stat != TRACK_WRITES_UNKNOWN &&
+                      (now.passed_over == was.passed_over || missing > (PROGRAMS - 1) * by_stat);
+    return t->unseen[disk] ? -1 : 1;
 }
 
 static uint32_t take_slot(struct tracker *t, uint32_t index, uint64_t tag)
@@ -283,6 +286,7 @@ int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, 
     lost_now = lost != t->lost_seen[disk];
     if (lost_now || track_check(t, disk) < 0) {
         t->lost_seen[disk] = lost;
+        t->unseen[disk] = false; /* it is said now */
         return err_set(e, ERR_CORRUPT, "not every write could be marked: %s", lost_now ? "the disk has grown, or was written past the block layer"
                        : "the kernel has counted more than the tracker has seen");
     }

@@ -41,7 +41,7 @@ typedef void track_visit(int64_t chunk, uint32_t pages, void *user);
 int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, struct err *e);
 /* Whether every write that the kernel's own I/O statistics count was seen by the tracker: 1 yes (or there are none: queue/iostats is 0); 0 it can't
  * be said in this moment (a write has been seen and is not counted yet, as one that waits for its flush); -1 no: read everything again. The kernel
- * passes over BPF programs now and then, and does not always say so. */
+ * passes over BPF programs now and then, and does not always say so. It stays at -1 until track_take has said so, too. */
 int track_check(struct tracker *t, int disk);
 /* Completed writes of a disk, ever rising, by the tracker's count and the kernel's. */
 uint64_t track_writes(const struct tracker *t, int disk);

@@ -253,7 +253,7 @@ struct wire_status {
     int64_t lag_ms;             /* since when there is a backlog; 0: none */
     int64_t eta_ms;             /* until the backlog is gone; -1: unknown */
     int64_t rate_bytes_per_s;   /* of disk content made durable there */
-    int64_t churn_bytes_per_s;  /* chunks newly marked */
+    int64_t churn_bytes_per_s;  /* newly marked: pages, or chunks where no more is known */
     bool held;
     char error_kind[WIRE_NAME_SIZE]; /* "": none */
     char error[WIRE_TEXT_SIZE];

@@ -68,6 +68,15 @@ MUTANTS = {
         "todo.c": [("    slot = find_slot(a, disk, chunk, add_chunk(&a->disks[disk], chunk));",
                     "    add_chunk(&a->disks[disk], chunk);\n    slot = find_slot(a, disk, chunk, true);")],
     },
+    # Not a mistake of ours: the kernel passes over all programs for some completions. Every point must be exact all the same.
+    "passed_over": {
+        "track.c": [(import_skeleton, '#include "passed_over.skel.h"')],
+        "track.bpf.c": [
+            ("    __u32 cmd_flags;\n} KERNELS;", "    __u32 cmd_flags;\n    __u64 start_time_ns;\n} KERNELS;"),
+            ("    /* Operations with the lowest bit",
+             "    if (!(BPF_CORE_READ(rq, start_time_ns) / 16 * 2654435761u >> 13 & 16383))\n        return 0;\n    /* Operations with the lowest bit"),
+        ],
+    },
     # What was read counts as a moment, whether or not writes completed meanwhile.
     "moment_unchecked": {
         "engine.c": [("        if (now[i] != writes[i] || now[i] == TRACK_WRITES_UNKNOWN || (a->tracker && track_check(a->tracker, i) != 1))\n            return false;\n",
