@@ -19,6 +19,7 @@ struct question {
     size_t body_size;                   /* 0: strlen(body) */
     const char *certificate, *key;      /* PEM files */
     bool chunked;                       /* without Content-Length */
+    bool asks_first; /* whether its body is wanted, before it sends it */
     long timeout_ms;
 };
 
@@ -40,7 +41,7 @@ __attribute__((unused)) static struct answer ask_with(const struct question *q)
 {
     struct answer a = {0};
     CURL *curl = curl_easy_init();
-    struct curl_slist *headers = curl_slist_append(NULL, "Expect:");
+    struct curl_slist *headers = curl_slist_append(NULL, q->asks_first ? "Expect: 100-continue" : "Expect:");
     char url[2048];
 
     snprintf(url, sizeof url, "https://127.0.0.1:%d%s", ask_port, q->path);
@@ -50,6 +51,7 @@ __attribute__((unused)) static struct answer ask_with(const struct question *q)
         headers = curl_slist_append(headers, "Transfer-Encoding: chunked");
     curl_easy_setopt(curl, CURLOPT_URL, url);
     curl_easy_setopt(curl, CURLOPT_PATH_AS_IS, 1L);
+    curl_easy_setopt(curl, CURLOPT_EXPECT_100_TIMEOUT_MS, 15000L);
     curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, q->method);
     if (strcmp(q->method, "HEAD") == 0)
         curl_easy_setopt(curl, CURLOPT_NOBODY, 1L);

@@ -275,13 +275,8 @@ static void test_bodies(void)
     a = ask_with(&(struct question){.method = "PUT", .path = "/v1/sized", .body = big, .body_size = 1 << 20, .headers = {signed_in}});
     is_str(a.body.data, "{\"size\":1048576}", "as much as is allowed");
     answer_release(&a);
-    /* The server refuses before the body came and closes; whether the client reads that before its own sending fails is a race. */
-    for (int tries = 0; tries < 20; tries++) {
-        a = ask_with(&(struct question){.method = "PUT", .path = "/v1/sized", .body = big, .body_size = (1 << 20) + 1, .headers = {signed_in}});
-        if (a.status != 0 || tries == 19)
-            break;
-        answer_release(&a);
-    }
+    /* The server refuses before the body comes and closes: a client that sends all the same may find its sending fail before it reads that. */
+    a = ask_with(&(struct question){.method = "PUT", .path = "/v1/sized", .body = big, .body_size = (1 << 20) + 1, .headers = {signed_in}, .asks_first = true});
     is_int(a.status, 413, "a byte more, announced");
     answer_release(&a);
     a = ask_with(&(struct question){.method = "PUT", .path = "/v1/sized", .body = big, .body_size = (1 << 20) + 1, .headers = {signed_in},
@@ -365,7 +360,7 @@ static void test_streams(void)
     answer_release(&a);
     a = ask_with(&(struct question){.method = "GET", .path = "/v1/streams", .timeout_ms = 50});
     answer_release(&a);
-    for (int i = 0; i < 300 && n.streams; i++) {
+    for (int i = 0; i < 2000 && n.streams; i++) {
         clock_sleep_us(10 * US_PER_MS);
         httpd_read_numbers(server, &n);
     }
