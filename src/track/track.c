@@ -295,10 +295,11 @@ int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, 
 
 uint64_t track_writes(const struct tracker *t, int disk)
 {
-    uint64_t by_stat = track_writes_by_stat(t->names[disk]);
+    unsigned long long v[STAT_FIELDS];
+    uint64_t by_stat = read_stat(t->names[disk], v) ? v[STAT_SECTORS_WRITTEN] + v[STAT_SECTORS_DISCARDED] : 0;
 
-    /* Both only rise. The tracker's own would do, were it never passed over. */
-    return __atomic_load_n(&t->counters[disk].writes, __ATOMIC_SEQ_CST) + (by_stat == TRACK_WRITES_UNKNOWN ? 0 : by_stat);
+    /* Both only rise; sectors, for a flush counts as a write there. The tracker's own would do, were it never passed over. */
+    return __atomic_load_n(&t->counters[disk].writes, __ATOMIC_SEQ_CST) + by_stat;
 }
 
 uint64_t track_writes_by_stat(const char *name)

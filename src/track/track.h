@@ -43,7 +43,7 @@ int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, 
  * be said in this moment (a write has been seen and is not counted yet, as one that waits for its flush); -1 no: read everything again. The kernel
  * passes over BPF programs now and then, and does not always say so. It stays at -1 until track_take has said so, too. */
 int track_check(struct tracker *t, int disk);
-/* Completed writes of a disk, ever rising, by the tracker's count and the kernel's. */
+/* A number that rises whenever a write to the disk completes, by the tracker's count and by the kernel's. */
 uint64_t track_writes(const struct tracker *t, int disk);
 
 /* Completed writes by the kernel's own I/O statistics, for where no tracker is: TRACK_WRITES_UNKNOWN where they are off. */

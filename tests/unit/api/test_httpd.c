@@ -291,7 +291,12 @@ static void test_bodies(void)
     ok(strstr(answer_header(&a, "WWW-Authenticate"), "Bearer"), "and says how to sign in");
     answer_release(&a);
     struct http_numbers n;
-    httpd_read_numbers(server, &n);
+    for (int i = 0; i < 1000; i++) { /* the answer may be here before the call is over */
+        httpd_read_numbers(server, &n);
+        if (!n.bodies_bytes)
+            break;
+        clock_sleep_us(10 * US_PER_MS);
+    }
     is_int(n.bodies_bytes, 0, "no body is held after its call");
 }
 
