@@ -28,15 +28,6 @@ int base_find(struct vault *v, const struct vault_hash *hash, struct record_base
     return 1;
 }
 
-static void lay_over(uint8_t raw[static VAULT_CHUNK_BYTES], uint32_t mask, const uint8_t *pages)
-{
-    for (unsigned i = 0; i < VAULT_CHUNK_PAGES; i++)
-        if (mask >> i & 1) {
-            memcpy(raw + i * VAULT_PAGE_BYTES, pages, VAULT_PAGE_BYTES);
-            pages += VAULT_PAGE_BYTES;
-        }
-}
-
 /* What the chunk would lie on: 1; 0: it is better kept whole. A chunk that was damaged is always sent whole: something may lie on it. append_lock held. */
 static int choose_base(struct vault *v, const struct vault_hash *near, uint32_t mask, const struct vault_hash *hash, struct record_base *out,
                        struct err *e)
@@ -93,7 +84,7 @@ int vault_store_delta(struct vault *v, const struct vault_hash *base, uint32_t m
         return 0;
     if (!vault_hash_is_zero(base) && record_get(v, base, raw, sizeof raw, &why) < 0)
         return why.kind == ERR_CORRUPT ? 0 : err_set(e, why.kind, "%s", why.message);
-    lay_over(raw, mask, pages);
+    record_lay_pages(raw, mask, pages);
     if (vault_bytes_are_zero(raw, sizeof raw)) {
         *hash = vault_hash_zero;
         if (stored_bytes)

@@ -231,23 +231,27 @@ static bool expand(enum record_codec codec, const void *packed, size_t packed_si
     return true;
 }
 
+void record_lay_pages(uint8_t raw[static VAULT_CHUNK_BYTES], uint32_t mask, const uint8_t *pages)
+{
+    for (unsigned i = 0; i < VAULT_CHUNK_PAGES; i++)
+        if (mask >> i & 1) {
+            memcpy(raw + i * VAULT_PAGE_BYTES, pages, VAULT_PAGE_BYTES);
+            pages += VAULT_PAGE_BYTES;
+        }
+}
+
 static bool lay_pages_over(const struct record *r, const uint8_t *payload, uint8_t *raw)
 {
     static const uint8_t nothing[5];
     uint8_t pages[VAULT_CHUNK_BYTES];
     struct record_base base;
-    size_t at = 0;
 
     record_base_of(payload, &base);
     if (base.mask == 0 || memcmp(payload + 35, nothing, sizeof nothing) != 0 ||
         !expand(payload[34], payload + DELTA_HEAD_SIZE, r->stored_size - DELTA_HEAD_SIZE, pages,
                 (size_t)__builtin_popcount(base.mask) * VAULT_PAGE_BYTES))
         return false;
-    for (unsigned i = 0; i < VAULT_CHUNK_PAGES; i++)
-        if (base.mask >> i & 1) {
-            memcpy(raw + i * VAULT_PAGE_BYTES, pages + at, VAULT_PAGE_BYTES);
-            at += VAULT_PAGE_BYTES;
-        }
+    record_lay_pages(raw, base.mask, pages);
     return true;
 }
 

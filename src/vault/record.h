@@ -46,6 +46,8 @@ size_t record_wrap(enum record_kind kind, const void *packed, size_t packed_size
                    uint8_t **bytes);
 /* A chunk as the pages (VAULT_PAGE_BYTES each) in which it differs from another: bit i of mask: page i of raw. hash: of all of raw. */
 size_t record_pack_delta(const struct record_base *base, const uint8_t raw[static VAULT_CHUNK_BYTES], const struct vault_hash *hash, uint8_t **bytes);
+/* The pages of mask, one after the other in pages, to their places in raw. */
+void record_lay_pages(uint8_t raw[static VAULT_CHUNK_BYTES], uint32_t mask, const uint8_t *pages);
 /* What a delta's payload starts with. The record must be one (codec CODEC_DELTA). */
 void record_base_of(const void *payload, struct record_base *out);
 int record_decode(const uint8_t bytes[static RECORD_HEADER_SIZE], struct record *out, struct err *e);

@@ -10,6 +10,7 @@
 #define SIZE (64 << 20)
 #define THREADS 16
 #define SECONDS 4
+#define ROUNDS 5
 
 static struct loopdev disk;
 static int64_t end_us;
@@ -35,16 +36,42 @@ static void *write_on(void *user)
     return (void *)count;
 }
 
-int main(void)
+/* 1: every write was seen; -1: not every one, and that is known; 0: it can't be said. */
+static int look(void)
 {
-    char folder[] = "/dev/shm/slipway-count.XXXXXX";
     struct track_disk tracked = {.size_bytes = SIZE};
     CLEANUP(track_close) struct tracker *t = NULL;
     uint64_t before, by_kernel;
     pthread_t threads[THREADS];
     uintptr_t written = 0;
-    int state = 0;
     struct err e = {0};
+    int state = 0;
+
+    snprintf(tracked.name, sizeof tracked.name, "%s", disk.name);
+    if (!ok(track_open(&tracked, 1, &t, &e) == 0, "the tracker attaches: %s", e.message))
+        return 0;
+    before = track_writes_by_stat(disk.name);
+    end_us = clock_monotonic_us() + SECONDS * US_PER_S;
+    for (uintptr_t i = 0; i < THREADS; i++)
+        MUST(pthread_create(&threads[i], NULL, write_on, (void *)(i + 1)) == 0);
+    for (int i = 0; i < THREADS; i++) {
+        void *count;
+
+        pthread_join(threads[i], &count);
+        written += (uintptr_t)count;
+    }
+    by_kernel = track_writes_by_stat(disk.name) - before;
+    is_int(by_kernel, written, "the kernel's statistics count what was written");
+    for (int i = 0; i < 100 && !(state = track_check(t, 0)); i++)
+        usleep(20000);
+    ok(state != 0, "it can be said whether each of %llu writes was seen", (unsigned long long)by_kernel);
+    return state;
+}
+
+int main(void)
+{
+    char folder[] = "/dev/shm/slipway-count.XXXXXX";
+    int state = -1;
 
     MUST(mkdtemp(folder) != NULL);
     if (geteuid() != 0 || loopdev_make(&disk, folder, "disk", SIZE) < 0) {
@@ -52,25 +79,10 @@ int main(void)
         printf("1..0 # SKIP needs root and loop devices\n");
         return 0;
     }
-    snprintf(tracked.name, sizeof tracked.name, "%s", disk.name);
-    if (ok(track_open(&tracked, 1, &t, &e) == 0, "the tracker attaches: %s", e.message)) {
-        before = track_writes_by_stat(disk.name);
-        end_us = clock_monotonic_us() + SECONDS * US_PER_S;
-        for (uintptr_t i = 0; i < THREADS; i++)
-            MUST(pthread_create(&threads[i], NULL, write_on, (void *)(i + 1)) == 0);
-        for (int i = 0; i < THREADS; i++) {
-            void *count;
-
-            pthread_join(threads[i], &count);
-            written += (uintptr_t)count;
-        }
-        by_kernel = track_writes_by_stat(disk.name) - before;
-        is_int(by_kernel, written, "the kernel's statistics count what was written");
-        for (int i = 0; i < 100 && !(state = track_check(t, 0)); i++)
-            usleep(20000);
-        ok(state != 0, "it can be said whether each of %llu writes was seen: %s", (unsigned long long)by_kernel,
-           state > 0 ? "it was" : "it was not, and all would be read again");
-    }
+    /* There are kernels that pass it over now and then: not each time. */
+    for (int round = 0; round < ROUNDS && state < 0; round++)
+        state = look();
+    is_int(state, 1, "and each was, in one of %d rounds at the latest", ROUNDS);
     loopdev_remove(&disk);
     rmdir(folder);
     return tap_done();
