@@ -9,8 +9,8 @@
 
 #define SIZE (64 << 20)
 #define THREADS 16
-#define SECONDS 4
-#define ROUNDS 5
+#define SECONDS 1
+#define ROUNDS 15
 
 static struct loopdev disk;
 static int64_t end_us;
