@@ -84,11 +84,11 @@ class World:
         self.start("replicator", [self.slipway, "replicator", "--state", self.dir / "replicator", "--listen", f"127.0.0.1:{self.port}", "--certificate", identity / "cert.pem",
                                   "--key", identity / "key.pem", "--ca", identity / "ca.pem", "--point-interval", "1s", "--guard-mib", "16", *more])
 
-    def start_agent(self, server="web01", folder="agent-web01"):
+    def start_agent(self, server="web01", folder="agent-web01", **settings):
         folder = self.dir / folder
         (folder / "config.json").write_text(json.dumps({
             "server": server, "replicator_address": "127.0.0.1", "replicator_port": self.port, "disks": [os.path.basename(self.loop)],
-            "runtime_dir": str(self.dir / f"run-{folder.name}"), "freeze_budget_ms": 2000}))
+            "runtime_dir": str(self.dir / f"run-{folder.name}"), "freeze_budget_ms": 2000, **settings}))
         self.start(f"agent-{server}", [self.agent, "run", "--folder", folder])
 
     def kill(self, name, number=signal.SIGKILL):

@@ -9,6 +9,7 @@ const char agent_config_help[] =
     "{ \"server\": \"web01\",                   this machine's name in the factory\n"
     "  \"replicator_address\": \"192.0.2.10\",   numeric IPv4 or IPv6\n"
     "  \"replicator_port\": 7443,\n"
+    "  \"proxy\": \"\",                          an HTTP proxy on the way there: \"http://[USER:PASSWORD@]192.0.2.3:3128\"\n"
     "  \"disks\": \"auto\",                      or [\"sda\", \"sdb\"]; auto: all whole disks that aren't removable\n"
     "  \"freeze_budget_ms\": 200,              how long filesystems may stand still for a point\n"
     "  \"hold_limit_s\": 1800,                 how long a held point stays frozen without a thaw\n"
@@ -113,9 +114,20 @@ static void read_disks(const json_t *value, struct agent_config *c, struct buf *
     }
 }
 
+static void read_proxy(const json_t *value, struct agent_config *c, struct buf *faults)
+{
+    const char *text = json_string_value(value);
+    struct err e = {0};
+
+    if (value && !text)
+        fault(faults, "proxy must be a text");
+    else if (text && *text && proxy_parse(text, &c->proxy, &e) < 0)
+        fault(faults, "%s", e.message);
+}
+
 static bool is_known(const char *name)
 {
-    static const char *const others[] = {"disks", "tracker"};
+    static const char *const others[] = {"disks", "tracker", "proxy"};
 
     for (size_t i = 0; i < ARRAY_COUNT(numbers); i++)
         if (strcmp(name, numbers[i].name) == 0)
@@ -123,7 +135,10 @@ static bool is_known(const char *name)
     for (size_t i = 0; i < ARRAY_COUNT(texts); i++)
         if (strcmp(name, texts[i].name) == 0)
             return true;
-    return strcmp(name, others[0]) == 0 || strcmp(name, others[1]) == 0;
+    for (size_t i = 0; i < ARRAY_COUNT(others); i++)
+        if (strcmp(name, others[i]) == 0)
+            return true;
+    return false;
 }
 
 static void read_all(json_t *object, struct agent_config *c, struct buf *faults)
@@ -141,6 +156,7 @@ static void read_all(json_t *object, struct agent_config *c, struct buf *faults)
     read_numbers(object, c, faults);
     read_texts(object, c, faults);
     read_disks(json_object_get(object, "disks"), c, faults);
+    read_proxy(json_object_get(object, "proxy"), c, faults);
     c->rescan_only = strcmp(tracker, "rescan") == 0;
     if (!c->rescan_only && strcmp(tracker, "auto") != 0)
         fault(faults, "tracker must be \"auto\" or \"rescan\"");

@@ -3,6 +3,7 @@
 
 #include "base/limits.h"
 #include "base/mem.h"
+#include "base/proxy.h"
 
 #define AGENT_FOLDER "/etc/slipway-agent"
 
@@ -12,6 +13,7 @@ struct agent_config {
     char server[LIMIT_NAME_BYTES + 1];
     char replicator_address[64];        /* numeric */
     int64_t replicator_port;
+    struct proxy proxy;                 /* on the way there; port 0: none. Then replicator_address may be a name that the proxy knows */
     bool disks_auto;                    /* else the named ones */
     int disk_count;
     char disks[LIMIT_DISKS_PER_SERVER][64]; /* names in /sys/block */

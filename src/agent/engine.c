@@ -418,6 +418,17 @@ static void say_link_error(struct agent *a, const struct err *e, struct err *las
     *last = *e;
 }
 
+/* Why there is no connection, for `slipway-agent status`, too. */
+static void no_link(struct agent *a, const struct err *e, struct err *last)
+{
+    pthread_mutex_lock(&a->lock);
+    a->broken = true;
+    a->link_error = *e;
+    pthread_mutex_unlock(&a->lock);
+    say_link_error(a, e, last);
+    link_close(a);
+}
+
 static void run_loop(struct agent *a)
 {
     int backoff_ms = BACKOFF_FIRST_MS;
@@ -428,8 +439,7 @@ static void run_loop(struct agent *a)
         int64_t begin_us;
 
         if (link_open(a, &e) < 0) {
-            say_link_error(a, &e, &last);
-            link_close(a);
+            no_link(a, &e, &last);
             pause_ms(a, e.kind == ERR_DENIED || e.kind == ERR_WRONG_STATE ? BACKOFF_REFUSED_MS : backoff_ms);
             backoff_ms = backoff_ms * 2 > BACKOFF_MOST_MS ? BACKOFF_MOST_MS : backoff_ms * 2;
             check_disks(a);

@@ -1,6 +1,7 @@
 #include "inventory/rule.h"
 
 #include "base/limits.h"
+#include "base/proxy.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -116,6 +117,14 @@ static bool is_jump(const char *text)
     return true;
 }
 
+/* What the agent's setting takes (base/proxy.h), without a login: secrets don't stand in attributes. */
+static bool is_proxy(const char *text)
+{
+    struct proxy p;
+
+    return proxy_parse(text, &p, NULL) == 0 && !*p.login;
+}
+
 static bool is_check(const char *check)
 {
     const char *contains;
@@ -169,6 +178,7 @@ const struct rule server_attributes[] = {
     {"memory_mib", "Memory of the copy", RULE_INT, .min = 64, .max = 64 << 20},
     {"network", "Source network", RULE_NAME, .max = LIMIT_NAME_BYTES, .hint = "the NETWORK of the runner's label source:NETWORK"},
     {"parking_address", "Address after cutover", RULE_CIDR, .hint = "an address of its network that is free, as 192.0.2.7/24"},
+    {"proxy", "Proxy to the replicator", RULE_FORM, .max = TEXT_MAX, .fits = is_proxy, .hint = "http://ADDRESS:PORT, numeric; an HTTP proxy that allows CONNECT"},
     {"services", "Services to stop", RULE_FORM, .max = LONG_TEXT_MAX, .fits = is_services,
      .hint = "units in the order in which they stop, separated by commas"},
     {"target_network", "Network of the copy", RULE_TEXT, .max = LIMIT_NAME_BYTES},

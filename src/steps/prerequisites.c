@@ -112,7 +112,8 @@ static bool check_clock(const struct look *l, struct buf *words)
 
 static bool check_replicator(const struct look *l, struct buf *words)
 {
-    const char *answer = seen_text(l, "replicator"), *address = step_string(l->step, "settings.replicator.address", NULL);
+    const char *answer = seen_text(l, "replicator"), *address = step_string(l->step, "settings.replicator.address", NULL),
+               *proxy = step_string(l->step, "server.attributes.proxy", NULL);
     long long port = (long long)step_int(l->step, "settings.replicator.port", 0);
     bool holds = strcmp(answer, "yes") == 0;
 
@@ -123,6 +124,8 @@ static bool check_replicator(const struct look *l, struct buf *words)
     buf_printf(words, "%s port %lld %s", address, port,
                holds ? "answers the source" : strcmp(answer, "unknown") == 0 ? "can't be tried: the source has no bash, nc, python3, perl or curl"
                                                                               : "can't be reached from the source: check routes and firewalls");
+    if (proxy)
+        buf_printf(words, holds ? " through the proxy %s" : "; the attribute proxy says %s, which must allow CONNECT there", proxy);
     return holds;
 }
 
@@ -348,7 +351,7 @@ static int look_at(struct step *s, struct remote *r, json_t **facts, json_t **se
     CLEANUP(free_ptr) char *services = NULL, *port = xasprintf("%lld", (long long)step_int(s, "settings.replicator.port", 0));
     CLEANUP(json_free) json_t *clock = json_object();
     const char *arguments[] = {step_string(s, "settings.replicator.address", ""), port, step_string(s, "server.attributes.parking_address", ""),
-                               NULL, NULL};
+                               NULL, step_string(s, "server.attributes.proxy", ""), NULL};
     int64_t before_us, after_us;
     long long seconds = 0, us = 0;
 

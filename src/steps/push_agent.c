@@ -80,7 +80,7 @@ static json_t *make_config(const struct step *s, const char *server, struct err 
 {
     int64_t port = step_int(s, "settings.replicator.port", 0), budget_ms = step_int(s, "server.attributes.freeze_budget_ms", 0),
             rate = step_int(s, "server.attributes.bytes_per_s", 0);
-    const char *address;
+    const char *address, *proxy = step_string(s, "server.attributes.proxy", NULL);
     json_t *config;
 
     if (step_need_string(s, "settings.replicator.address", &address, e) < 0)
@@ -95,6 +95,8 @@ static json_t *make_config(const struct step *s, const char *server, struct err 
         json_object_set_new(config, "freeze_budget_ms", json_integer(budget_ms));
     if (rate > 0)
         json_object_set_new(config, "bytes_per_s", json_integer(rate));
+    if (proxy)
+        json_object_set_new(config, "proxy", json_string(proxy));
     return config;
 }
 
@@ -154,8 +156,9 @@ static int configure(struct step *s, struct remote *r, bool *changed, struct err
     *changed = csr || strcmp(same, "same") != 0;
     step_result(s, "version", step_text(version, strlen(version)));
     step_evidence(s, "version", *version != '\0', "%s", version);
-    step_evidence(s, "configuration", true, "replicates to %s port %lld as %s", json_get_string(config, "replicator_address", "?"),
-                  (long long)json_get_int(config, "replicator_port", 0), server);
+    step_evidence(s, "configuration", true, "replicates to %s port %lld as %s%s%s", json_get_string(config, "replicator_address", "?"),
+                  (long long)json_get_int(config, "replicator_port", 0), server, json_get_string(config, "proxy", NULL) ? " through the proxy " : "",
+                  json_get_string(config, "proxy", ""));
     step_evidence(s, "identity", true, "agent:%s, %s", server, csr ? "the key was made on the source and stays there" : "enrolled before");
     return 0;
 }

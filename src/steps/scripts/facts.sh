@@ -1,11 +1,11 @@
-# facts: what a source machine is. Reads only. Arguments: REPLICATOR_ADDRESS REPLICATOR_PORT PARKING_ADDRESS SERVICES(blanks between).
+# facts: what a source machine is. Reads only. Arguments: REPLICATOR_ADDRESS REPLICATOR_PORT PARKING_ADDRESS SERVICES(blanks between) PROXY.
 # Prints lines of fields with tabs between; steps/facts.c knows them. POSIX sh, /proc, /sys and what every Linux has; few processes, for
 # a source may be busy.
 # The shell reads this from its stdin: it must have it whole before anything runs.
 main() {
 PATH=/usr/sbin:/usr/bin:/sbin:/bin; export PATH
 LC_ALL=C; export LC_ALL
-replicator=$1 port=$2 parking=$3 services=$4
+replicator=$1 port=$2 parking=$3 services=$4 proxy=${5#http://}
 tab='	'
 newline='
 '
@@ -163,7 +163,18 @@ try() { # COMMAND…: yes or no, by its exit status
 }
 if [ -n "$replicator" ]; then
     # shellcheck disable=SC2016
-    if has bash; then try bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$replicator" "$port"
+    if [ -n "$proxy" ]; then
+        proxy=${proxy%/}
+        proxy_address=${proxy%:*}
+        proxy_address=${proxy_address#[}
+        # Whether it lets us through, and not only whether it is there: any 2xx.
+        if has bash; then try bash -c 'exec 3<>"/dev/tcp/$2/$3" && printf "CONNECT %s:%s HTTP/1.1\r\nHost: %s:%s\r\n\r\n" "$0" "$1" "$0" "$1" >&3 &&
+                IFS= read -r -t 7 -u 3 line && case $line in HTTP/1.?" 2"*) ;; *) exit 1 ;; esac' "$replicator" "$port" "${proxy_address%]}" "${proxy##*:}"
+        elif has python3; then try python3 -c 'import http.client, sys
+c = http.client.HTTPConnection(sys.argv[3], int(sys.argv[4]), timeout=8); c.set_tunnel(sys.argv[1], int(sys.argv[2])); c.connect()' \
+                "$replicator" "$port" "${proxy_address%]}" "${proxy##*:}"
+        else answer=unknown; fi
+    elif has bash; then try bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$replicator" "$port"
     elif has nc; then try nc -z -w 8 "$replicator" "$port"
     elif has python3; then try python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 8)' "$replicator" "$port"
     elif has perl; then try perl -MIO::Socket::INET -e 'exit !IO::Socket::INET->new(PeerAddr => $ARGV[0], PeerPort => $ARGV[1], Timeout => 8)' "$replicator" "$port"

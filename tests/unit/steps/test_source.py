@@ -142,6 +142,23 @@ def start_replicator():
     return listener
 
 
+def start_proxy(status):
+    """An HTTP proxy that answers every CONNECT to the replicator so, and any other with 400."""
+    listener = socket.create_server(("192.0.2.1", 3128))
+
+    def accept():
+        while True:
+            try:
+                peer = listener.accept()[0]
+            except OSError:
+                return
+            asked_for = peer.recv(4096).startswith(b"CONNECT 192.0.2.1:7443 HTTP/1.1\r\n")
+            peer.sendall(f"HTTP/1.1 {status if asked_for else '400 What'}\r\n\r\n".encode())
+            peer.close()
+    threading.Thread(target=accept, daemon=True).start()
+    return listener
+
+
 # ---- the tests ----
 
 def source_probe():
@@ -196,6 +213,18 @@ def prerequisites():
     ok(any(m["target"] == "/" for m in facts["mounts"]) and facts["boot"] in ("bios", "uefi") and facts["kernel"] == os.uname().release, "the rest")
     context["prerequisites"] = outcome.result
     ok(asked().count("systemctl stop") == 0, "nothing was changed")
+
+
+def prerequisites_through_a_proxy():
+    attributes["proxy"] = "http://192.0.2.1:3128"
+    for status, passes in (("200 Connection established", True), ("403 Forbidden", False)):
+        proxy = start_proxy(status)
+        outcome = step("prerequisites")
+        proxy.shutdown(socket.SHUT_RDWR)
+        proxy.close()
+        ok(("way to the replicator" not in outcome.failed) == passes and "http://192.0.2.1:3128" in outcome.said("way to the replicator"),
+           f"a proxy that says {status}: {outcome.said('way to the replicator')}")
+    del attributes["proxy"]
 
 
 def prerequisites_that_do_not_hold():
@@ -315,6 +344,7 @@ for _ in range(100):
 source_probe()
 prerequisites()
 logins()
+prerequisites_through_a_proxy()
 prerequisites_that_do_not_hold()
 push()
 quiesce_and_back()

@@ -1,0 +1,151 @@
+#!/usr/bin/python3
+"""far: the agent reaches its replicator only through an HTTP proxy, 200 ms away. What is synced is exact; a connection that the proxy loses is made
+anew and goes on where it was; a proxy that refuses is told as such. Prints TAP.
+Usage: far SLIPWAY SLIPWAY_AGENT"""
+import collections
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
+
+import tap  # pylint: disable=wrong-import-position
+from replicated import MIB, Refused, World, continuous  # pylint: disable=wrong-import-position
+from tap import ok  # pylint: disable=wrong-import-position
+
+DELAY_S = 0.1  # each way
+
+
+class Proxy:
+    """CONNECT to one place only. What comes in goes out DELAY_S later, both ways."""
+
+    def __init__(self, port):
+        self.allowed, self.refuse, self.carried = f"127.0.0.1:{port}", False, 0
+        self.asked, self.pairs = [], []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client = self.listener.accept()[0]
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def serve(self, client):
+        head = b""
+        while b"\r\n\r\n" not in head:
+            piece = client.recv(4096)
+            if not piece:
+                return client.close()
+            head += piece
+        line = head.split(b"\r\n")[0].decode()
+        self.asked.append(line)
+        if self.refuse or line != f"CONNECT {self.allowed} HTTP/1.1":
+            client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+            return client.close()
+        address, port = self.allowed.split(":")
+        try:
+            server = socket.create_connection((address, int(port)), 5)
+        except OSError:
+            client.sendall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+            return client.close()
+        client.sendall(b"HTTP/1.1 200 Connection established\r\nVia: 1.1 far\r\n\r\n")
+        self.pairs.append((client, server))
+        self.carry(client, server)
+
+    def carry(self, client, server):
+        other, waiting = {client: server, server: client}, collections.deque()
+        for end in other:
+            end.setblocking(True)
+        while True:
+            pause = max(0, waiting[0][0] - time.monotonic()) if waiting else 1
+            try:
+                for end in select.select([client, server] if len(waiting) < 1000 else [], [], [], pause)[0]:
+                    piece = end.recv(65536)
+                    waiting.append((time.monotonic() + DELAY_S, other[end], piece))
+                while waiting and waiting[0][0] <= time.monotonic():
+                    _, to, piece = waiting.popleft()
+                    if not piece:
+                        raise OSError("the end")
+                    to.sendall(piece)
+                    self.carried += len(piece)
+            except (OSError, ValueError):
+                break
+        client.close()
+        server.close()
+
+    def cut(self):
+        """Every connection, without a word."""
+        for pair in self.pairs:
+            for end in pair:
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+        self.pairs = []
+
+
+def sync_and_cut(world, proxy):
+    world.start_replicator()
+    world.start_agent(proxy=proxy.url, read_bytes_per_s=12 * MIB)
+    world.wait("the initial sync is two thirds done", lambda: world.server()["bytes_done"] > 64 * MIB)
+    proxy.cut()
+    world.wait("the replicator sees that the link is gone", lambda: not world.server()["connected"])
+    world.wait("it is made anew, and goes on to a point", lambda: continuous(world) and world.server()["connected"], 120)
+    server = world.server()
+    ok(len(proxy.asked) >= 2 and set(proxy.asked) == {f"CONNECT 127.0.0.1:{world.port} HTTP/1.1"}, "each connection came through the proxy", proxy.asked)
+    ok(server["bytes_read"] < server["bytes_total"] + 32 * MIB, f"nothing started over: {server['bytes_read'] >> 20} MiB read of {server['bytes_total'] >> 20}")
+
+
+def exact(world):
+    (world.mounted / "later").write_bytes(os.urandom(3 * MIB))
+    point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
+    compared = world.ask("compare", server="web01", point=point["id"])["disks"][0]
+    world.ask("thaw", server="web01")
+    ok(compared["blocks_differing"] == 0 and compared["still"], "a held point is exact: " + json.dumps(compared))
+
+
+def refused(world, proxy):
+    proxy.refuse = True
+    proxy.cut()
+
+    def told():
+        status = json.loads(subprocess.run([AGENT, "status", "--config", world.dir / "agent-web01/config.json"], capture_output=True, text=True, check=True).stdout)
+        return "the proxy refuses" in json.dumps(status)
+    world.wait("a proxy that refuses is told as such by the agent's own status", told)
+    proxy.refuse = False
+    world.wait("and once it lets through, all goes on", lambda: continuous(world) and world.server()["connected"])
+
+
+def main():
+    if os.geteuid() != 0:
+        print("1..0 # SKIP needs root for loop devices")
+        return 0
+    world = World(SLIPWAY, AGENT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        proxy = Proxy(world.port)
+        world.certificates()
+        world.disk(96 * MIB)
+        sync_and_cut(world, proxy)
+        exact(world)
+        refused(world, proxy)
+    except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
+        ok(False, f"{type(reason).__name__}: {reason}")
+    finally:
+        world.close()
+    return tap.finish()
+
+
+sys.exit(main())
