@@ -73,7 +73,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         {WIRE_HELLO, sizeof(struct wire_hello)}, {WIRE_WELCOME, sizeof(struct wire_welcome)}, {WIRE_POINT_COMMIT, sizeof(struct wire_point)},
         {WIRE_POINT_DONE, sizeof(struct wire_point_done)}, {WIRE_TAKE_POINT, sizeof(struct wire_take_point)},
         {WIRE_THAWED, sizeof(struct wire_thawed)}, {WIRE_HASH, sizeof(struct wire_hash)}, {WIRE_HASH_DONE, sizeof(struct wire_hash_done)},
-        {WIRE_STATUS, sizeof(struct wire_status)}, {WIRE_REFUSE, sizeof(struct wire_failure)}, {WIRE_PING, sizeof(struct wire_simple)},
+        {WIRE_STATUS, sizeof(struct wire_status)}, {WIRE_REFUSE, sizeof(struct wire_failure)}, {WIRE_RESTORE, sizeof(struct wire_restore)},
+        {WIRE_RESTORING, sizeof(struct wire_restoring)}, {WIRE_PING, sizeof(struct wire_simple)},
     };
     struct wire_header header;
 

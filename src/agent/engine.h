@@ -196,6 +196,7 @@ int64_t todo_total(const struct agent *a);
 int todo_next(struct agent *a, int disk, uint32_t *chunks, uint16_t *pages, int limit);
 
 /* link.c */
+int link_dial(const struct agent_config *c, struct err *e); /* a connected socket to the replicator, through the proxy where there is one */
 int link_open(struct agent *a, struct err *e);  /* dials, says HELLO, hears WELCOME, starts the receiver */
 void link_close(struct agent *a);               /* requeues what wasn't acknowledged */
 void link_say_bye(struct agent *a, enum err_kind kind, const char *message);

@@ -219,7 +219,7 @@ static void resume(struct agent *a)
     atomic_store(&a->todo_chunks, todo_total(a));
 }
 
-static int dial(const struct agent_config *c, struct err *e)
+int link_dial(const struct agent_config *c, struct err *e)
 {
     return c->proxy.port ? proxy_dial(&c->proxy, c->replicator_address, (int)c->replicator_port, DIAL_TIMEOUT_MS, e)
                          : tls_dial(c->replicator_address, (int)c->replicator_port, DIAL_TIMEOUT_MS, e);
@@ -229,7 +229,7 @@ int link_open(struct agent *a, struct err *e)
 {
     CLEANUP(tls_close) struct tls_stream *stream = NULL;
     CLEANUP(wire_conn_free) struct wire_conn *c = NULL;
-    int fd = dial(a->config, e);
+    int fd = link_dial(a->config, e);
 
     if (fd < 0)
         return -1;

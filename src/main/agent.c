@@ -1,6 +1,7 @@
 /* slipway-agent: replication's end on the source machine. Argument parsing and wiring, nothing else. */
 #include "agent/agent.h"
 #include "agent/disks.h"
+#include "agent/restore.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -22,13 +23,17 @@
 #define INPUT_LIMIT (1u << 20)
 
 struct options {
-    const char *folder, *config, *server;
+    const char *folder, *config, *server, *point, *onto;
+    bool dry_run;
 };
 
 static const struct option_row option_rows[] = {
     {"folder", OPTION_TEXT, offsetof(struct options, folder), "DIR", "where its key, certificate and configuration are", false},
     {"config", OPTION_TEXT, offsetof(struct options, config), "FILE", "its configuration", false},
     {"server", OPTION_TEXT, offsetof(struct options, server), "NAME", "the server that it is to be", false},
+    {"point", OPTION_TEXT, offsetof(struct options, point), "POINT", "a recovery point's id, or newest", false},
+    {"onto", OPTION_TEXT, offsetof(struct options, onto), "DISKS", "sda,sdb: what takes the point's disks, in their order", false},
+    {"dry-run", OPTION_FLAG, offsetof(struct options, dry_run), NULL, "look at what differs, write nothing", false},
 };
 static const struct option_table option_table = {"slipway-agent", "COMMAND [OPTIONS]", NULL, option_rows, ARRAY_COUNT(option_rows)};
 
@@ -76,6 +81,38 @@ static int run_agent(const struct options *o, struct err *e)
     if (agent_config_read(path, &config, e) < 0 || lock_once(config.runtime_dir, &lock, e) < 0)
         return -1;
     return agent_run(&config, &stop, e);
+}
+
+static void print_restored(const struct restore_outcome *r)
+{
+    char at[CLOCK_TEXT_SIZE];
+    CLEANUP(json_free) json_t *j = json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:i}", "point", r->point, "at", clock_format(r->at_us, at), "disks", r->disk_count,
+                                             "bytes_total", (json_int_t)r->total_bytes, "bytes_different", (json_int_t)r->different_bytes, "bytes_written",
+                                             (json_int_t)r->written_bytes, "bytes_received", (json_int_t)r->received_bytes, "passes", r->passes);
+    CLEANUP(free_ptr) char *text = json_text(j);
+
+    puts(text);
+}
+
+static int restore(const struct options *o, struct err *e)
+{
+    struct restore_order order = {.point = o->point, .onto = o->onto, .dry_run = o->dry_run};
+    struct sigaction action = {.sa_handler = on_signal};
+    CLEANUP(free_ptr) char *path = config_path(o);
+    CLEANUP(close_fd) int lock = -1;
+    struct restore_outcome outcome;
+    struct agent_config config;
+
+    signal(SIGPIPE, SIG_IGN);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    if (!o->point)
+        return err_set(e, ERR_INVALID, "say which recovery point: --point ID (slipway point list names them), or --point newest");
+    if (agent_config_read(path, &config, e) < 0 || lock_once(config.runtime_dir, &lock, e) < 0 ||
+        restore_run(&config, &order, &stop, &outcome, e) < 0)
+        return -1;
+    print_restored(&outcome);
+    return 0;
 }
 
 static int print_csr(const struct options *o, struct err *e)
@@ -212,6 +249,7 @@ static const struct command commands[] = {
     {"install-cert", "[--folder DIR]", "read the certificate, then the CA's, from stdin", install_certificate},
     {"status", "[--config FILE]", "print what the running agent does (JSON)", print_status},
     {"facts", "", "print this machine's disks and their mounted filesystems (JSON)", print_facts},
+    {"restore", "--point ID [--onto DISKS] [--dry-run]", "write a recovery point back onto disks that nothing uses: what differs", restore},
     {"unit", "[--folder DIR]", "print a systemd service for it", print_unit},
     {"uninstall", "[--folder DIR]", "remove its files, its service's and itself", uninstall},
     {"--version", "", "print the version", print_version},
@@ -223,7 +261,9 @@ static int print_help(const struct options *o, struct err *e)
     (void)o, (void)e;
     puts("usage: slipway-agent COMMAND [OPTIONS]\n");
     for (size_t i = 0; i < ARRAY_COUNT(commands); i++)
-        printf("  %-13s %-31s %s\n", commands[i].name, commands[i].arguments, commands[i].summary);
+        printf("  %-13s %-37s %s\n", commands[i].name, commands[i].arguments, commands[i].summary);
+    puts("\nrestore: DISKS are names (sda,sdb), in the order of the point's disks; by their identity where none are given. It is done when a pass over\n"
+         "all of them, read anew, finds nothing different; while a disk is half done, nothing boots from it.");
     printf("\nDIR is %s where it isn't given, FILE is DIR/config.json:\n%s", AGENT_FOLDER, agent_config_help);
     return 0;
 }

@@ -139,9 +139,22 @@ static void refuse(struct session *s, const struct err *why)
     wire_send_message(s->conn, WIRE_REFUSE, &failure, NULL);
 }
 
-static int hear_hello(struct session *s, struct err *e)
+/* Who speaks which version for which server: the first frame says so, the certificate must bear it out. */
+static int check_first(const struct session *s, int64_t version, const char *server, struct err *e)
 {
     const char *peer = wire_conn_peer(s->conn);
+
+    if (version != WIRE_VERSION)
+        return err_set(e, ERR_UNSUPPORTED, "the agent speaks version %lld of the protocol, this replicator version %d: push the agent again",
+                       (long long)version, WIRE_VERSION);
+    if (strncmp(peer, "agent:", 6) != 0 || strcmp(peer + 6, server) != 0)
+        return err_set(e, ERR_DENIED, "the certificate is %s's, the agent says it is server %s", peer, server);
+    return vault_name_check("server", server, e);
+}
+
+/* The first frame: HELLO, or RESTORE, which *restore is made for. */
+static int hear_first(struct session *s, struct wire_restore **restore, struct err *e)
+{
     struct wire_frame f;
     bool closed;
     int got = wire_recv(s->conn, &f, HANDSHAKE_TIMEOUT_MS, &closed, e);
@@ -150,18 +163,18 @@ static int hear_hello(struct session *s, struct err *e)
         return -1;
     if (got == 0)
         return err_set(e, closed ? ERR_UNREACHABLE : ERR_TIMEOUT, "no HELLO came");
+    if (f.type == WIRE_RESTORE) {
+        *restore = xcalloc(1, sizeof **restore);
+        return wire_json_decode(WIRE_RESTORE, f.payload, f.size, *restore, sizeof **restore, e) < 0
+                   ? -1 : check_first(s, (*restore)->version, (*restore)->server, e);
+    }
     if (f.type != WIRE_HELLO)
         return err_set(e, ERR_PROTOCOL, "%s where HELLO was expected", wire_type_name(f.type));
-    if (wire_json_decode(WIRE_HELLO, f.payload, f.size, &s->hello, sizeof s->hello, e) < 0)
+    if (wire_json_decode(WIRE_HELLO, f.payload, f.size, &s->hello, sizeof s->hello, e) < 0 || check_first(s, s->hello.version, s->hello.server, e) < 0)
         return -1;
-    if (s->hello.version != WIRE_VERSION)
-        return err_set(e, ERR_UNSUPPORTED, "the agent speaks version %lld of the protocol, this replicator version %d: push the agent again",
-                       (long long)s->hello.version, WIRE_VERSION);
-    if (strncmp(peer, "agent:", 6) != 0 || strcmp(peer + 6, s->hello.server) != 0)
-        return err_set(e, ERR_DENIED, "the certificate is %s's, the HELLO says server %s", peer, s->hello.server);
     if (s->hello.disk_count < 1 || !s->hello.epoch[0])
         return err_set(e, ERR_PROTOCOL, "HELLO without disks or epoch");
-    return vault_name_check("server", s->hello.server, e);
+    return 0;
 }
 
 /* Takes the server's place; a session that still has it (its agent lost it without our seeing) is ended. */
@@ -473,9 +486,14 @@ static int hear_all(struct session *s, struct err *e)
 
 static int run(struct session *s, struct err *e)
 {
+    CLEANUP(free_ptr) struct wire_restore *restore = NULL;
     int reason;
 
-    if (hear_hello(s, e) < 0 || take_place(s, e) < 0 || welcome(s, e) < 0 || repeat_orders(s, e) < 0)
+    if (hear_first(s, &restore, e) < 0)
+        return -1;
+    if (restore)
+        return restore_serve(s->r, s->conn, restore, e);
+    if (take_place(s, e) < 0 || welcome(s, e) < 0 || repeat_orders(s, e) < 0)
         return -1;
     log_info("%s: the agent is connected, %lld disks, tracker %s", s->hello.server, (long long)s->hello.disk_count, s->hello.tracker);
     reason = pthread_create(&s->acker, NULL, acknowledge_all, s);
@@ -523,11 +541,11 @@ void session_serve(struct replicator *r, int fd)
         return;
     }
     s = new_session(r, &stream);
-    run(s, &e);
-    if (e.kind != ERR_UNREACHABLE && e.kind != ERR_CANCELLED)
+    run(s, &e); /* only a restored point ends it without an error */
+    if (e.kind && e.kind != ERR_UNREACHABLE && e.kind != ERR_CANCELLED)
         refuse(s, &e);
-    if (e.kind == ERR_UNREACHABLE || e.kind == ERR_CANCELLED)
-        log_info("%s: the connection ends: %s", wire_conn_peer(s->conn), e.message);
+    if (!e.kind || e.kind == ERR_UNREACHABLE || e.kind == ERR_CANCELLED)
+        log_info("%s: the connection ends: %s", wire_conn_peer(s->conn), e.kind ? e.message : "restored");
     else
         log_err(&e, "%s: the connection ends", wire_conn_peer(s->conn));
     end_session(s);

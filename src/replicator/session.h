@@ -39,6 +39,9 @@ struct session {
     uint64_t applied, acked;
 };
 
+/* restore.c: a point on its way back to disks; the life of a connection that began with RESTORE. 0: the other end has said that it holds all. */
+int restore_serve(struct replicator *r, struct wire_conn *conn, const struct wire_restore *q, struct err *e);
+
 /* offers.c */
 int offers_take(struct session *s, const struct wire_frame *f, struct err *e);      /* an OFFER */
 int offers_data(struct session *s, const struct wire_frame *f, struct err *e);      /* a DATA */

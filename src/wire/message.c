@@ -45,6 +45,11 @@ static const struct field welcome_fields[] = {
     INT(wire_welcome, version, 1, 65535), TEXT(wire_welcome, replicator), TEXT(wire_welcome, epoch),
     INT(wire_welcome, applied, 0, INT64_MAX), INT(wire_welcome, window_offers, 1, 65536),
     INT(wire_welcome, limit_bytes_per_s, 0, BYTES_MOST), LIST(wire_welcome, disks, welcome_disk_fields), END};
+static const struct field restore_disk_fields[] = {TEXT(wire_restore_disk, id), END};
+static const struct field restore_fields[] = {INT(wire_restore, version, 1, 65535), TEXT(wire_restore, agent_version), TEXT(wire_restore, server),
+                                              TEXT(wire_restore, point), LIST(wire_restore, disks, restore_disk_fields), END};
+static const struct field restoring_fields[] = {INT(wire_restoring, version, 1, 65535), TEXT(wire_restoring, replicator), TEXT(wire_restoring, point),
+                                                INT(wire_restoring, at_us, 0, INT64_MAX), LIST(wire_restoring, disks, disk_fields), END};
 static const struct field take_point_fields[] = {
     INT(wire_take_point, request, 1, REQUEST_MOST), CONSISTENCY(wire_take_point, consistency), BOOL(wire_take_point, hold),
     INT(wire_take_point, timeout_ms, 1, MS_MOST), INT(wire_take_point, freeze_budget_ms, 0, MS_MOST),
@@ -80,6 +85,8 @@ static const struct shape {
 } shapes[] = {
     {WIRE_HELLO, sizeof(struct wire_hello), hello_fields},
     {WIRE_WELCOME, sizeof(struct wire_welcome), welcome_fields},
+    {WIRE_RESTORE, sizeof(struct wire_restore), restore_fields},
+    {WIRE_RESTORING, sizeof(struct wire_restoring), restoring_fields},
     {WIRE_POINT_BEGIN, sizeof(struct wire_point), point_fields},
     {WIRE_POINT_COMMIT, sizeof(struct wire_point), point_fields},
     {WIRE_POINT_DONE, sizeof(struct wire_point_done), point_done_fields},

@@ -43,6 +43,7 @@ enum wire_type {
     WIRE_HASH_DONE = 8,    /* struct wire_hash_done */
     WIRE_STATUS = 9,       /* struct wire_status: about every second */
     WIRE_BYE = 10,         /* struct wire_failure: the agent ends on purpose (detached, stopped); request is 0 */
+    WIRE_RESTORE = 11,     /* struct wire_restore: the first frame of a connection that brings a point back to disks; then the replicator offers */
     /* from the replicator */
     WIRE_WELCOME = 32,     /* struct wire_welcome: the answer to HELLO */
     WIRE_NEED = 33,        /* struct wire_need: the answer to OFFER, also where nothing is needed */
@@ -55,6 +56,7 @@ enum wire_type {
     WIRE_RESUME = 40,      /* struct wire_simple */
     WIRE_LIMIT = 41,       /* struct wire_simple: value is bytes a second on the wire; 0: none */
     WIRE_DETACH = 42,      /* struct wire_simple: replication is over: answer BYE, stop and don't dial again */
+    WIRE_RESTORING = 43,   /* struct wire_restoring: the answer to RESTORE; OFFERs of every chunk follow */
     /* from either */
     WIRE_POINT_FAILED = 64, /* struct wire_failure */
     WIRE_HASH_FAILED = 65,  /* struct wire_failure */
@@ -180,6 +182,28 @@ struct wire_welcome {
     int64_t limit_bytes_per_s;   /* 0: none */
     int64_t disk_count;
     struct wire_welcome_disk disks[LIMIT_DISKS_PER_SERVER]; /* in HELLO's order */
+};
+
+/* The way back to disks. After RESTORING the replicator offers every chunk of every disk, in order; the agent answers each OFFER by NEED, gets DATA,
+ * writes, and answers ACK. */
+struct wire_restore_disk {
+    char id[WIRE_ID_SIZE];
+};
+struct wire_restore {
+    int64_t version;
+    char agent_version[WIRE_NAME_SIZE];
+    char server[WIRE_SERVER_SIZE];
+    char point[WIRE_TOKEN_SIZE]; /* "": the newest */
+    int64_t disk_count;          /* 0: all of the point's */
+    struct wire_restore_disk disks[LIMIT_DISKS_PER_SERVER];
+};
+struct wire_restoring {
+    int64_t version;
+    char replicator[WIRE_SERVER_SIZE];
+    char point[WIRE_TOKEN_SIZE];
+    int64_t at_us; /* the point's moment */
+    int64_t disk_count;
+    struct wire_disk disks[LIMIT_DISKS_PER_SERVER]; /* in the order of the OFFERs' disks; name is "" */
 };
 
 enum wire_consistency {

@@ -177,7 +177,7 @@ def orders(world, point, uri):
 def strangers(world):
     shutil.copytree(world.dir / "agent-db01", world.dir / "stranger")
     world.start_agent("web01", "stranger")  # db01's certificate, web01's name
-    world.wait("another server's certificate is refused", lambda: "the HELLO says server web01" in (world.dir / "replicator.log").read_text())
+    world.wait("another server's certificate is refused", lambda: "the agent says it is server web01" in (world.dir / "replicator.log").read_text())
     ok(world.server()["connected"], "and the real agent stays")
 
 

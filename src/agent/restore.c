@@ -1,0 +1,563 @@
+#include "agent/restore.h"
+
+#include "agent/engine.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/zip.h"
+#include "wire/conn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define SILENCE_US (60 * US_PER_S)
+#define WRITE_TIMEOUT_MS 60000
+#define SAY_EVERY_US (5 * US_PER_S)
+#define PASSES_MOST 4      /* a disk that does not keep what is written to it is found in the second */
+#define RETRY_FIRST_MS 500
+#define RETRY_MOST_MS 15000
+#define RUN_CHUNKS 16      /* read at once */
+#define OPEN_OFFERS 16     /* whose DATA is on its way; the replicator sends fewer */
+
+struct target {
+    struct wire_disk about; /* as the point has it */
+    char name[64];          /* of ours */
+    int fd;
+    int64_t chunk_count;
+    bool shut;              /* the first chunk is zero on the disk until all else is there */
+    bool first_known;
+    uint8_t *first;         /* what the first chunk is to be; aligned */
+};
+
+struct open_offer {
+    uint64_t number;
+    int pending;
+    struct wire_need need;
+    struct wire_offer *offer;
+};
+
+struct restore {
+    const struct agent_config *config;
+    const struct restore_order *order;
+    const atomic_bool *stop;
+    struct restore_outcome *out;
+    struct tls_context *tls;
+    struct zip *zip;
+    struct wire_conn *conn;
+    struct wire_restoring *about;
+    struct target targets[LIMIT_DISKS_PER_SERVER];
+    int target_count;       /* 0: not mapped yet */
+    uint8_t *run, *chunk, *zeros; /* RUN_CHUNKS, one, one; aligned */
+    /* this pass */
+    uint64_t last_number, acked;
+    int disk;               /* which the next OFFER must be for, and from which chunk on: so nothing is left out */
+    int64_t next_chunk;
+    int64_t seen_bytes, different;
+    struct open_offer open[OPEN_OFFERS];
+    int open_first, open_count;
+    int64_t said_us;
+};
+
+/* For O_DIRECT; freed by free. */
+static uint8_t *aligned(size_t size)
+{
+    uint8_t *bytes = aligned_alloc(4096, size);
+
+    MUST(bytes);
+    memset(bytes, 0, size);
+    return bytes;
+}
+
+/* ---- disks ---- */
+
+static int target_open(struct target *t, bool dry_run, struct err *e)
+{
+    char path[80];
+    int64_t size = 0;
+
+    snprintf(path, sizeof path, "/dev/%s", t->name);
+    if (disks_size(t->name, &size, e) < 0)
+        return -1;
+    if (size < t->about.size_bytes)
+        return err_set(e, ERR_INVALID, "%s has %lld bytes, the point's disk %s has %lld: it does not fit", path, (long long)size, t->about.id,
+                       (long long)t->about.size_bytes);
+    t->fd = open(path, (dry_run ? O_RDONLY : O_RDWR | O_EXCL) | O_DIRECT | O_CLOEXEC);
+    if (t->fd < 0 && errno == EBUSY)
+        return err_set(e, ERR_CONFLICT, "%s is in use (mounted, swapped on, or under LVM or md): restore from a rescue system, or free it first", path);
+    if (t->fd < 0)
+        return err_errno(e, errno, "can't open %s", path);
+    t->chunk_count = (t->about.size_bytes + WIRE_CHUNK_SIZE - 1) / WIRE_CHUNK_SIZE;
+    t->first = aligned(WIRE_CHUNK_SIZE);
+    return 0;
+}
+
+static void targets_close(struct restore *r)
+{
+    for (int i = 0; i < r->target_count; i++) {
+        if (r->targets[i].fd >= 0)
+            close(r->targets[i].fd);
+        free(r->targets[i].first);
+    }
+    r->target_count = 0;
+}
+
+static int name_by_identity(const struct agent_config *c, struct target *t, struct err *e)
+{
+    struct disk found[LIMIT_DISKS_PER_SERVER];
+    int count;
+
+    if (disks_find(c, found, LIMIT_DISKS_PER_SERVER, &count, e) < 0)
+        return -1;
+    for (int i = 0; i < count; i++)
+        if (strcmp(found[i].id, t->about.id) == 0) {
+            memcpy(t->name, found[i].name, sizeof t->name);
+            return 0;
+        }
+    return err_set(e, ERR_NOT_FOUND, "this machine has no disk %s (of %lld bytes): say with --onto which disks take the point's", t->about.id,
+                   (long long)t->about.size_bytes);
+}
+
+/* The next name of the list; -1 where there is none. */
+static int next_name(const char **list, char name[static 64], struct err *e)
+{
+    const char *at = strncmp(*list, "/dev/", 5) == 0 ? *list + 5 : *list;
+    size_t size = strcspn(at, ",");
+
+    if (!size || size >= 64 || memchr(at, '/', size))
+        return err_set(e, ERR_INVALID, "--onto names disks, separated by commas, one for each of the point's");
+    memcpy(name, at, size);
+    name[size] = '\0';
+    *list = at + size + (at[size] == ',');
+    return 0;
+}
+
+/* Every disk of the point has its place, and each place is free: else nothing is begun. */
+static int map_disks(struct restore *r, struct err *e)
+{
+    const char *list = r->order->onto;
+
+    for (int i = 0; i < r->about->disk_count; i++) {
+        struct target *t = &r->targets[i];
+
+        *t = (struct target){.about = r->about->disks[i], .fd = -1};
+        r->target_count = i + 1;
+        if ((list ? next_name(&list, t->name, e) : name_by_identity(r->config, t, e)) < 0 || target_open(t, r->order->dry_run, e) < 0)
+            return -1;
+        for (int k = 0; k < i; k++)
+            if (strcmp(r->targets[k].name, t->name) == 0)
+                return err_set(e, ERR_INVALID, "%s is named twice", t->name);
+        log_info("%s takes disk %s, %lld bytes", t->name, t->about.id, (long long)t->about.size_bytes);
+    }
+    if (list && *list)
+        return err_set(e, ERR_INVALID, "--onto names more disks than the point has (%lld)", (long long)r->about->disk_count);
+    return 0;
+}
+
+/* A point that another try finds must be the one that was begun. */
+static int same_as_before(const struct restore *r, struct err *e)
+{
+    if (strcmp(r->about->point, r->out->point) != 0 || r->about->disk_count != r->target_count)
+        return err_set(e, ERR_CONFLICT, "the replicator offers recovery point %s now, and %s was begun", r->about->point, r->out->point);
+    for (int i = 0; i < r->target_count; i++)
+        if (strcmp(r->about->disks[i].id, r->targets[i].about.id) != 0 || r->about->disks[i].size_bytes != r->targets[i].about.size_bytes)
+            return err_set(e, ERR_CONFLICT, "the disks of recovery point %s are others than before", r->about->point);
+    return 0;
+}
+
+/* Bytes of the chunk that lie on the disk. */
+static size_t there(const struct target *t, int64_t chunk)
+{
+    int64_t left = t->about.size_bytes - chunk * (int64_t)WIRE_CHUNK_SIZE;
+
+    return left < (int64_t)WIRE_CHUNK_SIZE ? (size_t)left : WIRE_CHUNK_SIZE;
+}
+
+static int put(struct restore *r, struct target *t, int64_t chunk, const uint8_t *bytes, struct err *e)
+{
+    if (fd_pwrite_all(t->fd, bytes, there(t, chunk), chunk * (int64_t)WIRE_CHUNK_SIZE, e) < 0)
+        return err_wrap(e, "writing to %s", t->name);
+    r->out->written_bytes += (int64_t)there(t, chunk);
+    return 0;
+}
+
+/* A chunk that differs. The first one is kept back: until all is there it is zero, and the disk is nothing that boots. */
+static int write_chunk(struct restore *r, struct target *t, int64_t chunk, const uint8_t *bytes, struct err *e)
+{
+    if (!t->shut && put(r, t, 0, r->zeros, e) < 0)
+        return -1;
+    t->shut = true;
+    if (chunk == 0) {
+        memcpy(t->first, bytes, WIRE_CHUNK_SIZE);
+        t->first_known = true;
+        return 0;
+    }
+    return put(r, t, chunk, bytes, e);
+}
+
+static int flush(struct target *t, struct err *e)
+{
+    return fdatasync(t->fd) < 0 ? err_errno(e, errno, "flushing %s", t->name) : 0;
+}
+
+static int open_disks(struct restore *r, struct err *e)
+{
+    for (int i = 0; i < r->target_count; i++) {
+        struct target *t = &r->targets[i];
+
+        if (!t->shut)
+            continue;
+        MUST(t->first_known);
+        if (flush(t, e) < 0 || put(r, t, 0, t->first, e) < 0 || flush(t, e) < 0)
+            return -1;
+        t->shut = false;
+    }
+    return 0;
+}
+
+/* ---- the stream ---- */
+
+static bool all_zero(const uint8_t *bytes) { return !bytes[0] && memcmp(bytes, bytes + 1, WIRE_CHUNK_SIZE - 1) == 0; }
+
+/* What lies behind the disk's end counts as zero bytes. false: a sector can't be read; writing may mend it, and the next pass looks again. */
+static bool read_run(struct restore *r, const struct target *t, int64_t chunk, unsigned count)
+{
+    size_t size = (size_t)(count - 1) * WIRE_CHUNK_SIZE + there(t, chunk + count - 1);
+
+    memset(r->run + size, 0, (size_t)count * WIRE_CHUNK_SIZE - size);
+    return fd_pread_all(t->fd, r->run, size, chunk * (int64_t)WIRE_CHUNK_SIZE, NULL) == 0;
+}
+
+/* Whether the chunk is as offered. bytes: NULL where it can't be read. */
+static bool is_same(const struct wire_entry *entry, const uint8_t *bytes)
+{
+    uint8_t hash[HASH_SHA256_SIZE];
+
+    if (!bytes)
+        return false;
+    if (entry->zero)
+        return all_zero(bytes);
+    hash_sha256(bytes, WIRE_CHUNK_SIZE, hash);
+    return memcmp(hash, entry->hash, sizeof hash) == 0;
+}
+
+static int look_at_chunk(struct restore *r, struct target *t, struct open_offer *o, unsigned i, const uint8_t *bytes, struct err *e)
+{
+    const struct wire_entry *entry = &o->offer->entries[i];
+
+    r->seen_bytes += (int64_t)there(t, entry->chunk);
+    if (is_same(entry, bytes)) {
+        if (entry->chunk == 0 && !t->first_known)
+            memcpy(t->first, bytes, WIRE_CHUNK_SIZE);
+        t->first_known = t->first_known || entry->chunk == 0;
+        return 0;
+    }
+    r->different += (int64_t)there(t, entry->chunk);
+    if (r->order->dry_run)
+        return 0;
+    if (entry->zero)
+        return write_chunk(r, t, entry->chunk, r->zeros, e);
+    wire_need_set(&o->need, i);
+    o->pending++;
+    return 0;
+}
+
+static int acknowledge(struct restore *r, struct err *e)
+{
+    struct wire_ack ack = {.offer = r->acked};
+
+    while (r->open_count && r->open[r->open_first].pending == 0) {
+        ack.offer = r->open[r->open_first].number;
+        r->open_first = (r->open_first + 1) % OPEN_OFFERS;
+        r->open_count--;
+    }
+    if (ack.offer > r->acked) {
+        CLEANUP(buf_release) struct buf frame = {.limit_bytes = WIRE_PAYLOAD_LIMIT};
+
+        r->acked = ack.offer;
+        wire_ack_encode(&ack, &frame);
+        return wire_send_buf(r->conn, WIRE_ACK, &frame, e);
+    }
+    return 0;
+}
+
+/* Offers come without a gap: disk after disk, chunk after chunk. So what was seen whole is whole. */
+static int check_offer(const struct restore *r, const struct wire_offer *o, struct err *e)
+{
+    if (o->number != r->last_number + 1 || o->disk != r->disk || r->open_count == OPEN_OFFERS)
+        return err_set(e, ERR_PROTOCOL, "offer %llu for disk %u where %llu for disk %d was expected", (unsigned long long)o->number, o->disk,
+                       (unsigned long long)r->last_number + 1, r->disk);
+    for (unsigned i = 0; i < o->count; i++)
+        if (o->entries[i].chunk != r->next_chunk + i || o->entries[i].chunk >= r->targets[r->disk].chunk_count || o->entries[i].pages)
+            return err_set(e, ERR_PROTOCOL, "an offer of chunk %u where %lld was expected", o->entries[i].chunk, (long long)(r->next_chunk + i));
+    return 0;
+}
+
+static int take_offer(struct restore *r, const struct wire_frame *f, struct err *e)
+{
+    struct open_offer *o = &r->open[(r->open_first + r->open_count) % OPEN_OFFERS];
+    CLEANUP(buf_release) struct buf frame = {.limit_bytes = WIRE_PAYLOAD_LIMIT};
+    struct target *t;
+
+    if (r->disk >= r->target_count)
+        return err_set(e, ERR_PROTOCOL, "an offer behind the last disk's end");
+    if (r->open_count == OPEN_OFFERS || wire_offer_decode(f->payload, f->size, o->offer, e) < 0 || check_offer(r, o->offer, e) < 0)
+        return e->kind ? -1 : err_set(e, ERR_PROTOCOL, "more than %d offers wait", OPEN_OFFERS);
+    t = &r->targets[r->disk];
+    o->number = o->offer->number;
+    o->pending = 0;
+    o->need = (struct wire_need){.offer = o->number, .count = o->offer->count};
+    for (unsigned i = 0, count; i < o->offer->count; i += count) {
+        bool readable;
+
+        count = o->offer->count - i < RUN_CHUNKS ? o->offer->count - i : RUN_CHUNKS;
+        readable = read_run(r, t, o->offer->entries[i].chunk, count);
+        for (unsigned k = 0; k < count; k++)
+            if (look_at_chunk(r, t, o, i + k, readable ? r->run + (size_t)k * WIRE_CHUNK_SIZE : NULL, e) < 0)
+                return -1;
+    }
+    r->last_number = o->number;
+    r->next_chunk += o->offer->count;
+    if (r->next_chunk == t->chunk_count) {
+        r->next_chunk = 0;
+        r->disk++;
+    }
+    r->open_count++;
+    wire_need_encode(&o->need, &frame);
+    return wire_send_buf(r->conn, WIRE_NEED, &frame, e) < 0 ? -1 : acknowledge(r, e);
+}
+
+static struct open_offer *offer_of(struct restore *r, uint64_t number)
+{
+    for (int i = 0; i < r->open_count; i++)
+        if (r->open[(r->open_first + i) % OPEN_OFFERS].number == number)
+            return &r->open[(r->open_first + i) % OPEN_OFFERS];
+    return NULL;
+}
+
+static int take_data(struct restore *r, const struct wire_frame *f, struct err *e)
+{
+    struct wire_data_chunk c;
+    struct wire_data data;
+    struct open_offer *o;
+
+    if (wire_data_decode(f->payload, f->size, &data, e) < 0)
+        return -1;
+    o = offer_of(r, data.offer);
+    if (!o)
+        return err_set(e, ERR_PROTOCOL, "DATA for offer %llu, which does not wait for any", (unsigned long long)data.offer);
+    while (wire_data_next(&data, &c)) {
+        const struct wire_entry *entry = &o->offer->entries[c.entry < o->offer->count ? c.entry : 0];
+
+        if (c.entry >= o->offer->count || !wire_needs(&o->need, c.entry) || c.raw_size != WIRE_CHUNK_SIZE)
+            return err_set(e, ERR_PROTOCOL, "DATA for entry %u, which was not asked for", c.entry);
+        if (wire_data_unpack(r->zip, &c, entry->hash, r->chunk, e) < 0 || write_chunk(r, &r->targets[o->offer->disk], entry->chunk, r->chunk, e) < 0)
+            return -1;
+        r->out->received_bytes += c.stored_size;
+        o->need.bitmap[c.entry / 8] &= (uint8_t)~(1u << (c.entry % 8));
+        o->pending--;
+    }
+    return acknowledge(r, e);
+}
+
+static int refused(const struct wire_frame *f, struct err *e)
+{
+    struct wire_failure why;
+
+    if (wire_json_decode(WIRE_REFUSE, f->payload, f->size, &why, sizeof why, e) < 0)
+        return -1;
+    return err_set(e, err_kind_named(why.kind), "the replicator refuses: %s", why.message);
+}
+
+static int next_frame(struct restore *r, struct wire_frame *f, struct err *e)
+{
+    int64_t until_us = clock_monotonic_us() + SILENCE_US;
+    bool closed = false;
+
+    for (;;) {
+        int got = wire_recv(r->conn, f, 500, &closed, e);
+
+        if (got < 0)
+            return -1;
+        if (atomic_load(r->stop))
+            return err_set(e, ERR_CANCELLED, "stopped");
+        if (closed)
+            return err_set(e, ERR_UNREACHABLE, "the replicator closed the connection");
+        if (got && f->type == WIRE_REFUSE)
+            return refused(f, e);
+        if (got)
+            return 0;
+        if (clock_monotonic_us() > until_us)
+            return err_set(e, ERR_TIMEOUT, "the replicator has been silent for a minute");
+    }
+}
+
+static void say_progress(struct restore *r)
+{
+    if (clock_monotonic_us() - r->said_us < SAY_EVERY_US)
+        return;
+    r->said_us = clock_monotonic_us();
+    log_info("%s: %lld of %lld MiB looked at, %lld MiB differed", r->targets[r->disk < r->target_count ? r->disk : r->target_count - 1].name,
+             (long long)(r->seen_bytes >> 20), (long long)(r->out->total_bytes >> 20), (long long)(r->different >> 20));
+}
+
+/* ---- passes ---- */
+
+static int begin(struct restore *r, struct err *e)
+{
+    CLEANUP(free_ptr) struct wire_restore *ask = xcalloc(1, sizeof *ask);
+    struct wire_frame f;
+
+    ask->version = WIRE_VERSION;
+    snprintf(ask->agent_version, sizeof ask->agent_version, "%s", AGENT_VERSION);
+    snprintf(ask->server, sizeof ask->server, "%s", r->config->server);
+    snprintf(ask->point, sizeof ask->point, "%s", *r->out->point ? r->out->point : strcmp(r->order->point, "newest") == 0 ? "" : r->order->point);
+    if (wire_send_message(r->conn, WIRE_RESTORE, ask, e) < 0 || next_frame(r, &f, e) < 0)
+        return -1;
+    if (f.type != WIRE_RESTORING)
+        return err_set(e, ERR_PROTOCOL, "%s where RESTORING was expected", wire_type_name(f.type));
+    if (wire_json_decode(WIRE_RESTORING, f.payload, f.size, r->about, sizeof *r->about, e) < 0)
+        return -1;
+    if (r->about->version != WIRE_VERSION || r->about->disk_count < 1)
+        return err_set(e, ERR_PROTOCOL, "RESTORING with version %lld and %lld disks", (long long)r->about->version, (long long)r->about->disk_count);
+    if (r->target_count)
+        return same_as_before(r, e);
+    if (map_disks(r, e) < 0) {
+        targets_close(r);
+        return -1;
+    }
+    snprintf(r->out->point, sizeof r->out->point, "%s", r->about->point);
+    r->out->at_us = r->about->at_us;
+    r->out->disk_count = r->target_count;
+    for (int i = 0; i < r->target_count; i++)
+        r->out->total_bytes += r->targets[i].about.size_bytes;
+    return 0;
+}
+
+static int follow(struct restore *r, struct err *e)
+{
+    while (r->disk < r->target_count || r->open_count) {
+        struct wire_frame f;
+
+        if (next_frame(r, &f, e) < 0)
+            return -1;
+        if (f.type == WIRE_OFFER ? take_offer(r, &f, e) < 0 : f.type == WIRE_DATA ? take_data(r, &f, e) < 0
+            : err_set(e, ERR_PROTOCOL, "%s is not for whoever restores", wire_type_name(f.type)) < 0)
+            return -1;
+        say_progress(r);
+    }
+    return 0;
+}
+
+/* Once over all disks, over one connection. */
+static int pass(struct restore *r, struct err *e)
+{
+    CLEANUP(tls_close) struct tls_stream *stream = NULL;
+    int fd = link_dial(r->config, e), result;
+
+    if (fd < 0 || tls_open(r->tls, fd, "replicator:", WRITE_TIMEOUT_MS, &stream, e) < 0)
+        return -1;
+    r->conn = wire_conn_new(&stream, WRITE_TIMEOUT_MS);
+    r->last_number = r->acked = 0;
+    r->disk = 0;
+    r->next_chunk = r->seen_bytes = r->different = 0;
+    r->open_first = r->open_count = 0;
+    result = begin(r, e) < 0 || follow(r, e) < 0 || open_disks(r, e) < 0 ? -1 : 0;
+    wire_conn_free(&r->conn);
+    return result;
+}
+
+static bool may_try_again(const struct err *e)
+{
+    return e->kind == ERR_UNREACHABLE || e->kind == ERR_TIMEOUT;
+}
+
+static int pass_over_breaks(struct restore *r, struct err *e)
+{
+    int wait_ms = RETRY_FIRST_MS;
+
+    for (;;) {
+        int64_t seen = r->seen_bytes;
+        struct err why = {0};
+
+        if (pass(r, &why) == 0)
+            return 0;
+        if (!r->target_count || !may_try_again(&why) || atomic_load(r->stop)) {
+            *e = why;
+            return -1;
+        }
+        log_err(&why, "the restore goes on in %d ms", wait_ms);
+        clock_sleep_us(wait_ms * US_PER_MS);
+        wait_ms = r->seen_bytes > seen ? RETRY_FIRST_MS : wait_ms * 2 > RETRY_MOST_MS ? RETRY_MOST_MS : wait_ms * 2;
+    }
+}
+
+/* Passes until one finds nothing that differs: what was written is read again, past the cache, and compared. */
+static int pass_until_same(struct restore *r, struct err *e)
+{
+    while (r->out->passes < PASSES_MOST) {
+        if (pass_over_breaks(r, e) < 0)
+            return -1;
+        if (!r->out->passes++)
+            r->out->different_bytes = r->different;
+        if (!r->different || r->order->dry_run)
+            return 0;
+    }
+    return err_set(e, ERR_CORRUPT, "after %d passes %lld bytes still differ: a disk does not keep what is written to it, or somebody else writes", PASSES_MOST,
+                   (long long)r->different);
+}
+
+static void read_tables(struct restore *r)
+{
+    for (int i = 0; i < r->target_count; i++)
+        (void)ioctl(r->targets[i].fd, BLKRRPART); /* a disk of one filesystem has none */
+}
+
+static int open_tls(struct restore *r, struct err *e)
+{
+    CLEANUP(free_ptr) char *certificate = xasprintf("%s/cert.pem", r->config->folder);
+    CLEANUP(free_ptr) char *key = xasprintf("%s/key.pem", r->config->folder);
+    CLEANUP(free_ptr) char *ca = xasprintf("%s/ca.pem", r->config->folder);
+
+    return tls_context_open(TLS_CLIENT, certificate, key, ca, &r->tls, e);
+}
+
+int restore_run(const struct agent_config *c, const struct restore_order *order, const atomic_bool *stop, struct restore_outcome *out, struct err *e)
+{
+    CLEANUP(free_ptr) struct restore *r = xcalloc(1, sizeof *r);
+    int result;
+
+    *out = (struct restore_outcome){0};
+    r->config = c;
+    r->order = order;
+    r->stop = stop;
+    r->out = out;
+    r->said_us = clock_monotonic_us();
+    if (open_tls(r, e) < 0)
+        return -1;
+    r->zip = zip_new(1);
+    r->about = xcalloc(1, sizeof *r->about);
+    r->run = aligned(RUN_CHUNKS * WIRE_CHUNK_SIZE);
+    r->chunk = aligned(WIRE_CHUNK_SIZE);
+    r->zeros = aligned(WIRE_CHUNK_SIZE);
+    for (int i = 0; i < OPEN_OFFERS; i++)
+        r->open[i].offer = xcalloc(1, sizeof *r->open[i].offer);
+    result = pass_until_same(r, e);
+    if (result == 0 && !order->dry_run)
+        read_tables(r);
+    targets_close(r);
+    for (int i = 0; i < OPEN_OFFERS; i++)
+        free(r->open[i].offer);
+    free(r->run);
+    free(r->chunk);
+    free(r->zeros);
+    free(r->about);
+    zip_free(&r->zip);
+    tls_context_free(&r->tls);
+    return result;
+}

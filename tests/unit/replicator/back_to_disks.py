@@ -1,0 +1,210 @@
+#!/usr/bin/python3
+"""back_to_disks: `slipway-agent restore`: a recovery point goes back onto block devices. Only what differs travels; what is done was read again; a cut link
+and a killed program go on; nothing is begun that can't be ended, and a disk that is half done boots nobody. Prints TAP.
+Usage: back_to_disks SLIPWAY SLIPWAY_AGENT"""
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
+
+import tap  # pylint: disable=wrong-import-position
+from replicated import MIB, Refused, World, continuous, device_hash, flip, run  # pylint: disable=wrong-import-position
+from tap import ok  # pylint: disable=wrong-import-position
+
+SIZE = 96 * MIB
+CHUNK = 65536
+loops = []
+
+
+def blank(world, name, size):
+    """A disk of another machine, full of something else."""
+    image = world.dir / name
+    with open(image, "wb") as f:
+        f.write(os.urandom(4 * MIB) * (size // (4 * MIB)) + bytes(size % (4 * MIB)))
+    loops.append(run("losetup", "--find", "--show", "--direct-io=on", image).strip())
+    return loops[-1]
+
+
+def restore(world, *more, folder="rescue"):
+    done = subprocess.run([AGENT, "restore", "--config", world.dir / folder / "config.json", *more], capture_output=True, text=True, check=False)
+    return done.returncode, json.loads(done.stdout) if done.returncode == 0 else done.stderr
+
+
+def rescue_folder(world, server, folder):
+    """The server's identity, as it is on a machine that was booted from a rescue medium."""
+    subprocess.run(["cp", "-a", world.dir / f"agent-{server}", world.dir / folder], check=True)
+    (world.dir / folder / "config.json").write_text(json.dumps({"server": server, "replicator_address": "127.0.0.1", "replicator_port": world.port,
+                                                                "runtime_dir": str(world.dir / f"run-{folder}")}))
+
+
+def onto_a_blank(world):
+    point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]["id"]
+    source = device_hash(world.loop)
+    world.ask("thaw", server="web01")
+    target = blank(world, "blank.raw", SIZE)
+    name = os.path.basename(target)
+    status, said = restore(world, "--point", point, "--onto", name, "--dry-run")
+    ok(status == 0 and said["bytes_written"] == 0 and said["bytes_different"] > SIZE // 2 and device_hash(target) != source, f"a dry run tells and writes nothing: {said}")
+    status, said = restore(world, "--point", point, "--onto", name)
+    ok(status == 0 and said["passes"] == 2 and said["point"] == point, f"the point goes onto a blank disk: {said}")
+    ok(device_hash(target) == source, "which then is what the source was, byte by byte")
+    run("fsck.ext4", "-fn", target)
+    status, said = restore(world, "--point", point, "--onto", name)
+    ok(status == 0 and said["bytes_written"] == said["bytes_received"] == 0 and said["passes"] == 1, f"again: nothing differs, nothing travels: {said}")
+    return point, target, source
+
+
+def only_what_differs(world, point, target, source):
+    with open(target, "r+b", buffering=0) as f:
+        for at in (0, 40 * MIB + 4096, SIZE - 512):  # the first chunk, one in the midst, the last
+            f.seek(at)
+            f.write(b"x" * 512)
+        os.fsync(f.fileno())
+    status, said = restore(world, "--point", point, "--onto", "/dev/" + os.path.basename(target))
+    ok(status == 0 and said["bytes_different"] == 3 * CHUNK and said["bytes_received"] <= 3 * CHUNK and device_hash(target) == source,
+       f"three chunks differ, and no more than these travel: {said}")
+    larger = blank(world, "larger.raw", SIZE + 5 * MIB + 512)
+    status, said = restore(world, "--point", "newest", "--onto", os.path.basename(larger))
+    ok(status == 0 and said["disks"] == 1, f"a larger disk takes it, too: {said}")
+
+
+def refusals(world, point, target):
+    name = os.path.basename(target)
+    small = os.path.basename(blank(world, "small.raw", SIZE - MIB))
+    before = device_hash(target)
+    place = world.dir / "other"
+    place.mkdir()
+    run("mount", "-o", "ro", target, place)
+    for arguments, words in ((("--point", point, "--onto", name), "in use"),):
+        status, said = restore(world, *arguments)
+        ok(status != 0 and words in said, f"a disk that is mounted: {said.splitlines()[-1]}")
+    run("umount", place)
+    for what, arguments, words in (
+            ("a disk that is too small", ("--point", point, "--onto", small), "does not fit"),
+            ("two disks for one", ("--point", point, "--onto", f"{name},{small}"), "more disks"),
+            ("no disk of that name", ("--point", point, "--onto", "nosuch"), "nosuch"),
+            ("no disk of that identity", ("--point", point), "--onto"),
+            ("a point that is none", ("--point", "20200101T000000000Z-1-abcd", "--onto", name), "no recovery point"),
+            ("no point at all", ("--onto", name), "--point")):
+        status, said = restore(world, *arguments)
+        ok(status != 0 and isinstance(said, str) and words in said, f"{what}: {str(said).splitlines()[-1]}")
+    rescue_folder(world, "db01", "stranger")
+    status, said = restore(world, "--point", point, "--onto", name, folder="stranger")
+    ok(status != 0 and "another server's" in said, f"another server's certificate: {said.splitlines()[-1]}")
+    ok(device_hash(target) == before, "none of them has written anything")
+
+
+def first_chunk(device):
+    fd = os.open(device, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    with open(fd, "rb") as f:
+        return f.read(CHUNK)
+
+
+def broken_off(world, point, target, source):
+    """The replicator is stopped in the midst; then the restore itself is killed; then it is asked again."""
+    scramble = os.urandom(MIB)
+    with open(target, "r+b", buffering=0) as f:
+        for at in range(0, SIZE, 2 * MIB):
+            f.seek(at)
+            f.write(scramble)
+        os.fsync(f.fileno())
+    process = subprocess.Popen([AGENT, "restore", "--config", world.dir / "rescue/config.json", "--point", point, "--onto", os.path.basename(target)],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    shut = None
+    until = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < until and not shut:
+        shut = first_chunk(target) == bytes(CHUNK)
+    world.kill("replicator")
+    ok(shut, "while it is half done its first chunk is zero: nobody boots from it")
+    time.sleep(1)
+    ok(process.poll() is None and first_chunk(target) == bytes(CHUNK), "a replicator that is killed does not end it, nor is the disk said to be whole")
+    world.start_replicator()
+    out, said = process.communicate(timeout=120)
+    ok(process.returncode == 0 and device_hash(target) == source, f"it goes on when the replicator is back, and ends right: {out or said}")
+    with open(target, "r+b", buffering=0) as f:
+        for at in range(0, SIZE, 2 * MIB):
+            f.seek(at)
+            f.write(scramble)
+        os.fsync(f.fileno())
+    process = subprocess.Popen([AGENT, "restore", "--config", world.dir / "rescue/config.json", "--point", point, "--onto", os.path.basename(target)],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and first_chunk(target) != bytes(CHUNK):
+        pass
+    process.kill()
+    process.wait()
+    ok(process.returncode == -signal.SIGKILL and first_chunk(target) == bytes(CHUNK), "a restore that is killed leaves nothing that boots")
+    status, said = restore(world, "--point", point, "--onto", os.path.basename(target))
+    ok(status == 0 and device_hash(target) == source, f"asked again it ends right: {said}")
+
+
+def forgetful_disk(world, point):
+    """A disk that loses what is written to it (here: somebody writes over it all the time) is never said to be done."""
+    target = blank(world, "forgetful.raw", SIZE)
+    over = threading.Event()
+
+    def spoil():
+        with open(target, "r+b", buffering=0) as f:
+            while not over.is_set():
+                f.seek(20 * MIB)
+                f.write(os.urandom(4096))
+                os.fsync(f.fileno())
+    thread = threading.Thread(target=spoil)
+    thread.start()
+    status, said = restore(world, "--point", point, "--onto", os.path.basename(target))
+    over.set()
+    thread.join()
+    ok(status != 0 and ("still differ" in said or "in use" in said), f"a disk that changes under it: {said.splitlines()[-1]}")
+
+
+def damaged(world, target):
+    """The vault's copy is damaged: what can't be read right is not written."""
+    for name in ("agent-web01", "replicator"):
+        world.kill(name)
+    flip(world)
+    world.start_replicator()
+    world.wait("the replicator is back", lambda: world.ask("status"))
+    other = blank(world, "other.raw", SIZE)
+    status, said = restore(world, "--point", "newest", "--onto", os.path.basename(other))
+    ok(status != 0 and "corrupt" in said and first_chunk(other) == bytes(CHUNK), f"a damaged chunk ends it by name, with a disk that nobody boots from: {said.splitlines()[-1]}")
+    del target
+
+
+def main():
+    if os.geteuid() != 0:
+        print("1..0 # SKIP needs root for loop devices")
+        return 0
+    world = World(SLIPWAY, AGENT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        world.certificates()
+        world.disk(SIZE)
+        rescue_folder(world, "web01", "rescue")
+        world.start_replicator()
+        world.start_agent()
+        world.wait("the source is in step", lambda: continuous(world), 120)
+        point, target, source = onto_a_blank(world)
+        ok(world.server()["connected"], "the agent of the server stayed connected meanwhile")
+        only_what_differs(world, point, target, source)
+        refusals(world, point, target)
+        world.ask("pin", point=point, reason="test")
+        broken_off(world, point, target, source)
+        forgetful_disk(world, point)
+        damaged(world, target)
+    except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError, ValueError) as reason:
+        ok(False, f"{type(reason).__name__}: {reason}")
+    finally:
+        world.close()
+        for loop in loops:
+            subprocess.run(["losetup", "-d", loop], check=False)
+    return tap.finish()
+
+
+sys.exit(main())
