@@ -36,7 +36,7 @@ def tracked(place, loop, seconds):
 
 def replicated(place, loop, seconds):
     """A run with the whole agent, once it follows the disk's changes. Its state is asked of itself: of the process that runs now."""
-    status = place.dir / "run-web01/status.json"
+    status = place.dir / "run-agent-web01/status.json"
 
     def state():
         return json.loads(status.read_text())
