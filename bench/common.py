@@ -88,8 +88,9 @@ class Place(ends.Ends):
     def stop(self, name, number=signal.SIGTERM):
         self.kill(name, number, 15)
 
-    def disk(self, name, size_mib, own_mib=0, template=None):
-        """A loop device with ext4, about half full of this machine's own files (or a copy of a template's image), and own_mib of noise."""
+    def disk(self, name, size_mib, own_mib=0, template=None, used_mib=None):
+        """A loop device with ext4, about half full (used_mib: or so full) of this machine's own files (or a copy of a template's image), and own_mib of
+        noise."""
         image = self.dir / f"{name}.raw"
         if template:
             run("cp", "--sparse=always", template, image)
@@ -98,20 +99,24 @@ class Place(ends.Ends):
         loop = self.loop(image, "--direct-io=on")
         if not template:
             run("mkfs.ext4", "-q", "-F", loop)
-        mount = self.dir / f"{name}.mnt"
-        mount.mkdir()
-        run("mount", loop, mount)
-        self.mounts.append(str(mount))
+        mount = self.mount(loop)
         if not template:
-            self.fill(mount / "files", size_mib // 2)
+            self.fill(mount / "files", used_mib or size_mib // 2)
         if own_mib:
             with open("/dev/urandom", "rb") as noise, open(mount / f"own-{name}", "wb") as out:
                 for _ in range(own_mib):
                     out.write(noise.read(MIB))
-        os.sync()
         run("umount", mount)
         self.mounts.remove(str(mount))
         return loop, image
+
+    def mount(self, loop):
+        """Where the device's filesystem is mounted from now on."""
+        folder = self.dir / f"{os.path.basename(loop)}.mnt"
+        folder.mkdir(exist_ok=True)
+        run("mount", loop, folder)
+        self.mounts.append(str(folder))
+        return folder
 
     @staticmethod
     def fill(folder, size_mib):
@@ -151,6 +156,28 @@ class Place(ends.Ends):
         wait_for("sshd", lambda: run(*self.source, *shell.split(), host, "echo up"), 20)
         self.shell = shell, host
         return self.shell
+
+    @staticmethod
+    def taken(work):
+        """Seconds, and what the work gave."""
+        begun = time.monotonic()
+        got = work()
+        return time.monotonic() - begun, got
+
+    @staticmethod
+    def settle(look):
+        """Waits until what is counted stands still for longer than the agent's words are apart."""
+        last, since = look(), time.monotonic()
+        while time.monotonic() - since < 2.5:
+            time.sleep(0.2)
+            if look() != last:
+                last, since = look(), time.monotonic()
+
+    def same_as(self, point, loop):
+        """Raises where the point's first disk is not, byte by byte, what the device holds."""
+        uri = self.ask("export", point=point)["disks"][0]["nbd_uri"]
+        run("bash", "-o", "pipefail", "-c", f"nbdcopy '{uri}' - | cmp - {loop}")
+        self.ask("unexport", point=point)
 
     def synced(self, server):
         """Seconds until the server's first recovery point is committed, and its replication object."""

@@ -6,6 +6,7 @@ import subprocess
 
 from common import Place, run, wait_for
 
+DURATION = "7 min, quick 30 s"
 DEPTH = 8
 HOW = ("4 KiB random direct writes, {depth} in flight, on a loop device over {size} MiB of memory, so that no disk's waiting hides the cost; {pairs} pairs of runs of {seconds} s, "
        "with and without in turns, the first of a pair the second of the next; medians; pair by pair {least} to {most} of without")
