@@ -8,6 +8,7 @@ import urllib.request
 
 from common import Place, free_port, run, timed, wait_for
 
+DURATION = "4 min, quick 40 s"
 WAVES = 50
 CONNECTIONS = 16
 UNITS_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}

@@ -7,6 +7,7 @@ import time
 
 from common import MIB, Place, run, wait_for
 
+DURATION = "3 min, quick 30 s"
 PAGE = 4096
 
 

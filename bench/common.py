@@ -1,31 +1,17 @@
 """What the benches share: a folder of the run's own, certificates, processes that end with it, a loop device with real files."""
 import contextlib
 import getpass
-import json
 import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 
-MIB = 1 << 20
-
-
-def run(*words, **more):
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, **more)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(str(word) for word in words)[:200]} failed: {(done.stderr or done.stdout)[-500:].strip()}")
-    return done.stdout
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
+import ends  # pylint: disable=wrong-import-position
+from ends import MIB, free_port, run  # pylint: disable=wrong-import-position
 
 
 def wait_for(what, look, seconds):
@@ -39,15 +25,25 @@ def wait_for(what, look, seconds):
     raise RuntimeError(f"{what} did not come within {seconds} s")
 
 
-class Place:
+def files_below(top):
+    """Plain files, in an order that stays; found as they are asked for, so that the first come soon."""
+    for folder, folders, names in os.walk(top):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if os.path.isfile(path) and not os.path.islink(path):
+                yield path
+
+
+class Place(ends.Ends):
     """A context: everything in it is removed at its end."""
 
     def __init__(self, build):
-        self.build, self.processes, self.loops, self.mounts, self.ram = pathlib.Path(build), {}, [], [], []
+        self.build, self.loops, self.mounts, self.ram = pathlib.Path(build), [], [], []
+        self.source, self.sink, self.source_address, self.shell = [], [], "127.0.0.1", None  # what begins each end's commands: link.py
+        super().__init__(self.build / "src/main/slipway", self.build / "src/main/slipway-agent", "slipway-bench.")
 
     def __enter__(self):
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="slipway-bench."))
-        self.port = free_port()
         return self
 
     def __exit__(self, kind, failure, _):
@@ -89,33 +85,12 @@ class Place:
         run("losetup", "-d", loop)
         self.loops.remove(loop)
 
-    def start(self, name, *words, **more):
-        with open(self.dir / f"{name}.log", "ab") as log:
-            self.processes[name] = subprocess.Popen([str(word) for word in words], **{"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL, **more})
-        return self.processes[name]
-
     def stop(self, name, number=signal.SIGTERM):
-        process = self.processes.pop(name)
-        process.send_signal(number)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        self.kill(name, number, 15)
 
-    def certificates(self, *names):
-        new = ("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-        run(*new, "-x509", "-days", "2", "-keyout", self.dir / "ca.key", "-out", self.dir / "ca.pem", "-subj", "/CN=bench CA")
-        for name in names:
-            folder = self.dir / name.replace(":", "-")
-            folder.mkdir()
-            run(*new, "-keyout", folder / "key.pem", "-out", folder / "csr.pem", "-subj", f"/CN={name}")
-            run("openssl", "x509", "-req", "-in", folder / "csr.pem", "-CA", self.dir / "ca.pem", "-CAkey", self.dir / "ca.key", "-CAcreateserial",
-                "-days", "2", "-out", folder / "cert.pem")
-            shutil.copy(self.dir / "ca.pem", folder / "ca.pem")
-
-    def disk(self, name, size_mib, own_mib=0, template=None):
-        """A loop device with ext4, about half full of this machine's own files (or a copy of a template's image), and own_mib of noise."""
+    def disk(self, name, size_mib, own_mib=0, template=None, used_mib=None):
+        """A loop device with ext4, about half full (used_mib: or so full) of this machine's own files (or a copy of a template's image), and own_mib of
+        noise."""
         image = self.dir / f"{name}.raw"
         if template:
             run("cp", "--sparse=always", template, image)
@@ -124,76 +99,85 @@ class Place:
         loop = self.loop(image, "--direct-io=on")
         if not template:
             run("mkfs.ext4", "-q", "-F", loop)
-        mount = self.dir / f"{name}.mnt"
-        mount.mkdir()
-        run("mount", loop, mount)
-        self.mounts.append(str(mount))
+        mount = self.mount(loop)
         if not template:
-            self.fill(mount / "files", size_mib // 2)
+            self.fill(mount / "files", used_mib or size_mib // 2)
         if own_mib:
             with open("/dev/urandom", "rb") as noise, open(mount / f"own-{name}", "wb") as out:
                 for _ in range(own_mib):
                     out.write(noise.read(MIB))
-        os.sync()
         run("umount", mount)
         self.mounts.remove(str(mount))
         return loop, image
+
+    def mount(self, loop):
+        """Where the device's filesystem is mounted from now on."""
+        folder = self.dir / f"{os.path.basename(loop)}.mnt"
+        folder.mkdir(exist_ok=True)
+        run("mount", loop, folder)
+        self.mounts.append(str(folder))
+        return folder
 
     @staticmethod
     def fill(folder, size_mib):
         folder.mkdir()
         held, number = 0, 0
         for source in ("/usr/lib", "/usr/bin", "/usr/share"):
-            for path in sorted(pathlib.Path(source).rglob("*")):
+            for path in files_below(source):
                 if held >= size_mib * MIB:
                     return
-                if path.is_symlink() or not path.is_file():
-                    continue
                 with contextlib.suppress(OSError):
                     shutil.copyfile(path, folder / f"{number}")
-                    held += path.stat().st_size
+                    held += os.path.getsize(path)
                     number += 1
 
     def replicator(self, *more):
-        identity = self.dir / "replicator-r1"
-        self.start("replicator", self.build / "src/main/slipway", "replicator", "--state", self.dir / "replicator", "--listen", f"127.0.0.1:{self.port}",
-                   "--certificate", identity / "cert.pem", "--key", identity / "key.pem", "--ca", identity / "ca.pem", "--guard-mib", "16", *more)
+        self.start("replicator", *self.sink, *self.replicator_words(*more))
         wait_for("the replicator", lambda: self.ask("status"), 30)
 
     def agent(self, server, loop, program=None, **settings):
         """program: another one than the build's. settings: beside or instead of those that every bench has."""
-        folder = self.dir / f"agent-{server}"
-        (folder / "config.json").write_text(json.dumps({"server": server, "replicator_address": "127.0.0.1", "replicator_port": self.port,
-                                                        "disks": [os.path.basename(loop)], "runtime_dir": str(self.dir / f"run-{server}"), **settings}))
-        self.start(f"agent-{server}", program or self.build / "src/main/slipway-agent", "run", "--folder", folder)
+        words = self.agent_words(server, [loop], **settings)
+        self.start(f"agent-{server}", *self.source, program or words[0], *words[1:])
 
     def sshd(self):
-        """An SSH server of this run's own: the words of a remote shell for rsync, and the host to name."""
+        """An SSH server of this run's own at the sink, started once: the words of a remote shell for rsync, and the host to name."""
+        if self.shell:
+            return self.shell
         for key in ("host_key", "user_key"):
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.dir / key)
         (self.dir / "authorized").write_text((self.dir / "user_key.pub").read_text())
-        port, host = free_port(), f"{getpass.getuser()}@127.0.0.1"
-        (self.dir / "sshd_config").write_text(f"Port {port}\nListenAddress 127.0.0.1\nHostKey {self.dir}/host_key\nAuthorizedKeysFile {self.dir}/authorized\n"
-                                              "StrictModes no\nUsePAM no\nPermitRootLogin yes\nPidFile none\n")
+        port, host = free_port(), f"{getpass.getuser()}@{self.address}"
+        (self.dir / "sshd_config").write_text(f"Port {port}\nListenAddress {self.address}\nHostKey {self.dir}/host_key\nAuthorizedKeysFile {self.dir}/authorized\n"
+                                              "StrictModes no\nUsePAM no\nPermitRootLogin yes\nPidFile none\nSubsystem sftp internal-sftp\n")
         run("mkdir", "-p", "/run/sshd")
-        self.start("sshd", "/usr/sbin/sshd", "-D", "-e", "-f", self.dir / "sshd_config")
+        self.start("sshd", *self.sink, "/usr/sbin/sshd", "-D", "-e", "-f", self.dir / "sshd_config")
         shell = f"ssh -p {port} -i {self.dir}/user_key -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
-        wait_for("sshd", lambda: run(*shell.split(), host, "echo up"), 20)
-        return shell, host
+        wait_for("sshd", lambda: run(*self.source, *shell.split(), host, "echo up"), 20)
+        self.shell = shell, host
+        return self.shell
 
-    def ask(self, verb, **more):
-        with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(600)
-            s.connect(str(self.dir / "replicator/control.sock"))
-            s.sendall((json.dumps({"verb": verb, **more}) + "\n").encode())
-            with s.makefile() as lines:
-                for line in lines:
-                    answer = json.loads(line)
-                    if "ok" in answer:
-                        if not answer["ok"]:
-                            raise RuntimeError(answer["error"]["message"])
-                        return answer
-        raise RuntimeError("the replicator closed the connection")
+    @staticmethod
+    def taken(work):
+        """Seconds, and what the work gave."""
+        begun = time.monotonic()
+        got = work()
+        return time.monotonic() - begun, got
+
+    @staticmethod
+    def settle(look):
+        """Waits until what is counted stands still for longer than the agent's words are apart."""
+        last, since = look(), time.monotonic()
+        while time.monotonic() - since < 2.5:
+            time.sleep(0.2)
+            if look() != last:
+                last, since = look(), time.monotonic()
+
+    def same_as(self, point, loop):
+        """Raises where the point's first disk is not, byte by byte, what the device holds."""
+        uri = self.ask("export", point=point)["disks"][0]["nbd_uri"]
+        run("bash", "-o", "pipefail", "-c", f"nbdcopy '{uri}' - | cmp - {loop}")
+        self.ask("unexport", point=point)
 
     def synced(self, server):
         """Seconds until the server's first recovery point is committed, and its replication object."""

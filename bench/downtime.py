@@ -5,9 +5,10 @@ import pathlib
 import subprocess
 import sys
 
-from common import Place, run, timed
-from initial_sync import convert, nbd_server
+from common import Place, run
+from peers import Convert, Nbdcopy
 
+DURATION = "12 min, quick or not"
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS = ("quiesce", "final_sync", "launch_cutover", "verify_cutover", "open_door")
 
@@ -92,12 +93,11 @@ def cold_copies(place, disks):
         loop = place.loop(source)
         size_bytes += source.stat().st_size
         run("dd", f"if={loop}", "of=/dev/null", "bs=1M")
-        uri, port = nbd_server(place, loop, f"nbdkit-{number}")
-        for tool, copy in (("nbdcopy", lambda to, uri=uri: timed("nbdcopy", uri, to)), ("qemu-img convert", lambda to, port=port: convert(place, port, to))):
-            taken[tool] = taken.get(tool, 0) + copy(place.dir / "copy.raw")
-            run("cmp", loop, place.dir / "copy.raw")
-            (place.dir / "copy.raw").unlink()
-        place.stop(f"nbdkit-{number}")
+        for tool, kind in (("nbdcopy", Nbdcopy), ("qemu-img convert", Convert)):
+            peer = kind(place, loop, source)
+            taken[tool] = taken.get(tool, 0) + peer.copy()
+            peer.check()
+            peer.end()
         place.release(loop)
         source.unlink()
     return taken, size_bytes

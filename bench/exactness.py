@@ -4,6 +4,7 @@ import pathlib
 import sys
 import time
 
+DURATION = "an hour, quick 2 min"
 HOW = ("{lives} lives of {points} points with seeds from {seed}: crash-consistent, frozen and held points at random moments of a disk of 128 MiB that is "
        "slow and reorders, under {lanes}; agent and replicator killed, the link cut")
 LANES = ("ten writers (direct, buffered, mapped, discard, write-zeroes, fallocate; raw, in a partition and across its borders, in files) and one of files "

@@ -6,6 +6,7 @@ import subprocess
 
 from common import Place, run, wait_for
 
+DURATION = "7 min, quick 30 s"
 DEPTH = 8
 HOW = ("4 KiB random direct writes, {depth} in flight, on a loop device over {size} MiB of memory, so that no disk's waiting hides the cost; {pairs} pairs of runs of {seconds} s, "
        "with and without in turns, the first of a pair the second of the next; medians; pair by pair {least} to {most} of without")
@@ -36,7 +37,7 @@ def tracked(place, loop, seconds):
 
 def replicated(place, loop, seconds):
     """A run with the whole agent, once it follows the disk's changes. Its state is asked of itself: of the process that runs now."""
-    status = place.dir / "run-web01/status.json"
+    status = place.dir / "run-agent-web01/status.json"
 
     def state():
         return json.loads(status.read_text())

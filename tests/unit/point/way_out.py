@@ -378,7 +378,7 @@ def main():
         point = take(world)
         for part in PARTS[sys.argv[3]]:
             part(world, point)
-    except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError, ValueError, StopIteration) as reason:
+    except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError, ValueError, StopIteration) as reason:
         ok(False, f"{type(reason).__name__}: {reason}")
     finally:
         if os.path.ismount(world.dir / "small"):

@@ -262,7 +262,7 @@ def main():
         world.kill("agent-web01")
         world.processes["agent-web01"] = real
         the_end(world)
-    except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
+    except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
         ok(False, f"{type(reason).__name__}: {reason}")
     finally:
         world.close()
