@@ -1,11 +1,11 @@
 /* The change tracker's half in the kernel: when a request that may have changed a disk completes, its chunks' bits are set (and before, which of their pages), then
- * the disk's write counter rises. Both before the writer learns that its write is done (the tracepoint fires before the bios' end_io), so a write
+ * the disk's counter rises. Both before the writer learns that its write is done (the tracepoint fires before the bios' end_io), so a write
  * that depended on it comes later. That order (bits, then counter) is what track.h's promises rest on.
  *
  * Atomics are used in their fetching forms: the others are unordered on some machines (arm64). */
 #include <linux/bpf.h>
 
-#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_core_read.h> /* bpf_core_field_exists */
 #include <bpf/bpf_helpers.h>
 
 #include "track/track_shared.h"
@@ -30,12 +30,11 @@ struct request___before_5_17 {
 #define OP_MASK 0xffu
 #define OP_PASS_THROUGH 32u /* operations from here on are the drivers' own: their sector says nothing */
 
-struct {
-    __uint(type, BPF_MAP_TYPE_HASH);
-    __uint(max_entries, TRACK_DISKS_MAX);
-    __type(key, __u32); /* the kernel's own dev_t */
-    __type(value, struct track_place);
-} places SEC(".maps");
+/* The disks that are followed, each at the place that its dev_t hashes to and no other one: the factor is chosen so before loading. */
+const volatile struct track_place places[TRACK_PLACES];
+const volatile __u32 places_factor = 1;
+/* Whether a load is never done before one that stands before it (x86). Only then what is marked already may be left as it is: see mark. */
+const volatile __u8 loads_in_order;
 
 /* One bit a chunk, all disks one after the other; sized before loading. */
 struct {
@@ -63,22 +62,38 @@ struct {
     __type(value, __u64);
 } slots SEC(".maps");
 
+/* TRACK_DISKS_MAX for each processor; sized before loading. */
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, TRACK_DISKS_MAX);
+    __uint(max_entries, 1);
     __uint(map_flags, BPF_F_MMAPABLE);
     __type(key, __u32);
     __type(value, struct track_counters);
 } counters SEC(".maps");
 
+static __always_inline void or(__u64 *held, __u64 bits)
+{
+    __u64 before = __sync_fetch_and_or(held, bits);
+
+    asm volatile("" ::"r"(before)); /* used, so that the fetching form is chosen */
+}
+
+/* A mark that is there need not be set again: whoever takes it has yet to read the disk, which holds what was written by now. The second and third program
+ * come by here right after the first, and pay for a look only. */
 static __always_inline void mark(void *map, __u32 word, __u64 bits)
 {
     __u64 *held = bpf_map_lookup_elem(map, &word);
 
-    if (held) {
-        __u64 before = __sync_fetch_and_or(held, bits);
-        asm volatile("" ::"r"(before)); /* used, so that the fetching form is chosen */
-    }
+    if (held && (!loads_in_order || (*(volatile __u64 *)held & bits) != bits))
+        or(held, bits);
+}
+
+static __always_inline void mark_word(void *map, __u32 word)
+{
+    __u64 *held = bpf_map_lookup_elem(map, &word);
+
+    if (held)
+        or(held, ~0ULL);
 }
 
 static __always_inline void add(__u64 *counter, __u64 more)
@@ -86,13 +101,6 @@ static __always_inline void add(__u64 *counter, __u64 more)
     __u64 before = __sync_fetch_and_add(counter, more);
 
     asm volatile("" ::"r"(before));
-}
-
-/* After the marks. */
-static __always_inline void count(struct track_counters *counted, __u32 sectors)
-{
-    add(&counted->sectors, sectors);
-    add(&counted->writes, 1);
 }
 
 static __always_inline void mark_range(void *map, __u32 first_word, __u32 last_word, __u64 from_first, __u64 to_last)
@@ -107,7 +115,7 @@ static __always_inline void mark_range(void *map, __u32 first_word, __u32 last_w
     for (__u32 i = 1; i < TRACK_REQUEST_CHUNKS_MAX / 64 + 2; i++) {
         if (first_word + i >= last_word)
             break;
-        mark(map, first_word + i, ~0ULL);
+        mark_word(map, first_word + i);
     }
 }
 
@@ -123,43 +131,47 @@ static __always_inline int mark_slot(__u32 index, __u64 tag, __u64 pages)
 
         if (held && held >> TRACK_TAG_SHIFT != tag >> TRACK_TAG_SHIFT)
             return 0;
+        if (loads_in_order && held == (tag | held | pages))
+            return 1;
         if (__sync_val_compare_and_swap(slot, held, tag | held | pages) == held)
             return 1;
     }
     return 0;
 }
 
+/* Loads from the kernel's structs as it does itself: this kind of program knows its arguments' types. */
 static __always_inline __u32 disk_of(struct request *rq)
 {
-    struct request_queue *queue = BPF_CORE_READ(rq, q);
+    struct request_queue *queue = rq->q;
     struct gendisk *disk;
 
     if (bpf_core_field_exists(queue->disk))
-        disk = BPF_CORE_READ(queue, disk);
+        disk = queue->disk;
     else
-        disk = BPF_CORE_READ((struct request___before_5_17 *)rq, rq_disk);
-    return disk ? (__u32)BPF_CORE_READ(disk, major) << 20 | (__u32)BPF_CORE_READ(disk, first_minor) : 0;
+        disk = ((struct request___before_5_17 *)rq)->rq_disk;
+    return disk ? (__u32)disk->major << 20 | (__u32)disk->first_minor : 0;
 }
 
-static __always_inline int completed(struct bpf_raw_tracepoint_args *event)
+static __always_inline int completed(unsigned long long *arguments)
 {
-    struct request *rq = (struct request *)event->args[0];
-    __u32 sector_count = (__u32)event->args[2] >> 9, operation = BPF_CORE_READ(rq, cmd_flags) & OP_MASK, dev, index;
-    __u64 sector = BPF_CORE_READ(rq, __sector);
-    struct track_place *place;
+    struct request *rq = (struct request *)arguments[0];
+    __u32 sector_count = (__u32)arguments[2] >> 9, operation = rq->cmd_flags & OP_MASK, dev, index;
+    const volatile struct track_place *place;
     struct track_counters *counted;
+    __u64 sector;
 
     /* Operations with the lowest bit move data to the disk, or may change it. */
     if (!sector_count || !(operation & 1))
         return 0;
     dev = disk_of(rq);
-    place = bpf_map_lookup_elem(&places, &dev);
-    if (!place)
+    place = &places[dev * places_factor >> TRACK_PLACES_SHIFT];
+    if (!dev || place->dev != dev)
         return 0;
-    index = place->index;
+    index = bpf_get_smp_processor_id() * TRACK_DISKS_MAX + place->index;
     counted = bpf_map_lookup_elem(&counters, &index);
     if (!counted)
         return 0;
+    sector = rq->__sector;
 
     __u64 first = sector >> TRACK_CHUNK_SHIFT, last = (sector + sector_count - 1) >> TRACK_CHUNK_SHIFT;
 
@@ -167,7 +179,8 @@ static __always_inline int completed(struct bpf_raw_tracepoint_args *event)
      * somebody sends the disk a command of its own, past the block layer. */
     if (operation >= OP_PASS_THROUGH || last >= place->chunk_count || last - first >= TRACK_REQUEST_CHUNKS_MAX) {
         add(&counted->lost, 1);
-        count(counted, operation < OP_PASS_THROUGH ? sector_count : 0);
+        if (operation < OP_PASS_THROUGH)
+            add(&counted->sectors, sector_count);
         return 0;
     }
 
@@ -177,7 +190,7 @@ static __always_inline int completed(struct bpf_raw_tracepoint_args *event)
     /* Which pages, before the mark that says that there are some (track_take looks the other way round). */
     if (first == last) {
         __u64 first_page = sector >> TRACK_PAGE_SHIFT & 15, last_page = (sector + sector_count - 1) >> TRACK_PAGE_SHIFT & 15;
-        __u64 pages = (TRACK_PAGES_ALL << first_page) & (TRACK_PAGES_ALL >> (15 - last_page)), tag = track_tag(index, first);
+        __u64 pages = (TRACK_PAGES_ALL << first_page) & (TRACK_PAGES_ALL >> (15 - last_page)), tag = track_tag(place->index, first);
         __u32 slot = track_slot(tag);
 
         if (!mark_slot(slot, tag, pages) && !mark_slot(slot ^ 1, tag, pages))
@@ -186,18 +199,18 @@ static __always_inline int completed(struct bpf_raw_tracepoint_args *event)
         mark_range(&whole, first_word, last_word, from_first, to_last);
     }
     mark_range(&dirty, first_word, last_word, from_first, to_last);
-    count(counted, sector_count);
+    add(&counted->sectors, sector_count);
     return 0;
 }
 
 /* Three times the same. The kernel passes over a program that is at work on the same processor already, and a request may complete in an interrupt
  * while another's completion is being handled: in a task, in a soft and in a hard interrupt, and no deeper. One of the three is always free. (As an
  * ordinary tracepoint's program it would be passed over whenever any other program is at work there, somebody else's, too.) */
-SEC("raw_tp/block_rq_complete")
-int completed_first(struct bpf_raw_tracepoint_args *event) { return completed(event); }
-SEC("raw_tp/block_rq_complete")
-int completed_second(struct bpf_raw_tracepoint_args *event) { return completed(event); }
-SEC("raw_tp/block_rq_complete")
-int completed_third(struct bpf_raw_tracepoint_args *event) { return completed(event); }
+SEC("tp_btf/block_rq_complete")
+int completed_first(unsigned long long *arguments) { return completed(arguments); }
+SEC("tp_btf/block_rq_complete")
+int completed_second(unsigned long long *arguments) { return completed(arguments); }
+SEC("tp_btf/block_rq_complete")
+int completed_third(unsigned long long *arguments) { return completed(arguments); }
 
 char _license[] SEC("license") = "GPL";

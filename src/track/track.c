@@ -33,8 +33,9 @@ struct tracker {
     char names[TRACK_DISKS_MAX][64];
     uint64_t *words, *whole, *slots; /* the mapped arrays */
     size_t words_size, slots_size;
-    struct track_counters *counters;
+    struct track_counters *counters; /* TRACK_DISKS_MAX of each processor, one processor after the other */
     size_t counters_size;
+    int processor_count;
 };
 
 static int quiet(enum libbpf_print_level level, const char *format, va_list args)
@@ -69,6 +70,9 @@ static int place_disks(struct tracker *t, const struct track_disk *disks, struct
         uint64_t chunks = (uint64_t)track_chunks(disks[i].size_bytes);
 
         t->places[i] = (struct track_place){.first_word = (uint32_t)words, .index = (uint32_t)i, .chunk_count = chunks};
+        if (kernel_dev(disks[i].name, &t->places[i].dev, e) < 0)
+            return -1;
+        memcpy(t->names[i], disks[i].name, sizeof t->names[i]);
         words += (chunks + 63) / 64;
     }
     if (words > UINT32_MAX / 8)
@@ -84,6 +88,33 @@ static int fail(struct err *e, int reason, const char *what)
     return err_set(e, ERR_UNSUPPORTED, "%s: %s", what, strerror(reason));
 }
 
+/* The factor by which no two disks hash to one place: about one in seven does for 64 disks. A disk that was named twice has none. */
+static int name_disks(struct tracker *t, struct err *e)
+{
+    volatile struct track_place *places = t->bpf->rodata->places; /* the program's constants, until it is loaded */
+    uint64_t state = 0x9e3779b97f4a7c15u;
+
+    for (int tries = 0; tries < 10000; tries++, state = state * 6364136223846793005u + 1442695040888963407u) {
+        uint32_t factor = (uint32_t)(state >> 32) | 1;
+        int placed = 0;
+
+        for (int i = 0; i < TRACK_PLACES; i++)
+            places[i].dev = 0;
+        for (; placed < t->disk_count; placed++) {
+            volatile struct track_place *place = &places[t->places[placed].dev * factor >> TRACK_PLACES_SHIFT];
+
+            if (place->dev)
+                break;
+            *place = t->places[placed];
+        }
+        if (placed == t->disk_count) {
+            t->bpf->rodata->places_factor = factor;
+            return 0;
+        }
+    }
+    return err_set(e, ERR_INTERNAL, "the tracker can't tell the disks' numbers apart");
+}
+
 static int load(struct tracker *t, struct err *e)
 {
     if (!file_exists("/sys/kernel/btf/vmlinux"))
@@ -95,6 +126,14 @@ static int load(struct tracker *t, struct err *e)
     if (bpf_map__set_max_entries(t->bpf->maps.dirty, (uint32_t)(t->words_size / sizeof *t->words)) < 0 ||
         bpf_map__set_max_entries(t->bpf->maps.whole, (uint32_t)(t->words_size / sizeof *t->words)) < 0)
         return fail(e, errno, "can't size the tracker's map");
+    t->processor_count = libbpf_num_possible_cpus();
+    if (t->processor_count < 1 || bpf_map__set_max_entries(t->bpf->maps.counters, (uint32_t)t->processor_count * TRACK_DISKS_MAX) < 0)
+        return fail(e, errno, "can't size the tracker's counters");
+#ifdef __x86_64__
+    t->bpf->rodata->loads_in_order = 1;
+#endif
+    if (name_disks(t, e) < 0)
+        return -1;
     if (track_bpf__load(t->bpf) < 0)
         return fail(e, errno, "the kernel doesn't take the tracker's program");
     return 0;
@@ -109,7 +148,7 @@ static void *map_array(const struct bpf_map *map, size_t size)
 
 static int map_arrays(struct tracker *t, struct err *e)
 {
-    t->counters_size = TRACK_DISKS_MAX * sizeof *t->counters;
+    t->counters_size = (size_t)t->processor_count * TRACK_DISKS_MAX * sizeof *t->counters;
     t->slots_size = TRACK_SLOT_COUNT * sizeof *t->slots;
     t->words = map_array(t->bpf->maps.dirty, t->words_size);
     t->whole = map_array(t->bpf->maps.whole, t->words_size);
@@ -118,6 +157,20 @@ static int map_arrays(struct tracker *t, struct err *e)
     if (!t->words || !t->whole || !t->slots || !t->counters)
         return fail(e, errno, "can't map the tracker's marks");
     return 0;
+}
+
+/* What all processors have counted. Each count only rises: two equal sums had equal parts. */
+static struct track_counters counted(const struct tracker *t, int disk)
+{
+    struct track_counters sum = {0};
+
+    for (int i = 0; i < t->processor_count; i++) {
+        const struct track_counters *c = &t->counters[i * TRACK_DISKS_MAX + disk];
+
+        sum.sectors += __atomic_load_n(&c->sectors, __ATOMIC_SEQ_CST);
+        sum.lost += __atomic_load_n(&c->lost, __ATOMIC_SEQ_CST);
+    }
+    return sum;
 }
 
 /* Fields of /sys/block/NAME/stat (Documentation/block/stat). */
@@ -170,27 +223,17 @@ static struct balance read_balance(const struct tracker *t, int disk)
 
     if (read_stat(t->names[disk], v))
         b.by_stat = v[STAT_SECTORS_WRITTEN] + v[STAT_SECTORS_DISCARDED];
-    b.sectors = __atomic_load_n(&t->counters[disk].sectors, __ATOMIC_SEQ_CST);
+    b.sectors = counted(t, disk).sectors;
     b.passed_over = passed_over(t);
     return b;
 }
 
-static int attach(struct tracker *t, const struct track_disk *disks, struct err *e)
+static int attach(struct tracker *t, struct err *e)
 {
-    for (int i = 0; i < t->disk_count; i++) {
-        uint32_t dev;
-
-        if (kernel_dev(disks[i].name, &dev, e) < 0)
-            return -1;
-        if (bpf_map__update_elem(t->bpf->maps.places, &dev, sizeof dev, &t->places[i], sizeof t->places[i], BPF_NOEXIST) < 0)
-            return fail(e, errno, "can't name a disk to the tracker");
-    }
     if (track_bpf__attach(t->bpf) < 0)
         return fail(e, errno, "can't attach the tracker to the tracepoint");
-    for (int i = 0; i < t->disk_count; i++) {
-        memcpy(t->names[i], disks[i].name, sizeof t->names[i]);
+    for (int i = 0; i < t->disk_count; i++)
         t->balance[i] = read_balance(t, i);
-    }
     return 0;
 }
 
@@ -200,8 +243,7 @@ int track_open(const struct track_disk *disks, int disk_count, struct tracker **
 
     MUST(disk_count >= 1 && disk_count <= TRACK_DISKS_MAX);
     t->disk_count = disk_count;
-    if (place_disks(t, disks, e) < 0 || load(t, e) < 0 ||
-        map_arrays(t, e) < 0 || attach(t, disks, e) < 0)
+    if (place_disks(t, disks, e) < 0 || load(t, e) < 0 || map_arrays(t, e) < 0 || attach(t, e) < 0)
         return -1;
     *out = t;
     t = NULL;
@@ -267,7 +309,7 @@ static uint32_t take_pages(struct tracker *t, int disk, int64_t chunk, bool whol
 int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, struct err *e)
 {
     uint64_t *from = t->words + t->places[disk].first_word, *whole_from = t->whole + t->places[disk].first_word;
-    uint64_t lost = __atomic_load_n(&t->counters[disk].lost, __ATOMIC_SEQ_CST);
+    uint64_t lost = counted(t, disk).lost;
     int64_t count = 0;
     bool lost_now;
 
@@ -298,8 +340,10 @@ uint64_t track_writes(const struct tracker *t, int disk)
     unsigned long long v[STAT_FIELDS];
     uint64_t by_stat = read_stat(t->names[disk], v) ? v[STAT_SECTORS_WRITTEN] + v[STAT_SECTORS_DISCARDED] : 0;
 
-    /* Both only rise; sectors, for a flush counts as a write there. The tracker's own would do, were it never passed over. */
-    return __atomic_load_n(&t->counters[disk].writes, __ATOMIC_SEQ_CST) + by_stat;
+    struct track_counters c = counted(t, disk);
+
+    /* All only rise; sectors, for a flush counts as a write there. The tracker's own would do, were it never passed over. */
+    return c.sectors + c.lost + by_stat;
 }
 
 uint64_t track_writes_by_stat(const char *name)

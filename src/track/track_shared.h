@@ -15,21 +15,27 @@ static inline unsigned long long track_tag(unsigned int disk, unsigned long long
 {
     return ((unsigned long long)(disk + 1) << 40 | (chunk & 0xffffffffffULL)) << TRACK_TAG_SHIFT;
 }
+/* Neighbours lie side by side, so that what is written together shares cache lines and pages; each 4 GiB of a disk begin somewhere else. */
 static inline unsigned int track_slot(unsigned long long tag)
 {
-    return (unsigned int)((tag >> TRACK_TAG_SHIFT) * 0x9e3779b97f4a7c15ULL >> 40) & (TRACK_SLOT_COUNT - 1); /* and its neighbour, with the lowest bit flipped */
+    unsigned long long own = tag >> TRACK_TAG_SHIFT;
+
+    return (unsigned int)(own + ((own >> 16) * 0x9e3779b97f4a7c15ULL >> 40)) & (TRACK_SLOT_COUNT - 1); /* and its neighbour, with the lowest bit flipped */
 }
 
+/* Where a disk is looked for: the highest bits of its dev_t times a factor. */
+#define TRACK_PLACES 1024
+#define TRACK_PLACES_SHIFT 22 /* 32 bits to the 10 of a place */
 struct track_place {
-    unsigned int first_word;
-    unsigned int index; /* of the disk, into counters */
+    unsigned int dev; /* the kernel's own dev_t; 0: none */
+    unsigned int index; /* of the disk */
+    unsigned int first_word, pad;
     unsigned long long chunk_count;
 };
 
-/* A cache line each, so that disks don't fight. */
+/* Of a disk on a processor: a cache line each, so that neither fight. */
 struct track_counters {
-    unsigned long long writes; /* completions that may have changed the disk; by each of the programs that ran */
-    unsigned long long lost;   /* of them, those whose chunks could not be marked: everything must be read again */
-    unsigned long long sectors; /* of 512 bytes, of all of them but commands past the block layer; by each of the programs that ran */
-    unsigned long long pad[5];
+    unsigned long long sectors; /* of 512 bytes, of completions that may have changed the disk, but commands past the block layer; by each of the programs that ran */
+    unsigned long long lost;    /* completions whose chunks could not be marked: everything must be read again */
+    unsigned long long pad[6];
 };

@@ -16,19 +16,17 @@ MUTANTS = {
         "track.c": [(import_skeleton, '#include "bits_at_issue.skel.h"')],
         "track.bpf.c": [
             ("    __u32 cmd_flags;\n} KERNELS;", "    __u32 cmd_flags, __data_len;\n} KERNELS;"),
-            ("static __always_inline int completed(struct bpf_raw_tracepoint_args *event)",
-             "static __always_inline int seen(struct bpf_raw_tracepoint_args *event, int issued)"),
-            ("    __u32 sector_count = (__u32)event->args[2] >> 9,",
-             "    __u32 sector_count = (issued ? BPF_CORE_READ(rq, __data_len) : (__u32)event->args[2]) >> 9,"),
-            (chunks_of_request, "    if (!issued) {\n        count(counted, sector_count);\n        return 0;\n    }\n" + chunks_of_request),
-            ("    count(counted, sector_count);\n    return 0;\n}\n\n/* Three times", "    return 0;\n}\n\n/* Three times"),
-            ("int completed_first(struct bpf_raw_tracepoint_args *event) { return completed(event); }",
-             "int completed_first(struct bpf_raw_tracepoint_args *event) { return seen(event, 0); }"),
-            ("int completed_second(struct bpf_raw_tracepoint_args *event) { return completed(event); }",
-             "int completed_second(struct bpf_raw_tracepoint_args *event) { return seen(event, 0); }"),
-            ("int completed_third(struct bpf_raw_tracepoint_args *event) { return completed(event); }",
-             "int completed_third(struct bpf_raw_tracepoint_args *event) { return seen(event, 0); }\n"
-             'SEC("raw_tp/block_rq_issue")\nint issue(struct bpf_raw_tracepoint_args *event) { return seen(event, 1); }'),
+            ("static __always_inline int completed(unsigned long long *arguments)", "static __always_inline int seen(unsigned long long *arguments, int issued)"),
+            ("    __u32 sector_count = (__u32)arguments[2] >> 9,", "    __u32 sector_count = (issued ? rq->__data_len : (__u32)arguments[2]) >> 9,"),
+            (chunks_of_request, "    if (!issued) {\n        add(&counted->sectors, sector_count);\n        return 0;\n    }\n" + chunks_of_request),
+            ("    add(&counted->sectors, sector_count);\n    return 0;\n}\n\n/* Three times", "    return 0;\n}\n\n/* Three times"),
+            ("int completed_first(unsigned long long *arguments) { return completed(arguments); }",
+             "int completed_first(unsigned long long *arguments) { return seen(arguments, 0); }"),
+            ("int completed_second(unsigned long long *arguments) { return completed(arguments); }",
+             "int completed_second(unsigned long long *arguments) { return seen(arguments, 0); }"),
+            ("int completed_third(unsigned long long *arguments) { return completed(arguments); }",
+             "int completed_third(unsigned long long *arguments) { return seen(arguments, 0); }\n"
+             'SEC("tp_btf/block_rq_issue")\nint issue(unsigned long long *arguments) { return seen(arguments, 1); }'),
         ],
     },
     # Marks are cleared after what they name was read: a write between is in the mark that is cleared, not in what was read.
@@ -51,7 +49,7 @@ MUTANTS = {
     # Discards are counted, and not marked.
     "discard_unmarked": {
         "track.c": [(import_skeleton, '#include "discard_unmarked.skel.h"')],
-        "track.bpf.c": [(chunks_of_request, "    if (operation == 3) {\n        count(counted, sector_count);\n        return 0;\n    }\n" + chunks_of_request)],
+        "track.bpf.c": [(chunks_of_request, "    if (operation == 3) {\n        add(&counted->sectors, sector_count);\n        return 0;\n    }\n" + chunks_of_request)],
     },
     # Of a request that crosses a chunk's border only the first chunk is marked.
     "last_chunk_unmarked": {
@@ -74,7 +72,7 @@ MUTANTS = {
         "track.bpf.c": [
             ("    __u32 cmd_flags;\n} KERNELS;", "    __u32 cmd_flags;\n    __u64 start_time_ns;\n} KERNELS;"),
             ("    /* Operations with the lowest bit",
-             "    if (!(BPF_CORE_READ(rq, start_time_ns) / 16 * 2654435761u >> 13 & 16383))\n        return 0;\n    /* Operations with the lowest bit"),
+             "    if (!(rq->start_time_ns / 16 * 2654435761u >> 13 & 16383))\n        return 0;\n    /* Operations with the lowest bit"),
         ],
     },
     # What was read counts as a moment, whether or not writes completed meanwhile.
