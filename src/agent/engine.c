@@ -77,6 +77,15 @@ static void mark_todo(int64_t chunk, uint32_t pages, void *user)
     todo_mark(m->a, m->disk, chunk, pages);
 }
 
+static void set_taking_marks(struct agent *a, bool taking)
+{
+    pthread_mutex_lock(&a->lock);
+    a->taking_marks = taking;
+    if (!taking)
+        a->waiting_bytes = 0;
+    pthread_mutex_unlock(&a->lock);
+}
+
 int engine_take(struct agent *a, struct err *e)
 {
     int64_t bytes = 0;
@@ -84,6 +93,7 @@ int engine_take(struct agent *a, struct err *e)
 
     if (!a->tracker)
         return 0;
+    set_taking_marks(a, true);
     for (int i = 0; i < a->disk_count; i++) {
         struct agent_disk *d = &a->disks[i];
         struct marking m = {.a = a, .disk = i};
@@ -102,7 +112,8 @@ int engine_take(struct agent *a, struct err *e)
         bytes += m.bytes;
     }
     atomic_fetch_add(&a->bytes_marked, bytes);
-    atomic_store(&a->todo_chunks, todo_total(a));
+    atomic_store(&a->todo_bytes, todo_bytes(a));
+    set_taking_marks(a, false);
     return lost ? -1 : 0;
 }
 
@@ -223,6 +234,7 @@ static int new_epoch(struct agent *a, struct err *e)
     a->pass = PASS_RUNNING;
     a->reported_ack = 0;
     a->take_watermark_us = 0;
+    a->outlook_void = true;
     pthread_mutex_unlock(&a->lock);
     return 0;
 }
@@ -355,6 +367,7 @@ static void obey(struct agent *a, const struct command *c)
         break;
     case WIRE_LIMIT:
         pthread_mutex_lock(&a->lock);
+        a->rate_void |= a->limit_bytes_per_s != c->simple.value;
         a->limit_bytes_per_s = c->simple.value;
         a->limit_free_us = 0;
         pthread_mutex_unlock(&a->lock);

@@ -199,6 +199,7 @@ static void resume(struct agent *a)
 {
     bool same = strcmp(a->welcome->epoch, a->epoch) == 0 && (uint64_t)a->welcome->applied >= a->reported_ack;
     bool whole = true;
+    int64_t limit;
 
     for (int i = 0; i < a->disk_count; i++)
         whole &= a->welcome->disks[i].whole;
@@ -213,10 +214,12 @@ static void resume(struct agent *a)
         a->rescan_pass = whole;
         a->reported_ack = 0;
     }
+    limit = a->welcome->limit_bytes_per_s ? a->welcome->limit_bytes_per_s : a->config->bytes_per_s;
     a->window = (uint64_t)a->welcome->window_offers;
-    a->limit_bytes_per_s = a->welcome->limit_bytes_per_s ? a->welcome->limit_bytes_per_s : a->config->bytes_per_s;
+    a->rate_void |= a->limit_bytes_per_s != limit;
+    a->limit_bytes_per_s = limit;
     a->limit_free_us = 0;
-    atomic_store(&a->todo_chunks, todo_total(a));
+    atomic_store(&a->todo_bytes, todo_bytes(a));
 }
 
 int link_dial(const struct agent_config *c, struct err *e)

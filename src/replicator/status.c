@@ -5,6 +5,8 @@
 #include <string.h>
 
 #define STAT_EVERY_US (3 * US_PER_S)
+#define ETA_UNKNOWN (-1) /* in STATUS */
+#define ETA_NEVER (-2)
 
 /* What our side knows before the agent's own state counts. */
 static const char *state_of(const struct peer *p)
@@ -42,7 +44,7 @@ static json_t *replication_json(struct peer *p)
 {
     json_t *j = json_pack("{s:s, s:s}", "server", p->server, "state", state_of(p));
     const struct wire_status *s = &p->status;
-    bool pointed = p->newest[0];
+    bool pointed = p->newest[0], current = p->session && p->has_status;
 
     json_object_set_new(j, "connected", json_boolean(p->session != NULL));
     json_object_set_new(j, "tracker", p->has_status ? json_string(s->tracker) : json_null());
@@ -53,9 +55,12 @@ static json_t *replication_json(struct peer *p)
     json_object_set_new(j, "bytes_stored", json_integer((json_int_t)p->stored_bytes));
     json_object_set_new(j, "backlog_bytes", json_integer(s->backlog_bytes));
     json_object_set_new(j, "lag_ms", json_integer(s->lag_ms));
-    json_object_set_new(j, "eta_ms", integer_or_null(s->eta_ms));
-    json_object_set_new(j, "rate_bytes_per_s", json_integer(s->rate_bytes_per_s));
-    json_object_set_new(j, "churn_bytes_per_s", json_integer(s->churn_bytes_per_s));
+    json_object_set_new(j, "eta_ms", integer_or_null(current ? s->eta_ms : ETA_UNKNOWN));
+    json_object_set_new(j, "eta", current && s->eta_ms == ETA_NEVER ? json_string("never") : json_null());
+    json_object_set_new(j, "rate_bytes_per_s", integer_or_null(s->state[0] ? s->rate_bytes_per_s : -1));
+    json_object_set_new(j, "churn_bytes_per_s", integer_or_null(s->state[0] ? s->churn_bytes_per_s : -1));
+    json_object_set_new(j, "limit_bytes_per_s", json_integer(s->limit_bytes_per_s));
+    json_object_set_new(j, "bottleneck", current && s->bottleneck[0] ? json_string(s->bottleneck) : json_null());
     json_object_set_new(j, "held", json_boolean(p->session && p->has_status && s->held));
     json_object_set_new(j, "newest_point", pointed ? json_string(p->newest) : json_null());
     json_set_time(j, "newest_point_at", pointed ? p->newest_at_us : 0);
