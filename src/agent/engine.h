@@ -89,6 +89,13 @@ struct command {
 /* What the workers' time goes to; the last one: what nobody works at, for the other end has not answered. */
 enum spent { SPENT_SOURCE, SPENT_LIMIT, SPENT_LINK, SPENT_REPLICATOR, SPENT_COUNT };
 
+/* Why the agent does what it does, for people: see wire_status's note. */
+struct note {
+    char kind[WIRE_NAME_SIZE]; /* "": none */
+    char text[WIRE_TEXT_SIZE];
+    int64_t at_us;             /* monotonic */
+};
+
 enum pass { PASS_RUNNING, PASS_DRAINING, PASS_DONE };
 
 struct agent {
@@ -159,6 +166,7 @@ struct agent {
     int64_t scan_begin_us;
     struct err trouble;      /* a disk can't be read, …: for a minute the state is STALLED */
     int64_t trouble_us;
+    struct note note;
     int64_t limit_bytes_per_s, limit_free_us, read_free_us;
 
     atomic_llong bytes_total, bytes_read, bytes_sent, bytes_acked, bytes_marked, todo_bytes;
@@ -228,5 +236,7 @@ void point_check_hold(struct agent *a); /* notices the hold's deadline */
 void hashing_run(struct agent *a, const struct wire_hash *r);
 
 /* status.c */
+/* Under lock. Stands while all is read again; that disks have changed, two minutes longer. */
+void note_set(struct agent *a, const char *kind, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int reporter_start(struct agent *a, struct err *e);
 void reporter_stop(struct agent *a);

@@ -194,6 +194,23 @@ static int start_receiver(struct agent *a, struct err *e)
     return 0;
 }
 
+/* Why all is offered again, unless that is known already. */
+static void say_why(struct agent *a, bool same, bool whole)
+{
+    if (a->pass != PASS_DONE && a->note.kind[0])
+        return;
+    if (!whole && !a->reported_ack)
+        return; /* the first sync needs no reason */
+    if (!a->reported_ack)
+        note_set(a, "agent_restarted", "the agent started anew, and does not know what was written before");
+    else if (!whole)
+        note_set(a, "state_lost", "the replicator does not hold all of the disks any more");
+    else if (same || strcmp(a->welcome->epoch, a->epoch) == 0)
+        note_set(a, "state_lost", "the replicator has lost what it had acknowledged");
+    else
+        note_set(a, "state_lost", "the copy was fed by another agent meanwhile, or the vault was restored");
+}
+
 /* What the replicator holds decides whether we go on or offer everything again. */
 static void resume(struct agent *a)
 {
@@ -210,6 +227,7 @@ static void resume(struct agent *a)
                 for (int64_t chunk = 0; chunk < a->disks[i].chunk_count; chunk++)
                     track_sums_forget(a->disks[i].sums, chunk);
         }
+        say_why(a, same, whole);
         a->pass = PASS_RUNNING;
         a->rescan_pass = whole;
         a->reported_ack = 0;

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/json.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@
 #define TROUBLE_US (60 * US_PER_S)
 #define FADE 0.9 /* of what the time went to, a second later */
 #define SHARE_LEAST 0.1 /* of a worker: below, nothing is held up */
+#define NOTE_US (120 * US_PER_S)
 #define TICK_US (100 * US_PER_MS)
 #define PING_US (10 * US_PER_S)
 
@@ -87,6 +89,32 @@ static void describe_trouble(const struct agent *a, int64_t now_us, struct wire_
     }
 }
 
+void note_set(struct agent *a, const char *kind, const char *format, ...)
+{
+    va_list args;
+
+    snprintf(a->note.kind, sizeof a->note.kind, "%s", kind);
+    va_start(args, format);
+    vsnprintf(a->note.text, sizeof a->note.text, format, args);
+    va_end(args);
+    a->note.at_us = clock_monotonic_us();
+}
+
+/* Under lock. */
+static void describe_note(struct agent *a, int64_t now_us, struct wire_status *s)
+{
+    bool lasts = strcmp(a->note.kind, "disks_changed") == 0 && now_us - a->note.at_us < NOTE_US;
+
+    snprintf(s->tracker_reason, sizeof s->tracker_reason, "%s", a->tracker ? "" : a->tracker_reason);
+    s->rescan_interval_s = a->config->rescan_interval_s;
+    if (a->pass == PASS_DONE && !lasts)
+        a->note.kind[0] = '\0';
+    if (a->note.kind[0]) {
+        snprintf(s->note_kind, sizeof s->note_kind, "%s", a->note.kind);
+        snprintf(s->note, sizeof s->note, "%s", a->note.text);
+    }
+}
+
 /* Under lock: of the chunks that are to do or on their way, what of them will travel at most. */
 static int64_t open_bytes(const struct agent *a)
 {
@@ -123,6 +151,7 @@ static void describe(struct agent *a, struct wire_status *s)
     s->limit_bytes_per_s = a->limit_bytes_per_s;
     s->eta_ms = moves ? outlook_eta_ms(&a->outlook, s->backlog_bytes, is_behind(a, lag_us), now_us) : s->backlog_bytes ? OUTLOOK_UNKNOWN : 0;
     s->held = a->held;
+    describe_note(a, now_us, s);
     describe_trouble(a, now_us, s);
 }
 

@@ -281,6 +281,10 @@ struct wire_status {
     int64_t limit_bytes_per_s;  /* in force on the wire; 0: none */
     char bottleneck[WIRE_NAME_SIZE]; /* "": nothing holds it up, "source", "limit", "link" or "replicator" */
     bool held;
+    char tracker_reason[WIRE_TEXT_SIZE]; /* why tracker is "rescan" */
+    int64_t rescan_interval_s;           /* how often then */
+    char note_kind[WIRE_NAME_SIZE]; /* "": none; "marks_lost", "agent_restarted", "state_lost": why all is read again; "disks_changed" */
+    char note[WIRE_TEXT_SIZE];
     char error_kind[WIRE_NAME_SIZE]; /* "": none */
     char error[WIRE_TEXT_SIZE];
 };
