@@ -11,7 +11,7 @@
 
 #define CLI_WORDS_MAX 64
 #define CLI_OPTIONS_MAX 64
-#define CLI_COLUMNS_MAX 12
+#define CLI_COLUMNS_MAX 32
 
 /* ---- The table (verbs.c) ---- */
 
@@ -22,7 +22,8 @@ struct cli_option {
     bool many; /* may be given several times */
 };
 
-enum cli_format { CLI_TEXT, CLI_BYTES, CLI_MS, CLI_YES };
+/* CLI_RATE: bytes a second, as links are written (Mbit/s). CLI_ETA: of a replication object: when its copy has caught up. */
+enum cli_format { CLI_TEXT, CLI_BYTES, CLI_MS, CLI_YES, CLI_RATE, CLI_ETA };
 struct cli_column {
     const char *title;
     const char *path; /* into an item: "replication.state"; ends the list with NULL */
@@ -62,6 +63,7 @@ struct cli_verb {
 };
 extern const struct cli_verb cli_verbs[];
 extern const struct cli_option cli_common_options[]; /* of every verb */
+extern const struct cli_column cli_replication_columns[];
 struct cli_summary {
     const char *command, *summary; /* of a command that has verbs */
 };
@@ -105,6 +107,8 @@ int cli_read_json(const struct cli_call *call, const char *path, json_t **out, s
 int cli_assignments(const struct cli_call *call, int from, json_t *object, struct err *e);
 /* Asks the verb's question where somebody is there to answer; ERR_CANCELLED where the answer is no. */
 int cli_ask(struct cli_call *call, struct err *e);
+/* Adds the pages that follow to the items of the answer that the path gave, so that a list is whole; where --limit was given, none. */
+int cli_follow(struct cli_call *call, const char *path, json_t *answer, struct err *e);
 /* Does what a verb without a run of its own does. */
 int cli_simple(struct cli_call *call, struct err *e);
 
@@ -126,6 +130,11 @@ int cli_stream(struct cli_call *call, const char *path, const char *last_event_i
 
 /* The items as a table; every byte that a terminal would act on is made visible. */
 void cli_show_table(FILE *out, const json_t *items, const struct cli_column *columns);
+/* The same, with something before each row's line, and after it. */
+struct cli_row_hooks {
+    void (*before)(FILE *out, const json_t *item), (*after)(FILE *out, const json_t *item);
+};
+void cli_show_rows(FILE *out, const json_t *items, const struct cli_column *columns, const struct cli_row_hooks *hooks);
 /* One object, a line a column. */
 void cli_show_object(FILE *out, const json_t *object, const struct cli_column *columns);
 void cli_show_json(FILE *out, const json_t *value);
@@ -142,6 +151,8 @@ int cli_completion(FILE *out, const char *shell, struct err *e);
 
 int cli_run_login(struct cli_call *call, struct err *e);
 int cli_run_logout(struct cli_call *call, struct err *e);
+int cli_run_wave_show(struct cli_call *call, struct err *e);
+int cli_run_replication(struct cli_call *call, struct err *e);
 int cli_run_import(struct cli_call *call, struct err *e);
 int cli_run_export(struct cli_call *call, struct err *e);
 int cli_run_wave_set(struct cli_call *call, struct err *e);

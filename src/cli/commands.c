@@ -72,8 +72,7 @@ void cli_show_answer(struct cli_call *call, const json_t *answer)
     }
 }
 
-/* Adds the pages that follow to the answer's items, so that a list is whole. */
-static int follow(struct cli_call *call, const char *path, json_t *answer, struct err *e)
+int cli_follow(struct cli_call *call, const char *path, json_t *answer, struct err *e)
 {
     json_t *items = json_object_get(answer, "items");
 
@@ -101,7 +100,7 @@ int cli_simple(struct cli_call *call, struct err *e)
     CLEANUP(free_ptr) char *path = cli_path(call, call->verb->path);
 
     if (cli_ask(call, e) < 0 || cli_body(call, call->verb->fields, &body, e) < 0 ||
-        cli_request(call, call->verb->method, path, body, NULL, &answer, e) < 0 || follow(call, path, answer, e) < 0)
+        cli_request(call, call->verb->method, path, body, NULL, &answer, e) < 0 || cli_follow(call, path, answer, e) < 0)
         return -1;
     cli_show_answer(call, answer);
     return 0;

@@ -40,12 +40,23 @@ static const struct cli_column wave_one[] = {{"name", "name", 0}, {"title", "tit
 static const struct cli_column window_one[] = {{"wave", "name", 0}, {"opens", "window.opens", 0}, {"closes", "window.closes", 0},
     {"time zone", "window.time_zone", 0}, {"notice", "window.notice", 0}, END_COLUMN};
 static const struct cli_column server_list[] = {{"SERVER", "name", 0}, {"WAVE", "wave", 0}, {"LIFECYCLE", "lifecycle", 0},
-    {"REPLICATION", "replication.state", 0}, {"LAG", "replication.lag_ms", CLI_MS}, {"BACKLOG", "replication.backlog_bytes", CLI_BYTES},
-    {"NEWEST POINT", "replication.newest_point_at", 0}, {"INSTANCE", "instance.state", 0}, {"DOOR", "instance.door", 0},
+    {"REPLICATION", "replication.state", 0}, {"WHY", "replication.cause.kind", 0}, {"BACKLOG", "replication.backlog_bytes", CLI_BYTES},
+    {"CHURN", "replication.churn_bytes_per_s", CLI_RATE}, {"RATE", "replication.rate_bytes_per_s", CLI_RATE}, {"LAG", "replication.lag_ms", CLI_MS},
+    {"ETA", "replication", CLI_ETA}, {"NEWEST POINT'S AGE", "replication.newest_point_age_ms", CLI_MS}, {"INSTANCE", "instance.state", 0}, {"DOOR", "instance.door", 0},
     {"OWNER", "owner", 0}, END_COLUMN};
 static const struct cli_column server_one[] = {{"name", "name", 0}, {"wave", "wave", 0}, {"application", "application", 0}, {"owner", "owner", 0},
-    {"address", "address", 0}, {"lifecycle", "lifecycle", 0}, {"replication", "replication", 0}, {"instance", "instance", 0},
-    {"attributes", "attributes", 0}, {"os", "facts.os", 0}, {"version", "version", 0}, END_COLUMN};
+    {"address", "address", 0}, {"lifecycle", "lifecycle", 0}, {"replication", "replication.state", 0}, {"  why", "replication.cause.text", 0},
+    {"  what to do", "replication.cause.advice", 0}, {"  caught up in", "replication", CLI_ETA}, {"  backlog", "replication.backlog_bytes", CLI_BYTES},
+    {"  written anew (churn)", "replication.churn_bytes_per_s", CLI_RATE}, {"  gets across (rate)", "replication.rate_bytes_per_s", CLI_RATE},
+    {"  limit (0: none)", "replication.limit_bytes_per_s", CLI_RATE}, {"  held up by", "replication.bottleneck", 0}, {"  lag", "replication.lag_ms", CLI_MS},
+    {"  newest point", "replication.newest_point_at", 0}, {"  newest point's age", "replication.newest_point_age_ms", CLI_MS},
+    {"  disks", "replication.bytes_total", CLI_BYTES}, {"  sent", "replication.bytes_sent", CLI_BYTES}, {"  stored", "replication.bytes_stored", CLI_BYTES},
+    {"  reported", "replication.reported", 0}, {"instance", "instance", 0}, {"attributes", "attributes", 0}, {"os", "facts.os", 0},
+    {"version", "version", 0}, END_COLUMN};
+const struct cli_column cli_replication_columns[] = {{"SERVER", "name", 0}, {"STATE", "replication.state", 0}, {"CAUGHT UP IN", "replication", CLI_ETA},
+    {"BACKLOG", "replication.backlog_bytes", CLI_BYTES}, {"CHURN", "replication.churn_bytes_per_s", CLI_RATE},
+    {"RATE", "replication.rate_bytes_per_s", CLI_RATE}, {"LAG", "replication.lag_ms", CLI_MS},
+    {"NEWEST POINT'S AGE", "replication.newest_point_age_ms", CLI_MS}, {"WAVE", "wave", 0}, END_COLUMN};
 static const struct cli_column disk_list[] = {{"DISK", "id", 0}, {"NAME", "name", 0}, {"SIZE", "size_bytes", CLI_BYTES}, END_COLUMN};
 static const struct cli_column run_list[] = {{"RUN", "id", 0}, {"WHAT", "template", 0}, {"WAVE", "wave", 0}, {"SERVER", "server", 0}, {"STATE", "state", 0},
     {"STARTED", "started", 0}, {"FINISHED", "finished", 0}, {"BY", "actor", 0}, END_COLUMN};
@@ -139,6 +150,8 @@ static const struct cli_option window_options[] = {{"opens", "TIME", "RFC 3339, 
     {"notice", "TEXT", "what owners are told", false}, END_OPTION};
 static const struct cli_option server_options[] = {{"wave", "WAVE", "only its servers", false}, {"q", "TEXT", "part of a name, address, owner, application", false},
     {"sort", "COLUMN", "such as name, or -lifecycle", false}, {"limit", "N", "not more than these", false}, END_OPTION};
+static const struct cli_option replication_options[] = {{"wave", "WAVE", "only its servers", false},
+    {"no-fail", NULL, "exit status 0 also where a copy does not keep up", false}, END_OPTION};
 static const struct cli_option back_options[] = {{"confirm", "WORDS", "the words that the refusal asked for: what was written since is lost", false},
     {"yes", NULL, "don't ask", false}, END_OPTION};
 static const struct cli_field back_fields[] = {{"confirm", "confirm", CLI_STRING}, END_FIELD};
@@ -186,8 +199,8 @@ const struct cli_verb cli_verbs[] = {
      .example = "export --wave wave-1 --file servers.csv"},
 
     {.command = "wave", .verb = "list", .summary = "all waves", .method = "GET", .path = "/v1/waves", .columns = wave_list, .example = "wave list"},
-    {.command = "wave", .verb = "show", .arguments = "WAVE", .summary = "one wave", .method = "GET", .path = "/v1/waves/{0}", .columns = wave_one,
-     .example = "wave show wave-1"},
+    {.command = "wave", .verb = "show", .arguments = "WAVE", .summary = "one wave, and how its servers replicate", .run = cli_run_wave_show,
+     .columns = wave_one, .example = "wave show wave-1"},
     {.command = "wave", .verb = "create", .arguments = "WAVE", .summary = "make a wave", .options = title_option, .method = "POST", .path = "/v1/waves",
      .fields = wave_fields, .columns = wave_one, .example = "wave create wave-1 --title 'The shop'"},
     {.command = "wave", .verb = "set", .arguments = "WAVE NAME=VALUE...", .summary = "change a wave's settings (VALUE null removes one)",
@@ -230,6 +243,9 @@ const struct cli_verb cli_verbs[] = {
     {.command = "server", .verb = "decommission", .arguments = "SERVER", .summary = "switch its source off; refused before finalize and the hold's end",
      .options = yes_option, .method = "POST", .path = "/v1/servers/{0}/decommission", .asks = "Switch the source of %s off for good?",
      .done = "The source of %s is being decommissioned.", .example = "server decommission db01"},
+
+    {.command = "replication", .summary = "do the copies keep up? worst first, why, what to do; exit status 7 where one does not",
+     .options = replication_options, .run = cli_run_replication, .columns = cli_replication_columns, .example = "replication --wave wave-1"},
 
     {.command = "run", .verb = "list", .summary = "runs, newest first", .options = run_options, .method = "GET", .path = "/v1/runs?wave={wave}&limit={limit}",
      .columns = run_list, .example = "run list --wave wave-1"},

@@ -204,12 +204,19 @@ static int do_compare(struct talk *t, const json_t *q, json_t *answer, struct er
 static int order(struct talk *t, const json_t *q, unsigned type, struct peer **out, struct err *e)
 {
     struct wire_simple message = {0};
+    const char *by = json_get_string(q, "by", "");
     struct peer *p;
     bool connected;
 
     if (need_peer(t, q, &p, e) < 0)
         return -1;
+    if (strlen(by) > LIMIT_NAME_BYTES)
+        return err_set(e, ERR_INVALID, "\"by\" is a name of at most %d bytes", LIMIT_NAME_BYTES);
     pthread_mutex_lock(&p->lock);
+    if (type == WIRE_PAUSE && !p->paused) {
+        snprintf(p->paused_by, sizeof p->paused_by, "%s", by);
+        p->paused_us = clock_now_us();
+    }
     p->paused = type == WIRE_PAUSE || (type == WIRE_DETACH && p->paused);
     p->detached = type == WIRE_DETACH;
     connected = p->session != NULL;

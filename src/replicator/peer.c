@@ -82,6 +82,8 @@ static int load_marks(struct replicator *r, struct err *e)
 
         if (p) {
             p->paused = json_get_bool(mark, "paused", false);
+            p->paused_us = json_get_int(mark, "paused_us", 0);
+            snprintf(p->paused_by, sizeof p->paused_by, "%s", json_get_string(mark, "paused_by", ""));
             p->detached = json_get_bool(mark, "detached", false);
         }
     }
@@ -96,14 +98,11 @@ int peers_save(struct replicator *r, struct err *e)
 
     pthread_mutex_lock(&r->lock);
     for (struct peer *p = r->peers; p; p = p->next) {
-        bool paused, detached;
-
         pthread_mutex_lock(&p->lock);
-        paused = p->paused;
-        detached = p->detached;
+        if (p->paused || p->detached)
+            json_object_set_new(marks, p->server, json_pack("{s:b, s:s, s:I, s:b}", "paused", p->paused, "paused_by", p->paused_by, "paused_us",
+                                                            (json_int_t)p->paused_us, "detached", p->detached));
         pthread_mutex_unlock(&p->lock);
-        if (paused || detached)
-            json_object_set_new(marks, p->server, json_pack("{s:b, s:b}", "paused", paused, "detached", detached));
     }
     text = json_text(marks);
     result = file_write(r->marks_path, text, strlen(text), 0600, e);

@@ -12,6 +12,8 @@
 #include <stdatomic.h>
 
 #define POINTS_IN_STATUS 8
+#define TAKEOVERS_KEPT 8
+#define LIMIT_ADDRESS_BYTES 64
 
 struct replicator_options {
     const char *data, *state, *listen, *factory_url, *name;
@@ -56,10 +58,16 @@ struct peer {
     struct wire_status status;
     bool has_status;
     bool paused, detached; /* by order; kept over restarts */
+    char paused_by[LIMIT_NAME_BYTES + 1]; /* "": not said */
+    int64_t paused_us;     /* wall */
+    bool stopped;          /* the agent said so when it left */
     bool was_connected, gone; /* gone: dropped, and nothing of it is left */
     int64_t since_us;      /* wall: connected or disconnected since */
     struct err trouble;    /* why nothing moves on our side (no space) */
     struct err point_trouble; /* why the last wanted point did not come about */
+    int64_t takeover_us[TAKEOVERS_KEPT]; /* wall: of this place by an agent that knows nothing of the one before, newest last */
+    char rivals[2][LIMIT_ADDRESS_BYTES]; /* the last two's addresses */
+    double busy_share;        /* of the session's time of late: storing, as against waiting for the agent */
     struct slot slots[SLOT_COUNT];
     int64_t next_request;
     uint64_t stored_bytes;

@@ -1,5 +1,5 @@
 /* The JSON messages: one table of fields for each struct, one encoder and one decoder for all. Members that the table doesn't name are
- * ignored, so that a later version may add some; members that it names must be there, of their type and within their bounds. */
+ * ignored, so that a later version may add some; members that it names must be there (but for a few that older agents don't say), of their type and within their bounds. */
 #include "wire/wire.h"
 
 #include "base/json.h"
@@ -16,12 +16,17 @@ struct field {
     int64_t least, most;     /* INT. LIST: most is the count's bound */
     const struct field *item; /* LIST */
     size_t count_offset;     /* LIST: where its int64_t count is */
+    bool may_miss;           /* INT, TEXT: an older agent doesn't say it: 0, or "" */
 };
 
-#define INT(owner, member, lo, hi) {.name = #member, .type = FIELD_INT, .offset = offsetof(struct owner, member), .least = (lo), .most = (hi)}
+#define INT_IS(owner, member, lo, hi) .name = #member, .type = FIELD_INT, .offset = offsetof(struct owner, member), .least = (lo), .most = (hi)
+#define INT(owner, member, lo, hi) {INT_IS(owner, member, lo, hi)}
+#define MAY_INT(owner, member, lo, hi) {INT_IS(owner, member, lo, hi), .may_miss = true}
 #define BOOL(owner, member) {.name = #member, .type = FIELD_BOOL, .offset = offsetof(struct owner, member)}
-#define TEXT(owner, member) \
-    {.name = #member, .type = FIELD_TEXT, .offset = offsetof(struct owner, member), .size = sizeof ((struct owner *)0)->member}
+#define TEXT_IS(owner, member) \
+    .name = #member, .type = FIELD_TEXT, .offset = offsetof(struct owner, member), .size = sizeof ((struct owner *)0)->member
+#define TEXT(owner, member) {TEXT_IS(owner, member)}
+#define MAY_TEXT(owner, member) {TEXT_IS(owner, member), .may_miss = true}
 #define CONSISTENCY(owner, member) {.name = #member, .type = FIELD_CONSISTENCY, .offset = offsetof(struct owner, member)}
 #define HASH(owner, member) {.name = #member, .type = FIELD_HASH, .offset = offsetof(struct owner, member)}
 #define LIST(owner, member, items) \
@@ -74,9 +79,11 @@ static const struct field status_fields[] = {
     TEXT(wire_status, state), TEXT(wire_status, tracker), INT(wire_status, bytes_total, 0, BYTES_MOST),
     INT(wire_status, bytes_read, 0, INT64_MAX), INT(wire_status, bytes_sent, 0, INT64_MAX),
     INT(wire_status, bytes_done, 0, BYTES_MOST), INT(wire_status, backlog_bytes, 0, BYTES_MOST),
-    INT(wire_status, lag_ms, 0, MS_MOST), INT(wire_status, eta_ms, -1, MS_MOST), INT(wire_status, rate_bytes_per_s, 0, BYTES_MOST),
-    INT(wire_status, churn_bytes_per_s, 0, BYTES_MOST), BOOL(wire_status, held), TEXT(wire_status, error_kind),
-    TEXT(wire_status, error), END};
+    INT(wire_status, lag_ms, 0, MS_MOST), INT(wire_status, eta_ms, -2, MS_MOST), INT(wire_status, rate_bytes_per_s, -1, BYTES_MOST),
+    INT(wire_status, churn_bytes_per_s, -1, BYTES_MOST), MAY_INT(wire_status, limit_bytes_per_s, 0, BYTES_MOST),
+    MAY_TEXT(wire_status, bottleneck), BOOL(wire_status, held), MAY_TEXT(wire_status, tracker_reason),
+    MAY_INT(wire_status, rescan_interval_s, 0, MS_MOST), MAY_TEXT(wire_status, note_kind), MAY_TEXT(wire_status, note),
+    TEXT(wire_status, error_kind), TEXT(wire_status, error), END};
 
 static const struct shape {
     unsigned type;
@@ -214,6 +221,8 @@ static int unpack_field(const struct field *f, const json_t *value, char *base, 
 {
     char *at = base + f->offset;
 
+    if (!value && f->may_miss)
+        return 0; /* as it is: zero */
     if (!value)
         return err_set(e, ERR_PROTOCOL, "%s is missing", f->name);
     switch (f->type) {

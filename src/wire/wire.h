@@ -273,12 +273,18 @@ struct wire_status {
     int64_t bytes_read;         /* from disks, since the agent started */
     int64_t bytes_sent;         /* in frames */
     int64_t bytes_done;         /* of bytes_total: in the replicator's map as of this round (initial sync, rescan) */
-    int64_t backlog_bytes;      /* marked or not yet acknowledged */
+    int64_t backlog_bytes;      /* marked or not yet acknowledged: pages where only pages are to do */
     int64_t lag_ms;             /* since when there is a backlog; 0: none */
-    int64_t eta_ms;             /* until the backlog is gone; -1: unknown */
-    int64_t rate_bytes_per_s;   /* of disk content made durable there */
-    int64_t churn_bytes_per_s;  /* newly marked: pages, or chunks where no more is known */
+    int64_t eta_ms;             /* until the backlog is gone, churn counted; -1: unknown; -2: never */
+    int64_t rate_bytes_per_s;   /* of disk content made durable there, by the time in which something was on its way; -1: unknown */
+    int64_t churn_bytes_per_s;  /* newly marked: pages, or chunks where no more is known; -1: unknown */
+    int64_t limit_bytes_per_s;  /* in force on the wire; 0: none */
+    char bottleneck[WIRE_NAME_SIZE]; /* "": nothing holds it up, "source", "limit", "link" or "replicator" */
     bool held;
+    char tracker_reason[WIRE_TEXT_SIZE]; /* why tracker is "rescan" */
+    int64_t rescan_interval_s;           /* how often then */
+    char note_kind[WIRE_NAME_SIZE]; /* "": none; "marks_lost", "agent_restarted", "state_lost": why all is read again; "disks_changed" */
+    char note[WIRE_TEXT_SIZE];
     char error_kind[WIRE_NAME_SIZE]; /* "": none */
     char error[WIRE_TEXT_SIZE];
 };

@@ -429,6 +429,62 @@ static void test_grown(struct fake *f)
     fake_forget_points(f);
 }
 
+static bool wait_backlog(struct fake *f, int64_t bytes, int64_t eta_least, int64_t eta_most)
+{
+    int64_t until_us = clock_monotonic_us() + 10 * US_PER_S;
+    bool reached = false;
+
+    while (!reached && clock_monotonic_us() < until_us) {
+        pthread_mutex_lock(&f->lock);
+        reached = f->status.backlog_bytes == bytes && f->status.eta_ms >= eta_least && f->status.eta_ms <= eta_most;
+        pthread_mutex_unlock(&f->lock);
+        clock_sleep_us(20000);
+    }
+    return reached;
+}
+
+/* What is to do is counted in what will travel: whether it waits in the kernel, is on its way, or is not acknowledged yet. */
+static void test_backlog(struct fake *f)
+{
+    const struct loopdev *disks[] = {&raw[0]};
+    struct running *r = start_agent(f, 1, disks, false);
+    struct wire_simple order = {0};
+    int connections = f->connections + 1, fd = open(raw[0].path, O_RDWR | O_DIRECT | O_CLOEXEC);
+    uint8_t *block;
+
+    MUST(fd >= 0 && posix_memalign((void **)&block, 4096, 4096) == 0);
+    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "continuous");
+    ok(wait_backlog(f, 0, 0, 0), "no backlog, nothing to wait for");
+    fake_send(f, WIRE_PAUSE, &order, sizeof order);
+    ok(fake_wait_state(f, "PAUSED", 10000), "paused");
+    for (int i = 0; i < 20; i++) {
+        memset(block, i + 1, 4096);
+        MUST(pwrite(fd, block, 4096, (off_t)(5 * i + 1) * WIRE_CHUNK_SIZE + 8192) == 4096);
+    }
+    ok(wait_backlog(f, 20 * 4096, -1, -1), "20 pages wait while paused (%lld bytes), and until when is not known", (long long)f->status.backlog_bytes);
+    pthread_mutex_lock(&f->lock);
+    f->keep_quiet = true;
+    pthread_mutex_unlock(&f->lock);
+    fake_send(f, WIRE_RESUME, &order, sizeof order);
+    ok(fake_wait_state(f, "CONTINUOUS", 10000) && wait_backlog(f, 20 * 4096, 0, 600000), "sent and not acknowledged they are backlog yet, with an ETA (%lld bytes, %lld ms)",
+       (long long)f->status.backlog_bytes, (long long)f->status.eta_ms);
+    ok(fake_wait_state(f, "BACKLOG", 20000), "after ten seconds it says so");
+    is_str(f->status.bottleneck, "replicator", "and who is waited for");
+    pthread_mutex_lock(&f->lock);
+    f->keep_quiet = false;
+    pthread_mutex_unlock(&f->lock);
+    pthread_mutex_lock(&f->lock);
+    wire_conn_cut(f->conn);
+    pthread_mutex_unlock(&f->lock);
+    ok(fake_wait_state(f, "CONTINUOUS", 30000) && wait_backlog(f, 0, 0, 0), "over a new link they are acknowledged");
+    ok(f->status.rate_bytes_per_s > 0 && f->status.churn_bytes_per_s >= 0, "and a rate is known: %lld", (long long)f->status.rate_bytes_per_s);
+    is_str(f->status.bottleneck, "", "nothing holds it up");
+    free(block);
+    close(fd);
+    stop_agent(r);
+    fake_forget_points(f);
+}
+
 static void test_detach(struct fake *f)
 {
     const struct loopdev *disks[] = {&raw[0]};
@@ -477,6 +533,7 @@ int main(void)
     test_hold_ends(f);
     test_rescan(f);
     test_grown(f);
+    test_backlog(f);
     test_detach(f);
     is_str(f->fault, "", "the agent kept to the protocol");
     fake_stop(f);

@@ -119,6 +119,23 @@ static void test_data(void)
     buf_release(&out);
 }
 
+static void test_status(void)
+{
+    static const char old[] = "{\"state\":\"CONTINUOUS\",\"tracker\":\"ebpf\",\"bytes_total\":9,\"bytes_read\":8,\"bytes_sent\":7,\"bytes_done\":9,\"backlog_bytes\":0,"
+        "\"lag_ms\":0,\"eta_ms\":-1,\"rate_bytes_per_s\":5,\"churn_bytes_per_s\":4,\"held\":false,\"error_kind\":\"\",\"error\":\"\"}";
+    struct wire_status s = {.state = "BACKLOG", .tracker = "rescan", .eta_ms = -2, .rate_bytes_per_s = -1, .churn_bytes_per_s = -1, .limit_bytes_per_s = 6,
+                            .bottleneck = "limit", .tracker_reason = "none", .rescan_interval_s = 300, .note_kind = "marks_lost", .note = "two"}, back;
+    struct err e = {0};
+
+    wire_json_encode(WIRE_STATUS, &s, sizeof s, &out);
+    is_int(wire_json_decode(WIRE_STATUS, out.data, out.size_bytes, &back, sizeof back, &e), 0, "STATUS decodes: %s", e.message);
+    ok(memcmp(&s, &back, sizeof s) == 0, "to the same, never and unknown, too");
+    buf_release(&out);
+    is_int(wire_json_decode(WIRE_STATUS, old, sizeof old - 1, &back, sizeof back, &e), 0, "what an older agent says is taken: %s", e.message);
+    ok(back.limit_bytes_per_s == 0 && !back.bottleneck[0] && !back.note_kind[0] && back.rate_bytes_per_s == 5, "and the rest is not known");
+    is_int(wire_json_decode(WIRE_STATUS, old, sizeof old - 1 - 12, &back, sizeof back, &e), -1, "half of it is not");
+}
+
 static void test_json(void)
 {
     static struct wire_hello hello, hello_back;
@@ -185,6 +202,7 @@ int main(void)
     test_offer();
     test_need_ack_hashes();
     test_data();
+    test_status();
     test_json();
     test_bad_json();
     return tap_done();
