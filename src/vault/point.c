@@ -35,6 +35,7 @@ json_t *vault_point_json(const struct vault_point *p)
     json_t *j = json_pack("{s:s, s:s}", "id", p->id, "server", p->server);
 
     json_set_time(j, "at", p->at_us);
+    json_object_set_new(j, "group", p->group[0] ? json_string(p->group) : json_null());
     json_object_set_new(j, "consistency", json_string(p->consistency));
     json_object_set_new(j, "freeze_ms", json_integer(p->freeze_ms));
     json_object_set_new(j, "disks", disks_json(p, false));
@@ -50,6 +51,8 @@ char *point_text(const struct vault_point *p, uint64_t sequence)
                                              (json_int_t)p->freeze_ms, "bytes", (json_int_t)p->bytes);
 
     MUST(j);
+    if (p->group[0])
+        json_object_set_new(j, "group", json_string(p->group));
     json_object_set_new(j, "disks", disks_json(p, true));
     return json_text(j);
 }
@@ -94,7 +97,8 @@ static int parse_members(const json_t *j, struct vault_point *p, uint64_t *seque
         json_need_int(j, "sequence", &number, e) < 0 || json_need_int(j, "at_us", &p->at_us, e) < 0 ||
         json_need_array(j, "disks", &disks, e) < 0 || copy_text("id", id, p->id, sizeof p->id, e) < 0 ||
         copy_text("server", server, p->server, sizeof p->server, e) < 0 ||
-        copy_text("consistency", consistency, p->consistency, sizeof p->consistency, e) < 0)
+        copy_text("consistency", consistency, p->consistency, sizeof p->consistency, e) < 0 ||
+        copy_text("group", json_get_string(j, "group", ""), p->group, sizeof p->group, e) < 0)
         return -1;
     if (json_array_size(disks) == 0 || json_array_size(disks) > LIMIT_DISKS_PER_SERVER)
         return err_set(e, ERR_CORRUPT, "a point has %zu disks", json_array_size(disks));
@@ -393,9 +397,10 @@ int point_remove(struct vault *v, MDB_txn *txn, const char *id, struct err *e)
     found = point_row(v, txn, id, p, &sequence, e);
     if (found != 1)
         return found;
-    if (index_del(&v->index, txn, INDEX_ORDER, order_key(p->server, sequence, key), e) < 0)
+    if (index_del(&v->index, txn, INDEX_ORDER, order_key(p->server, sequence, key), e) < 0 ||
+        index_del(&v->index, txn, INDEX_POINT, index_val(id, strlen(id)), e) < 0)
         return -1;
-    return index_del(&v->index, txn, INDEX_POINT, index_val(id, strlen(id)), e);
+    return p->group[0] ? group_forget(v, txn, p->group, e) : 0;
 }
 
 static uint32_t segment_of_record(struct vault *v, MDB_txn *txn, const struct vault_hash *hash)
