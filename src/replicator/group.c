@@ -194,16 +194,27 @@ static void give_up(struct group *g)
     }
 }
 
-static void leave_all(struct group *g)
+/* why: the attempt failed; then whoever had committed is told that it came to nothing. */
+static void leave_all(struct group *g, const struct err *why)
 {
     for (size_t i = 0; i < g->asked_count; i++) {
+        struct wire_failure failure = {0};
+        struct slot *s = &g->peers[i]->slots[SLOT_POINT];
         char point[VAULT_POINT_ID_SIZE];
 
+        /* In one: a point that is staged later finds no slot, and its session unstages it. */
         pthread_mutex_lock(&g->peers[i]->lock);
-        memcpy(point, g->peers[i]->slots[SLOT_POINT].point, sizeof point);
+        memcpy(point, s->point, sizeof point);
+        failure.request = s->request;
+        *s = (struct slot){0};
+        pthread_cond_broadcast(&g->peers[i]->changed);
         pthread_mutex_unlock(&g->peers[i]->lock);
-        slot_leave(g->peers[i], SLOT_POINT);
-        vault_point_unstage(g->r->vault, point); /* where it was not revealed */
+        if (!why || !point[0])
+            continue;
+        vault_point_unstage(g->r->vault, point);
+        snprintf(failure.kind, sizeof failure.kind, "%s", err_meaning(why->kind)->name);
+        snprintf(failure.message, sizeof failure.message, "%.500s", why->message);
+        (void)peer_send(g->peers[i], WIRE_POINT_FAILED, &failure, sizeof failure, NULL);
     }
     g->asked_count = 0;
 }
@@ -217,7 +228,7 @@ static int attempt(struct group *g, struct err *e)
     g->attempts++;
     if (result < 0)
         give_up(g);
-    leave_all(g);
+    leave_all(g, result < 0 ? e : NULL);
     return result;
 }
 
@@ -248,7 +259,7 @@ static int try_on(struct group *g, struct err *e)
         if (why.kind != ERR_TIMEOUT)
             return -1;
         if (rest(g, pause_us, e) < 0)
-            return e->kind == ERR_TIMEOUT ? err_set(e, ERR_TIMEOUT, "%lld attempts to have all %zu servers stand still at once failed; the last: %.700s",
+            return e->kind == ERR_TIMEOUT ? err_set(e, ERR_TIMEOUT, "%lld attempt(s) to have all %zu servers stand still at once failed; the last: %.700s",
                                                     (long long)g->attempts, g->count, why.message) : -1;
         pause_us = 2 * pause_us > PAUSE_MOST_US ? PAUSE_MOST_US : 2 * pause_us;
         if (g->wanted->consistency == WIRE_ANY && g->consistency == WIRE_CRASH && clock_monotonic_us() > freeze_from_us)
