@@ -132,6 +132,7 @@ char *point_text(const struct vault_point *p, uint64_t sequence); /* the caller 
 int point_insert(struct vault *v, MDB_txn *txn, const struct vault_point *p, uint64_t sequence, const char *text, struct err *e);
 struct vault_hash point_record_hash(const char *text);
 void point_name(struct vault *v, struct vault_point *p, uint64_t sequence); /* commit_point.c: sets its id */
+int points_drop(struct vault *v, char (*ids)[VAULT_POINT_ID_SIZE], size_t count, struct err *e); /* as vault_point_drop: all, or none where one is pinned */
 /* Takes a point's rows away where it is there and not pinned; without the grave that vault_point_drop digs. */
 int point_remove(struct vault *v, MDB_txn *txn, const char *id, struct err *e);
 

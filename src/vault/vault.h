@@ -158,7 +158,7 @@ int vault_group_commit(struct vault *v, struct vault_group *g, struct err *e);
 int vault_group_get(struct vault *v, const char *group, struct vault_group *out, struct err *e); /* 1/0/-1; also names points dropped since */
 
 /* Which points stay: for each rung, points younger than span_us stay when they are the oldest of their step (step 0: all). The newest
- * keep_last and the pinned ones always stay. */
+ * keep_last and the pinned ones always stay, and a group's points stay for as long as one of them does so, by this ladder. */
 struct vault_rung {
     int64_t span_us, step_us;
 };

@@ -207,6 +207,54 @@ static void space_is_kept(void)
     remove_dir();
 }
 
+static int64_t fake_now_us = INT64_C(1790000000) * US_PER_S;
+static int64_t fake_now(void *user) { (void)user; return fake_now_us; }
+
+static bool groups_are_whole(struct vault *v, int *count, bool others);
+
+/* Each server's ladder would keep other points: one has some of its own between. */
+static void expire_together(void)
+{
+    static const struct clock clock = {fake_now, NULL};
+    const struct vault_options timed = {.segment_bytes = 4 << 20, .guard_bytes = 1 << 20, .clock = &clock};
+    const struct vault_ladder one = {.keep_last = 1, .rung_count = vault_ladder_default.rung_count, .rungs = vault_ladder_default.rungs};
+    CLEANUP(vault_close) struct vault *v = NULL;
+    struct vault_group g;
+    struct vault_point p;
+    struct err e = {0};
+    int whole = 0, dropped = 0, rounds = 0, count = 0;
+
+    fresh_dir();
+    MUST(vault_open(dir, &timed, &v, &e) == 0);
+    for (uint64_t round = 1; round <= 120; round++) {
+        fake_now_us += 40 * US_PER_S;
+        MUST(stage_all(v, round, &g, &e) == 0 && vault_group_commit(v, &g, &e) == 0);
+        fake_now_us += 7 * US_PER_S;
+        if (round % 2)
+            MUST(vault_point_commit(v, servers[round % 3], 0, "crash", 0, &p, &e) == 0);
+        if (round == 3)
+            MUST(vault_point_pin(v, g.points[1].id, "kept: audit", &e) == 0);
+        if (round % 20)
+            continue;
+        for (int i = 0; i < SERVERS; i++) {
+            int n = vault_expire(v, servers[i], &one, &e);
+
+            MUST(n >= 0);
+            dropped += n;
+        }
+        rounds++;
+        whole += groups_are_whole(v, &count, true);
+    }
+    ok(dropped > 100, "%d points expired", dropped);
+    is_int(whole, rounds, "what is left of groups is whole");
+    fake_now_us += 30 * 86400 * US_PER_S;
+    for (int i = 0; i < SERVERS; i++)
+        MUST(vault_expire(v, servers[i], &one, &e) >= 0);
+    ok(groups_are_whole(v, &count, true) && visible(v, 0) >= 2 && visible(v, 0) <= 4, "after a month the newest, and that of which one point is pinned: %d",
+       visible(v, 0));
+    remove_dir();
+}
+
 /* Groups for ever, until it is killed; some are only staged, some dropped in part. */
 static _Noreturn void child(int fd, uint64_t round)
 {
@@ -227,21 +275,34 @@ static _Noreturn void child(int fd, uint64_t round)
     }
 }
 
-/* Every server has a point of the same groups, and no other. */
-static bool groups_are_whole(struct vault *v, int *count)
+/* Those of a list that are of a group, in its order: their count. */
+static int of_groups(struct vault_point *list, int count)
 {
-    CLEANUP(free_ptr) struct vault_point *lists[SERVERS] = {0};
+    int left = 0;
+
+    for (int i = 0; i < count; i++)
+        if (list[i].group[0])
+            list[left++] = list[i];
+    return left;
+}
+
+/* Every server has a point of the same groups; others: and maybe points of its own. */
+static bool groups_are_whole(struct vault *v, int *count, bool others)
+{
+    struct vault_point *lists[SERVERS] = {0};
     bool fine = true;
 
     for (int i = 0; i < SERVERS; i++) {
         int n = vault_point_list(v, servers[i], 0, &lists[i], NULL);
+
+        n = others && n > 0 ? of_groups(lists[i], n) : n;
 
         fine = fine && n >= 0 && (i == 0 || n == *count);
         *count = i == 0 ? n : *count;
     }
     for (int k = 0; fine && k < *count; k++)
         fine = lists[0][k].group[0] && strcmp(lists[0][k].group, lists[1][k].group) == 0 && strcmp(lists[0][k].group, lists[2][k].group) == 0;
-    for (int i = 1; i < SERVERS; i++)
+    for (int i = 0; i < SERVERS; i++)
         free(lists[i]);
     return fine;
 }
@@ -271,13 +332,13 @@ static void killed(void)
         ended += !WIFSIGNALED(status);
         close(said[0]);
         v = open_vault();
-        whole += groups_are_whole(v, &count);
+        whole += groups_are_whole(v, &count, false);
         before = count;
         if (kill_number % 5 == 4) {
             vault_close(&v);
             MUST(vault_rebuild(dir, &e) == 0);
             v = open_vault();
-            rebuilt += groups_are_whole(v, &count) && count == before;
+            rebuilt += groups_are_whole(v, &count, false) && count == before;
         }
     }
     is_int(ended, 0, "nothing failed before the kill");
@@ -293,6 +354,7 @@ int main(int argc, char **argv)
     reader = argv[1];
     all_or_none();
     space_is_kept();
+    expire_together();
     killed();
     return tap_done();
 }
