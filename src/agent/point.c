@@ -258,12 +258,13 @@ static int attempt_frozen(struct agent *a, const struct wire_take_point *r, stru
     int64_t begin_us = clock_monotonic_us(), end_us = r->hold ? deadline_us : begin_us + budget_us;
     struct freeze_result thawed = {0};
     uint64_t writes[LIMIT_DISKS_PER_SERVER];
+    struct err hook_error = {0};
     int frozen = 0, result;
 
     pipeline_hurry(a, true);
     if (freezer_freeze(a->freezer, f->fds, f->paths, f->count, limit_us, &frozen, e) < 0) {
         pipeline_hurry(a, false);
-        return e->kind == ERR_TIMEOUT ? 0 : -1;
+        return run_hook(a->config->after_thaw, "after-thaw", NULL) == 0 && e->kind == ERR_TIMEOUT ? 0 : -1;
     }
     mark_everything(a);
     result = copy_residue(a, r->hold || !a->tracker, end_us, writes, e);
@@ -280,6 +281,11 @@ static int attempt_frozen(struct agent *a, const struct wire_take_point *r, stru
         pipeline_hash_read_ones(a);
     }
     pipeline_hurry(a, false);
+    /* The application goes on before its last changes are sent. */
+    if ((result < 0 || !r->hold) && run_hook(a->config->after_thaw, "after-thaw", &hook_error) < 0) {
+        *e = result < 0 ? *e : hook_error;
+        return -1;
+    }
     if (result < 0)
         return e->kind == ERR_TIMEOUT && !r->hold ? 0 : -1;
     if (thawed.expired) {
@@ -359,8 +365,6 @@ static int take_frozen(struct agent *a, const struct wire_take_point *r, struct 
         p->attempts++;
         err_clear(&why);
         result = attempt_frozen(a, r, p, f, budget_us, deadline_us, &why);
-        if (!a->held && run_hook(a->config->after_thaw, "after-thaw", &why) < 0)
-            result = -1;
         if (result < 0)
             *e = why;
         if (result == 0 && clock_monotonic_us() + pause_us >= deadline_us)
@@ -416,14 +420,14 @@ static int take_still_in_step(struct agent *a, struct wire_point *p, int64_t dea
 static int take_frozen_in_step(struct agent *a, const struct wire_take_point *r, struct wire_point *p, int64_t deadline_us, struct err *e)
 {
     CLEANUP(filesystems_release) struct filesystems *f = NULL;
-    int result;
 
     if (check_freeze(a, r, e) < 0 || filesystems_open(a, &f, e) < 0 || prepare_freeze(a, f, deadline_us, e) < 0)
         return -1;
-    result = wait_ready(a, f, deadline_us, e);
-    if (result == 0)
-        result = attempt_frozen(a, r, p, f, freeze_budget_us(a, r), deadline_us, e) == 1 ? 0 : -1;
-    return run_hook(a->config->after_thaw, "after-thaw", result < 0 ? NULL : e) < 0 ? -1 : result;
+    if (wait_ready(a, f, deadline_us, e) < 0) {
+        (void)run_hook(a->config->after_thaw, "after-thaw", NULL);
+        return -1;
+    }
+    return attempt_frozen(a, r, p, f, freeze_budget_us(a, r), deadline_us, e) == 1 ? 0 : -1;
 }
 
 /* One attempt: whether there is another is for the replicator to say, to all of the group. */
