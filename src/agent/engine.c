@@ -35,6 +35,8 @@ int engine_wait(struct agent *a, int64_t deadline_us, struct err *e)
         return err_set(e, ERR_CANCELLED, "the agent is stopping");
     if (a->broken)
         return err_set(e, ERR_UNREACHABLE, "the link to the replicator broke");
+    if (a->step_request && a->step_told == WIRE_GIVE_UP)
+        return err_set(e, ERR_CANCELLED, "given up: the point of another server of its group did not come about");
     if (deadline_us >= 0 && now_us >= deadline_us)
         return err_set(e, ERR_TIMEOUT, "its time is over");
     if (deadline_us >= 0 && deadline_us < wake_us)

@@ -158,6 +158,7 @@ struct agent {
     bool held;
     int64_t held_since_us, held_at_us; /* monotonic; wall clock of the point */
     uint64_t held_writes[LIMIT_DISKS_PER_SERVER];
+    int64_t step_request, step_told; /* of the point that is taken in step with other servers (0: none): the last POINT_GO; -1: none yet */
     struct freezer *freezer; /* the engine's */
     int64_t last_take_us, synced_at_us, take_watermark_us; /* monotonic; see engine_take */
     uint64_t take_watermark;
@@ -234,6 +235,14 @@ void point_take(struct agent *a, const struct wire_take_point *r);
 void point_thaw(struct agent *a, int64_t request, bool answer);
 void point_check_hold(struct agent *a); /* notices the hold's deadline */
 void hashing_run(struct agent *a, const struct wire_hash *r);
+
+/* step.c: points of a group. Between begin and end every engine_wait fails (ERR_CANCELLED) once the replicator has said to give up. */
+void step_begin(struct agent *a, int64_t request);
+void step_end(struct agent *a);
+void step_hear(struct agent *a, const struct wire_simple *go); /* the receiver's */
+int step_say(struct agent *a, enum wire_step step, struct err *e);
+/* Until told to come to that step (at most deadline_us). */
+int step_wait(struct agent *a, enum wire_step step, int64_t deadline_us, struct err *e);
 
 /* status.c */
 /* Under lock. Stands while all is read again; that disks have changed, two minutes longer. */

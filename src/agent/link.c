@@ -126,6 +126,10 @@ static void hear(struct agent *a, const struct wire_frame *f, struct err *e)
     case WIRE_RESUME:
     case WIRE_LIMIT:
     case WIRE_DETACH: hear_command(a, f, e); break;
+    case WIRE_POINT_GO: /* not queued: a point is waiting for it */
+        if (wire_json_decode(f->type, f->payload, f->size, &simple, sizeof simple, e) == 0)
+            step_hear(a, &simple);
+        break;
     case WIRE_PING:
         if (wire_json_decode(WIRE_PING, f->payload, f->size, &simple, sizeof simple, e) == 0)
             wire_send_message(a->conn, WIRE_PONG, &simple, e);

@@ -119,6 +119,8 @@ void cli_link_free(struct cli_link **link);
  * and its version sent along, so that a change that somebody made meanwhile is not lost. */
 int cli_request(struct cli_call *call, const char *method, const char *path, const json_t *body, const char *match,
                 json_t **out, struct err *e);
+/* A list, with all its pages; *out is the caller's. */
+int cli_list(struct cli_call *call, const char *path, json_t **out, struct err *e);
 /* Bytes up, bytes down; each may be missing. type is the body's. The answer has any status of 2xx. */
 int cli_transfer(struct cli_call *call, const char *method, const char *path, const char *type, const void *body,
                  size_t size, struct http_response *answer, struct err *e);
@@ -169,6 +171,7 @@ int cli_run_report(struct cli_call *call, struct err *e);
 int cli_run_watch(struct cli_call *call, struct err *e);
 int cli_run_completion(struct cli_call *call, struct err *e);
 int cli_run_point_list(struct cli_call *call, struct err *e);
+int cli_run_point_take(struct cli_call *call, struct err *e);
 int cli_run_point_show(struct cli_call *call, struct err *e);
 int cli_run_point_export(struct cli_call *call, struct err *e);
 int cli_run_point_serve(struct cli_call *call, struct err *e);

@@ -94,6 +94,16 @@ int cli_follow(struct cli_call *call, const char *path, json_t *answer, struct e
     return 0;
 }
 
+int cli_list(struct cli_call *call, const char *path, json_t **out, struct err *e)
+{
+    CLEANUP(json_free) json_t *answer = NULL;
+
+    if (cli_request(call, "GET", path, NULL, NULL, &answer, e) < 0 || follow(call, path, answer, e) < 0)
+        return -1;
+    *out = json_incref(answer);
+    return 0;
+}
+
 int cli_simple(struct cli_call *call, struct err *e)
 {
     CLEANUP(json_free) json_t *body = NULL, *answer = NULL;

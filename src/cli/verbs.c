@@ -94,9 +94,13 @@ static const struct cli_column report_server[] = {{"SERVER", "name", 0}, {"DOWN 
     {"FAILED", "probes_failed", 0}, {"WAY BACK", "way_back_ms", CLI_MS}, END_COLUMN};
 static const struct cli_column report_refusal[] = {{"ASKED", "what", 0}, {"REFUSED BECAUSE", "reason", 0}, END_COLUMN};
 
-static const struct cli_column point_list[] = {{"POINT", "id", 0}, {"WHEN", "when", 0}, {"TAKEN", "consistency", 0}, {"CHANGED", "bytes", CLI_BYTES},
+static const struct cli_column point_list[] = {{"POINT", "id", 0}, {"WHEN", "when", 0}, {"TAKEN", "consistency", 0}, {"GROUP", "group", 0}, {"CHANGED", "bytes", CLI_BYTES},
     {"DISKS", "disk_count", 0}, {"PINNED", "pins", 0}, END_COLUMN};
-static const struct cli_column point_one[] = {{"point", "id", 0}, {"server", "server", 0}, {"when", "when", 0}, {"taken", "consistency", 0},
+static const struct cli_column group_one[] = {{"group", "id", 0}, {"name", "name", 0}, {"when", "when", 0}, {"taken", "consistency", 0},
+    {"all stood still for (us)", "window_us", 0}, {"attempts", "attempts", 0}, END_COLUMN};
+static const struct cli_column group_point[] = {{"SERVER", "server", 0}, {"POINT", "id", 0}, {"TAKEN", "consistency", 0}, {"FROZEN FOR", "freeze_ms", CLI_MS},
+    {"CHANGED", "bytes", CLI_BYTES}, END_COLUMN};
+static const struct cli_column point_one[] = {{"point", "id", 0}, {"server", "server", 0}, {"when", "when", 0}, {"group", "group", 0}, {"taken", "consistency", 0},
     {"frozen for", "freeze_ms", CLI_MS}, {"changed since the one before", "bytes", CLI_BYTES}, {"pinned by", "pins", 0}, END_COLUMN};
 static const struct cli_column point_disk[] = {{"DISK", "id", 0}, {"SIZE", "size_bytes", CLI_BYTES}, {"CHANGED", "changed_bytes", CLI_BYTES},
     END_COLUMN};
@@ -106,6 +110,7 @@ static const struct cli_column entry_list[] = {{"TYPE", "type", 0}, {"MODE", "mo
     {"MODIFIED", "modified", 0}, {"NAME", "name", 0}, END_COLUMN};
 
 static const struct cli_section point_sections[] = {{"Disks", "disks", point_disk}, {NULL, NULL, NULL}};
+static const struct cli_section group_sections[] = {{"Points", "points", group_point}, {NULL, NULL, NULL}};
 static const struct cli_section run_sections[] = {{"Tasks", "tasks", task_list}, {NULL, NULL, NULL}};
 static const struct cli_section task_sections[] = {{"Evidence", "evidence", evidence_list}, {"Artifacts", "artifacts", artifact_list},
     {"Decisions", "decisions", decision_list}, {NULL, NULL, NULL}};
@@ -118,6 +123,10 @@ static const struct cli_section report_sections[] = {{"Servers", "servers", repo
 static const struct cli_option vault_option[] = {VAULT_OPTION, END_OPTION};
 static const struct cli_option point_list_options[] = {VAULT_OPTION, {"limit", "N", "not more than these (default 50)", false},
     {"page", "POINT", "those older than this one", false}, END_OPTION};
+static const struct cli_option point_take_options[] = {VAULT_OPTION, {"server", "NAME", "of this server; several times: of all of them, at one instant", true},
+    {"application", "NAME", "of all servers of this application, as the factory knows them", false}, {"wave", "WAVE", "of all servers of this wave", false},
+    {"consistency", "HOW", "crash: never freezes; frozen; application: with the owner's programs; any (default): the first that comes", false},
+    {"name", "TEXT", "for whoever asks later (default: the application)", false}, {"timeout", "SECONDS", "how long it is tried (default 120)", false}, END_OPTION};
 static const struct cli_option point_export_options[] = {VAULT_OPTION, {"to", "FOLDER", "where the images go; made where it is missing", false},
     {"format", "FORMAT", "raw, qcow2 (default), vmdk or vhdx", false}, {"disk", "ID", "only this one, as `slipway point show` names it", false},
     {"force", NULL, "replace files that exist, once the new ones are whole", false},
@@ -276,6 +285,9 @@ const struct cli_verb cli_verbs[] = {
 
     {.command = "point", .verb = "list", .arguments = "SERVER", .summary = "a server's recovery points, newest first", .options = point_list_options,
      .run = cli_run_point_list, .columns = point_list, .example = "point list web01 --vault /var/lib/slipway"},
+    {.command = "point", .verb = "take", .summary = "recovery points of several servers at one instant: of all, or none", .options = point_take_options,
+     .run = cli_run_point_take, .columns = group_one, .sections = group_sections,
+     .example = "point take --application shop --consistency frozen --vault /var/lib/slipway"},
     {.command = "point", .verb = "show", .arguments = "POINT", .summary = "one point and its disks", .options = vault_option,
      .run = cli_run_point_show, .columns = point_one, .sections = point_sections, .example = "point show 20261124T203402123Z-17-4be1 --vault /var/lib/slipway"},
     {.command = "point", .verb = "export", .arguments = "POINT",

@@ -93,12 +93,12 @@ static int consistency_of(const json_t *q, int64_t *out, struct err *e)
 {
     const char *name = json_get_string(q, "consistency", "any");
 
-    for (int64_t c = WIRE_ANY; c <= WIRE_FROZEN; c++)
+    for (int64_t c = WIRE_ANY; c <= WIRE_APPLICATION; c++)
         if (strcmp(name, wire_consistency_name(c)) == 0) {
             *out = c;
             return 0;
         }
-    return err_set(e, ERR_INVALID, "consistency is any, crash or frozen, not %.40s", name);
+    return err_set(e, ERR_INVALID, "consistency is any, crash, frozen or application, not %.40s", name);
 }
 
 static int do_point(struct talk *t, const json_t *q, json_t *answer, struct err *e)
@@ -122,6 +122,37 @@ static int do_point(struct talk *t, const json_t *q, json_t *answer, struct err 
     if (vault_point_get(t->r->vault, id, made, e) != 1)
         return err_set(e, ERR_INTERNAL, "recovery point %s was made and is not there", id);
     return json_object_set_new(answer, "point", vault_point_json(made));
+}
+
+static int named_peers(struct talk *t, const json_t *servers, struct peer **peers, struct err *e)
+{
+    if (json_array_size(servers) < 1 || json_array_size(servers) > VAULT_GROUP_MOST)
+        return err_set(e, ERR_INVALID, "a group has 1 to %d servers", VAULT_GROUP_MOST);
+    for (size_t i = 0; i < json_array_size(servers); i++) {
+        const char *name = json_string_value(json_array_get(servers, i));
+
+        if (!name)
+            return err_set(e, ERR_INVALID, "servers is a list of names");
+        if (peer_need(t->r, name, &peers[i], e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int do_group_point(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    struct group_wanted wanted = {.name = json_get_string(q, "name", ""), .freeze_budget_ms = json_get_int(q, "freeze_budget_ms", 0),
+                                  .timeout_ms = json_get_int(q, "timeout_ms", DEFAULT_POINT_TIMEOUT_MS)};
+    struct peer *peers[VAULT_GROUP_MOST];
+    json_t *servers, *group = NULL;
+
+    if (json_need_array(q, "servers", &servers, e) < 0 || named_peers(t, servers, peers, e) < 0 || consistency_of(q, &wanted.consistency, e) < 0)
+        return -1;
+    if (wanted.timeout_ms <= 0 || wanted.freeze_budget_ms < 0 || strlen(wanted.name) >= VAULT_GROUP_NAME_SIZE)
+        return err_set(e, ERR_INVALID, "timeout_ms and freeze_budget_ms are positive, and a name has at most %d bytes", VAULT_GROUP_NAME_SIZE - 1);
+    if (group_take(t->r, peers, json_array_size(servers), &wanted, t, &group, e) < 0)
+        return -1;
+    return json_object_set_new(answer, "group", group);
 }
 
 static int do_thaw(struct talk *t, const json_t *q, json_t *answer, struct err *e)
@@ -343,7 +374,7 @@ static const struct {
     const char *verb;
     int (*run)(struct talk *t, const json_t *q, json_t *answer, struct err *e);
 } verbs[] = {
-    {"status", do_status},   {"point", do_point}, {"thaw", do_thaw},     {"export", do_export}, {"unexport", do_unexport}, {"compare", do_compare},
+    {"status", do_status},   {"point", do_point}, {"group_point", do_group_point}, {"thaw", do_thaw}, {"export", do_export}, {"unexport", do_unexport}, {"compare", do_compare},
     {"pause", do_pause},     {"resume", do_resume}, {"detach", do_detach}, {"drop", do_drop},     {"check", do_check},       {"scrub", do_scrub},
 };
 

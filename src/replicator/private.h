@@ -38,6 +38,10 @@ struct slot {
     struct err e; /* kind ERR_NONE: it went well */
     char point[VAULT_POINT_ID_SIZE];
     bool held;
+    /* of a point that is taken in step with other servers: */
+    bool in_step;
+    int64_t step, step_us;           /* the enum wire_step that the agent has come to, and when (monotonic) */
+    const struct vault_group *group; /* set once all stand still; before, no POINT_COMMIT is taken. point: the staged one */
     struct wire_thawed thawed;
     struct wire_hash_done *hashed; /* the slot's owner frees it */
     int hash_fd[LIMIT_DISKS_PER_SERVER]; /* where HASHES go, by HELLO's disk; -1: not wanted */
@@ -94,6 +98,9 @@ struct replicator {
     pthread_mutex_t stat_lock; /* guards what follows; no other of ours is taken under it */
     struct vault_stat stat;
     int64_t stat_due_us; /* monotonic */
+    pthread_mutex_t stir_lock; /* guards what follows; no other of ours is taken under it */
+    pthread_cond_t stirred;
+    uint64_t stirs; /* counts what slots tell; whoever waits for several of them waits for this */
 };
 
 /* peer.c */
@@ -114,6 +121,7 @@ struct ask {
     int64_t *request_at;
     const int *hash_fd; /* for SLOT_HASH: LIMIT_DISKS_PER_SERVER of them */
     bool quiet;
+    bool in_step;
 };
 int slot_ask(struct peer *p, const struct ask *a, int64_t deadline_us, struct err *e);
 struct talk; /* one control connection */
@@ -133,6 +141,17 @@ int peer_thaw(struct peer *p, int64_t timeout_ms, struct talk *t, struct wire_th
 /* session.c */
 struct wire_conn *session_conn(struct session *s);
 void session_serve(struct replicator *r, int fd); /* takes fd; the life of one connection */
+
+/* group.c */
+struct group_wanted {
+    const char *name; /* a person's; may be "" */
+    int64_t consistency; /* enum wire_consistency */
+    int64_t timeout_ms, freeze_budget_ms; /* freeze_budget_ms 0: each agent's own */
+};
+/* A point of each of these servers, all of one instant, or none. *out: {"id","name","at","window_us","consistency","attempts","points":[…]}, the
+ * caller's. t may be NULL. */
+int group_take(struct replicator *r, struct peer *const *peers, size_t count, const struct group_wanted *w, struct talk *t, json_t **out, struct err *e);
+void group_stir(struct replicator *r); /* a slot has changed */
 
 /* status.c */
 json_t *peer_json(struct peer *p);  /* {server, state, …, points:[…]} */

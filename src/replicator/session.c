@@ -367,6 +367,30 @@ static int hear_failure(struct session *s, const struct wire_frame *f, struct er
     return 0;
 }
 
+/* A point of a group has come to a step. */
+static int hear_at(struct session *s, const struct wire_frame *f, struct err *e)
+{
+    struct wire_simple at, give_up = {.value = WIRE_GIVE_UP};
+    struct slot *slot;
+
+    if (wire_json_decode(WIRE_POINT_AT, f->payload, f->size, &at, sizeof at, e) < 0)
+        return -1;
+    if (at.value != WIRE_READY && at.value != WIRE_STILL)
+        return err_set(e, ERR_PROTOCOL, "POINT_AT with step %lld", (long long)at.value);
+    pthread_mutex_lock(&s->p->lock);
+    slot = slot_answered(s->p, SLOT_POINT, at.request);
+    if (slot && slot->in_step) {
+        slot->step = at.value;
+        slot->step_us = clock_monotonic_us();
+    }
+    pthread_mutex_unlock(&s->p->lock);
+    group_stir(s->r);
+    if (slot)
+        return 0;
+    give_up.request = at.request; /* nobody waits for it any more */
+    return wire_send_message(s->conn, WIRE_POINT_GO, &give_up, e);
+}
+
 static int hear_thawed(struct session *s, const struct wire_frame *f, struct err *e)
 {
     struct wire_thawed thawed;
@@ -463,6 +487,7 @@ static const struct {
     {WIRE_OFFER, offers_take},
     {WIRE_DATA, offers_data},
     {WIRE_POINT_BEGIN, hear_nothing},
+    {WIRE_POINT_AT, hear_at},
     {WIRE_POINT_COMMIT, offers_point},
     {WIRE_POINT_FAILED, hear_failure},
     {WIRE_THAWED, hear_thawed},

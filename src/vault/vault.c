@@ -83,6 +83,7 @@ static void free_vault(struct vault *v)
         segment_close(&v->full[i]);
     free(v->full);
     pending_release(&v->pending);
+    staged_release(v);
     hash_set_release(&v->bad);
     index_close(&v->index);
     cache_free(&v->cache);

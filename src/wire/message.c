@@ -58,10 +58,11 @@ static const struct field restoring_fields[] = {INT(wire_restoring, version, 1, 
 static const struct field take_point_fields[] = {
     INT(wire_take_point, request, 1, REQUEST_MOST), CONSISTENCY(wire_take_point, consistency), BOOL(wire_take_point, hold),
     INT(wire_take_point, timeout_ms, 1, MS_MOST), INT(wire_take_point, freeze_budget_ms, 0, MS_MOST),
-    INT(wire_take_point, hold_limit_ms, 0, MS_MOST), END};
+    INT(wire_take_point, hold_limit_ms, 0, MS_MOST), BOOL(wire_take_point, group), END};
 static const struct field point_fields[] = {
     INT(wire_point, request, 1, REQUEST_MOST), CONSISTENCY(wire_point, consistency), INT(wire_point, at_us, 0, INT64_MAX),
-    INT(wire_point, freeze_ms, 0, MS_MOST), BOOL(wire_point, held), INT(wire_point, attempts, 0, INT32_MAX), END};
+    INT(wire_point, freeze_ms, 0, MS_MOST), BOOL(wire_point, held), INT(wire_point, attempts, 0, INT32_MAX),
+    BOOL(wire_point, group), END};
 static const struct field point_done_fields[] = {INT(wire_point_done, request, 1, REQUEST_MOST), TEXT(wire_point_done, point), END};
 static const struct field failure_fields[] = {INT(wire_failure, request, 0, REQUEST_MOST), TEXT(wire_failure, kind),
                                               TEXT(wire_failure, message), END};
@@ -112,6 +113,8 @@ static const struct shape {
     {WIRE_PING, sizeof(struct wire_simple), simple_fields},
     {WIRE_PONG, sizeof(struct wire_simple), simple_fields},
     {WIRE_BYE, sizeof(struct wire_failure), failure_fields},
+    {WIRE_POINT_AT, sizeof(struct wire_simple), simple_fields},
+    {WIRE_POINT_GO, sizeof(struct wire_simple), simple_fields},
     {WIRE_REFUSE, sizeof(struct wire_failure), failure_fields},
 };
 
@@ -125,11 +128,12 @@ static const struct shape *shape_of(unsigned type, size_t message_size)
     must_failed("a JSON message's type", __FILE__, __LINE__);
 }
 
-static const char *const consistencies[] = {[WIRE_ANY] = "any", [WIRE_CRASH] = "crash", [WIRE_FROZEN] = "frozen"};
+static const char *const consistencies[] = {[WIRE_ANY] = "any", [WIRE_CRASH] = "crash", [WIRE_FROZEN] = "frozen",
+                                            [WIRE_APPLICATION] = "application"};
 
 const char *wire_consistency_name(int64_t consistency)
 {
-    MUST(consistency >= WIRE_ANY && consistency <= WIRE_FROZEN);
+    MUST(consistency >= WIRE_ANY && consistency <= WIRE_APPLICATION);
     return consistencies[consistency];
 }
 
@@ -203,7 +207,7 @@ static int unpack_consistency(const struct field *f, const json_t *value, char *
             *(int64_t *)at = i;
             return 0;
         }
-    return err_set(e, ERR_PROTOCOL, "%s is none of any, crash, frozen", f->name);
+    return err_set(e, ERR_PROTOCOL, "%s is none of any, crash, frozen, application", f->name);
 }
 
 static int unpack_list(const struct field *f, const json_t *value, char *base, struct err *e)
