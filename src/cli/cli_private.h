@@ -107,8 +107,6 @@ int cli_read_json(const struct cli_call *call, const char *path, json_t **out, s
 int cli_assignments(const struct cli_call *call, int from, json_t *object, struct err *e);
 /* Asks the verb's question where somebody is there to answer; ERR_CANCELLED where the answer is no. */
 int cli_ask(struct cli_call *call, struct err *e);
-/* Adds the pages that follow to the items of the answer that the path gave, so that a list is whole; where --limit was given, none. */
-int cli_follow(struct cli_call *call, const char *path, json_t *answer, struct err *e);
 /* Does what a verb without a run of its own does. */
 int cli_simple(struct cli_call *call, struct err *e);
 
@@ -119,7 +117,7 @@ void cli_link_free(struct cli_link **link);
  * and its version sent along, so that a change that somebody made meanwhile is not lost. */
 int cli_request(struct cli_call *call, const char *method, const char *path, const json_t *body, const char *match,
                 json_t **out, struct err *e);
-/* A list, with all its pages; *out is the caller's. */
+/* A list, with all its pages (where --limit was given: the one); *out is the caller's. */
 int cli_list(struct cli_call *call, const char *path, json_t **out, struct err *e);
 /* Bytes up, bytes down; each may be missing. type is the body's. The answer has any status of 2xx. */
 int cli_transfer(struct cli_call *call, const char *method, const char *path, const char *type, const void *body,

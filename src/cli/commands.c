@@ -72,7 +72,7 @@ void cli_show_answer(struct cli_call *call, const json_t *answer)
     }
 }
 
-int cli_follow(struct cli_call *call, const char *path, json_t *answer, struct err *e)
+static int follow(struct cli_call *call, const char *path, json_t *answer, struct err *e)
 {
     json_t *items = json_object_get(answer, "items");
 
@@ -110,7 +110,7 @@ int cli_simple(struct cli_call *call, struct err *e)
     CLEANUP(free_ptr) char *path = cli_path(call, call->verb->path);
 
     if (cli_ask(call, e) < 0 || cli_body(call, call->verb->fields, &body, e) < 0 ||
-        cli_request(call, call->verb->method, path, body, NULL, &answer, e) < 0 || cli_follow(call, path, answer, e) < 0)
+        cli_request(call, call->verb->method, path, body, NULL, &answer, e) < 0 || follow(call, path, answer, e) < 0)
         return -1;
     cli_show_answer(call, answer);
     return 0;

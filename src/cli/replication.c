@@ -87,7 +87,7 @@ int cli_run_replication(struct cli_call *call, struct err *e)
     const struct cli_row_hooks hooks = {begin_row, end_row};
     bool keeps_up;
 
-    if (cli_request(call, "GET", path, NULL, NULL, &answer, e) < 0 || cli_follow(call, path, answer, e) < 0)
+    if (cli_list(call, path, &answer, e) < 0)
         return -1;
     servers = begun(json_object_get(answer, "items"));
     keeps_up = !json_array_size(servers) || rank_of(json_array_get(servers, 0)) + 1 < ARRAY_COUNT(ranks);
@@ -115,7 +115,7 @@ int cli_run_wave_show(struct cli_call *call, struct err *e)
     cli_show_answer(call, wave);
     if (call->json)
         return 0;
-    if (cli_request(call, "GET", servers_path, NULL, NULL, &answer, e) < 0 || cli_follow(call, servers_path, answer, e) < 0)
+    if (cli_list(call, servers_path, &answer, e) < 0)
         return -1;
     servers = begun(json_object_get(answer, "items"));
     if (!json_array_size(servers))
