@@ -381,9 +381,7 @@ static void obey(struct agent *a, const struct command *c)
         break;
     case WIRE_LIMIT:
         pthread_mutex_lock(&a->lock);
-        a->rate_void |= a->limit_bytes_per_s != c->simple.value;
-        a->limit_bytes_per_s = c->simple.value;
-        a->limit_free_us = 0;
+        link_limit(a, &c->limit);
         pthread_mutex_unlock(&a->lock);
         break;
     case WIRE_DETACH:

@@ -12,6 +12,7 @@
 #include "agent/agent.h"
 #include "agent/disks.h"
 #include "agent/freeze.h"
+#include "agent/gentle.h"
 #include "agent/outlook.h"
 #include "track/track.h"
 #include "wire/conn.h"
@@ -83,6 +84,7 @@ struct command {
         struct wire_take_point take_point;
         struct wire_hash *hash; /* owned */
         struct wire_simple simple;
+        struct wire_limit limit;
     };
 };
 
@@ -167,7 +169,8 @@ struct agent {
     struct err trouble;      /* a disk can't be read, …: for a minute the state is STALLED */
     int64_t trouble_us;
     struct note note;
-    int64_t limit_bytes_per_s, limit_free_us, read_free_us;
+    struct pace send_pace, read_pace; /* bytes */
+    struct pace cpu_pace;             /* microseconds of a processor */
 
     atomic_llong bytes_total, bytes_read, bytes_sent, bytes_acked, bytes_marked, todo_bytes;
     bool taking_marks;        /* while it is set, marks that wait can't be told from those just taken */
@@ -216,6 +219,7 @@ int todo_next(struct agent *a, int disk, uint32_t *chunks, uint16_t *pages, int 
 
 /* link.c */
 int link_dial(const struct agent_config *c, struct err *e); /* a connected socket to the replicator, through the proxy where there is one */
+void link_limit(struct agent *a, const struct wire_limit *l); /* under lock: what the replicator says, and our own settings: the lower holds */
 int link_open(struct agent *a, struct err *e);  /* dials, says HELLO, hears WELCOME, starts the receiver */
 void link_close(struct agent *a);               /* requeues what wasn't acknowledged */
 void link_say_bye(struct agent *a, enum err_kind kind, const char *message);

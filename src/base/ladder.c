@@ -13,6 +13,7 @@ static bool read_rung(char *text, struct ladder_rung *r, struct err *why)
 {
     char *rest = text, *word, *words[3] = {0};
     int count = 0;
+    bool all;
 
     while ((word = strsep(&rest, " ")))
         if (*word && count < 3)
@@ -20,11 +21,12 @@ static bool read_rung(char *text, struct ladder_rung *r, struct err *why)
     if (count != 2)
         return err_set(why, ERR_INVALID, "is no rung; write it as \"10m all\" or \"1h 1m\""), false;
     *r = (struct ladder_rung){0};
-    if (clock_parse_duration(words[0], &r->span_us, why) < 0 || (strcmp(words[1], "all") != 0 && clock_parse_duration(words[1], &r->step_us, why) < 0))
+    all = strcmp(words[1], "all") == 0;
+    if (clock_parse_duration(words[0], &r->span_us, why) < 0 || (!all && clock_parse_duration(words[1], &r->step_us, why) < 0))
         return false;
     if (r->span_us < US_PER_S || r->span_us > SPAN_MOST_US)
         return err_set(why, ERR_INVALID, "\"%.40s\" is not from 1s to 3660d", words[0]), false;
-    if (strcmp(words[1], "all") != 0 && r->step_us < US_PER_S)
+    if (!all && r->step_us < US_PER_S)
         return err_set(why, ERR_INVALID, "\"%.40s\" is less than 1s; \"all\" keeps all", words[1]), false;
     if (r->step_us > r->span_us)
         return err_set(why, ERR_INVALID, "one in %.40s for %.40s: the step is longer than the span", words[1], words[0]), false;

@@ -54,7 +54,7 @@ enum wire_type {
     WIRE_HASH = 38,        /* struct wire_hash: answered by HASHES…, HASH_DONE, or HASH_FAILED */
     WIRE_PAUSE = 39,       /* struct wire_simple: read and send nothing; marks go on */
     WIRE_RESUME = 40,      /* struct wire_simple */
-    WIRE_LIMIT = 41,       /* struct wire_simple: value is bytes a second on the wire; 0: none */
+    WIRE_LIMIT = 41,       /* struct wire_limit */
     WIRE_DETACH = 42,      /* struct wire_simple: replication is over: answer BYE, stop and don't dial again */
     WIRE_RESTORING = 43,   /* struct wire_restoring: the answer to RESTORE; OFFERs of every chunk follow */
     /* from either */
@@ -240,6 +240,12 @@ struct wire_failure {
 struct wire_simple {
     int64_t request;
     int64_t value;
+};
+struct wire_limit {
+    int64_t request;
+    int64_t value;            /* bytes a second on the wire; 0: no limit */
+    int64_t read_bytes_per_s; /* from disks, outside points; 0, and where it is missing: no limit */
+    int64_t cpu_percent;      /* of one processor; 0, and where it is missing: no limit */
 };
 struct wire_thawed {
     int64_t request;

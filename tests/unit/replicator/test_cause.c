@@ -171,6 +171,20 @@ static void test_points(void)
     is_cause(&f, "not_tracked", "info", "does not describe its types), so all of its disks (96.0 MiB) are read and compared every 300 s");
 }
 
+static void test_settings(void)
+{
+    struct cause_facts f = fresh();
+    struct err refused = {0};
+
+    f.paused_by_calendar = true;
+    status.backlog_bytes = 3 << 20;
+    is_cause(&f, "calendar_pause", "info", "pauses it now; 3.0 MiB of changes wait");
+    f = fresh();
+    err_set(&refused, ERR_INVALID, "time_zone: there is no time zone Mars/Utopia");
+    f.settings_trouble = &refused;
+    is_cause(&f, "settings_refused", "warning", "what held before goes on: time_zone: there is no time zone Mars/Utopia");
+}
+
 int main(void)
 {
     test_well();
@@ -181,5 +195,6 @@ int main(void)
     test_limit();
     test_notes();
     test_points();
+    test_settings();
     return tap_done();
 }
