@@ -209,6 +209,7 @@ static int open_disk(struct agent *a, int disk, struct err *e)
     if (d->fd < 0)
         return err_errno(e, errno, "can't open %s", path);
     d->chunk_count = track_chunks(d->info.size_bytes);
+    d->request_bytes = disks_request_bytes(d->info.name);
     d->todo = xcalloc((size_t)(d->chunk_count + 63) / 64, sizeof *d->todo);
     if (!a->tracker)
         d->sums = track_sums_new(d->chunk_count);
@@ -293,6 +294,7 @@ static int set_up_disks(struct agent *a, struct err *e)
         log_info("disk %s (%s): %lld bytes", found[i].name, found[i].id, (long long)found[i].size_bytes);
     }
     atomic_store(&a->bytes_total, total);
+    burden_begin(a);
     return new_epoch(a, e);
 }
 
@@ -420,6 +422,7 @@ static int turn(struct agent *a)
     check_disks(a);
     if (!a->conn)
         return -1;
+    burden_look(a);
     if (!a->paused && !a->held) {
         engine_advance_pass(a);
         take_regularly(a);

@@ -71,6 +71,7 @@ struct agent_disk {
     struct disk info;
     int fd;               /* O_DIRECT */
     int64_t chunk_count;
+    int64_t request_bytes; /* the kernel makes requests of at most so many */
     uint64_t *todo;       /* the engine's: chunks to offer; (chunk_count + 63) / 64 words. a->pages has pages of some of them */
     int64_t todo_count;
     int64_t todo_bytes;   /* pages where only pages are to do */
@@ -96,6 +97,13 @@ struct note {
     char kind[WIRE_NAME_SIZE]; /* "": none */
     char text[WIRE_TEXT_SIZE];
     int64_t at_us;             /* monotonic */
+};
+
+/* Totals of the disks and of what the agent did on them. */
+struct burden {
+    bool known; /* the kernel keeps statistics of every disk */
+    int64_t at_us, reads, read_us, writes, write_us, own_requests, own_us, own_bytes;
+    int64_t stalled_us; /* -1: not known */
 };
 
 enum pass { PASS_RUNNING, PASS_DRAINING, PASS_DONE };
@@ -170,9 +178,13 @@ struct agent {
     int64_t trouble_us;
     struct note note;
     struct pace send_pace, read_pace; /* bytes */
+    int64_t read_limit, read_back_off; /* of which read_pace keeps to the lower */
+    struct gentle gentle;
+    struct burden burden;             /* the engine's: at the last look */
     struct pace cpu_pace;             /* microseconds of a processor */
 
     atomic_llong bytes_total, bytes_read, bytes_sent, bytes_acked, bytes_marked, todo_bytes;
+    atomic_llong own_requests, own_read_us; /* of reading: see burden.c */
     bool taking_marks;        /* while it is set, marks that wait can't be told from those just taken */
     int64_t waiting_bytes;    /* that marks in the kernel name */
     bool outlook_void;        /* counters began anew */
@@ -220,6 +232,7 @@ int todo_next(struct agent *a, int disk, uint32_t *chunks, uint16_t *pages, int 
 /* link.c */
 int link_dial(const struct agent_config *c, struct err *e); /* a connected socket to the replicator, through the proxy where there is one */
 void link_limit(struct agent *a, const struct wire_limit *l); /* under lock: what the replicator says, and our own settings: the lower holds */
+void link_pace_reading(struct agent *a); /* under lock: the limit or the back-off has changed */
 int link_open(struct agent *a, struct err *e);  /* dials, says HELLO, hears WELCOME, starts the receiver */
 void link_close(struct agent *a);               /* requeues what wasn't acknowledged */
 void link_say_bye(struct agent *a, enum err_kind kind, const char *message);
@@ -238,6 +251,10 @@ void point_take(struct agent *a, const struct wire_take_point *r);
 void point_thaw(struct agent *a, int64_t request, bool answer);
 void point_check_hold(struct agent *a); /* notices the hold's deadline */
 void hashing_run(struct agent *a, const struct wire_hash *r);
+
+/* burden.c: the engine's */
+void burden_begin(struct agent *a); /* other disks */
+void burden_look(struct agent *a);  /* may be called often */
 
 /* status.c */
 /* Under lock. Stands while all is read again; that disks have changed, two minutes longer. */

@@ -196,12 +196,18 @@ static int start_receiver(struct agent *a, struct err *e)
     return 0;
 }
 
+void link_pace_reading(struct agent *a)
+{
+    pace_set(&a->read_pace, pace_lower(a->read_limit, a->read_back_off), clock_monotonic_us());
+}
+
 void link_limit(struct agent *a, const struct wire_limit *l)
 {
     int64_t now_us = clock_monotonic_us(), sent = a->send_pace.per_s, read = a->read_pace.per_s;
 
     pace_set(&a->send_pace, pace_lower(l->value, a->config->bytes_per_s), now_us);
-    pace_set(&a->read_pace, pace_lower(l->read_bytes_per_s, a->config->read_bytes_per_s), now_us);
+    a->read_limit = pace_lower(l->read_bytes_per_s, a->config->read_bytes_per_s);
+    link_pace_reading(a);
     pace_set(&a->cpu_pace, pace_lower(l->cpu_percent, a->config->cpu_percent) * US_PER_S / 100, now_us);
     a->rate_void |= a->send_pace.per_s != sent || a->read_pace.per_s != read;
 }

@@ -384,14 +384,15 @@ static void do_read(struct agent *a, struct offer *o)
 {
     int64_t begun_us = clock_monotonic_us();
     struct err e = {0};
-    bool limited;
+    bool limited, held_back;
 
     pthread_mutex_lock(&a->lock);
     limited = !in_a_hurry(a);
+    held_back = a->read_back_off && a->read_pace.per_s == a->read_back_off;
     pthread_mutex_unlock(&a->lock);
     if (limited) {
         keep_to_pace(a, &a->read_pace, o->for_hashing ? (int64_t)o->count * WIRE_CHUNK_SIZE : o->bytes);
-        begun_us = spend(a, SPENT_LIMIT, begun_us);
+        begun_us = spend(a, held_back ? SPENT_SOURCE : SPENT_LIMIT, begun_us);
     }
     after_read(a, o, chunks_read(a, o, &e) < 0, &e);
     spend(a, SPENT_SOURCE, begun_us);

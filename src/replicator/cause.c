@@ -175,10 +175,20 @@ static void say_link(const struct cause_facts *f, struct buf *out)
     say_limit(f, out);
 }
 
+static void say_back_off(const struct cause_facts *f, struct buf *out)
+{
+    buf_printf(out, ": the agent reads no more than ");
+    words_rate(out, (double)f->status->backoff_bytes_per_s);
+    buf_printf(out, ", for an I/O of the source's own takes %lld us, and %lld us without it", (long long)f->status->source_latency_us,
+               (long long)f->status->source_latency_without_us);
+}
+
 static void say_source(const struct cause_facts *f, struct buf *out)
 {
     say_race(f, out);
     buf_puts(out, ", held up by reading the source's disks, or by its processors");
+    if (f->status->backoff_bytes_per_s)
+        say_back_off(f, out);
 }
 
 static void say_replicator(const struct cause_facts *f, struct buf *out)

@@ -96,6 +96,9 @@ static json_t *replication_json(struct peer *p)
     json_set_time(j, "newest_point_at", pointed ? p->newest_at_us : 0);
     json_object_set_new(j, "newest_point_age_ms", pointed ? json_integer((clock_now_us() - p->newest_at_us) / US_PER_MS) : json_null());
     json_object_set_new(j, "settings", settings_json(p));
+    json_object_set_new(j, "source_latency", json_pack("{s:I, s:I, s:I, s:I}", "now_us", (json_int_t)s->source_latency_us, "without_us",
+                                                       (json_int_t)s->source_latency_without_us, "with_us", (json_int_t)s->source_latency_with_us,
+                                                       "backoff_bytes_per_s", (json_int_t)s->backoff_bytes_per_s));
     json_object_set_new(j, "error", error_json(p));
     json_object_set_new(j, "cause", cause_json(&facts));
     return j;

@@ -84,7 +84,9 @@ static const struct field status_fields[] = {
     INT(wire_status, bytes_done, 0, BYTES_MOST), INT(wire_status, backlog_bytes, 0, BYTES_MOST),
     INT(wire_status, lag_ms, 0, MS_MOST), INT(wire_status, eta_ms, -2, MS_MOST), INT(wire_status, rate_bytes_per_s, -1, BYTES_MOST),
     INT(wire_status, churn_bytes_per_s, -1, BYTES_MOST), MAY_INT(wire_status, limit_bytes_per_s, 0, BYTES_MOST),
-    MAY_TEXT(wire_status, bottleneck), BOOL(wire_status, held), MAY_TEXT(wire_status, tracker_reason),
+    MAY_TEXT(wire_status, bottleneck), MAY_INT(wire_status, source_latency_us, 0, MS_MOST),
+    MAY_INT(wire_status, source_latency_without_us, 0, MS_MOST), MAY_INT(wire_status, source_latency_with_us, 0, MS_MOST),
+    MAY_INT(wire_status, backoff_bytes_per_s, 0, BYTES_MOST), BOOL(wire_status, held), MAY_TEXT(wire_status, tracker_reason),
     MAY_INT(wire_status, rescan_interval_s, 0, MS_MOST), MAY_TEXT(wire_status, note_kind), MAY_TEXT(wire_status, note),
     TEXT(wire_status, error_kind), TEXT(wire_status, error), END};
 

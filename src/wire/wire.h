@@ -286,6 +286,9 @@ struct wire_status {
     int64_t churn_bytes_per_s;  /* newly marked: pages, or chunks where no more is known; -1: unknown */
     int64_t limit_bytes_per_s;  /* in force on the wire; 0: none */
     char bottleneck[WIRE_NAME_SIZE]; /* "": nothing holds it up, "source", "limit", "link" or "replicator" */
+    /* An I/O of the source's own, in microseconds (0: not known): of late, while the agent rests or reads slowly, while it reads; and what the
+     * agent holds its reading to because it takes longer (0: it does not). */
+    int64_t source_latency_us, source_latency_without_us, source_latency_with_us, backoff_bytes_per_s;
     bool held;
     char tracker_reason[WIRE_TEXT_SIZE]; /* why tracker is "rescan" */
     int64_t rescan_interval_s;           /* how often then */

@@ -122,6 +122,12 @@ static void test_behind(void)
         snprintf(status.bottleneck, sizeof status.bottleneck, "%s", rows[i].bottleneck);
         f.busy = rows[i].busy;
         is_cause(&f, rows[i].kind, "error", rows[i].words);
+        if (strcmp(rows[i].kind, "source_too_slow") != 0)
+            continue;
+        status.backoff_bytes_per_s = 5 << 20;
+        status.source_latency_us = 9000;
+        status.source_latency_without_us = 700;
+        is_cause(&f, rows[i].kind, "error", "for an I/O of the source's own takes 9000 us, and 700 us without it");
     }
 }
 
