@@ -10,9 +10,11 @@
 #pragma once
 
 #include "agent/agent.h"
+#include "agent/bits.h"
 #include "agent/disks.h"
 #include "agent/freeze.h"
 #include "agent/gentle.h"
+#include "agent/memory.h"
 #include "agent/outlook.h"
 #include "track/track.h"
 #include "wire/conn.h"
@@ -72,10 +74,9 @@ struct agent_disk {
     int fd;               /* O_DIRECT */
     int64_t chunk_count;
     int64_t request_bytes; /* the kernel makes requests of at most so many */
-    uint64_t *todo;       /* the engine's: chunks to offer; (chunk_count + 63) / 64 words. a->pages has pages of some of them */
-    int64_t todo_count;
+    struct bits *todo;    /* the engine's: chunks to offer. a->pages has pages of some of them */
     int64_t todo_bytes;   /* pages where only pages are to do */
-    int64_t cursor;       /* the engine's: the next word of todo to look at */
+    int64_t cursor;       /* the engine's: the next chunk of todo to look at */
     struct track_sums *sums; /* where writes can't be followed; else NULL */
 };
 
@@ -123,6 +124,8 @@ struct agent {
     char boot_id[WIRE_TOKEN_SIZE];
 
     uint8_t zero_hash[HASH_SHA256_SIZE]; /* of a chunk of zero bytes */
+
+    struct memory_plan memory; /* of the disks that there are */
 
     /* offers */
     uint8_t **free_batches;

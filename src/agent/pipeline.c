@@ -54,7 +54,7 @@ int pipeline_fill(struct agent *a, bool read_only)
     struct offer *o = NULL;
     int disk = 0;
 
-    while (disk < a->disk_count && !a->disks[disk].todo_count)
+    while (disk < a->disk_count && !a->disks[disk].todo->count)
         disk++;
     if (disk == a->disk_count)
         return 0;
@@ -536,18 +536,17 @@ static void *work(void *user)
 
 static int make_batches(struct agent *a, struct err *e)
 {
-    a->batch_count = (int)(a->config->memory_mib * (1 << 20) / (int64_t)BATCH_BYTES);
+    a->batch_count = (int)(a->memory.buffers_bytes / (int64_t)BATCH_BYTES);
     a->free_batches = xcalloc((size_t)a->batch_count, sizeof *a->free_batches);
     for (; a->free_count < a->batch_count; a->free_count++)
         if (posix_memalign((void **)&a->free_batches[a->free_count], 4096, BATCH_BYTES) != 0)
-            return err_set(e, ERR_LIMIT, "there is no memory for %lld MiB of buffers: set memory_mib lower",
-                           (long long)a->config->memory_mib);
+            return err_set(e, ERR_LIMIT, "there is no memory for %lld MiB of buffers: set memory_mib or memory_bound_mib lower",
+                           (long long)(a->memory.buffers_bytes >> 20));
     return 0;
 }
 
 int pipeline_start(struct agent *a, struct err *e)
 {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
     pthread_attr_t attributes;
     static const uint8_t zeros[WIRE_CHUNK_SIZE];
 
@@ -558,7 +557,7 @@ int pipeline_start(struct agent *a, struct err *e)
         return -1;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    for (long i = 0; i < (cores < 2 ? 2 : cores > WORKERS_MAX ? WORKERS_MAX : cores); i++) {
+    while (a->worker_count < a->memory.workers) {
         int reason = pthread_create(&a->workers[a->worker_count], &attributes, work, a);
 
         if (reason) {

@@ -224,6 +224,7 @@ const struct rule server_attributes[] = {
     {"freeze_budget_ms", "Longest freeze", RULE_INT, .min = 1, .max = 60000},
     {"jump", "Jump host", RULE_FORM, .max = TEXT_MAX, .fits = is_jump, .hint = "user@host or user@host:port"},
     {"jump_host_key", "Jump host's key", RULE_FORM, .max = TEXT_MAX, .fits = is_fingerprint, .hint = "SHA256: and 43 characters, as ssh-keygen -l prints it"},
+    {"memory_bound_mib", "Memory of the agent at most", RULE_INT, .min = 48, .max = 1 << 20, .hint = "128 where nothing is said"},
     {"memory_mib", "Memory of the copy", RULE_INT, .min = 64, .max = 64 << 20},
     {"network", "Source network", RULE_NAME, .max = LIMIT_NAME_BYTES, .hint = "the NETWORK of the runner's label source:NETWORK"},
     {"parking_address", "Address after cutover", RULE_CIDR, .hint = "an address of its network that is free, as 192.0.2.7/24"},
