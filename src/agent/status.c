@@ -148,8 +148,12 @@ static void describe(struct agent *a, struct wire_status *s)
     s->lag_ms = lag_us / US_PER_MS;
     s->rate_bytes_per_s = a->outlook.rate;
     s->churn_bytes_per_s = a->outlook.churn;
-    s->limit_bytes_per_s = a->limit_bytes_per_s;
+    s->limit_bytes_per_s = a->send_pace.per_s;
     s->eta_ms = moves ? outlook_eta_ms(&a->outlook, s->backlog_bytes, is_behind(a, lag_us), now_us) : s->backlog_bytes ? OUTLOOK_UNKNOWN : 0;
+    s->source_latency_us = a->gentle.latency_us;
+    s->source_latency_without_us = a->gentle.without_us;
+    s->source_latency_with_us = a->gentle.with_us;
+    s->backoff_bytes_per_s = a->gentle.rate;
     s->held = a->held;
     describe_note(a, now_us, s);
     describe_trouble(a, now_us, s);

@@ -298,7 +298,7 @@ static int welcome(struct session *s, struct err *e)
     snprintf(w->epoch, sizeof w->epoch, "%s", feed.epoch);
     w->applied = (int64_t)feed.applied;
     w->window_offers = WINDOW_OFFERS;
-    w->limit_bytes_per_s = s->r->options.limit_bytes_per_s;
+    w->limit_bytes_per_s = settings_greeting(s->p);
     w->disk_count = s->hello.disk_count;
     for (int64_t i = 0; i < w->disk_count; i++) {
         memcpy(w->disks[i].id, s->hello.disks[i].id, sizeof w->disks[i].id);
@@ -324,8 +324,9 @@ static int repeat_orders(struct session *s, struct err *e)
     bool paused, detached;
 
     pthread_mutex_lock(&s->p->lock);
-    paused = s->p->paused;
+    paused = s->p->paused || s->p->calendar_pause;
     detached = s->p->detached;
+    s->p->told_pause = paused;
     pthread_mutex_unlock(&s->p->lock);
     if (detached)
         return wire_send_message(s->conn, WIRE_DETACH, &order, e);

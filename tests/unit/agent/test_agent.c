@@ -50,6 +50,7 @@ static struct running *start_agent(struct fake *f, int disk_count, const struct 
         snprintf(c->disks[c->disk_count++], sizeof c->disks[0], "%s", disks[i]->name);
     c->freeze_budget_ms = 3000; /* loop devices on a shared machine */
     c->memory_mib = 16;
+    c->memory_bound_mib = 128;
     c->rescan_interval_s = 1;
     c->rescan_only = rescan;
     c->hold_limit_ms = hold_limit_ms;
