@@ -179,6 +179,10 @@ class Place(ends.Ends):
         run("bash", "-o", "pipefail", "-c", f"nbdcopy '{uri}' - | cmp - {loop}")
         self.ask("unexport", point=point)
 
+    def follows(self, server):
+        """Waits until the agent has sent all once, and follows what changes."""
+        wait_for(f"the agent of {server} to follow changes", lambda: self.ask("status", server=server)["servers"][0]["state"] == "CONTINUOUS", 1800)
+
     def synced(self, server):
         """Seconds until the server's first recovery point is committed, and its replication object."""
         begun = time.monotonic()

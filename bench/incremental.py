@@ -53,7 +53,7 @@ def measure(build, quick):
         place.certificates("replicator:r1", "agent:web01")
         place.replicator("--point-interval", "1h")
         place.agent("web01", loop)
-        wait_for("the agent to follow changes", lambda: place.ask("status", server="web01")["servers"][0]["state"] == "CONTINUOUS", 600)
+        place.follows("web01")
         place.ask("pause", server="web01")
         wait_for("the pause", lambda: place.ask("status", server="web01")["servers"][0]["state"] == "PAUSED", 20)
         changed = change(loop, size_mib)

@@ -88,7 +88,7 @@ def measure(build, quick, minutes=None):
     size_mib, repetitions = (256, 3) if quick else (1024, 20)
     seconds = int((minutes or (0.3 if quick else 5)) * 60)
     with Place(build) as place:
-        loop, _ = place.disk("source", size_mib * 2)
+        loop, _ = place.disk("source", size_mib * 3, used_mib=size_mib)
         mount = place.mount(loop)
         place.certificates("replicator:r1", "agent:web01")
         place.replicator("--point-interval", f"{INTERVAL_S}s")

@@ -17,9 +17,10 @@ def source(place, size_gib, used_mib):
     with open(loop, "r+b") as disk:
         disk.write(BOOT_SECTOR)
     place.agent(server, loop)
-    _, state = place.synced(server)
+    place.follows(server)
+    point = place.ask("point", server=server, consistency="crash", timeout_ms=120000)["point"]
     place.stop(f"agent-{server}")
-    return state["newest_point"], loop
+    return point["id"], loop
 
 
 def launched(place, point, number):
