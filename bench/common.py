@@ -164,15 +164,6 @@ class Place(ends.Ends):
         got = work()
         return time.monotonic() - begun, got
 
-    @staticmethod
-    def settle(look):
-        """Waits until what is counted stands still for longer than the agent's words are apart."""
-        last, since = look(), time.monotonic()
-        while time.monotonic() - since < 2.5:
-            time.sleep(0.2)
-            if look() != last:
-                last, since = look(), time.monotonic()
-
     def same_as(self, point, loop):
         """Raises where the point's first disk is not, byte by byte, what the device holds."""
         uri = self.ask("export", point=point)["disks"][0]["nbd_uri"]

@@ -5,7 +5,7 @@ import statistics
 from common import MIB, Place, run, wait_for
 from tracker import in_turns
 
-DURATION = "4 min, quick 30 s"
+DURATION = "2 min, quick 30 s"
 READ_MIB_PER_S, SEND_MIB_PER_S = 20, 10
 OWN_IOPS = 400
 HOW = ("{iops} random reads and writes of 4 KiB a second, direct, half of each, on the disk that is being synced, which is read at most at {read} and sent at most at {sent} MiB/s; {pairs} "
@@ -42,7 +42,7 @@ def while_syncing(place, loop, size_mib, seconds):
 
 
 def measure(build, quick):
-    size_mib, pairs, seconds = (512, 2, 3) if quick else (2048, 8, 10)
+    size_mib, pairs, seconds = (512, 2, 3) if quick else (2048, 6, 8)
     with Place(build) as place:
         loop, _ = place.disk("source", size_mib)
         run("dd", "if=/dev/urandom", f"of={loop}", "bs=1M", f"seek={size_mib // 2}", f"count={size_mib // 2}", "oflag=direct", "status=none")

@@ -4,7 +4,7 @@ import time
 
 from common import Place, wait_for
 
-DURATION = "7 min, quick 1 min (--minutes: how long the churn lasts, 5)"
+DURATION = "5 min, quick 1 min (--minutes: how long the churn lasts, 3)"
 CHURN_MB_PER_S = 20
 INTERVAL_S = 2  # between points: the schedule's own default of 5 s can't keep an age below 5 s
 BUDGET_MS = 200
@@ -85,8 +85,8 @@ def residue(place, mount, size_mib):
 
 
 def measure(build, quick, minutes=None):
-    size_mib, repetitions = (256, 3) if quick else (1024, 20)
-    seconds = int((minutes or (0.3 if quick else 5)) * 60)
+    size_mib, repetitions = (256, 3) if quick else (1024, 15)
+    seconds = int((minutes or (0.3 if quick else 3)) * 60)
     with Place(build) as place:
         loop, _ = place.disk("source", size_mib * 3, used_mib=size_mib)
         mount = place.mount(loop)

@@ -16,6 +16,7 @@ static char folder[] = "/tmp/slipway-agent.XXXXXX";
 static struct loopdev data, raw[2];
 static uint64_t seed;
 static int hold_limit_ms = 60000;
+static int64_t bytes_per_s; /* on the network; 0: no limit */
 
 struct running {
     struct agent_config config;
@@ -51,6 +52,7 @@ static struct running *start_agent(struct fake *f, int disk_count, const struct 
     c->rescan_interval_s = 1;
     c->rescan_only = rescan;
     c->hold_limit_ms = hold_limit_ms;
+    c->bytes_per_s = bytes_per_s;
     MUST(pthread_create(&r->thread, NULL, run_agent, r) == 0);
     return r;
 }
@@ -485,6 +487,47 @@ static void test_backlog(struct fake *f)
     fake_forget_points(f);
 }
 
+/* Chunks that are noise each, and nearly the same: nothing to be had from one alone. */
+static void fill_alike(const struct loopdev *l)
+{
+    uint8_t *chunk = xmalloc(WIRE_CHUNK_SIZE);
+    uint64_t state = seed;
+
+    for (size_t i = 0; i < WIRE_CHUNK_SIZE; i++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        chunk[i] = (uint8_t)(state >> 40);
+    }
+    for (off_t at = 0; at < l->size_bytes; at += WIRE_CHUNK_SIZE) {
+        memcpy(chunk, &at, sizeof at);
+        MUST(pwrite(l->fd, chunk, WIRE_CHUNK_SIZE, at) == WIRE_CHUNK_SIZE);
+    }
+    MUST(fsync(l->fd) == 0);
+    free(chunk);
+}
+
+static void test_packed(struct fake *f)
+{
+    const struct loopdev *disks[] = {&raw[1]};
+    int connections = f->connections + 1;
+    struct fake_point *p;
+    struct running *r;
+    int64_t chunks = f->chunks_received, sent_bytes;
+
+    fill_alike(&raw[1]);
+    bytes_per_s = 2 << 20; /* as a slow network */
+    r = start_agent(f, 1, disks, false);
+    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "continuous over a slow network");
+    sent_bytes = wire_conn_received_bytes(f->conn);
+    chunks = f->chunks_received - chunks;
+    p = fake_point(f, WIRE_CRASH, false, 0, 60000);
+    ok(p && point_equals_disk(p, 0, &raw[1]), "the point is the disk");
+    ok(chunks >= raw[1].size_bytes / WIRE_CHUNK_SIZE && sent_bytes < chunks * WIRE_CHUNK_SIZE / 2, "%lld chunks that are alike took %lld bytes, less than half", (long long)chunks,
+       (long long)sent_bytes);
+    stop_agent(r);
+    bytes_per_s = 0;
+    fake_forget_points(f);
+}
+
 static void test_detach(struct fake *f)
 {
     const struct loopdev *disks[] = {&raw[0]};
@@ -534,6 +577,7 @@ int main(void)
     test_rescan(f);
     test_grown(f);
     test_backlog(f);
+    test_packed(f);
     test_detach(f);
     is_str(f->fault, "", "the agent kept to the protocol");
     fake_stop(f);
