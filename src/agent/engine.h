@@ -166,6 +166,7 @@ struct agent {
     int64_t held_since_us, held_at_us; /* monotonic; wall clock of the point */
     uint64_t held_writes[LIMIT_DISKS_PER_SERVER];
     struct freezer *freezer; /* the engine's */
+    int vain_hopes;          /* the engine's: for a quiet moment, since the last one that came */
     int64_t last_take_us, synced_at_us, take_watermark_us; /* monotonic; see engine_take */
     uint64_t take_watermark;
     int64_t next_scan_us, next_disk_check_us;

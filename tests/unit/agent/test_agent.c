@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #define SIZE (48 << 20)
@@ -323,6 +324,62 @@ static void test_frozen(struct fake *f, const char *make, const char *check)
     fake_forget_points(f);
 }
 
+/* Direct writes without a rest, ahead of everybody else: hardly a moment is without one. */
+static void *write_always(void *user)
+{
+    char path[300];
+    void *block;
+    int fd;
+
+    setpriority(PRIO_PROCESS, 0, -15); /* the thread's */
+    snprintf(path, sizeof path, "%s/always-%d", (const char *)user, (int)gettid());
+    fd = open(path, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
+    MUST(fd >= 0 && posix_memalign(&block, 4096, 4096) == 0);
+    memset(block, 1, 4096);
+    for (off_t at = 0; atomic_load(&writing); at = (at + 4096) % (4 << 20))
+        MUST(pwrite(fd, block, 4096, at) == 4096);
+    free(block);
+    close(fd);
+    return NULL;
+}
+
+/* How long `any` hopes depends on how often in a row it did so in vain. A quiet moment may come all the same, and then it is none of this test's. */
+static void test_never_quiet(struct fake *f)
+{
+    const struct loopdev *disks[] = {&data};
+    int connections = f->connections + 1, vain = 0, early = 0, late = 0;
+    struct running *r;
+    char point[256];
+    pthread_t writers[3];
+
+    snprintf(point, sizeof point, "%s/m", folder);
+    MUST(run("mkfs.ext4 -q -F %s >/dev/null 2>&1", data.path) == 0 && run("mount %s %s", data.path, point) == 0);
+    r = start_agent(f, 1, disks, false);
+    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "continuous");
+    atomic_store(&writing, true);
+    for (int i = 0; i < 3; i++)
+        MUST(pthread_create(&writers[i], NULL, write_always, point) == 0);
+    for (int i = 0; i < 5; i++) {
+        int64_t begin_us = clock_monotonic_us(), taken_us;
+        struct fake_point *p = fake_point(f, WIRE_ANY, false, 0, 60000);
+        bool frozen = p && p->info.consistency == WIRE_FROZEN;
+
+        taken_us = clock_monotonic_us() - begin_us;
+        ok(p, "a point comes, %s, after %lld ms: %s", frozen ? "frozen" : "quiet", (long long)(taken_us / US_PER_MS), p ? "" : f->failure.message);
+        early += frozen && taken_us < 5 * US_PER_S >> vain;
+        late += frozen && vain >= 2 && taken_us >= 5 * US_PER_S;
+        vain = frozen ? vain + 1 : 0;
+    }
+    is_int(early, 0, "a moment is hoped for");
+    is_int(late, 0, "and less each time that none came");
+    atomic_store(&writing, false);
+    for (int i = 0; i < 3; i++)
+        pthread_join(writers[i], NULL);
+    stop_agent(r);
+    MUST(run("umount %s", point) == 0);
+    fake_forget_points(f);
+}
+
 static void test_hold_ends(struct fake *f)
 {
     const struct loopdev *disks[] = {&data};
@@ -573,6 +630,7 @@ int main(void)
     test_order(f);
     test_cut(f);
     test_frozen(f, "mkfs.ext4 -q -F", "e2fsck -fn");
+    test_never_quiet(f);
     test_hold_ends(f);
     test_rescan(f);
     test_grown(f);
