@@ -43,7 +43,7 @@ def point(place):
 
 
 def measure(build, quick):
-    size_mib = 256 if quick else 2048
+    size_mib = 128 if quick else 2048
     with Place(build) as place:
         loop, image = place.disk("source", size_mib)
         warm(loop, image)
