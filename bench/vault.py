@@ -7,7 +7,7 @@ import time
 from common import MIB, Place, files_below, run
 from peers import ZSTD_LEVEL
 
-DURATION = "4 min, quick 30 s"
+DURATION = "2 min, quick 30 s"
 TIB, CHUNK = 1 << 40, 65536
 
 

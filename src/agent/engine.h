@@ -107,6 +107,11 @@ struct burden {
     int64_t stalled_us; /* -1: not known */
 };
 
+struct flow { /* what the connection was doing when it was looked at last */
+    int64_t looked_us, sent_bytes, quiet_until_us;
+    struct tls_flow tcp;
+};
+
 enum pass { PASS_RUNNING, PASS_DRAINING, PASS_DONE };
 
 struct agent {
@@ -160,6 +165,8 @@ struct agent {
     struct wire_welcome *welcome;
     int64_t last_heard_us; /* the receiver's */
     int64_t last_ping_us;  /* the reporter's */
+    atomic_int pack_level; /* of what is sent; 0: chunk by chunk. See flow.c */
+    struct flow flow;      /* the reporter's */
     struct command commands[COMMANDS_MAX];
     unsigned command_first, command_count;
 
@@ -173,6 +180,7 @@ struct agent {
     uint64_t held_writes[LIMIT_DISKS_PER_SERVER];
     int64_t step_request, step_told; /* of the point that is taken in step with other servers (0: none): the last POINT_GO; -1: none yet */
     struct freezer *freezer; /* the engine's */
+    int vain_hopes;          /* the engine's: for a quiet moment, since the last one that came */
     int64_t last_take_us, synced_at_us, take_watermark_us; /* monotonic; see engine_take */
     uint64_t take_watermark;
     int64_t next_scan_us, next_disk_check_us;
@@ -223,6 +231,12 @@ void agent_broken(struct agent *a, const struct err *e);  /* any thread, without
 int chunks_read(struct agent *a, struct offer *o, struct err *e); /* into the batch: entry i to its place, pages to theirs in it */
 /* The pages that were read, one after the other at the chunk's start: their bytes. */
 size_t chunks_gather(uint8_t *chunk, uint32_t pages);
+
+/* flow.c: where the network is what limits, more is compressed. */
+void flow_begin(struct agent *a, const struct wire_conn *c); /* a new connection */
+void flow_look(struct agent *a);                             /* the reporter's, several times a second, while it keeps the connection */
+bool flow_packs(const struct agent *a, const struct offer *o); /* whether what is needed of it goes as a part of the stream */
+int flow_next_level(int level, double busy_share, double held_share, double bytes_per_s, bool has_work);
 
 /* todo.c */
 void todo_set(struct agent *a, int disk, int64_t chunk); /* as a whole */

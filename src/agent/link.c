@@ -280,6 +280,7 @@ int link_open(struct agent *a, struct err *e)
         return -1;
     pthread_mutex_lock(&a->lock);
     resume(a);
+    flow_begin(a, c);
     a->conn = c;
     c = NULL;
     a->broken = false;

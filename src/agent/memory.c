@@ -5,6 +5,7 @@
 
 #define MIB (INT64_C(1) << 20)
 #define PROGRAM_BYTES (18 * MIB)          /* itself, OpenSSL's and its own small things, the freezer's process, the pages' slots here and in the kernel */
+#define PACKING_BYTES (8 * MIB)           /* zstd's window and tables, while what is sent is one stream (flow.c) */
 #define WORKER_BYTES (4 * MIB)            /* a frame of 2 MiB, zstd, its stack, what malloc makes of them */
 #define SUMS_BYTES_A_CHUNK 17             /* without a tracker */
 #define MARK_BITS_A_CHUNK 2               /* of the tracker, in the kernel */
@@ -19,7 +20,7 @@ static int64_t fixed_bytes(const struct memory_wants *w)
     int64_t marks = w->tracked ? w->chunk_count * MARK_BITS_A_CHUNK / 8 : w->chunk_count * SUMS_BYTES_A_CHUNK;
     int64_t tables = w->chunk_count / BITS_BLOCK_COUNT * 20 + w->disk_count * BITS_BLOCKS_LEAST * BITS_BLOCK_BYTES; /* what bits keeps in any case */
 
-    return PROGRAM_BYTES + marks + tables;
+    return PROGRAM_BYTES + PACKING_BYTES + marks + tables;
 }
 
 /* How much of left goes to the chunks to do: as much as they may ever need, where there is room for all; else half, but no less than the

@@ -328,10 +328,30 @@ int pipeline_ack(struct agent *a, uint64_t number, struct err *e)
     return result;
 }
 
+static int send_frame(struct agent *a, const struct buf *frame, bool packed, struct err *e)
+{
+    int64_t sent = (int64_t)frame->size_bytes, begun_us = clock_monotonic_us();
+    int level = atomic_load(&a->pack_level), result;
+
+    if (packed && level) {
+        result = wire_send_packed(a->conn, frame, level, &sent, e); /* the link's: where it is not, flow.c ends the packing */
+        begun_us = spend(a, SPENT_LINK, begun_us);
+        if (result == 0)
+            keep_to_pace(a, &a->send_pace, sent); /* how much it was is known only now: the next waits */
+        spend(a, SPENT_LIMIT, begun_us);
+    } else {
+        keep_to_pace(a, &a->send_pace, sent);
+        begun_us = spend(a, SPENT_LIMIT, begun_us);
+        result = wire_send_buf(a->conn, WIRE_DATA, frame, e);
+        spend(a, SPENT_LINK, begun_us);
+    }
+    return result;
+}
+
 static int send_chunks(struct agent *a, struct offer *o, struct zip *z, uint8_t *packed, struct buf *frame, struct err *e)
 {
     int64_t begun_us = clock_monotonic_us();
-    int result;
+    bool in_stream = flow_packs(a, o);
 
     frame->size_bytes = 0;
     wire_data_begin(frame, o->number);
@@ -343,7 +363,7 @@ static int send_chunks(struct agent *a, struct offer *o, struct zip *z, uint8_t 
 
         if (!wire_needs(&o->need, (unsigned)i))
             continue;
-        packed_size = zip_pack(z, chunk, size, packed);
+        packed_size = in_stream ? 0 : zip_pack(z, chunk, size, packed);
         if (packed_size) {
             c.codec = WIRE_ZSTD;
             c.stored_size = (uint32_t)packed_size;
@@ -351,12 +371,8 @@ static int send_chunks(struct agent *a, struct offer *o, struct zip *z, uint8_t 
         }
         MUST(wire_data_add(frame, &c) == 0); /* a batch's worth always fits a frame */
     }
-    begun_us = spend(a, SPENT_SOURCE, begun_us);
-    keep_to_pace(a, &a->send_pace, (int64_t)frame->size_bytes);
-    begun_us = spend(a, SPENT_LIMIT, begun_us);
-    result = wire_send_buf(a->conn, WIRE_DATA, frame, e);
-    spend(a, SPENT_LINK, begun_us);
-    return result;
+    spend(a, SPENT_SOURCE, begun_us);
+    return send_frame(a, frame, in_stream, e);
 }
 
 /* ---- the workers ---- */

@@ -193,6 +193,24 @@ static void report(struct agent *a)
     pthread_mutex_unlock(&a->lock);
 }
 
+/* Keeps the connection while it looks: see pipeline_requeue. */
+static void look_at_flow(struct agent *a)
+{
+    bool look;
+
+    pthread_mutex_lock(&a->lock);
+    look = a->conn && !a->broken;
+    a->busy_workers += look;
+    pthread_mutex_unlock(&a->lock);
+    if (!look)
+        return;
+    flow_look(a);
+    pthread_mutex_lock(&a->lock);
+    a->busy_workers--;
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+}
+
 /* Under lock: offers are on their way, and there is nothing for us to do about them. */
 static bool waits_for_answers(const struct agent *a)
 {
@@ -209,6 +227,7 @@ static void *report_regularly(void *user)
         report(a);
         for (int i = 0; i < 10; i++) {
             clock_sleep_us(TICK_US);
+            look_at_flow(a);
             pthread_mutex_lock(&a->lock);
             stop = a->reporter_stop;
             if (waits_for_answers(a))

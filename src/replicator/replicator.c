@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
@@ -16,6 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define LARGE_BYTES (256 << 10) /* from here on memory that is freed goes back to the system, and is not kept for each of hundreds of threads */
 #define SESSION_LIMIT 1024
 #define STOP_WAIT_US (10 * US_PER_S)
 #define DEFAULT_POINT_INTERVAL_US (5 * US_PER_S)
@@ -325,6 +327,7 @@ int replicator_main(int argc, char **argv)
         return status;
     if (check_options(&options, &e) < 0)
         return options_refuse(&option_table, &e);
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
     log_open("slipway-replicator", LOG_INFO);
     sigaction(SIGTERM, &stop, NULL);
     sigaction(SIGINT, &stop, NULL);

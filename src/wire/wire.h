@@ -45,6 +45,7 @@ enum wire_type {
     WIRE_BYE = 10,         /* struct wire_failure: the agent ends on purpose (detached, stopped); request is 0 */
     WIRE_RESTORE = 11,     /* struct wire_restore: the first frame of a connection that brings a point back to disks; then the replicator offers */
     WIRE_POINT_AT = 12,    /* struct wire_simple: value is the enum wire_step that the agent has come to, with a point of a group */
+    WIRE_PACKED = 16,      /* a DATA as the next piece of the connection's zstd stream; conn.h unpacks it, nobody else sees it */
     /* from the replicator */
     WIRE_WELCOME = 32,     /* struct wire_welcome: the answer to HELLO */
     WIRE_NEED = 33,        /* struct wire_need: the answer to OFFER, also where nothing is needed */
