@@ -39,8 +39,8 @@ class Vault:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         about = json.loads((self.folder / "vault.json").read_text())
-        if about.get("format") != "slipway-vault" or about.get("version") != 1:
-            raise Refused("not a vault of version 1")
+        if about.get("format") != "slipway-vault" or about.get("version") not in (1, 2):
+            raise Refused("not a vault of version 1 or 2")
         self.id = bytes.fromhex(about["id"])
         self.places, self.points, self.graves = {}, {}, set()
         for path in sorted((self.folder / "segments").glob("[0-9]" * 10 + ".seg")):
@@ -56,7 +56,7 @@ class Vault:
         at = 64
         while at + 64 <= len(data) and data[at:at + 4] == b"SREC":
             version, kind, codec, flags, raw_size, stored_size = struct.unpack_from("<4BII", data, at + 4)
-            if version != 1 or kind not in KINDS or codec > 2 or flags:
+            if version != 1 or kind not in KINDS or codec > 3 or flags:
                 raise Refused(f"{path}: a record from a later version at {at}")
             if not 0 < stored_size <= raw_size <= RAW_LIMIT or at + 64 + stored_size > len(data):
                 break  # a torn tail
@@ -79,25 +79,48 @@ class Vault:
             self.points[name] = point
 
     def get(self, name):
-        if name not in self.places:
-            raise Refused(f"{name.hex()} is missing")
-        path, at, codec, raw_size, stored_size = self.places[name]
-        with open(path, "rb") as f:
-            f.seek(at)
-            stored = f.read(stored_size)
-        raw = self.delta(stored) if codec == 2 else unpack(codec, raw_size, stored)
+        stored = self.stored(name)
+        path, _, codec, raw_size, _ = self.places[name]
+        if codec < 2:
+            raw = unpack(codec, raw_size, stored)
+        else:
+            own, parts, pages = self.divided(codec, stored)
+            for part, mask in parts.items():
+                others = self.own_pages(part)
+                pages.update({page: others[page] for page in range(16) if mask >> page & 1})
+            raw = b"".join(pages[page] for page in range(16))
         if hashlib.sha256(raw).digest() != name:
             raise Refused(f"{path}: the bytes of {name.hex()} do not match their name")
         return raw
 
-    def delta(self, stored):
-        base, (mask, codec) = stored[:32], struct.unpack_from("<HB", stored, 32)
-        if self.places.get(base, (0, 0, 2))[2] == 2:
-            raise Refused(f"the base {base.hex()} is missing, or a delta itself")
-        pages, raw = unpack(codec, mask.bit_count() * PAGE, stored[40:]), bytearray(self.get(base))
-        for at, page in enumerate(page for page in range(CHUNK // PAGE) if mask >> page & 1):
-            raw[page * PAGE:(page + 1) * PAGE] = pages[at * PAGE:(at + 1) * PAGE]
-        return bytes(raw)
+    def stored(self, name):
+        if name not in self.places:
+            raise Refused(f"{name.hex()} is missing")
+        path, at, _, _, stored_size = self.places[name]
+        with open(path, "rb") as f:
+            f.seek(at)
+            return f.read(stored_size)
+
+    @staticmethod
+    def divided(codec, stored):
+        """A chunk's record that holds some pages itself: their mask, the parts (name: mask) and the pages by number."""
+        if codec == 2:
+            (own, packing), at = struct.unpack_from("<HB", stored, 32), 40
+            parts = {stored[:32]: ~own & 0xffff}
+        else:
+            own, count, packing = struct.unpack_from("<HBB", stored)
+            at = 8 + 34 * count
+            parts = {stored[i:i + 32]: struct.unpack_from("<H", stored, i + 32)[0] for i in range(8, at, 34)}
+        numbers = [page for page in range(CHUNK // PAGE) if own >> page & 1]
+        raw = unpack(packing, len(numbers) * PAGE, stored[at:])
+        return own, parts, {page: raw[i * PAGE:(i + 1) * PAGE] for i, page in enumerate(numbers)}
+
+    def own_pages(self, name):
+        stored, (_, _, codec, raw_size, _) = self.stored(name), self.places[name]
+        if codec > 1:
+            return self.divided(codec, stored)[2]
+        raw = unpack(codec, raw_size, stored)
+        return {page: raw[page * PAGE:(page + 1) * PAGE] for page in range(CHUNK // PAGE)}
 
     def living(self):
         return sorted((p for name, p in self.points.items() if name not in self.graves), key=lambda p: p["sequence"])

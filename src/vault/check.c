@@ -62,10 +62,10 @@ struct looking {
 static int look_at_chunk(struct looking *l, const struct vault_hash *hash, uint64_t first_chunk, struct err *e)
 {
     size_t size = VAULT_CHUNK_BYTES;
-    struct record_base base;
+    struct record_pages pages;
     struct chunk_place place;
     struct err why = {0};
-    int found, delta;
+    int found, divided;
 
     if (l->read) {
         uint8_t *raw = NULL;
@@ -82,8 +82,8 @@ static int look_at_chunk(struct looking *l, const struct vault_hash *hash, uint6
     found = place_find(l->v, hash, &place, e);
     if (found == 1 && place.raw_size != size)
         found = 0;
-    if (found == 1 && (delta = base_find(l->v, hash, &base, e)))
-        found = delta < 0 ? -1 : place_find(l->v, &base.name, &place, e);
+    if (found == 1 && (divided = pages_find(l->v, hash, &pages, e)))
+        found = divided < 0 ? -1 : pages_are_there(l->v, &pages, true, e);
     pthread_mutex_unlock(&l->v->append_lock);
     if (found < 0)
         return -1;
@@ -288,19 +288,20 @@ static void blame(struct blame *b, const struct vault_hash *hash, uint64_t first
 static int look_for_bad(const struct vault_hash *hash, int level, uint64_t first_chunk, void *user, struct err *e)
 {
     struct blame *b = user;
-    struct record_base base;
-    int delta = 0;
+    struct record_pages pages = {0};
+    int divided = 0;
 
     if (level < 0 && !b->uses) {
         pthread_mutex_lock(&b->s->v->append_lock);
-        delta = base_find(b->s->v, hash, &base, e);
+        divided = pages_find(b->s->v, hash, &pages, e);
         pthread_mutex_unlock(&b->s->v->append_lock);
     }
     if (hash_set_has(&b->s->bad, hash))
         blame(b, hash, first_chunk);
-    else if (delta == 1 && hash_set_has(&b->s->bad, &base.name))
-        blame(b, &base.name, first_chunk);
-    return delta < 0 ? -1 : level >= 0 && !b->uses;
+    for (size_t i = 0; divided == 1 && i < pages.part_count; i++)
+        if (hash_set_has(&b->s->bad, &pages.parts[i].name))
+            blame(b, &pages.parts[i].name, first_chunk);
+    return divided < 0 ? -1 : level >= 0 && !b->uses;
 }
 
 static int bad_node(const struct vault_hash *hash, int level, uint64_t first_chunk, const struct err *why, void *user)
@@ -334,13 +335,11 @@ static int blame_points(struct scrub *s, struct err *e)
 static int scrub_record(struct scrub *s, const struct vault_hash *hash, struct err *e)
 {
     struct err why = {0};
-    uint8_t *raw = NULL;
     struct chunk_place place;
     size_t size = 0;
     int found;
 
-    if (record_get_any(s->v, hash, &raw, &size, &why) == 0) {
-        free(raw);
+    if (record_check(s->v, hash, &size, &why) == 0) {
         s->report->bytes += size;
         return 0;
     }

@@ -106,8 +106,8 @@ static int batch_write(struct vault *v, MDB_txn *txn, const struct batch *b, str
 
         if (index_put(&v->index, txn, INDEX_CHUNK, key, index_val(&b->chunks[i].place, sizeof b->chunks[i].place), e) < 0 ||
             index_del(&v->index, txn, INDEX_BAD, key, e) < 0 ||
-            (b->chunks[i].base.mask ? index_put(&v->index, txn, INDEX_BASE, key, index_val(&b->chunks[i].base, sizeof b->chunks[i].base), e)
-                                    : index_del(&v->index, txn, INDEX_BASE, key, e)) < 0)
+            (b->chunks[i].pages ? index_put(&v->index, txn, INDEX_BASE, key, index_val(b->chunks[i].pages, pages_row_size(b->chunks[i].pages)), e)
+                                : index_del(&v->index, txn, INDEX_BASE, key, e)) < 0)
             return -1;
     }
     for (size_t i = 0; i < b->segment_count; i++)

@@ -1,5 +1,6 @@
 #include "vault/vault.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "vault/internal.h"
 
 #include <errno.h>
@@ -11,6 +12,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#define VAULT_VERSION 2 /* 1 knew neither records of pages with parts nor encryption */
 #define DEFAULT_SEGMENT_BYTES (UINT64_C(64) << 20)
 #define DEFAULT_GUARD_BYTES (UINT64_C(256) << 20)
 #define DEFAULT_CACHE_BYTES ((size_t)64 << 20)
@@ -18,10 +20,19 @@
 
 /* ---- opening and closing ---- */
 
+static int write_superblock(struct vault *v, const char *path, struct err *e)
+{
+    CLEANUP(free_ptr) char *text = NULL;
+    char digits[2 * VAULT_ID_SIZE + 1];
+
+    text = xasprintf("{\"format\":\"slipway-vault\",\"version\":%d,\"id\":\"%s\"}\n", VAULT_VERSION, hash_hex(v->id, VAULT_ID_SIZE, digits));
+    return file_write(path, text, strlen(text), 0600, e);
+}
+
 /* DIR/vault.json says what this folder is and gives it the identity that its segments carry. */
 static int superblock(struct vault *v, struct err *e)
 {
-    CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir), *text = NULL;
+    CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir);
     CLEANUP(json_free) json_t *j = NULL;
     struct vault_hash id = {0};
     char digits[VAULT_HASH_TEXT_SIZE];
@@ -31,17 +42,15 @@ static int superblock(struct vault *v, struct err *e)
     if (!file_exists(path)) {
         if (getrandom(id.bytes, VAULT_ID_SIZE, 0) != VAULT_ID_SIZE)
             return err_errno(e, errno, "can't draw a vault id");
-        vault_hash_text(&id, digits);
-        text = xasprintf("{\"format\":\"slipway-vault\",\"version\":1,\"id\":\"%.32s\"}\n", digits);
         memcpy(v->id, id.bytes, VAULT_ID_SIZE);
-        return file_write(path, text, strlen(text), 0600, e);
+        return write_superblock(v, path, e);
     }
     if (json_read_file(path, &j, e) < 0 || json_need_string(j, "format", &format, e) < 0 ||
         json_need_int(j, "version", &version, e) < 0 || json_need_string(j, "id", &words, e) < 0)
         return err_wrap(e, "reading %s", path);
-    if (strcmp(format, "slipway-vault") != 0 || version != 1)
-        return err_set(e, ERR_UNSUPPORTED, "%s: format %s version %lld; this Slipway reads slipway-vault version 1", path, format,
-                       (long long)version);
+    if (strcmp(format, "slipway-vault") != 0 || version < 1 || version > VAULT_VERSION)
+        return err_set(e, ERR_UNSUPPORTED, "%s: format %s version %lld; this Slipway reads slipway-vault up to version %d", path, format,
+                       (long long)version, VAULT_VERSION);
     if (strlen(words) != 2 * VAULT_ID_SIZE)
         return err_set(e, ERR_CORRUPT, "%s: the id has %zu digits instead of 32", path, strlen(words));
     memset(digits, '0', sizeof digits);
@@ -50,7 +59,7 @@ static int superblock(struct vault *v, struct err *e)
     if (vault_hash_parse(digits, &id, e) < 0)
         return err_wrap(e, "reading %s", path);
     memcpy(v->id, id.bytes, VAULT_ID_SIZE);
-    return 0;
+    return version < VAULT_VERSION ? write_superblock(v, path, e) : 0; /* before anything is written that an older Slipway would not know */
 }
 
 static int lock_out_others(struct vault *v, struct err *e)
@@ -246,18 +255,17 @@ static int next_segment(struct vault *v, struct err *e)
     return 0;
 }
 
-/* vault_gc must not take away what is used from now on. */
-static void note_use(struct vault *v, const struct vault_hash *hash, const struct record_base *base)
+void note_use(struct vault *v, const struct vault_hash *hash, const struct record_pages *pages)
 {
     if (!v->barrier)
         return;
     hash_set_add(v->barrier, hash);
-    if (base)
-        hash_set_add(v->barrier, &base->name);
+    for (size_t i = 0; pages && i < pages->part_count; i++)
+        hash_set_add(v->barrier, &pages->parts[i].name);
 }
 
 int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed, size_t span, size_t raw_size, const struct vault_hash *hash,
-                  const struct record_base *base, struct err *e)
+                  const struct record_pages *pages, struct err *e)
 {
     struct chunk_place place = {.stored_size = (uint32_t)(span - RECORD_HEADER_SIZE), .raw_size = (uint32_t)raw_size, .kind = kind};
 
@@ -273,8 +281,7 @@ int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed,
     place.offset = (uint32_t)v->current.end;
     if (segment_append(&v->current, packed, span, e) < 0)
         return -1;
-    pending_add(&v->pending, hash, &place, base);
-    note_use(v, hash, base);
+    pending_add(&v->pending, hash, &place, pages);
     return 0;
 }
 
@@ -291,17 +298,18 @@ static int have_row(struct vault *v, const struct vault_hash *hash, size_t raw_s
 
 int have(struct vault *v, const struct vault_hash *hash, size_t raw_size, struct err *e)
 {
-    struct record_base base;
-    int found = have_row(v, hash, raw_size, e), delta;
+    struct record_pages pages;
+    int found = have_row(v, hash, raw_size, e), divided;
 
     if (found != 1)
         return found;
-    delta = base_find(v, hash, &base, e);
-    if (delta == 1)
-        found = have_row(v, &base.name, VAULT_CHUNK_BYTES, e);
-    if (delta < 0 || found != 1)
-        return delta < 0 ? -1 : found;
-    note_use(v, hash, delta ? &base : NULL);
+    divided = pages_find(v, hash, &pages, e);
+    /* The parts of one that is pending were looked for when it was appended, and nothing was taken away since. */
+    if (divided == 1 && (v->bad.used_count || !pending_find(&v->pending, hash)))
+        found = pages_are_there(v, &pages, false, e);
+    if (divided < 0 || found != 1)
+        return divided < 0 ? -1 : found;
+    note_use(v, hash, divided ? &pages : NULL);
     return 1;
 }
 
@@ -329,10 +337,12 @@ int record_add_packed(struct vault *v, enum record_kind kind, const void *raw, s
     span = given ? record_wrap(kind, given, given_size, raw_size, hash, &packed) : record_pack(kind, raw, raw_size, hash, &packed);
     pthread_mutex_lock(&v->append_lock);
     found = have(v, hash, raw_size, e); /* somebody else may have sent it meanwhile */
-    if (found == 0)
+    if (found == 0) {
         found = record_append(v, kind, packed, span, raw_size, hash, NULL, e);
-    else
+        note_use(v, hash, NULL);
+    } else {
         span = 0;
+    }
     pthread_mutex_unlock(&v->append_lock);
     if (found >= 0 && stored_bytes)
         *stored_bytes = span;

@@ -69,7 +69,7 @@ int vault_store(struct vault *v, const void *bytes, const struct vault_hash *exp
 /* The same where the caller holds a zstd frame of exactly these bytes (as it came over the wire): it is kept as it is. */
 int vault_store_packed(struct vault *v, const void *bytes, const void *packed, size_t packed_size, const struct vault_hash *expected,
                        struct vault_hash *hash, uint64_t *stored_bytes, struct err *e);
-/* Stores the chunk that is base's with some pages replaced: those whose bits are set in mask, one after the other in pages. Kept as a delta where
+/* Stores the chunk that is base's with some pages replaced: those whose bits are set in mask, one after the other in pages. Kept as these pages where
  * that pays. 1, and *hash and *stored_bytes (may be NULL) as above; 0: the base is not there whole, and the chunk is wanted as a whole. */
 int vault_store_delta(struct vault *v, const struct vault_hash *base, uint32_t mask, const void *pages, struct vault_hash *hash,
                       uint64_t *stored_bytes, struct err *e);
@@ -193,5 +193,7 @@ json_t *vault_stat_json(const struct vault_stat *s);
 
 /* Gives back the space of chunks that no point and no working map uses. Runs beside readers and writers. *freed may be NULL. */
 int vault_gc(struct vault *v, uint64_t *freed_bytes, struct err *e);
+/* The same, and copies what lives out of every segment of which less than live_percent lives (vault_gc: 50), the one that is being filled included. */
+int vault_compact(struct vault *v, unsigned live_percent, uint64_t *freed_bytes, struct err *e);
 /* Makes the index anew from the segments; the vault must not be open. Working maps are lost (the next session rescans). */
 int vault_rebuild(const char *dir, struct err *e);
