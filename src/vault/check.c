@@ -468,6 +468,7 @@ static int add_segment(MDB_val key, MDB_val value, void *user, struct err *e)
     memcpy(&row, value.mv_data, sizeof row);
     s->segment_count++;
     s->stored_bytes += row.committed;
+    s->plain_bytes += row.key ? 0 : row.committed;
     return 0;
 }
 
@@ -488,6 +489,8 @@ int vault_stat(struct vault *v, struct vault_stat *out, struct err *e)
         index_count(&v->index, txn, INDEX_POINT, &s.point_count, e) < 0 ||
         index_count(&v->index, txn, INDEX_DISK, &s.disk_count, e) < 0 || index_count(&v->index, txn, INDEX_BAD, &s.bad_count, e) < 0)
         return -1;
+    s.data_keys = seal_newest(v->seal);
+    s.names_hidden = seal_hides(v->seal);
     *out = s;
     return 0;
 }
@@ -499,8 +502,11 @@ json_t *vault_stat_json(const struct vault_stat *s)
         uint64_t value;
     } members[] = {{"chunks", s->chunk_count}, {"chunks_damaged", s->bad_count}, {"segments", s->segment_count}, {"points", s->point_count},
                    {"disks", s->disk_count}, {"raw_bytes", s->raw_bytes}, {"stored_bytes", s->stored_bytes}, {"free_bytes", s->free_bytes},
-                   {"total_bytes", s->total_bytes}};
+                   {"total_bytes", s->total_bytes}, {"data_keys", s->data_keys}, {"plain_bytes", s->plain_bytes}};
     json_t *j = json_object();
+
+    json_object_set_new(j, "encrypted", json_boolean(s->data_keys));
+    json_object_set_new(j, "names_hidden", json_boolean(s->names_hidden));
 
     for (size_t i = 0; i < ARRAY_COUNT(members); i++)
         json_object_set_new(j, members[i].name, json_integer((json_int_t)members[i].value));

@@ -29,7 +29,7 @@ int meta_next(struct vault *v, MDB_txn *txn, const char *name, uint64_t *value, 
 
 int segment_row_put(struct vault *v, MDB_txn *txn, const struct segment *s, bool sealed, struct err *e)
 {
-    struct segment_row row = {.committed = s->end, .record_count = (uint32_t)s->record_count, .sealed = sealed};
+    struct segment_row row = {.committed = s->end, .record_count = (uint32_t)s->record_count, .sealed = sealed, .key = (uint16_t)s->key};
     uint8_t key[4];
 
     put_be32(key, s->id);

@@ -133,7 +133,7 @@ int vault_store_delta(struct vault *v, const struct vault_hash *base, uint32_t m
                       uint64_t *stored_bytes, struct err *e)
 {
     uint8_t raw[VAULT_CHUNK_BYTES] = {0};
-    struct vault_hash name;
+    struct vault_hash name, kept, near = *base;
     struct err why = {0};
     uint64_t stored = 0;
     int added;
@@ -141,7 +141,8 @@ int vault_store_delta(struct vault *v, const struct vault_hash *base, uint32_t m
     MUST(mask && mask >> VAULT_CHUNK_PAGES == 0);
     if (vault_hash_is_unknown(base))
         return 0;
-    if (!vault_hash_is_zero(base) && record_get(v, base, raw, sizeof raw, &why) < 0)
+    seal_name(v->seal, &near);
+    if (!vault_hash_is_zero(base) && record_get(v, &near, raw, sizeof raw, &why) < 0)
         return why.kind == ERR_CORRUPT ? 0 : err_set(e, why.kind, "%s", why.message);
     record_lay_pages(raw, mask, pages);
     if (vault_bytes_are_zero(raw, sizeof raw)) {
@@ -151,10 +152,12 @@ int vault_store_delta(struct vault *v, const struct vault_hash *base, uint32_t m
         return 1;
     }
     vault_hash_of(raw, sizeof raw, &name);
+    kept = name;
+    seal_name(v->seal, &kept);
     pthread_rwlock_rdlock(&v->gc_lock);
-    added = add_pages(v, base, mask, raw, &name, &stored, e);
+    added = add_pages(v, &near, mask, raw, &kept, &stored, e);
     if (added == 0)
-        added = record_add(v, RECORD_CHUNK, raw, sizeof raw, &name, &stored, e) < 0 ? -1 : 1;
+        added = record_add(v, RECORD_CHUNK, raw, sizeof raw, &kept, &stored, e) < 0 ? -1 : 1;
     pthread_rwlock_unlock(&v->gc_lock);
     if (added < 0)
         return -1;

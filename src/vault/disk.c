@@ -87,12 +87,15 @@ int vault_map_get(struct vault *v, const struct vault_disk *d, uint64_t index, s
     if (pending)
         *out = *pending;
     pthread_mutex_unlock(&v->append_lock);
-    if (pending)
+    if (pending) {
+        seal_reveal(v->seal, out);
         return 0;
+    }
     /* What was pending a moment ago is in the index by now. */
     if (index_begin(&v->index, false, &txn, e) < 0 || work_leaf_read(v, txn, d->number, index / TREE_FANOUT, &leaf, e) < 0)
         return -1;
     *out = leaf.child[index % TREE_FANOUT];
+    seal_reveal(v->seal, out);
     return 0;
 }
 
@@ -467,6 +470,7 @@ int vault_disk_read(struct vault *v, const struct vault_disk *d, uint64_t first,
         if ((at == first || at % TREE_FANOUT == 0) && work_leaf_read(v, txn, d->number, at / TREE_FANOUT, &n, e) < 0)
             return -1;
         out[at - first] = n.child[at % TREE_FANOUT];
+        seal_reveal(v->seal, &out[at - first]);
     }
     return 0;
 }

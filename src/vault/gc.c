@@ -21,6 +21,7 @@ struct gc {
     uint64_t *live_bytes; /* by segment id */
     uint32_t segment_limit;
     unsigned live_percent; /* a segment of which less lives is copied out */
+    bool seal_anew;        /* and one that is not sealed under the newest data key */
     uint64_t freed_bytes;
 };
 
@@ -333,7 +334,8 @@ static int choose_segment(MDB_val key, MDB_val value, void *user, struct err *e)
         return err_set(e, ERR_CORRUPT, "the vault's index has a damaged segment row");
     id = get_be32(key.mv_data);
     memcpy(&row, value.mv_data, sizeof row);
-    if (!row.sealed || id >= c->g->segment_limit || c->g->live_bytes[id] * 100 >= row.committed * c->g->live_percent)
+    if (!row.sealed || id >= c->g->segment_limit ||
+        (c->g->live_bytes[id] * 100 >= row.committed * c->g->live_percent && !(c->g->seal_anew && row.key != seal_newest(c->g->v->seal))))
         return 0;
     c->list = xrealloc(c->list, (c->count + 1) * sizeof *c->list);
     c->list[c->count++] = (struct doomed){.id = id, .size_bytes = row.committed, .copy = c->g->live_bytes[id] > 0};
@@ -410,22 +412,24 @@ static int choose(struct choosing *c, struct err *e)
 }
 
 /* The record as it is to lie elsewhere: byte by byte, or with the pages that are taken of it only. 1/0 (it does not hold). */
-static int pack_again(const struct gc *g, const struct record *r, uint8_t **bytes, size_t *span, struct record_pages *p)
+static int pack_again(const struct gc *g, struct record *r, uint8_t **bytes, size_t *span, struct record_pages *p)
 {
-    const uint8_t *payload = *bytes + RECORD_HEADER_SIZE;
+    uint8_t *payload = *bytes + RECORD_HEADER_SIZE;
     CLEANUP(free_ptr) uint8_t *raw = xmalloc(r->raw_size);
     uint8_t *packed;
     uint32_t mask;
 
     /* What has parts is as good as its sum says: they are not read for it. */
     if (record_pages_of(r, payload, p, NULL) < 0 ||
-        (p->own == RECORD_ALL_PAGES ? record_unpack(r, payload, raw, NULL) : record_own_pages(r, payload, p->own, raw, NULL)) < 0)
+        (p->own == RECORD_ALL_PAGES ? record_unpack(r, payload, g->v->seal, raw, NULL) : record_own_pages(r, payload, p->own, g->v->seal, raw, NULL)) < 0)
         return 0;
     pthread_mutex_lock(&g->v->append_lock);
     mask = r->kind == RECORD_CHUNK ? taken(g, &r->hash) & p->own : 0;
     pthread_mutex_unlock(&g->v->append_lock);
-    if (!mask || mask == p->own)
+    if (!mask || mask == p->own) {
+        *span = record_frame(r, *bytes);
         return 1;
+    }
     *p = (struct record_pages){.own = (uint16_t)mask};
     *span = record_pack_pages(p, raw, &r->hash, &packed);
     free(*bytes);
@@ -456,8 +460,9 @@ static int copy_record(struct gc *g, const struct living *l, struct err *e)
             chunk_mark_bad(v, &l->hash);
         return 0; /* one that can't be read must not keep the others' space: scrub tells of it */
     }
-    if (!pack_again(g, &r, &bytes, &span, &p)) {
-        chunk_mark_bad(v, &l->hash);
+    if (seal_open_record(v->seal, now.segment, &r, bytes + RECORD_HEADER_SIZE, &why) < 0 || !pack_again(g, &r, &bytes, &span, &p)) {
+        if (why.kind != ERR_DENIED)
+            chunk_mark_bad(v, &l->hash);
         return 0;
     }
     pthread_mutex_lock(&v->append_lock);
@@ -545,9 +550,9 @@ static int run(struct gc *g, struct err *e)
     return r;
 }
 
-static int collect(struct vault *v, unsigned live_percent, uint64_t *freed_bytes, struct err *e)
+static int collect(struct vault *v, unsigned live_percent, bool seal_anew, uint64_t *freed_bytes, struct err *e)
 {
-    CLEANUP(gc_release) struct gc g = {.v = v, .live_percent = live_percent};
+    CLEANUP(gc_release) struct gc g = {.v = v, .live_percent = live_percent, .seal_anew = seal_anew};
     int r;
 
     pthread_mutex_lock(&v->gc_run_lock);
@@ -558,9 +563,11 @@ static int collect(struct vault *v, unsigned live_percent, uint64_t *freed_bytes
     return r < 0 ? err_wrap(e, "giving back space in the vault") : 0;
 }
 
-int vault_gc(struct vault *v, uint64_t *freed_bytes, struct err *e) { return collect(v, 50, freed_bytes, e); }
+int vault_gc(struct vault *v, uint64_t *freed_bytes, struct err *e) { return collect(v, 50, false, freed_bytes, e); }
 
-int vault_compact(struct vault *v, unsigned live_percent, uint64_t *freed_bytes, struct err *e)
+int vault_compact(struct vault *v, unsigned live_percent, bool seal_anew, uint64_t *freed_bytes, struct err *e)
 {
-    return live_percent > 100 ? err_set(e, ERR_INVALID, "a share that lives is 0 to 100 percent") : current_seal(v, e) < 0 ? -1 : collect(v, live_percent, freed_bytes, e);
+    if (live_percent > 100)
+        return err_set(e, ERR_INVALID, "a share that lives is 0 to 100 percent");
+    return current_seal(v, e) < 0 ? -1 : collect(v, live_percent, seal_anew, freed_bytes, e);
 }

@@ -36,7 +36,8 @@ struct disk_row {
 
 struct segment_row {
     uint64_t committed; /* the index holds nothing that lies after */
-    uint32_t record_count, sealed;
+    uint32_t record_count;
+    uint16_t sealed, key; /* key: of the data its number, 0: it is not encrypted */
 };
 
 struct vault_index {

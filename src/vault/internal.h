@@ -3,6 +3,7 @@
 
 #include "vault/cache.h"
 #include "vault/index.h"
+#include "vault/seal.h"
 #include "vault/segment.h"
 #include "vault/tree.h"
 #include "vault/vault.h"
@@ -47,6 +48,7 @@ struct vault {
     struct vault_index index;
     struct cache *cache;
     uint8_t id[VAULT_ID_SIZE];
+    struct seal *seal; /* NULL: it is not encrypted */
     int lock_fd;
 
     /* Locks, in precedence order: */

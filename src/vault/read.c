@@ -35,13 +35,14 @@ static int find_and_read(struct vault *v, const struct vault_hash *hash, size_t 
         if (found < 0)
             return -1;
         if (found == 0 || (raw_size && place->raw_size != raw_size) || place->raw_size > RECORD_RAW_LIMIT ||
-            place->stored_size > RECORD_RAW_LIMIT + 8)
+            place->stored_size > RECORD_RAW_LIMIT + SEAL_OVERHEAD + 8)
             return err_set(e, ERR_CORRUPT, "chunk %s is missing from the vault", vault_hash_text(hash, text));
         *scratch = xrealloc(*scratch, RECORD_HEADER_SIZE + place->stored_size);
         if (segment_read(v->segment_dir, place->segment, place->offset, RECORD_HEADER_SIZE + place->stored_size, *scratch, r,
                          &why) == 0)
             return vault_hash_same(&r->hash, hash) && r->raw_size == place->raw_size
-                       ? 0 : err_set(e, ERR_CORRUPT, "another record lies where chunk %s should", vault_hash_text(hash, text));
+                       ? seal_open_record(v->seal, place->segment, r, *scratch + RECORD_HEADER_SIZE, e)
+                       : err_set(e, ERR_CORRUPT, "another record lies where chunk %s should", vault_hash_text(hash, text));
         if (why.kind != ERR_NOT_FOUND || attempt >= MOVED_RETRIES)
             return err_set(e, why.kind == ERR_NOT_FOUND ? ERR_CORRUPT : why.kind, "chunk %s: %.800s", vault_hash_text(hash, text),
                            why.message);
@@ -59,8 +60,8 @@ static int read_part(struct vault *v, const struct record_part *part, uint8_t *r
     if (find_and_read(v, &part->name, VAULT_CHUNK_BYTES, &scratch, &r, &place, e) < 0)
         return -1;
     if (r.codec >= CODEC_DELTA || !cached)
-        return record_own_pages(&r, scratch + RECORD_HEADER_SIZE, part->mask, raw, e);
-    if (record_unpack(&r, scratch + RECORD_HEADER_SIZE, whole, e) < 0)
+        return record_own_pages(&r, scratch + RECORD_HEADER_SIZE, part->mask, v->seal, raw, e);
+    if (record_unpack(&r, scratch + RECORD_HEADER_SIZE, v->seal, whole, e) < 0)
         return -1;
     cache_put(v->cache, &part->name, whole, sizeof whole);
     record_copy_pages(raw, part->mask, whole);
@@ -96,7 +97,7 @@ int record_restore(struct vault *v, const struct record *r, const void *payload,
     for (size_t i = 0; divided && i < p.part_count; i++)
         if (load_part(v, &p.parts[i], raw, cached, &why) < 0)
             return err_set(e, why.kind, "a part of chunk %s: %.800s", vault_hash_text(&r->hash, text), why.message);
-    if (record_unpack(r, payload, raw, &why) == 0)
+    if (record_unpack(r, payload, v->seal, raw, &why) == 0)
         return 0;
     if (why.kind == ERR_CORRUPT)
         chunk_mark_bad(v, &r->hash);
@@ -162,7 +163,7 @@ static int check_own_pages(struct vault *v, const struct vault_hash *hash, struc
     pthread_mutex_unlock(&v->append_lock);
     if (divided < 0 || whole)
         return divided < 0 || whole < 0 ? -1 : 0;
-    return find_and_read(v, hash, VAULT_CHUNK_BYTES, &scratch, &r, &place, e) < 0 || record_own_pages(&r, scratch + RECORD_HEADER_SIZE, p.own, raw, e) < 0
+    return find_and_read(v, hash, VAULT_CHUNK_BYTES, &scratch, &r, &place, e) < 0 || record_own_pages(&r, scratch + RECORD_HEADER_SIZE, p.own, v->seal, raw, e) < 0
                ? -1 : 1;
 }
 

@@ -32,6 +32,7 @@ struct segment_header {
     uint64_t id;
     int64_t created_us;
     uint8_t vault_id[VAULT_ID_SIZE];
+    uint32_t key; /* number of the data key that its records are sealed under; 0: they are not */
 };
 
 struct record {
@@ -39,6 +40,7 @@ struct record {
     enum record_codec codec;
     uint32_t raw_size, stored_size;
     struct vault_hash hash; /* SHA-256 of the raw bytes */
+    bool sealed;            /* the payload is encrypted (seal.h) */
     uint64_t payload_sum;   /* XXH3-64 of the stored bytes: tells a torn write without unpacking */
 };
 
@@ -48,6 +50,12 @@ void segment_trailer_encode(uint64_t record_count, uint64_t end, uint8_t bytes[s
 /* end: where the trailer itself starts; it must say so too. */
 bool segment_trailer_valid(const uint8_t bytes[static SEGMENT_TRAILER_SIZE], uint64_t end, uint64_t *record_count);
 
+struct seal;
+
+/* The header alone. */
+void record_encode(const struct record *r, uint8_t bytes[static RECORD_HEADER_SIZE]);
+/* Header and padding around a payload that is in place; returns the span. */
+size_t record_frame(struct record *r, uint8_t *bytes);
 /* Header, payload and padding of one record, ready to append. The caller frees *bytes. */
 size_t record_pack(enum record_kind kind, const void *raw, size_t raw_size, const struct vault_hash *hash, uint8_t **bytes);
 /* The same around a zstd frame that the caller has; it must be smaller than the raw bytes and is not looked into. */
@@ -65,12 +73,12 @@ int record_pages_of(const struct record *r, const void *payload, struct record_p
 bool record_pages_whole(const struct record_pages *p);
 /* Those of its own pages that are in mask, to their places in raw. ERR_CORRUPT where it lacks one, or does not unpack; a record of the whole chunk is
  * checked against its hash, others can't be. */
-int record_own_pages(const struct record *r, const void *payload, uint32_t mask, uint8_t raw[static VAULT_CHUNK_BYTES], struct err *e);
+int record_own_pages(const struct record *r, const void *payload, uint32_t mask, const struct seal *s, uint8_t raw[static VAULT_CHUNK_BYTES], struct err *e);
 int record_decode(const uint8_t bytes[static RECORD_HEADER_SIZE], struct record *out, struct err *e);
 /* Space from one record's start to the next's: a multiple of 8. */
 size_t record_span(uint32_t stored_size);
 /* Whether the stored bytes are those that were written. */
 bool record_payload_intact(const struct record *r, const void *payload);
 /* Stored bytes to raw_size raw bytes, checked against the hash. Where the record has parts, raw must hold their pages before. After ERR_CORRUPT raw
- * holds nothing to be used. */
-int record_unpack(const struct record *r, const void *payload, void *raw, struct err *e);
+ * holds nothing to be used. s: whose names they are; the record must not be sealed any more. */
+int record_unpack(const struct record *r, const void *payload, const struct seal *s, void *raw, struct err *e);

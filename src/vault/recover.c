@@ -67,22 +67,27 @@ static int list_segments(struct recovery *r, struct err *e)
     return 0;
 }
 
-static int take_record(const struct record *rec, uint64_t offset, const uint8_t *payload, void *user, struct err *e)
+static int take_record(const struct record *rec, uint64_t offset, const uint8_t *sealed, void *user, struct err *e)
 {
     struct recovery *r = user;
     struct chunk_place place = {.segment = r->id, .offset = (uint32_t)offset, .raw_size = rec->raw_size, .kind = rec->kind,
                                 .stored_size = (uint32_t)(record_span(rec->stored_size) - RECORD_HEADER_SIZE)};
-    struct record_pages pages;
+    CLEANUP(free_ptr) uint8_t *payload = xmalloc(rec->stored_size);
     struct note n = {.size = rec->raw_size, .hash = rec->hash, .grave = rec->kind == RECORD_GRAVE};
+    struct record opened = *rec;
+    struct record_pages pages;
+    struct err why = {0};
 
-    (void)e;
-    if (record_pages_of(rec, payload, &pages, NULL) < 0)
+    memcpy(payload, sealed, rec->stored_size);
+    if (seal_open_record(r->v->seal, r->id, &opened, payload, &why) < 0 && why.kind != ERR_CORRUPT)
+        return err_set(e, why.kind, "%s", why.message);
+    if (opened.sealed || record_pages_of(&opened, payload, &pages, NULL) < 0)
         return 0; /* refused: it is not there */
     pending_add(&r->v->pending, &rec->hash, &place, rec->codec >= CODEC_DELTA ? &pages : NULL);
     if (rec->kind != RECORD_POINT && rec->kind != RECORD_GRAVE)
         return 0;
     n.bytes = xmalloc(rec->raw_size);
-    if (record_unpack(rec, payload, n.bytes, NULL) < 0) {
+    if (record_unpack(&opened, payload, r->v->seal, n.bytes, NULL) < 0) {
         free(n.bytes); /* a damaged document: its point is not there, and vault_scrub names the record */
         return 0;
     }
@@ -159,13 +164,14 @@ static int settle_segment(struct recovery *r, const struct segment_state *state,
     if (state->sealed) {
         CLEANUP(free_ptr) char *path = segment_path(v->segment_dir, r->id);
 
-        s = (struct segment){.fd = open(path, O_RDONLY | O_CLOEXEC), .id = r->id, .end = state->end, .record_count = record_count};
+        s = (struct segment){.fd = open(path, O_RDONLY | O_CLOEXEC), .id = r->id, .end = state->end, .record_count = record_count,
+                             .key = state->header.key};
         if (s.fd < 0)
             return err_errno(e, errno, "can't open %s", path);
         hold_full(v, &s);
         return 0;
     }
-    if (segment_reopen(v->segment_dir, r->id, state->end, record_count, &s, e) < 0)
+    if (segment_reopen(v->segment_dir, &state->header, state->end, record_count, &s, e) < 0)
         return -1;
     if (last && state->end < v->options.segment_bytes - v->options.segment_bytes / 4) {
         v->current = s;
@@ -357,7 +363,7 @@ int segments_recover(struct vault *v, struct err *e)
     return vault_flush(v, NULL, NULL, e) < 0 ? -1 : take_notes(&r, e);
 }
 
-int vault_rebuild(const char *dir, struct err *e)
+int vault_rebuild(const char *dir, const struct vault_options *options, struct err *e)
 {
     static const char *const files[] = {"data.mdb", "lock.mdb"};
     CLEANUP(free_ptr) char *index = xasprintf("%s/index", dir), *aside = xasprintf("%s/index.before", dir);
@@ -373,5 +379,5 @@ int vault_rebuild(const char *dir, struct err *e)
         return err_errno(e, errno, "can't remove %s", aside);
     if (rename(index, aside) < 0 && errno != ENOENT)
         return err_errno(e, errno, "can't move %s away", index);
-    return vault_open(dir, NULL, &v, e);
+    return vault_open(dir, options, &v, e);
 }

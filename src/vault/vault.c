@@ -20,13 +20,46 @@
 
 /* ---- opening and closing ---- */
 
-static int write_superblock(struct vault *v, const char *path, struct err *e)
+/* Twice, the copy first: with these files an encrypted vault would lose its keys. */
+static int write_superblock(struct vault *v, struct err *e)
 {
-    CLEANUP(free_ptr) char *text = NULL;
+    CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir), *copy = xasprintf("%s/vault.json.copy", v->dir), *text = NULL;
+    CLEANUP(json_free) json_t *j = NULL;
     char digits[2 * VAULT_ID_SIZE + 1];
 
-    text = xasprintf("{\"format\":\"slipway-vault\",\"version\":%d,\"id\":\"%s\"}\n", VAULT_VERSION, hash_hex(v->id, VAULT_ID_SIZE, digits));
-    return file_write(path, text, strlen(text), 0600, e);
+    j = json_pack("{s:s, s:i, s:s}", "format", "slipway-vault", "version", VAULT_VERSION, "id", hash_hex(v->id, VAULT_ID_SIZE, digits));
+    MUST(j);
+    if (v->seal) {
+        json_t *sealed = seal_json(v->seal, e);
+
+        if (!sealed)
+            return -1;
+        json_object_set_new(j, "sealed", sealed);
+    }
+    text = json_text(j);
+    return file_write(copy, text, strlen(text), 0600, e) < 0 || file_write(path, text, strlen(text), 0600, e) < 0 ? -1 : 0;
+}
+
+static int new_superblock(struct vault *v, const char *path, struct err *e)
+{
+    CLEANUP(free_ptr) char *copy = xasprintf("%s.copy", path);
+
+    if (file_exists(copy))
+        return err_set(e, ERR_CORRUPT, "%s is gone, %s is there: copy it back", path, copy);
+    if (getrandom(v->id, VAULT_ID_SIZE, 0) != VAULT_ID_SIZE)
+        return err_errno(e, errno, "can't draw a vault id");
+    if (v->options.key_count && seal_new(v->id, v->options.keys, true, clock_read_us(v->options.clock), &v->seal, e) < 0)
+        return -1;
+    return write_superblock(v, e);
+}
+
+/* Its keys; one that has none is encrypted from now on where a key was given. */
+static int take_keys(struct vault *v, const json_t *sealed, bool *changed, struct err *e)
+{
+    if (sealed)
+        return seal_read(sealed, v->id, v->options.keys, v->options.key_count, &v->seal, e);
+    *changed = *changed || v->options.key_count;
+    return v->options.key_count ? seal_new(v->id, v->options.keys, false, clock_read_us(v->options.clock), &v->seal, e) : 0;
 }
 
 /* DIR/vault.json says what this folder is and gives it the identity that its segments carry. */
@@ -34,32 +67,47 @@ static int superblock(struct vault *v, struct err *e)
 {
     CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir);
     CLEANUP(json_free) json_t *j = NULL;
-    struct vault_hash id = {0};
-    char digits[VAULT_HASH_TEXT_SIZE];
     const char *format, *words;
     int64_t version;
+    bool changed;
 
-    if (!file_exists(path)) {
-        if (getrandom(id.bytes, VAULT_ID_SIZE, 0) != VAULT_ID_SIZE)
-            return err_errno(e, errno, "can't draw a vault id");
-        memcpy(v->id, id.bytes, VAULT_ID_SIZE);
-        return write_superblock(v, path, e);
-    }
+    if (!file_exists(path))
+        return new_superblock(v, path, e);
     if (json_read_file(path, &j, e) < 0 || json_need_string(j, "format", &format, e) < 0 ||
         json_need_int(j, "version", &version, e) < 0 || json_need_string(j, "id", &words, e) < 0)
-        return err_wrap(e, "reading %s", path);
+        return err_wrap(e, "reading %s (a copy of it lies beside it)", path);
     if (strcmp(format, "slipway-vault") != 0 || version < 1 || version > VAULT_VERSION)
         return err_set(e, ERR_UNSUPPORTED, "%s: format %s version %lld; this Slipway reads slipway-vault up to version %d", path, format,
                        (long long)version, VAULT_VERSION);
-    if (strlen(words) != 2 * VAULT_ID_SIZE)
-        return err_set(e, ERR_CORRUPT, "%s: the id has %zu digits instead of 32", path, strlen(words));
-    memset(digits, '0', sizeof digits);
-    memcpy(digits, words, 2 * VAULT_ID_SIZE);
-    digits[VAULT_HASH_TEXT_SIZE - 1] = '\0';
-    if (vault_hash_parse(digits, &id, e) < 0)
-        return err_wrap(e, "reading %s", path);
-    memcpy(v->id, id.bytes, VAULT_ID_SIZE);
-    return version < VAULT_VERSION ? write_superblock(v, path, e) : 0; /* before anything is written that an older Slipway would not know */
+    if (strlen(words) != 2 * VAULT_ID_SIZE || hash_unhex(words, v->id, VAULT_ID_SIZE, NULL) < 0)
+        return err_set(e, ERR_CORRUPT, "%s: the id is not %d hexadecimal digits", path, 2 * VAULT_ID_SIZE);
+    changed = version < VAULT_VERSION; /* before anything is written that an older Slipway would not know */
+    return take_keys(v, json_object_get(j, "sealed"), &changed, e) < 0 ? -1 : changed ? write_superblock(v, e) : 0;
+}
+
+int vault_rotate(struct vault *v, const struct vault_key *wrap, struct err *e)
+{
+    struct vault_key before;
+    int r;
+
+    if (!v->seal)
+        return err_set(e, ERR_WRONG_STATE, "the vault is not encrypted: open it with a key first");
+    /* Nothing is sealed under the new data key before it is in vault.json: whatever is appended waits. */
+    pthread_mutex_lock(&v->append_lock);
+    before = *seal_key(v->seal);
+    r = seal_add_key(v->seal, clock_read_us(v->options.clock), e);
+    if (r == 0) {
+        if (wrap)
+            seal_wrap_under(v->seal, wrap);
+        r = write_superblock(v, e);
+        if (r < 0) {
+            seal_drop_key(v->seal);
+            seal_wrap_under(v->seal, &before);
+        }
+    }
+    pthread_mutex_unlock(&v->append_lock);
+    explicit_bzero(&before, sizeof before);
+    return r;
 }
 
 static int lock_out_others(struct vault *v, struct err *e)
@@ -94,6 +142,7 @@ static void free_vault(struct vault *v)
     pending_release(&v->pending);
     hash_set_release(&v->bad);
     index_close(&v->index);
+    seal_free(&v->seal);
     cache_free(&v->cache);
     close_fd(&v->lock_fd);
     pthread_rwlock_destroy(&v->gc_lock);
@@ -240,7 +289,7 @@ int current_seal(struct vault *v, struct err *e)
 
 static int next_segment(struct vault *v, struct err *e)
 {
-    struct segment_header header = {.id = v->next_segment, .created_us = clock_read_us(v->options.clock)};
+    struct segment_header header = {.id = v->next_segment, .created_us = clock_read_us(v->options.clock), .key = seal_newest(v->seal)};
     struct segment made;
 
     memcpy(header.vault_id, v->id, VAULT_ID_SIZE);
@@ -267,19 +316,25 @@ void note_use(struct vault *v, const struct vault_hash *hash, const struct recor
 int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed, size_t span, size_t raw_size, const struct vault_hash *hash,
                   const struct record_pages *pages, struct err *e)
 {
-    struct chunk_place place = {.stored_size = (uint32_t)(span - RECORD_HEADER_SIZE), .raw_size = (uint32_t)raw_size, .kind = kind};
+    struct chunk_place place = {.raw_size = (uint32_t)raw_size, .kind = kind};
+    CLEANUP(free_ptr) uint8_t *sealed = NULL;
 
+    if (v->seal)
+        span += SEAL_OVERHEAD; /* a multiple of 8, as is the span */
     if (v->broken)
         return err_set(e, ERR_IO, "the vault %s can't be written since a sync failed: check its disk and start the replicator again",
                        v->dir);
     if (check_room(v, kind, span, e) < 0)
         return -1;
-    if ((v->current.fd < 0 || (v->current.record_count && v->current.end + span > v->options.segment_bytes)) &&
-        next_segment(v, e) < 0)
+    if ((v->current.fd < 0 || (v->current.record_count && v->current.end + span > v->options.segment_bytes) ||
+         v->current.key != seal_newest(v->seal)) && next_segment(v, e) < 0)
         return -1;
     place.segment = v->current.id;
     place.offset = (uint32_t)v->current.end;
-    if (segment_append(&v->current, packed, span, e) < 0)
+    place.stored_size = (uint32_t)(span - RECORD_HEADER_SIZE);
+    if (v->seal)
+        MUST(v->current.key == seal_newest(v->seal) && seal_record(v->seal, place.segment, packed, &sealed) == span);
+    if (segment_append(&v->current, sealed ? sealed : packed, span, e) < 0)
         return -1;
     pending_add(&v->pending, hash, &place, pages);
     return 0;
@@ -369,12 +424,14 @@ static int check_range(const struct vault_disk *d, uint64_t first, uint64_t coun
 
 int vault_has(struct vault *v, const struct vault_hash *hash, struct err *e)
 {
+    struct vault_hash name = *hash;
     int found;
 
     if (vault_hash_is_zero(hash))
         return 1;
+    seal_name(v->seal, &name);
     pthread_mutex_lock(&v->append_lock);
-    found = have(v, hash, VAULT_CHUNK_BYTES, e);
+    found = have(v, &name, VAULT_CHUNK_BYTES, e);
     pthread_mutex_unlock(&v->append_lock);
     return found;
 }
@@ -388,7 +445,7 @@ int vault_store(struct vault *v, const void *bytes, const struct vault_hash *exp
 int vault_store_packed(struct vault *v, const void *bytes, const void *packed, size_t packed_size, const struct vault_hash *expected,
                        struct vault_hash *hash, uint64_t *stored_bytes, struct err *e)
 {
-    struct vault_hash name;
+    struct vault_hash name, kept;
     uint64_t stored = 0;
     int r = 0;
 
@@ -398,8 +455,10 @@ int vault_store_packed(struct vault *v, const void *bytes, const void *packed, s
     if (vault_bytes_are_zero(bytes, VAULT_CHUNK_BYTES)) {
         name = vault_hash_zero;
     } else {
+        kept = name;
+        seal_name(v->seal, &kept);
         pthread_rwlock_rdlock(&v->gc_lock);
-        r = record_add_packed(v, RECORD_CHUNK, bytes, VAULT_CHUNK_BYTES, packed, packed_size, &name, &stored, e);
+        r = record_add_packed(v, RECORD_CHUNK, bytes, VAULT_CHUNK_BYTES, packed, packed_size, &kept, &stored, e);
         pthread_rwlock_unlock(&v->gc_lock);
     }
     if (r < 0)
@@ -423,6 +482,7 @@ int vault_map_zero(struct vault *v, const struct vault_disk *d, uint64_t first, 
 
 int vault_map(struct vault *v, const struct vault_disk *d, uint64_t index, const struct vault_hash *hash, struct err *e)
 {
+    struct vault_hash name = *hash;
     int found;
 
     if (check_range(d, index, 1, e) < 0)
@@ -431,11 +491,12 @@ int vault_map(struct vault *v, const struct vault_disk *d, uint64_t index, const
         return err_set(e, ERR_INVALID, "all one bits are no chunk's name");
     if (vault_hash_is_zero(hash))
         return vault_map_zero(v, d, index, 1, e) < 0 ? -1 : 1;
+    seal_name(v->seal, &name);
     pthread_rwlock_rdlock(&v->gc_lock);
     pthread_mutex_lock(&v->append_lock);
-    found = have(v, hash, VAULT_CHUNK_BYTES, e);
+    found = have(v, &name, VAULT_CHUNK_BYTES, e);
     if (found == 1)
-        pending_set_map(&v->pending, d->number, index, 1, hash);
+        pending_set_map(&v->pending, d->number, index, 1, &name);
     pthread_mutex_unlock(&v->append_lock);
     pthread_rwlock_unlock(&v->gc_lock);
     return found == 1 && sync_when_much(v, e) < 0 ? -1 : found;

@@ -156,7 +156,7 @@ static unsigned expire(void)
     if (vault_gc(v, &all, NULL) < 0)
         return 0;
     printf("# collected: %llu KiB given back, %llu KiB stored\n", (unsigned long long)all >> 10, (unsigned long long)stored_bytes() >> 10);
-    if (vault_compact(v, 95, &freed, NULL) < 0)
+    if (vault_compact(v, 95, false, &freed, NULL) < 0)
         return 0;
     printf("# compacted: %llu KiB given back, %llu KiB stored\n", (unsigned long long)freed >> 10, (unsigned long long)stored_bytes() >> 10);
     return (unsigned)(stored_bytes() * 100 / (CHUNKS * (uint64_t)CHUNK));

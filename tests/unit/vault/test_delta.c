@@ -1,5 +1,6 @@
 /* test_delta [VAULT_READ VERSION_1 [SEED]]: chunks kept as their new pages, against a model that knows what every recovery point holds: through overwriting, expiry, collection, kills,
- * a lost index and damage. VAULT_READ is the reader of the format that shares no code with us, VERSION_1 a vault as an older Slipway left it. */
+ * a lost index and damage. VAULT_READ is the reader of the format that shares no code with us, VERSION_1 a vault as an older Slipway left it.
+ * With VAULT_SEALED in the environment the vault is encrypted. */
 #include "base/clock.h"
 #include "tap.h"
 #include "vault/vault.h"
@@ -14,6 +15,8 @@
 #define CHUNKS 48
 #define POINTS 24
 
+static const struct vault_key key = {{1, 2, 3}};
+static struct vault_options options = {.segment_bytes = 1 << 20, .guard_bytes = 1, .cache_bytes = 1 << 20, .keys = &key};
 static char dir[64];
 static struct vault *v;
 static struct vault_disk disk;
@@ -43,7 +46,6 @@ static void noise(uint8_t *bytes, size_t size)
 
 static void open_vault(void)
 {
-    const struct vault_options options = {.segment_bytes = 1 << 20, .guard_bytes = 1, .cache_bytes = 1 << 20};
     struct err e = {0};
 
     if (vault_open(dir, &options, &v, &e) < 0 || vault_disk_open(v, "web01", "d", (uint64_t)CHUNKS * CHUNK, &disk, &e) < 0) {
@@ -255,20 +257,33 @@ static void rebuild(void)
     bool failed;
 
     vault_close(&v);
-    failed = vault_rebuild(dir, &e) < 0;
+    failed = vault_rebuild(dir, &options, &e) < 0;
     ok(!failed, "the index is made anew from the segments%s%s", failed ? ": " : "", failed ? e.message : "");
     open_vault();
     all_right("with the new index");
 }
 
+/* The option for the reader: the key in a file; the caller frees. */
+static char *key_option(void)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/key", dir);
+    FILE *f = fopen(path, "w");
+
+    for (size_t i = 0; f && i < sizeof key.bytes; i++)
+        fprintf(f, "%02x", key.bytes[i]);
+    if (!f || fclose(f) != 0)
+        abort();
+    return xasprintf("--key-file '%s'", path);
+}
+
 static void other_reader(const char *program)
 {
-    CLEANUP(free_ptr) char *command = NULL;
+    CLEANUP(free_ptr) char *command = NULL, *option = options.key_count ? key_option() : xstrdup("");
     CLEANUP(free_ptr) uint8_t *bytes = xcalloc(1, sizeof held);
     size_t last = point_count - 1;
     FILE *out;
 
-    command = xasprintf("python3 '%s' '%s' read %s d", program, dir, points[last].id);
+    command = xasprintf("python3 '%s' %s '%s' read %s d", program, option, dir, points[last].id);
     vault_close(&v);
     out = popen(command, "r");
     ok(out && fread(bytes, 1, sizeof held, out) == sizeof held && memcmp(bytes, points[last].bytes, sizeof held) == 0,
@@ -364,16 +379,16 @@ static void comes_back(void)
     memcpy(left, held[20], CHUNK);
     left_name = name[20];
     noise(held[20] + 5 * PAGE, PAGE);
-    fine = fine && put_page(20, 5) && commit() && vault_compact(v, 100, NULL, &e) == 0;
+    fine = fine && put_page(20, 5) && commit() && vault_compact(v, 100, false, NULL, &e) == 0;
     ok(fine && vault_has(v, &left_name, NULL) == 0, "of a chunk that nothing names only what others need is left%s%s", e.kind ? ": " : "", e.message);
     memcpy(held[21], left, CHUNK);
     noise(held[21] + 9 * PAGE, PAGE);
     fine = put_whole(21);
     memcpy(held[21] + 9 * PAGE, left + 9 * PAGE, PAGE);
-    fine = fine && put_page(21, 9) && vault_hash_same(&name[21], &left_name) && commit() && vault_compact(v, 100, NULL, &e) == 0;
+    fine = fine && put_page(21, 9) && vault_hash_same(&name[21], &left_name) && commit() && vault_compact(v, 100, false, NULL, &e) == 0;
     ok(fine && point_holds(point_count - 1, &e) && point_holds(point_count - 2, &e), "it comes again, and both hold%s%s", e.kind ? ": " : "", e.message);
     vault_close(&v);
-    fine = vault_rebuild(dir, &e) == 0;
+    fine = vault_rebuild(dir, &options, &e) == 0;
     open_vault();
     ok(fine && point_holds(point_count - 1, &e) && point_holds(point_count - 2, &e), "and with a new index%s%s", e.kind ? ": " : "", e.message);
 }
@@ -412,7 +427,7 @@ static void version_1(const char *archive)
     struct err e = {0};
 
     for (int rebuilt = 0; rebuilt < 2; rebuilt++) {
-        if (system(unpack) != 0 || (rebuilt && vault_rebuild(dir, &e) < 0) || vault_open(dir, NULL, &v, &e) < 0) {
+        if (system(unpack) != 0 || (rebuilt && vault_rebuild(dir, NULL, &e) < 0) || vault_open(dir, NULL, &v, &e) < 0) {
             ok(false, "a vault of version 1 opens: %s", e.message);
             return;
         }
@@ -437,6 +452,7 @@ int main(int argc, char **argv)
     CLEANUP(free_ptr) char *remove = NULL;
 
     dice = argc > 3 ? strtoull(argv[3], NULL, 10) * 2 + 1 : UINT64_C(0x9e3779b97f4a7c15);
+    options.key_count = getenv("VAULT_SEALED") != NULL;
     snprintf(dir, sizeof dir, "/tmp/slipway-delta.%d", (int)getpid());
     open_vault();
     costs();
@@ -445,7 +461,8 @@ int main(int argc, char **argv)
     rebuild();
     if (argc > 1)
         other_reader(argv[1]);
-    damaged_base();
+    if (!options.key_count) /* it looks for a name in the segments */
+        damaged_base();
     vault_close(&v);
     if (argc > 2)
         version_1(argv[2]);

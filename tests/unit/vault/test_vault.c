@@ -139,7 +139,7 @@ static void chunks_maps_and_points(void)
     v = open_vault();
     ok(image_holds(v, p.id, "vda", 0, 1) && image_holds(v, p2.id, "vda", 7, 9), "after opening again, too");
     vault_close(&v);
-    is_int(vault_rebuild(dir, &e), 0, "the index can be made anew: %s", e.message);
+    is_int(vault_rebuild(dir, NULL, &e), 0, "the index can be made anew: %s", e.message);
     v = open_vault();
     ok(image_holds(v, p.id, "vda", 7, 2) && image_holds(v, p2.id, "vda", 7, 9) && image_holds(v, p2.id, "vda", 300, 4),
        "with the same points");
@@ -294,7 +294,7 @@ static void space_comes_back(void)
     is_int(vault_point_commit(v, "s", 0, "crash", 0, &p, &e), 0, "and points");
     ok(image_holds(v, p.id, "d", 5, 1001) && image_holds(v, p.id, "d", 6, 1 + 2 * 506), "hold all");
     vault_close(&v);
-    is_int(vault_rebuild(dir, &e), 0, "a rebuild");
+    is_int(vault_rebuild(dir, NULL, &e), 0, "a rebuild");
     v = open_vault();
     is_int(vault_point_get(v, first.id, &first, &e), 0, "brings no dropped point back");
     is_int(vault_point_get(v, keep.id, &keep, &e), 1, "and loses none");
