@@ -68,6 +68,7 @@ struct vault {
     struct pending pending;
     struct hash_set *barrier; /* while vault_gc marks: every chunk that got a new use meanwhile */
     struct hash_set bad;      /* chunks found damaged: treated as absent until they are sent again */
+    uint64_t bad_found, bad_forgotten; /* how often damage was found; bad_found when the maps were last freed of it */
     bool making_room;         /* vault_gc copies the living out of a sparse segment, with all writers held */
     bool broken;              /* an fsync failed: what the kernel dropped is not known, so nothing is written until reopened */
 };
@@ -134,6 +135,7 @@ int work_leaf_read(struct vault *v, MDB_txn *txn, uint32_t disk, uint64_t leaf, 
 #define DISK_KEY_SIZE (LIMIT_NAME_BYTES + 1 + VAULT_DISK_ID_SIZE)
 MDB_val disk_key(const char *server, const char *id, char bytes[static DISK_KEY_SIZE]);
 int disks_load(struct vault *v, struct err *e);
+int work_forget(struct vault *v, MDB_txn *txn, struct buf *servers, uint64_t *count, struct err *e); /* see vault_forget_damaged */
 int work_apply(struct vault *v, MDB_txn *txn, const struct pending_set *sets, size_t count, struct err *e);
 
 /* point.c */

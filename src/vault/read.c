@@ -13,6 +13,7 @@ void chunk_mark_bad(struct vault *v, const struct vault_hash *hash)
 
     pthread_mutex_lock(&v->append_lock);
     fresh = hash_set_add(&v->bad, hash);
+    v->bad_found += fresh;
     pthread_mutex_unlock(&v->append_lock);
     /* Remembered on disk too; if that fails, it is found again on the next read. LMDB lets one writer in at a time. */
     if (fresh && index_begin(&v->index, true, &txn, NULL) == 0 &&

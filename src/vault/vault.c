@@ -175,7 +175,10 @@ static int load_bad(struct vault *v, struct err *e)
 
     if (index_begin(&v->index, false, &txn, e) < 0)
         return -1;
-    return index_each(&v->index, txn, INDEX_BAD, index_val("", 0), add_bad, &v->bad, e);
+    if (index_each(&v->index, txn, INDEX_BAD, index_val("", 0), add_bad, &v->bad, e) < 0)
+        return -1;
+    v->bad_found = v->bad.used_count;
+    return 0;
 }
 
 static int open_parts(struct vault *v, struct err *e)

@@ -205,10 +205,29 @@ int vault_stat(struct vault *v, struct vault_stat *out, struct err *e);
 /* {"chunks","chunks_damaged","segments","points","disks","raw_bytes","stored_bytes","free_bytes","total_bytes"} */
 json_t *vault_stat_json(const struct vault_stat *s);
 
+/* What takes a look at everything that is known, as vault_gc does, to be told. */
+#define VAULT_AGES 5
+struct vault_usage {
+    uint64_t whole_count, divided_count;  /* chunks whose records hold all of it, or some pages */
+    uint64_t page_bytes, packed_bytes;    /* of the pages that records hold: as they are, and stored */
+    uint64_t living_bytes;                /* stored: what points and working maps need */
+    uint64_t mapped_count, distinct_count; /* chunks of the working maps that are not zero: places, and different ones among them */
+    uint64_t index_bytes;                 /* on disk */
+    uint64_t points[VAULT_AGES];          /* by the rungs of vault_ladder_default, younger than each; the last: older */
+};
+int vault_usage(struct vault *v, struct vault_usage *out, struct err *e);
+/* {"chunks_whole","chunks_divided","page_bytes","packed_bytes","living_bytes","mapped_chunks","distinct_chunks","index_bytes","points_by_age":[…]} */
+json_t *vault_usage_json(const struct vault_usage *u);
+
+/* Places in working maps whose chunk is known to be damaged become unknown: no point is committed over them, and their source is asked for them
+ * again at its next session. Returns how many; *servers (may be NULL; the caller frees) names the servers, a line each. Quick where no damage was found since the last time. */
+int vault_forget_damaged(struct vault *v, char **servers, struct err *e);
+
 /* Gives back the space of chunks that no point and no working map uses. Runs beside readers and writers. *freed may be NULL. */
 int vault_gc(struct vault *v, uint64_t *freed_bytes, struct err *e);
 /* The same, and copies what lives out of every segment of which less than live_percent lives (vault_gc: 50), the one that is being filled included.
  * seal_anew: out of every one that is not sealed under the newest data key, too. */
+#define VAULT_COMPACT_LIVE 80u /* what `slipway vault compact` asks for */
 int vault_compact(struct vault *v, unsigned live_percent, bool seal_anew, uint64_t *freed_bytes, struct err *e);
 /* Makes the index anew from the segments; the vault must not be open. Working maps are lost (the next session rescans). options: its keys; may be NULL. */
 int vault_rebuild(const char *dir, const struct vault_options *options, struct err *e);
