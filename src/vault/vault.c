@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define VAULT_VERSION 2 /* 1 knew neither records of pages with parts nor encryption */
+#define SUPERBLOCK_LIMIT (2u << 20)
 #define DEFAULT_SEGMENT_BYTES (UINT64_C(64) << 20)
 #define DEFAULT_GUARD_BYTES (UINT64_C(256) << 20)
 #define DEFAULT_CACHE_BYTES ((size_t)64 << 20)
@@ -20,10 +21,21 @@
 
 /* ---- opening and closing ---- */
 
-/* Twice, the copy first: with these files an encrypted vault would lose its keys. */
+/* With this file an encrypted vault would lose its keys: the same bytes lie beside it. It counts; a copy that is not there yet, or of before, is made when the
+ * vault is opened. */
+static void copy_superblock(const char *path, const char *text, size_t size)
+{
+    CLEANUP(free_ptr) char *copy = xasprintf("%s.copy", path);
+    CLEANUP(buf_release) struct buf there = {0};
+
+    buf_init(&there, SUPERBLOCK_LIMIT);
+    if (file_read(copy, SUPERBLOCK_LIMIT, &there, NULL) < 0 || there.size_bytes != size || memcmp(there.data, text, size) != 0)
+        (void)file_write(copy, text, size, 0600, NULL);
+}
+
 static int write_superblock(struct vault *v, struct err *e)
 {
-    CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir), *copy = xasprintf("%s/vault.json.copy", v->dir), *text = NULL;
+    CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir), *text = NULL;
     CLEANUP(json_free) json_t *j = NULL;
     char digits[2 * VAULT_ID_SIZE + 1];
 
@@ -37,7 +49,10 @@ static int write_superblock(struct vault *v, struct err *e)
         json_object_set_new(j, "sealed", sealed);
     }
     text = json_text(j);
-    return file_write(copy, text, strlen(text), 0600, e) < 0 || file_write(path, text, strlen(text), 0600, e) < 0 ? -1 : 0;
+    if (file_write(path, text, strlen(text), 0600, e) < 0)
+        return -1;
+    copy_superblock(path, text, strlen(text));
+    return 0;
 }
 
 static int new_superblock(struct vault *v, const char *path, struct err *e)
@@ -66,6 +81,7 @@ static int take_keys(struct vault *v, const json_t *sealed, bool *changed, struc
 static int superblock(struct vault *v, struct err *e)
 {
     CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir);
+    CLEANUP(buf_release) struct buf text = {0};
     CLEANUP(json_free) json_t *j = NULL;
     const char *format, *words;
     int64_t version;
@@ -73,7 +89,8 @@ static int superblock(struct vault *v, struct err *e)
 
     if (!file_exists(path))
         return new_superblock(v, path, e);
-    if (json_read_file(path, &j, e) < 0 || json_need_string(j, "format", &format, e) < 0 ||
+    buf_init(&text, SUPERBLOCK_LIMIT);
+    if (file_read(path, SUPERBLOCK_LIMIT, &text, e) < 0 || json_read(text.data, text.size_bytes, &j, e) < 0 || json_need_string(j, "format", &format, e) < 0 ||
         json_need_int(j, "version", &version, e) < 0 || json_need_string(j, "id", &words, e) < 0)
         return err_wrap(e, "reading %s (a copy of it lies beside it)", path);
     if (strcmp(format, "slipway-vault") != 0 || version < 1 || version > VAULT_VERSION)
@@ -82,7 +99,12 @@ static int superblock(struct vault *v, struct err *e)
     if (strlen(words) != 2 * VAULT_ID_SIZE || hash_unhex(words, v->id, VAULT_ID_SIZE, NULL) < 0)
         return err_set(e, ERR_CORRUPT, "%s: the id is not %d hexadecimal digits", path, 2 * VAULT_ID_SIZE);
     changed = version < VAULT_VERSION; /* before anything is written that an older Slipway would not know */
-    return take_keys(v, json_object_get(j, "sealed"), &changed, e) < 0 ? -1 : changed ? write_superblock(v, e) : 0;
+    if (take_keys(v, json_object_get(j, "sealed"), &changed, e) < 0)
+        return -1;
+    if (changed)
+        return write_superblock(v, e);
+    copy_superblock(path, text.data, text.size_bytes);
+    return 0;
 }
 
 int vault_rotate(struct vault *v, const struct vault_key *wrap, struct err *e)

@@ -322,6 +322,10 @@ static void lost_superblock(void)
     struct err e = {0};
     struct vault *v;
 
+    unlink(copy);
+    v = open_with(&first, 1, &e);
+    vault_close(&v);
+    ok(file_exists(copy), "a copy of vault.json that is missing is made");
     unlink(path);
     v = open_with(&first, 1, &e);
     ok(!v && e.kind == ERR_CORRUPT && strstr(e.message, "copy it back"), "without vault.json it is refused, with what to do: %s", e.message);
