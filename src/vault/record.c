@@ -323,7 +323,7 @@ int record_own_pages(const struct record *r, const void *payload, uint32_t mask,
     if (record_pages_of(r, payload, &p, e) < 0)
         return -1;
     if (mask & ~(uint32_t)p.own)
-        return err_set(e, ERR_CORRUPT, "the record of chunk %s lacks a page that it should hold", vault_hash_text(&r->hash, text));
+        return err_set(e, ERR_NOT_FOUND, "the record of chunk %s lacks a page that it should hold", vault_hash_text(&r->hash, text));
     if (p.own == RECORD_ALL_PAGES && r->codec < CODEC_DELTA ? record_unpack(r, payload, s, pages, e) < 0 : !expand_pages(r, payload, &p, pages))
         return err_set(e, ERR_CORRUPT, "the pages of chunk %s do not unpack, or do not match its SHA-256", vault_hash_text(&r->hash, text));
     for (unsigned i = 0; i < VAULT_CHUNK_PAGES; i++) {

@@ -71,8 +71,8 @@ void record_lay_pages(uint8_t raw[static VAULT_CHUNK_BYTES], uint32_t mask, cons
 int record_pages_of(const struct record *r, const void *payload, struct record_pages *out, struct err *e);
 /* Every page is there, by itself or by a part. */
 bool record_pages_whole(const struct record_pages *p);
-/* Those of its own pages that are in mask, to their places in raw. ERR_CORRUPT where it lacks one, or does not unpack; a record of the whole chunk is
- * checked against its hash, others can't be. */
+/* Those of its own pages that are in mask, to their places in raw. ERR_NOT_FOUND where it lacks one, ERR_CORRUPT where it does not unpack; a record of the
+ * whole chunk is checked against its hash, others can't be. */
 int record_own_pages(const struct record *r, const void *payload, uint32_t mask, const struct seal *s, uint8_t raw[static VAULT_CHUNK_BYTES], struct err *e);
 int record_decode(const uint8_t bytes[static RECORD_HEADER_SIZE], struct record *out, struct err *e);
 /* Space from one record's start to the next's: a multiple of 8. */

@@ -102,8 +102,10 @@ static _Noreturn void child(int fd, uint32_t round)
         memcpy(w.point, p.id, sizeof w.point);
         say(fd, w);
         drop_oldest(v, fd, round);
-        if (step % 6 == 4 && vault_gc(v, NULL, &e) < 0)
+        if (step % 6 == 4 && (step % 4 ? vault_gc(v, NULL, &e) : vault_compact(v, 90, true, NULL, &e)) < 0)
             _exit(5);
+        if (options.key_count && vault_rotate(v, NULL, &e) < 0)
+            _exit(6);
     }
 }
 
