@@ -109,6 +109,7 @@ int care_repair(struct replicator *r, struct err *e)
         if (!p)
             continue;
         pthread_mutex_lock(&p->lock);
+        p->offers_since_point++; /* the next point is one of its own, also where nothing has changed: its map is made anew */
         if (p->session)
             wire_conn_cut(session_conn(p->session));
         pthread_mutex_unlock(&p->lock);

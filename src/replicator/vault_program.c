@@ -197,7 +197,7 @@ static bool tell_report(const json_t *answer)
     printf("%lld looked at, %lld MiB read, %lld finding%s\n", (long long)json_get_int(answer, "looked_at", 0),
            (long long)json_get_int(answer, "bytes", 0) >> 20, count, count == 1 ? "" : "s");
     if (json_get_int(answer, "asked_again", 0))
-        printf("%lld places in the disks are asked for again, of sources that still have them\n", (long long)json_get_int(answer, "asked_again", 0));
+        printf("%lld places in the disks are asked for again of their sources, or their maps are made again with the next point\n", (long long)json_get_int(answer, "asked_again", 0));
     return count > 0;
 }
 

@@ -232,104 +232,6 @@ int work_apply(struct vault *v, MDB_txn *txn, const struct pending_set *sets, si
     return writer_leave_disk(&w, e);
 }
 
-/* ---- damage ---- */
-
-struct damaged {
-    struct vault *v;
-    MDB_txn *txn;
-    struct pending_set *sets;
-    size_t count;
-};
-
-/* Its record, or one that it takes pages of. */
-static int is_damaged(struct vault *v, const struct vault_hash *hash, struct err *e)
-{
-    struct record_pages p;
-    bool damaged;
-    int divided;
-
-    pthread_mutex_lock(&v->append_lock);
-    damaged = hash_set_has(&v->bad, hash) && !pending_find(&v->pending, hash); /* one that is pending came again */
-    divided = damaged ? 0 : pages_find(v, hash, &p, e);
-    for (size_t i = 0; divided == 1 && !damaged && i < p.part_count; i++)
-        damaged = hash_set_has(&v->bad, &p.parts[i].name) && !pending_find(&v->pending, &p.parts[i].name);
-    pthread_mutex_unlock(&v->append_lock);
-    return divided < 0 ? -1 : damaged;
-}
-
-static int collect_damaged(MDB_val key, MDB_val value, void *user, struct err *e)
-{
-    struct damaged *d = user;
-    struct tree_node n;
-
-    if (value.mv_size == 0)
-        return 0;
-    if (leaf_decode(value, &n, e) < 0)
-        return -1;
-    for (uint64_t i = 0; i < TREE_FANOUT; i++) {
-        int damaged = vault_hash_is_zero(&n.child[i]) || vault_hash_is_unknown(&n.child[i]) ? 0 : is_damaged(d->v, &n.child[i], e);
-
-        if (damaged < 0)
-            return -1;
-        if (!damaged)
-            continue;
-        d->sets = xrealloc(d->sets, (d->count + 1) * sizeof *d->sets);
-        d->sets[d->count++] = (struct pending_set){work_key_disk(key), work_key_leaf(key) * TREE_FANOUT + i, 1, vault_hash_unknown};
-    }
-    return 0;
-}
-
-int work_forget(struct vault *v, MDB_txn *txn, struct buf *servers, uint64_t *count, struct err *e)
-{
-    struct damaged d = {.v = v, .txn = txn};
-    int r = index_each(&v->index, txn, INDEX_WORK, index_val("", 0), collect_damaged, &d, e);
-    const char *last = "";
-
-    if (r == 0)
-        r = work_apply(v, txn, d.sets, d.count, e);
-    for (size_t i = 0; r == 0 && i < d.count; i++) {
-        const struct vault_disk *disk = disk_by_number(v, d.sets[i].disk);
-
-        if (disk && strcmp(disk->server, last) != 0 && (buf_printf(servers, "%s\n", disk->server), true))
-            last = disk->server;
-    }
-    *count = d.count;
-    free(d.sets);
-    return r;
-}
-
-struct forgetting {
-    struct buf servers;
-    uint64_t count;
-};
-
-static int forget_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
-{
-    struct forgetting *f = user;
-
-    return work_forget(v, txn, &f->servers, &f->count, e);
-}
-
-int vault_forget_damaged(struct vault *v, char **servers, struct err *e)
-{
-    struct forgetting f = {0};
-    uint64_t found;
-    int r = 0;
-
-    buf_init(&f.servers, 1 << 20);
-    pthread_mutex_lock(&v->commit_lock);
-    pthread_mutex_lock(&v->append_lock);
-    found = v->bad_found;
-    pthread_mutex_unlock(&v->append_lock);
-    if (found != v->bad_forgotten && (r = vault_flush(v, forget_rows, &f, e)) == 0)
-        v->bad_forgotten = found;
-    pthread_mutex_unlock(&v->commit_lock);
-    if (r == 0 && servers)
-        *servers = buf_take(&f.servers);
-    buf_release(&f.servers);
-    return r < 0 ? -1 : (int)f.count;
-}
-
 /* ---- the disks ---- */
 
 static void copy_name(char *to, size_t size, const char *name)
@@ -447,6 +349,16 @@ static int resize_map(struct vault *v, MDB_txn *txn, struct disk_row *row, uint6
         r = resize_leaf(&z, z.leaves[i], e);
     free(z.leaves);
     return r;
+}
+
+int disk_map_anew(struct vault *v, MDB_txn *txn, const char *server, const char *id, struct err *e)
+{
+    struct disk_row row;
+    int found = disk_row_get(v, txn, server, id, &row, e);
+
+    if (found != 1)
+        return found;
+    return resize_map(v, txn, &row, row.size_bytes, e) < 0 ? -1 : disk_row_put(v, txn, server, id, &row, e);
 }
 
 struct opening {

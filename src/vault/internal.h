@@ -135,7 +135,8 @@ int work_leaf_read(struct vault *v, MDB_txn *txn, uint32_t disk, uint64_t leaf, 
 #define DISK_KEY_SIZE (LIMIT_NAME_BYTES + 1 + VAULT_DISK_ID_SIZE)
 MDB_val disk_key(const char *server, const char *id, char bytes[static DISK_KEY_SIZE]);
 int disks_load(struct vault *v, struct err *e);
-int work_forget(struct vault *v, MDB_txn *txn, struct buf *servers, uint64_t *count, struct err *e); /* see vault_forget_damaged */
+/* The disk's next tree is made from all rows of its working map, and none of what is stored of it by now. */
+int disk_map_anew(struct vault *v, MDB_txn *txn, const char *server, const char *id, struct err *e);
 int work_apply(struct vault *v, MDB_txn *txn, const struct pending_set *sets, size_t count, struct err *e);
 
 /* point.c */

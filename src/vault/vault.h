@@ -220,7 +220,8 @@ int vault_usage(struct vault *v, struct vault_usage *out, struct err *e);
 json_t *vault_usage_json(const struct vault_usage *u);
 
 /* Places in working maps whose chunk is known to be damaged become unknown: no point is committed over them, and their source is asked for them
- * again at its next session. Returns how many; *servers (may be NULL; the caller frees) names the servers, a line each. Quick where no damage was found since the last time. */
+ * again at its next session. A map's node that is damaged is made again at the disk's next point. Returns how many places and maps;
+ * *servers (may be NULL; the caller frees) names their servers, a line each. Quick where no damage was found since the last time. */
 int vault_forget_damaged(struct vault *v, char **servers, struct err *e);
 
 /* Gives back the space of chunks that no point and no working map uses. Runs beside readers and writers. *freed may be NULL. */

@@ -199,7 +199,7 @@ def repaired(world):
     sent = world.server()["bytes_sent"]
     flip(world)
     status, text = look(world, "scrub")
-    ok(status == 14 and "1 places in the disks are asked for again" in text, "scrub finds damage and has it asked for again: " + text.strip()[-200:])
+    ok(status == 14 and "1 places in the disks are asked for again of their sources" in text, "scrub finds damage and has it asked for again: " + text.strip()[-200:])
 
     def usable():
         try:
