@@ -9,14 +9,16 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
-static int look_at(const struct record *r, uint64_t offset, const uint8_t *payload, void *user, struct err *e)
+static int look_at(const struct record *r, uint64_t offset, const uint8_t *stored, void *user, struct err *e)
 {
-    CLEANUP(free_ptr) uint8_t *raw = xmalloc(r->raw_size);
+    CLEANUP(free_ptr) uint8_t *raw = xmalloc(r->raw_size), *payload = xmalloc(r->stored_size);
+    struct record opened = *r;
 
-    (void)user;
     (void)e;
     MUST(offset % 8 == 0 && offset >= SEGMENT_HEADER_SIZE && r->raw_size <= RECORD_RAW_LIMIT);
-    (void)record_unpack(r, payload, raw, NULL);
+    memcpy(payload, stored, r->stored_size);
+    if (seal_open_record(user, 1, &opened, payload, NULL) == 0)
+        (void)record_unpack(&opened, payload, NULL, raw, NULL);
     return 0;
 }
 
@@ -24,10 +26,13 @@ static void try_segment(const uint8_t *bytes, size_t size)
 {
     CLEANUP(close_fd) int fd = memfd_create("segment", MFD_CLOEXEC);
     struct segment_state state;
+    static struct seal *seal; /* for all runs */
 
     if (fd < 0 || write(fd, bytes, size) != (ssize_t)size)
         return;
-    if (segment_scan(fd, 0, look_at, NULL, &state, NULL) == 0)
+    if (!seal)
+        MUST(seal_new((const uint8_t[VAULT_ID_SIZE]){1}, &(struct vault_key){{2}}, false, 1, &seal, NULL) == 0);
+    if (segment_scan(fd, 0, look_at, seal, &state, NULL) == 0)
         MUST(state.end <= size && !(state.sealed && state.torn));
 }
 

@@ -17,6 +17,8 @@ class World(ends.Ends):
 
     def __init__(self, slipway, agent):
         super().__init__(slipway, agent, "slipway-replication.")
+        self.vault_key = self.dir / "vault.key"  # the vault is encrypted: what looks at it at rest needs the key, too
+        os.environ["SLIPWAY_VAULT_KEY_FILE"] = str(self.vault_key)
         self.loop = self.mounted = None
 
     def certificates(self, *names):
@@ -45,7 +47,7 @@ class World(ends.Ends):
         run("sync", "-f", self.mounted)
 
     def start_replicator(self, *more):
-        self.start("replicator", *self.replicator_words("--point-interval", "1s", *more), env={**os.environ, "SLIPWAY_LOG": "text"})
+        self.start("replicator", *self.replicator_words("--point-interval", "1s", "--vault-key-file", self.vault_key, "--make-vault-key", *more), env={**os.environ, "SLIPWAY_LOG": "text"})
 
     def start_agent(self, server="web01", folder="agent-web01", loop=None, **settings):
         self.start(f"agent-{server}", *self.agent_words(server, [loop or self.loop], folder, **{"freeze_budget_ms": 2000, **settings}), env={**os.environ, "SLIPWAY_LOG": "text"})

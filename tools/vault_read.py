@@ -2,12 +2,13 @@
 """vault_read: an independent reader of the vault's format (docs/formats/vault.md), from the segments alone: it uses no index and shares
 no code with Slipway. For the day on which nothing else is left, and as the suite's oracle.
 
-usage: vault_read.py VAULT points                     lists recovery points
-       vault_read.py VAULT read POINT DISK > IMAGE    writes a disk as a raw image (sparse where the output can seek)
+usage: vault_read.py [--key-file FILE] VAULT points                     lists recovery points
+       vault_read.py [--key-file FILE] VAULT read POINT DISK > IMAGE    writes a disk as a raw image (sparse where the output can seek)
 """
 import ctypes
 import ctypes.util
 import hashlib
+import hmac
 import json
 import pathlib
 import struct
@@ -25,6 +26,67 @@ class Refused(Exception):
     pass
 
 
+class Aes:
+    """AES-256 out of libcrypto."""
+
+    def __init__(self):
+        self.lib = ctypes.CDLL(ctypes.util.find_library("crypto") or "libcrypto.so.3")
+        for name in ("EVP_CIPHER_CTX_new", "EVP_aes_256_gcm", "EVP_aes_256_ecb"):
+            getattr(self.lib, name).restype = ctypes.c_void_p
+        self.context = ctypes.c_void_p(self.lib.EVP_CIPHER_CTX_new())
+
+    def begin(self, cipher, key, nonce, encrypt):
+        if self.lib.EVP_CipherInit_ex(self.context, ctypes.c_void_p(getattr(self.lib, cipher)()), None, key, nonce, encrypt) != 1:
+            raise Refused("libcrypto does not start AES")
+
+    def update(self, out, data):
+        size = ctypes.c_int()
+        return self.lib.EVP_CipherUpdate(self.context, out, ctypes.byref(size), data, len(data)) == 1
+
+    def open(self, key, bound, sealed):
+        """nonce, ciphertext, tag: the plain bytes, or None."""
+        nonce, data, tag = sealed[:12], sealed[12:-16], sealed[-16:]
+        out, rest = ctypes.create_string_buffer(len(data) or 1), ctypes.create_string_buffer(16)
+        self.begin("EVP_aes_256_gcm", key, nonce, 0)
+        self.lib.EVP_CIPHER_CTX_ctrl(self.context, 0x11, 16, ctypes.create_string_buffer(tag, 16))
+        good = self.update(None, bound) and self.update(out, data) and self.lib.EVP_CipherFinal_ex(self.context, rest, ctypes.byref(ctypes.c_int())) == 1
+        return out.raw[:len(data)] if good else None
+
+    def encipher(self, key, data):
+        out = ctypes.create_string_buffer(len(data) + 32)
+        self.begin("EVP_aes_256_ecb", key, None, 1)
+        self.lib.EVP_CIPHER_CTX_set_padding(self.context, 0)
+        return out.raw[:len(data)] if self.update(out, data) else None
+
+
+class Keys:
+    def __init__(self, sealed, vault_id, key_file):
+        if not key_file:
+            raise Refused("the vault is encrypted: --key-file")
+        self.aes, self.id, wrap = Aes(), vault_id, bytes.fromhex(pathlib.Path(key_file).read_text().split()[0])
+        self.data = {number: self.unwrap(wrap, number, one["key"]) for number, one in enumerate(sealed["keys"], 1)}
+        self.names = self.unwrap(wrap, 0, sealed["names"]) if sealed["names"] else None
+
+    def unwrap(self, wrap, number, text):
+        key = self.aes.open(wrap, b"slipway vault key   " + struct.pack("<I", number) + self.id, bytes.fromhex(text))
+        if key is None:
+            raise Refused("this key does not open the vault")
+        return key
+
+    def name(self, digest):
+        return self.aes.encipher(self.names, digest) if self.names else digest
+
+    def open(self, segment, header, stored):
+        (number,) = struct.unpack_from("<I", stored)
+        if number not in self.data:
+            raise Refused(f"segment {segment} needs the data key {number}")
+        key = hmac.new(self.data[number], b"slipway segment " + struct.pack("<I", segment) + self.id, "sha256").digest()
+        plain = self.aes.open(key, header[:48], stored[4:])
+        if plain is None:
+            raise Refused(f"segment {segment}: a payload does not open")
+        return plain
+
+
 def unpack(codec, raw_size, stored):
     if codec == 0:
         return stored
@@ -36,13 +98,14 @@ def unpack(codec, raw_size, stored):
 
 
 class Vault:
-    def __init__(self, folder):
+    def __init__(self, folder, key_file=None):
         self.folder = pathlib.Path(folder)
         about = json.loads((self.folder / "vault.json").read_text())
-        if about.get("format") != "slipway-vault" or about.get("version") != 1:
-            raise Refused("not a vault of version 1")
+        if about.get("format") != "slipway-vault" or about.get("version") not in (1, 2):
+            raise Refused("not a vault of version 1 or 2")
         self.id = bytes.fromhex(about["id"])
-        self.places, self.points, self.graves, self.grouped = {}, {}, set(), set()
+        self.keys = Keys(about["sealed"], self.id, key_file) if about.get("sealed") else None
+        self.places, self.points, self.graves, self.grouped, self.documents = {}, {}, set(), set(), set()
         for path in sorted((self.folder / "segments").glob("[0-9]" * 10 + ".seg")):
             self.walk(path)
 
@@ -51,14 +114,14 @@ class Vault:
         if len(data) < 64:
             return
         magic, version, flags, number = struct.unpack_from("<8sIIQ", data)
-        if magic != b"SLIPSEG1" or version != 1 or flags or number != int(path.stem) or data[32:48] != self.id:
+        if magic != b"SLIPSEG1" or version != 1 or flags > 1 or number != int(path.stem) or data[32:48] != self.id:
             raise Refused(f"{path}: not a segment of this vault that can be read")
         at = 64
         while at + 64 <= len(data) and data[at:at + 4] == b"SREC":
             version, kind, codec, flags, raw_size, stored_size = struct.unpack_from("<4BII", data, at + 4)
-            if version != 1 or kind not in KINDS or codec > 2 or flags:
+            if version != 1 or kind not in KINDS or codec > 3 or flags > 1:
                 raise Refused(f"{path}: a record from a later version at {at}")
-            if not 0 < stored_size <= raw_size <= RAW_LIMIT or at + 64 + stored_size > len(data):
+            if not 0 < stored_size - 32 * flags <= raw_size <= RAW_LIMIT or at + 64 + stored_size > len(data):
                 break  # a torn tail
             name = data[at + 16:at + 48]
             self.places[name] = (path, at + 64, codec, raw_size, stored_size)
@@ -67,6 +130,7 @@ class Vault:
             at += 64 + (stored_size + 7) // 8 * 8
 
     def document(self, kind, name):
+        self.documents.add(name)
         try:
             raw = self.get(name)
         except Refused:
@@ -81,25 +145,53 @@ class Vault:
             self.points[name] = about
 
     def get(self, name):
-        if name not in self.places:
-            raise Refused(f"{name.hex()} is missing")
-        path, at, codec, raw_size, stored_size = self.places[name]
-        with open(path, "rb") as f:
-            f.seek(at)
-            stored = f.read(stored_size)
-        raw = self.delta(stored) if codec == 2 else unpack(codec, raw_size, stored)
-        if hashlib.sha256(raw).digest() != name:
+        stored = self.stored(name)
+        path, _, codec, raw_size, _ = self.places[name]
+        if codec < 2:
+            raw = unpack(codec, raw_size, stored)
+        else:
+            own, parts, pages = self.divided(codec, stored)
+            for part, mask in parts.items():
+                others = self.own_pages(part)
+                pages.update({page: others[page] for page in range(16) if mask >> page & 1})
+            raw = b"".join(pages[page] for page in range(16))
+        if self.name(raw, name) != name:
             raise Refused(f"{path}: the bytes of {name.hex()} do not match their name")
         return raw
 
-    def delta(self, stored):
-        base, (mask, codec) = stored[:32], struct.unpack_from("<HB", stored, 32)
-        if self.places.get(base, (0, 0, 2))[2] == 2:
-            raise Refused(f"the base {base.hex()} is missing, or a delta itself")
-        pages, raw = unpack(codec, mask.bit_count() * PAGE, stored[40:]), bytearray(self.get(base))
-        for at, page in enumerate(page for page in range(CHUNK // PAGE) if mask >> page & 1):
-            raw[page * PAGE:(page + 1) * PAGE] = pages[at * PAGE:(at + 1) * PAGE]
-        return bytes(raw)
+    def stored(self, name):
+        if name not in self.places:
+            raise Refused(f"{name.hex()} is missing")
+        path, at, _, _, stored_size = self.places[name]
+        with open(path, "rb") as f:
+            f.seek(at - 64)
+            header, stored = f.read(64), f.read(stored_size)
+        return self.keys.open(int(path.stem), header, stored) if header[7] and self.keys else stored
+
+    def name(self, raw, wanted):
+        digest = hashlib.sha256(raw).digest()
+        return self.keys.name(digest) if self.keys and wanted not in self.documents else digest
+
+    @staticmethod
+    def divided(codec, stored):
+        """A chunk's record that holds some pages itself: their mask, the parts (name: mask) and the pages by number."""
+        if codec == 2:
+            (own, packing), at = struct.unpack_from("<HB", stored, 32), 40
+            parts = {stored[:32]: ~own & 0xffff}
+        else:
+            own, count, packing = struct.unpack_from("<HBB", stored)
+            at = 8 + 34 * count
+            parts = {stored[i:i + 32]: struct.unpack_from("<H", stored, i + 32)[0] for i in range(8, at, 34)}
+        numbers = [page for page in range(CHUNK // PAGE) if own >> page & 1]
+        raw = unpack(packing, len(numbers) * PAGE, stored[at:])
+        return own, parts, {page: raw[i * PAGE:(i + 1) * PAGE] for i, page in enumerate(numbers)}
+
+    def own_pages(self, name):
+        stored, (_, _, codec, raw_size, _) = self.stored(name), self.places[name]
+        if codec > 1:
+            return self.divided(codec, stored)[2]
+        raw = unpack(codec, raw_size, stored)
+        return {page: raw[page * PAGE:(page + 1) * PAGE] for page in range(CHUNK // PAGE)}
 
     def living(self):
         return sorted((p for name, p in self.points.items() if name not in self.graves and
@@ -154,11 +246,14 @@ def skip(out, at, to):
 
 
 def main():
-    if len(sys.argv) == 3 and sys.argv[2] == "points":
-        for point in Vault(sys.argv[1]).living():
+    words, key_file = sys.argv[1:], None
+    if len(words) > 1 and words[0] == "--key-file":
+        key_file, words = words[1], words[2:]
+    if len(words) == 2 and words[1] == "points":
+        for point in Vault(words[0], key_file).living():
             print(point["id"], point["server"], point["consistency"], *(f"{d['id']}={d['size_bytes']}" for d in point["disks"]))
-    elif len(sys.argv) == 5 and sys.argv[2] == "read":
-        Vault(sys.argv[1]).read(sys.argv[3], sys.argv[4], sys.stdout.buffer)
+    elif len(words) == 4 and words[1] == "read":
+        Vault(words[0], key_file).read(words[2], words[3], sys.stdout.buffer)
     else:
         print(__doc__.strip(), file=sys.stderr)
         return 2

@@ -64,6 +64,16 @@ static int copy_all(const char *backup, const json_t *manifest, const char *fold
     return 0;
 }
 
+/* The vault is not in a backup: the one that is here goes on, with the key that it has by now. */
+static int keep_vault_key(const char *data, const char *fresh, struct err *e)
+{
+    CLEANUP(free_ptr) char *from = xasprintf("%s/%s/" DATA_VAULT_KEY, data, DATA_KEYS), *to = xasprintf("%s/%s/" DATA_VAULT_KEY, fresh, DATA_KEYS);
+
+    if (!file_exists(from))
+        return 0;
+    return unlink(to) < 0 && errno != ENOENT ? err_errno(e, errno, "%s", to) : copy_file(from, to, e);
+}
+
 /* Opens the copy as serve will (so a key that does not fit is found now), and ends what was running when it was made. */
 static int prepare(const char *folder, const char *backup, struct err *e)
 {
@@ -135,7 +145,7 @@ static int restore(const char *folder, const char *backup, char **kept, struct e
     aside = xasprintf("%s/before-restore-%s", d.path, at);
     if (mkdir(fresh, 0700) < 0)
         return err_errno(e, errno, "%s", fresh);
-    if (copy_all(backup, manifest, fresh, e) < 0 || prepare(fresh, backup, e) < 0)
+    if (copy_all(backup, manifest, fresh, e) < 0 || keep_vault_key(d.path, fresh, e) < 0 || prepare(fresh, backup, e) < 0)
         return err_wrap(e, "nothing was changed (%s can be removed)", fresh);
     if (mkdir(aside, 0700) < 0 || swap(d.path, fresh, aside, e) < 0)
         return err_wrap(e, "the restore stopped half-way: what was there before is in %s, the new files in %s", aside, fresh);

@@ -190,7 +190,7 @@ static int start_children(struct factory *f, struct err *e)
     static const char *const labels[] = {"target", "replicator", "factory"};
     CLEANUP(free_ptr) char *runner = xasprintf("%s/runner", f->data.path), *replicator = xasprintf("%s/replicator", f->data.path);
     CLEANUP(free_ptr) char *runner_token = xasprintf("%s/token", runner), *replicator_token = xasprintf("%s/token", replicator);
-    CLEANUP(free_ptr) char *ca = xasprintf("%s/%s", f->data.path, DATA_CA);
+    CLEANUP(free_ptr) char *ca = xasprintf("%s/%s", f->data.path, DATA_CA), *vault_key = xasprintf("%s/%s/" DATA_VAULT_KEY, f->data.path, DATA_KEYS);
     struct child_plan plans[2];
     int count = 0;
 
@@ -198,7 +198,8 @@ static int start_children(struct factory *f, struct err *e)
         if (give_token(f, ACTOR_REPLICATOR, replicator, replicator_token, NULL, 0, e) < 0)
             return -1;
         plans[count++] = (struct child_plan){"replicator", {"replicator", "--factory", f->local_url, "--ca", ca, "--name", EMBEDDED, "--token-file",
-                                                            replicator_token, "--data", f->data.path, "--listen", f->replicator_listen}};
+                                                            replicator_token, "--data", f->data.path, "--listen", f->replicator_listen,
+                                                            "--vault-key-file", vault_key, "--make-vault-key"}};
     }
     if (!f->o.no_runner) {
         if (give_token(f, ACTOR_RUNNER, runner, runner_token, labels, ARRAY_COUNT(labels), e) < 0)

@@ -14,6 +14,7 @@ struct data {
 
 #define DATA_DATABASE "slipway.db"
 #define DATA_KEYS "keys"
+#define DATA_VAULT_KEY "vault.key" /* in it: what the factory's own replicator's vault is encrypted with */
 #define DATA_CA "ca.pem"        /* for clients */
 #define DATA_FIRST_LOGIN "first-login"
 

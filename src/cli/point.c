@@ -52,7 +52,7 @@ static int reach(const struct cli_call *call, struct reach **out, struct err *e)
     if (!folder || !folder[0])
         return err_set(e, ERR_INVALID, "say --vault FOLDER (the vault's folder, or the replicator's, or the factory's data folder), "
                        "or set SLIPWAY_VAULT");
-    return reach_open(folder, out, e);
+    return reach_open(folder, cli_value(call, "vault-key-file") ? cli_value(call, "vault-key-file") : getenv("SLIPWAY_VAULT_KEY_FILE"), out, e);
 }
 
 static int count_option(const struct cli_call *call, const char *option, int64_t otherwise, int64_t *out, struct err *e)

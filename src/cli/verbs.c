@@ -122,7 +122,8 @@ static const struct cli_section report_sections[] = {{"Servers", "servers", repo
 
 /* ---- Options and bodies ---- */
 
-#define VAULT_OPTION {"vault", "FOLDER", "the vault's folder, or the replicator's, or the factory's data folder (SLIPWAY_VAULT)", false}
+#define VAULT_OPTION {"vault", "FOLDER", "the vault's folder, or the replicator's, or the factory's data folder (SLIPWAY_VAULT)", false}, \
+    {"vault-key-file", "FILE", "its key, where no replicator has it open and it lies in no factory's data folder (SLIPWAY_VAULT_KEY_FILE)", false}
 static const struct cli_option vault_option[] = {VAULT_OPTION, END_OPTION};
 static const struct cli_option point_list_options[] = {VAULT_OPTION, {"limit", "N", "not more than these (default 50)", false},
     {"page", "POINT", "those older than this one", false}, END_OPTION};

@@ -13,7 +13,7 @@ static const struct cli_command commands[] = {
     {"serve", "the factory: API, console, workflow and database, with a runner and a replicator beside it", serve_main},
     {"restore", "put a backup in a data folder's place", restore_main},
     {"replicator", "take blocks from agents, keep the vault, serve recovery points", replicator_main},
-    {"vault", "look at a vault: what it holds, whether it is whole", vault_main},
+    {"vault", "look at a vault and care for it: what it holds, whether it is whole, space, keys", vault_main},
     {"runner", "carry out tasks beside the source machines or the target", runner_main},
     {NULL, NULL, NULL},
 };

@@ -113,6 +113,27 @@ static void expire_all(struct replicator *r)
     }
 }
 
+int care_repair(struct replicator *r, struct err *e)
+{
+    CLEANUP(free_ptr) char *servers = NULL;
+    char *rest_of = NULL;
+    int count = vault_forget_damaged(r->vault, &servers, e);
+
+    for (char *server = count > 0 ? strtok_r(servers, "\n", &rest_of) : NULL; server; server = strtok_r(NULL, "\n", &rest_of)) {
+        struct peer *p = peer_find(r, server, false);
+
+        log_warn("%s: what is damaged in the vault is asked for again", server);
+        if (!p)
+            continue;
+        pthread_mutex_lock(&p->lock);
+        p->offers_since_point++; /* the next point is one of its own, also where nothing has changed: its map is made anew */
+        if (p->session)
+            wire_conn_cut(session_conn(p->session));
+        pthread_mutex_unlock(&p->lock);
+    }
+    return count;
+}
+
 void *care_space(void *replicator)
 {
     struct replicator *r = replicator;
@@ -125,6 +146,9 @@ void *care_space(void *replicator)
 
         rest(r, every_us < EXPIRE_EVERY_US ? every_us : EXPIRE_EVERY_US);
         expire_all(r);
+        if (care_repair(r, &e) < 0)
+            log_err(&e, "damage in the vault");
+        err_clear(&e);
         if (atomic_load(&r->stopping) || clock_monotonic_us() - given_us < every_us)
             continue;
         given_us = clock_monotonic_us();

@@ -365,9 +365,56 @@ static int do_check(struct talk *t, const json_t *q, json_t *answer, struct err 
 static int do_scrub(struct talk *t, const json_t *q, json_t *answer, struct err *e)
 {
     CLEANUP(vault_report_release) struct vault_report report = {0};
+    int asked;
 
     (void)q;
-    return vault_scrub(t->r->vault, record_beat, t, &report, e) < 0 ? -1 : give_report(&report, answer);
+    if (vault_scrub(t->r->vault, record_beat, t, &report, e) < 0)
+        return -1;
+    asked = care_repair(t->r, e);
+    json_object_set_new(answer, "asked_again", json_integer(asked));
+    return asked < 0 ? -1 : give_report(&report, answer);
+}
+
+static int do_stat(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    struct vault_usage usage;
+    struct vault_stat stat;
+
+    (void)q;
+    if (vault_stat(t->r->vault, &stat, e) < 0 || vault_usage(t->r->vault, &usage, e) < 0)
+        return -1;
+    json_object_set_new(answer, "vault", vault_stat_json(&stat));
+    return json_object_set_new(answer, "usage", vault_usage_json(&usage));
+}
+
+static int do_compact(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    uint64_t freed = 0;
+    int64_t live = json_get_int(q, "live_percent", VAULT_COMPACT_LIVE);
+
+    if (live < 0 || live > 100)
+        return err_set(e, ERR_INVALID, "live_percent is 0 to 100");
+    if (vault_compact(t->r->vault, (unsigned)live, json_is_true(json_object_get(q, "seal_anew")), &freed, e) < 0)
+        return -1;
+    return json_object_set_new(answer, "bytes_freed", json_integer((json_int_t)freed));
+}
+
+/* The file lies on our machine: whoever asks is on it, too. */
+static int do_rotate(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    const char *file = json_get_string(q, "new_key_file", NULL);
+    struct vault_key key;
+    struct vault_stat stat;
+    int rotated;
+
+    if (file && vault_key_read(file, &key, e) < 0)
+        return -1;
+    rotated = vault_rotate(t->r->vault, file ? &key : NULL, e);
+    explicit_bzero(&key, sizeof key);
+    if (rotated < 0 || vault_stat(t->r->vault, &stat, e) < 0)
+        return -1;
+    json_object_set_new(answer, "new_key", json_boolean(file != NULL));
+    return json_object_set_new(answer, "data_keys", json_integer((json_int_t)stat.data_keys));
 }
 
 /* Those that need more than the vault; the others are in orders.c. */
@@ -377,6 +424,7 @@ static const struct {
 } verbs[] = {
     {"status", do_status},   {"point", do_point}, {"group_point", do_group_point}, {"thaw", do_thaw}, {"export", do_export}, {"unexport", do_unexport}, {"compare", do_compare},
     {"pause", do_pause},     {"resume", do_resume}, {"detach", do_detach}, {"drop", do_drop},     {"check", do_check},       {"scrub", do_scrub},
+    {"stat", do_stat},       {"compact", do_compact}, {"rotate", do_rotate},
 };
 
 static int run_verb(struct talk *t, const json_t *q, json_t *answer, struct err *e)

@@ -21,6 +21,8 @@ struct replicator_options {
     const char *data, *state, *listen, *factory_url, *name;
     const char *token_file, *ca_file, *ca_fingerprint;
     const char *certificate_file, *key_file;
+    const char *vault_key_file;
+    bool make_vault_key;
     char listen_address[64]; /* what listen says */
     int listen_port;
     int64_t point_interval_us;
@@ -219,3 +221,5 @@ void *care_points(void *replicator);
 void *care_limits(void *replicator);
 void *care_space(void *replicator);
 void *care_factory(void *replicator);
+/* Damage that is known: the maps forget it, and the agents of those servers start a session anew, in which they are asked for it. Returns how many places. */
+int care_repair(struct replicator *r, struct err *e);

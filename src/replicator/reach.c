@@ -35,6 +35,23 @@ int reach_find_vault(const char *folder, char **out, struct err *e)
     return err_set(e, ERR_NOT_FOUND, "%s holds no vault (there is no vault.json in it, in its vault/ or in its replicator/vault/)", folder);
 }
 
+bool reach_is_encrypted(const char *vault)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", vault);
+    CLEANUP(json_free) json_t *j = NULL;
+
+    return json_read_file(path, &j, NULL) == 0 && json_object_get(j, "sealed");
+}
+
+int reach_read_key(const char *vault, const char *key_file, struct reach_key *out, struct err *e)
+{
+    CLEANUP(free_ptr) char *beside = xasprintf("%s/../../keys/vault.key", vault); /* DATA/replicator/vault, DATA/keys */
+    const char *file = !reach_is_encrypted(vault) ? NULL : key_file ? key_file : file_exists(beside) ? beside : NULL; /* looking encrypts nothing */
+
+    *out = (struct reach_key){.options = {.guard_bytes = 1, .keys = &out->key, .key_count = file != NULL}};
+    return file ? vault_key_read(file, &out->key, e) : 0;
+}
+
 char *reach_control_path(const char *vault) { return xasprintf("%.*s/control.sock", (int)(strrchr(vault, '/') - vault), vault); }
 
 /* The vault is ours: an NBD server of our own on it. */
@@ -66,17 +83,19 @@ static int greet(const struct reach *r, struct err *e)
     return replicator_call(&call, request, &answer, e);
 }
 
-int reach_open(const char *folder, struct reach **out, struct err *e)
+static void forget_key(struct reach_key *k) { explicit_bzero(&k->key, sizeof k->key); }
+
+int reach_open(const char *folder, const char *key_file, struct reach **out, struct err *e)
 {
-    const struct vault_options options = {.guard_bytes = 1}; /* reading takes no room: what a full vault holds can be had */
+    CLEANUP(forget_key) struct reach_key key = {0};
     CLEANUP(reach_close) struct reach *r = xcalloc(1, sizeof *r);
     CLEANUP(free_ptr) char *path = NULL;
 
     r->loan_fd = -1;
-    if (reach_find_vault(folder, &path, e) < 0)
+    if (reach_find_vault(folder, &path, e) < 0 || reach_read_key(path, key_file, &key, e) < 0)
         return -1;
     r->control_path = reach_control_path(path);
-    if (vault_open(path, &options, &r->vault, e) == 0) {
+    if (vault_open(path, &key.options, &r->vault, e) == 0) {
         if (serve_here(r, e) < 0)
             return -1;
     } else if (!e || e->kind == ERR_CONFLICT) {

@@ -8,11 +8,19 @@
 /* The vault itself, of the three folders that a person may name: its own, the replicator's, the factory's data folder. Nothing is made
  * where none is: ERR_NOT_FOUND. The caller frees *out. */
 int reach_find_vault(const char *folder, char **out, struct err *e);
+/* Whether the vault in that folder (its own) says that it is encrypted. */
+bool reach_is_encrypted(const char *vault);
+/* The options to open a vault at rest with: its key from the file given, or (NULL) from where a factory keeps it. Looking takes no room: a full one can be looked at. */
+struct reach_key {
+    struct vault_key key;
+    struct vault_options options; /* points to the key */
+};
+int reach_read_key(const char *vault, const char *key_file, struct reach_key *out, struct err *e);
 /* PATH of the control socket of the replicator that keeps this vault. The caller frees. */
 char *reach_control_path(const char *vault);
 
 struct reach;
-int reach_open(const char *folder, struct reach **out, struct err *e);
+int reach_open(const char *folder, const char *key_file, struct reach **out, struct err *e); /* key_file: as of reach_read_key */
 void reach_close(struct reach **r); /* what was lent is returned; NULL inside is fine; for CLEANUP */
 bool reach_is_live(const struct reach *r); /* a replicator has the vault open */
 

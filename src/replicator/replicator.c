@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "replicator/private.h"
+#include "replicator/reach.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -42,6 +43,8 @@ static const struct option_row option_rows[] = {
     {"ca-fingerprint", OPTION_TEXT, AT(ca_fingerprint), "SHA256:HEX", "instead of --ca: the CA is fetched from the factory and compared", false},
     {"certificate", OPTION_TEXT, AT(certificate_file), "FILE", "PEM: use this certificate, with --key and --ca, and don't enrol", false},
     {"key", OPTION_TEXT, AT(key_file), "FILE", "PEM: its key", false},
+    {"vault-key-file", OPTION_TEXT, AT(vault_key_file), "FILE", "a line of 64 hexadecimal digits: the vault is encrypted, and opens with this key alone (not encrypted)", false},
+    {"make-vault-key", OPTION_FLAG, AT(make_vault_key), NULL, "makes that file where it is missing and nothing is encrypted yet", false},
     {"point-interval", OPTION_DURATION, AT(point_interval_us), "DURATION", "how often a recovery point is taken where the factory says nothing (5s)", false},
     {"guard-mib", OPTION_NUMBER, AT(guard_mib), "MIB", "how much of the disk stays free (512)", false},
     {"limit", OPTION_NUMBER, AT(limit_bytes_per_s), "BYTES", "bytes a second that each agent may send at most, whatever the factory says; 0: no limit (0)", false},
@@ -223,15 +226,31 @@ static void accept_agents(struct replicator *r)
 
 /* ---- the whole ---- */
 
-static int open_all(struct replicator *r, struct err *e)
+static int open_vault(struct replicator *r, struct err *e)
 {
     struct vault_options options = {.guard_bytes = (uint64_t)r->options.guard_mib << 20};
+    const char *file = r->options.vault_key_file;
+    struct vault_key key;
+    int result;
 
+    if (file && r->options.make_vault_key && !file_exists(file) && !reach_is_encrypted(r->vault_path) && vault_key_make(file, e) < 0)
+        return err_wrap(e, "making the vault's key");
+    if (file && vault_key_read(file, &key, e) < 0)
+        return -1;
+    options.keys = &key;
+    options.key_count = file != NULL;
+    result = vault_open(r->vault_path, &options, &r->vault, e);
+    explicit_bzero(&key, sizeof key);
+    return result;
+}
+
+static int open_all(struct replicator *r, struct err *e)
+{
     if (file_make_dirs(r->home, 0700, e) < 0)
         return -1;
     r->write_bytes_per_s = try_disk(r->home);
-    if (take_identity(r, e) < 0 || vault_open(r->vault_path, &options, &r->vault, e) < 0 ||
-        peers_load(r, e) < 0 || settings_load(r, e) < 0 || nbd_server_start(r->vault, r->nbd_path, &r->nbd, e) < 0 || control_listen(r, e) < 0)
+    if (take_identity(r, e) < 0 || open_vault(r, e) < 0 || peers_load(r, e) < 0 || settings_load(r, e) < 0 ||
+        nbd_server_start(r->vault, r->nbd_path, &r->nbd, e) < 0 || control_listen(r, e) < 0)
         return -1;
     return listen_for_agents(r, e);
 }

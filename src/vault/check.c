@@ -62,10 +62,10 @@ struct looking {
 static int look_at_chunk(struct looking *l, const struct vault_hash *hash, uint64_t first_chunk, struct err *e)
 {
     size_t size = VAULT_CHUNK_BYTES;
-    struct record_base base;
+    struct record_pages pages;
     struct chunk_place place;
     struct err why = {0};
-    int found, delta;
+    int found, divided;
 
     if (l->read) {
         uint8_t *raw = NULL;
@@ -82,8 +82,8 @@ static int look_at_chunk(struct looking *l, const struct vault_hash *hash, uint6
     found = place_find(l->v, hash, &place, e);
     if (found == 1 && place.raw_size != size)
         found = 0;
-    if (found == 1 && (delta = base_find(l->v, hash, &base, e)))
-        found = delta < 0 ? -1 : place_find(l->v, &base.name, &place, e);
+    if (found == 1 && (divided = pages_find(l->v, hash, &pages, e)))
+        found = divided < 0 ? -1 : pages_are_there(l->v, &pages, true, e);
     pthread_mutex_unlock(&l->v->append_lock);
     if (found < 0)
         return -1;
@@ -288,19 +288,20 @@ static void blame(struct blame *b, const struct vault_hash *hash, uint64_t first
 static int look_for_bad(const struct vault_hash *hash, int level, uint64_t first_chunk, void *user, struct err *e)
 {
     struct blame *b = user;
-    struct record_base base;
-    int delta = 0;
+    struct record_pages pages = {0};
+    int divided = 0;
 
     if (level < 0 && !b->uses) {
         pthread_mutex_lock(&b->s->v->append_lock);
-        delta = base_find(b->s->v, hash, &base, e);
+        divided = pages_find(b->s->v, hash, &pages, e);
         pthread_mutex_unlock(&b->s->v->append_lock);
     }
     if (hash_set_has(&b->s->bad, hash))
         blame(b, hash, first_chunk);
-    else if (delta == 1 && hash_set_has(&b->s->bad, &base.name))
-        blame(b, &base.name, first_chunk);
-    return delta < 0 ? -1 : level >= 0 && !b->uses;
+    for (size_t i = 0; divided == 1 && i < pages.part_count; i++)
+        if (hash_set_has(&b->s->bad, &pages.parts[i].name))
+            blame(b, &pages.parts[i].name, first_chunk);
+    return divided < 0 ? -1 : level >= 0 && !b->uses;
 }
 
 static int bad_node(const struct vault_hash *hash, int level, uint64_t first_chunk, const struct err *why, void *user)
@@ -334,13 +335,12 @@ static int blame_points(struct scrub *s, struct err *e)
 static int scrub_record(struct scrub *s, const struct vault_hash *hash, struct err *e)
 {
     struct err why = {0};
-    uint8_t *raw = NULL;
     struct chunk_place place;
     size_t size = 0;
     int found;
 
-    if (record_get_any(s->v, hash, &raw, &size, &why) == 0) {
-        free(raw);
+    /* Twice: vault_gc may have moved or shrunk what it is made of. */
+    if (record_check(s->v, hash, &size, NULL) == 0 || record_check(s->v, hash, &size, &why) == 0) {
         s->report->bytes += size;
         return 0;
     }
@@ -469,6 +469,7 @@ static int add_segment(MDB_val key, MDB_val value, void *user, struct err *e)
     memcpy(&row, value.mv_data, sizeof row);
     s->segment_count++;
     s->stored_bytes += row.committed;
+    s->plain_bytes += row.key ? 0 : row.committed;
     return 0;
 }
 
@@ -489,6 +490,8 @@ int vault_stat(struct vault *v, struct vault_stat *out, struct err *e)
         index_count(&v->index, txn, INDEX_POINT, &s.point_count, e) < 0 ||
         index_count(&v->index, txn, INDEX_DISK, &s.disk_count, e) < 0 || index_count(&v->index, txn, INDEX_BAD, &s.bad_count, e) < 0)
         return -1;
+    s.data_keys = seal_newest(v->seal);
+    s.names_hidden = seal_hides(v->seal);
     *out = s;
     return 0;
 }
@@ -500,10 +503,26 @@ json_t *vault_stat_json(const struct vault_stat *s)
         uint64_t value;
     } members[] = {{"chunks", s->chunk_count}, {"chunks_damaged", s->bad_count}, {"segments", s->segment_count}, {"points", s->point_count},
                    {"disks", s->disk_count}, {"raw_bytes", s->raw_bytes}, {"stored_bytes", s->stored_bytes}, {"free_bytes", s->free_bytes},
-                   {"total_bytes", s->total_bytes}};
+                   {"total_bytes", s->total_bytes}, {"data_keys", s->data_keys}, {"plain_bytes", s->plain_bytes}};
     json_t *j = json_object();
+
+    json_object_set_new(j, "encrypted", json_boolean(s->data_keys));
+    json_object_set_new(j, "names_hidden", json_boolean(s->names_hidden));
 
     for (size_t i = 0; i < ARRAY_COUNT(members); i++)
         json_object_set_new(j, members[i].name, json_integer((json_int_t)members[i].value));
+    return j;
+}
+
+json_t *vault_usage_json(const struct vault_usage *u)
+{
+    json_t *ages = json_array(), *j = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "chunks_whole", (json_int_t)u->whole_count, "chunks_divided",
+                                                (json_int_t)u->divided_count, "page_bytes", (json_int_t)u->page_bytes, "packed_bytes", (json_int_t)u->packed_bytes,
+                                                "living_bytes", (json_int_t)u->living_bytes, "mapped_chunks", (json_int_t)u->mapped_count, "distinct_chunks",
+                                                (json_int_t)u->distinct_count, "index_bytes", (json_int_t)u->index_bytes);
+
+    for (size_t i = 0; i < VAULT_AGES; i++)
+        json_array_append_new(ages, json_integer((json_int_t)u->points[i]));
+    json_object_set_new(j, "points_by_age", ages);
     return j;
 }

@@ -29,7 +29,7 @@ int meta_next(struct vault *v, MDB_txn *txn, const char *name, uint64_t *value, 
 
 int segment_row_put(struct vault *v, MDB_txn *txn, const struct segment *s, bool sealed, struct err *e)
 {
-    struct segment_row row = {.committed = s->end, .record_count = (uint32_t)s->record_count, .sealed = sealed};
+    struct segment_row row = {.committed = s->end, .record_count = (uint32_t)s->record_count, .sealed = sealed, .key = (uint16_t)s->key};
     uint8_t key[4];
 
     put_be32(key, s->id);
@@ -106,8 +106,8 @@ static int batch_write(struct vault *v, MDB_txn *txn, const struct batch *b, str
 
         if (index_put(&v->index, txn, INDEX_CHUNK, key, index_val(&b->chunks[i].place, sizeof b->chunks[i].place), e) < 0 ||
             index_del(&v->index, txn, INDEX_BAD, key, e) < 0 ||
-            (b->chunks[i].base.mask ? index_put(&v->index, txn, INDEX_BASE, key, index_val(&b->chunks[i].base, sizeof b->chunks[i].base), e)
-                                    : index_del(&v->index, txn, INDEX_BASE, key, e)) < 0)
+            (b->chunks[i].pages ? index_put(&v->index, txn, INDEX_BASE, key, index_val(b->chunks[i].pages, pages_row_size(b->chunks[i].pages)), e)
+                                : index_del(&v->index, txn, INDEX_BASE, key, e)) < 0)
             return -1;
     }
     for (size_t i = 0; i < b->segment_count; i++)

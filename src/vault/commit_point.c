@@ -43,6 +43,7 @@ static int store_node(struct builder *b, const struct tree_node *n, struct vault
         return 0;
     }
     vault_hash_of(n, sizeof *n, out);
+    seal_name(b->v->seal, out);
     return record_add(b->v, RECORD_NODE, n, sizeof *n, out, NULL, e);
 }
 

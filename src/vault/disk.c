@@ -87,12 +87,15 @@ int vault_map_get(struct vault *v, const struct vault_disk *d, uint64_t index, s
     if (pending)
         *out = *pending;
     pthread_mutex_unlock(&v->append_lock);
-    if (pending)
+    if (pending) {
+        seal_reveal(v->seal, out);
         return 0;
+    }
     /* What was pending a moment ago is in the index by now. */
     if (index_begin(&v->index, false, &txn, e) < 0 || work_leaf_read(v, txn, d->number, index / TREE_FANOUT, &leaf, e) < 0)
         return -1;
     *out = leaf.child[index % TREE_FANOUT];
+    seal_reveal(v->seal, out);
     return 0;
 }
 
@@ -173,7 +176,7 @@ static int writer_leave_disk(struct writer *w, struct err *e)
     found = disk_row_get(w->v, w->txn, w->disk->server, w->disk->id, &row, e);
     if (found != 1)
         return found;
-    row.known_count += (uint64_t)w->known_added;
+    row.known_count += (uint64_t)w->known_added; /* it may be less than 0: two's complement */
     MUST(row.known_count <= w->disk->chunk_count);
     w->known_added = 0;
     return disk_row_put(w->v, w->txn, w->disk->server, w->disk->id, &row, e);
@@ -209,7 +212,7 @@ static int writer_set(struct writer *w, struct vault_disk *d, const struct pendi
         slot = &w->node.child[at % TREE_FANOUT];
         if (vault_hash_same(slot, &s->hash))
             continue;
-        w->known_added += vault_hash_is_unknown(slot);
+        w->known_added += vault_hash_is_unknown(slot) - vault_hash_is_unknown(&s->hash);
         *slot = s->hash;
         w->changed = true;
     }
@@ -348,6 +351,16 @@ static int resize_map(struct vault *v, MDB_txn *txn, struct disk_row *row, uint6
     return r;
 }
 
+int disk_map_anew(struct vault *v, MDB_txn *txn, const char *server, const char *id, struct err *e)
+{
+    struct disk_row row;
+    int found = disk_row_get(v, txn, server, id, &row, e);
+
+    if (found != 1)
+        return found;
+    return resize_map(v, txn, &row, row.size_bytes, e) < 0 ? -1 : disk_row_put(v, txn, server, id, &row, e);
+}
+
 struct opening {
     const char *server, *id;
     uint64_t size_bytes;
@@ -467,6 +480,7 @@ int vault_disk_read(struct vault *v, const struct vault_disk *d, uint64_t first,
         if ((at == first || at % TREE_FANOUT == 0) && work_leaf_read(v, txn, d->number, at / TREE_FANOUT, &n, e) < 0)
             return -1;
         out[at - first] = n.child[at % TREE_FANOUT];
+        seal_reveal(v->seal, &out[at - first]);
     }
     return 0;
 }

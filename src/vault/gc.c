@@ -1,13 +1,16 @@
 /* gc: gives back the space of records that nothing uses. Marks without holding anybody up: a snapshot of the index names the roots, and a
  * barrier gathers every chunk that gets a new use meanwhile. The set of marked chunks may only err by keeping (hash_set). Then, with
  * writers held for moments: rows of unmarked records go, segments with nothing alive go, sparse ones are copied out. A kill at any
- * moment leaves at most records that are there twice or that no row names. */
+ * moment leaves at most records that are there twice or that no row names.
+ *
+ * A record that no map names may be there for others: as a part, with some of its pages. It counts as alive by those, and is copied out with those only. */
 #include "base/bytes.h"
 #include "vault/internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define SWEEP_BATCH 4096 /* rows looked at while writers wait */
@@ -15,8 +18,11 @@
 struct gc {
     struct vault *v;
     struct hash_set marked, barrier;
+    struct hash_bits uses; /* which pages of a record's own the marked chunks take */
     uint64_t *live_bytes; /* by segment id */
     uint32_t segment_limit;
+    unsigned live_percent; /* a segment of which less lives is copied out */
+    bool seal_anew;        /* and one that is not sealed under the newest data key */
     uint64_t freed_bytes;
     struct vault_point *staged; /* as of the snapshot */
     size_t staged_count;
@@ -26,6 +32,7 @@ static void gc_release(struct gc *g)
 {
     hash_set_release(&g->marked);
     hash_set_release(&g->barrier);
+    hash_bits_release(&g->uses);
     free(g->live_bytes);
     free(g->staged);
 }
@@ -149,19 +156,22 @@ static int mark_grave(MDB_val key, MDB_val value, void *user, struct err *e)
     return found < 0 ? -1 : 0;
 }
 
-/* What a marked delta lies on is in use. Bases are no deltas themselves, so once is enough. */
-static int mark_base(MDB_val key, MDB_val value, void *user, struct err *e)
+/* What a marked chunk is made of is in use. Of a part it takes what the part's record holds itself, so once is enough. */
+static int mark_parts(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct gc *g = user;
-    struct record_base base;
+    struct record_pages p;
     struct vault_hash hash;
 
-    if (key.mv_size != sizeof hash || value.mv_size != sizeof base)
-        return err_set(e, ERR_CORRUPT, "the vault's index has a damaged row of a delta");
+    if (key.mv_size != sizeof hash)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a damaged row of a chunk's pages");
     memcpy(&hash, key.mv_data, sizeof hash);
-    memcpy(&base, value.mv_data, sizeof base);
-    if (hash_set_has(&g->marked, &hash))
-        hash_set_add(&g->marked, &base.name);
+    if (!hash_set_has(&g->marked, &hash))
+        return 0;
+    if (pages_row_decode(value, &p, e) < 0)
+        return -1;
+    for (size_t i = 0; i < p.part_count; i++)
+        hash_bits_add(&g->uses, &p.parts[i].name, p.parts[i].mask);
     return 0;
 }
 
@@ -177,7 +187,7 @@ static int mark_all(struct gc *g, MDB_txn *txn, struct err *e)
     return index_each(x, txn, INDEX_POINT, all, mark_point, g, e) < 0 || index_each(x, txn, INDEX_GROUP, all, mark_group, g, e) < 0 ||
                    index_each(x, txn, INDEX_DISK, all, mark_disk, g, e) < 0 ||
                    index_each(x, txn, INDEX_WORK, all, mark_work, g, e) < 0 || index_each(x, txn, INDEX_GRAVE, all, mark_grave, &s, e) < 0 ||
-                   index_each(x, txn, INDEX_BASE, all, mark_base, g, e) < 0
+                   index_each(x, txn, INDEX_BASE, all, mark_parts, g, e) < 0
                ? -1 : 0;
 }
 
@@ -215,29 +225,57 @@ static int snapshot(struct gc *g, MDB_txn **txn, struct err *e)
 
 struct sweep {
     struct gc *g;
+    MDB_txn *txn;
     struct vault_hash at, *dead;
     size_t looked_count, dead_count;
     bool more;
-    struct err *e;
 };
 
-/* append_lock held: vault_has adds to the barrier, and takes no gc_lock. */
-static int sweep_row(MDB_val key, MDB_val value, struct sweep *s)
+/* The pages that are taken of a record that is there for others only; 0: it is wanted as it is, or not at all. append_lock held: vault_has adds to the
+ * barrier, and takes no gc_lock. */
+static uint32_t taken(const struct gc *g, const struct vault_hash *hash)
+{
+    return hash_set_has(&g->marked, hash) || hash_set_has(&g->barrier, hash) ? 0 : hash_bits_get(&g->uses, hash);
+}
+
+/* How much of the record lives. */
+static int living_bytes(const struct sweep *s, const struct vault_hash *hash, const struct chunk_place *place, uint64_t *out, struct err *e)
+{
+    struct record_pages p = {.own = RECORD_ALL_PAGES};
+    uint32_t mask = taken(s->g, hash);
+    MDB_val row;
+    int found = 0;
+
+    *out = RECORD_HEADER_SIZE + place->stored_size;
+    if (!mask)
+        return 0;
+    found = index_get(&s->g->v->index, s->txn, INDEX_BASE, index_val(hash, sizeof *hash), &row, e);
+    if (found < 0 || (found == 1 && pages_row_decode(row, &p, e) < 0))
+        return -1;
+    *out = *out * (unsigned)__builtin_popcount(mask & p.own) / (unsigned)__builtin_popcount(p.own);
+    return 0;
+}
+
+static int sweep_row(MDB_val key, MDB_val value, struct sweep *s, struct err *e)
 {
     struct chunk_place place;
     struct vault_hash hash;
+    uint64_t living;
 
     if (key.mv_size != sizeof hash || value.mv_size != sizeof place)
         return 0;
     memcpy(&hash, key.mv_data, sizeof hash);
     memcpy(&place, value.mv_data, sizeof place);
-    if (hash_set_has(&s->g->marked, &hash) || hash_set_has(&s->g->barrier, &hash)) {
-        if (place.segment < s->g->segment_limit)
-            s->g->live_bytes[place.segment] += RECORD_HEADER_SIZE + place.stored_size;
-    } else if (place.segment < s->g->segment_limit) {
-        s->dead[s->dead_count++] = hash;
-    }
     s->at = hash;
+    if (place.segment >= s->g->segment_limit)
+        return 0;
+    if (!hash_set_has(&s->g->marked, &hash) && !hash_set_has(&s->g->barrier, &hash) && !hash_bits_get(&s->g->uses, &hash)) {
+        s->dead[s->dead_count++] = hash;
+        return 0;
+    }
+    if (living_bytes(s, &hash, &place, &living, e) < 0)
+        return -1;
+    s->g->live_bytes[place.segment] += living;
     return 0;
 }
 
@@ -251,6 +289,7 @@ static int sweep_batch(struct vault *v, MDB_txn *txn, void *user, struct err *e)
     MDB_val key = index_val(&from, sizeof from), value;
     int code = mdb_cursor_open(txn, v->index.table[INDEX_CHUNK], &cursor);
     bool first = s->looked_count == 0;
+    int swept = 0;
 
     if (code == 0)
         code = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
@@ -258,15 +297,16 @@ static int sweep_batch(struct vault *v, MDB_txn *txn, void *user, struct err *e)
     if (code == 0 && !first && key.mv_size == sizeof from && memcmp(key.mv_data, &from, sizeof from) == 0)
         code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     s->dead_count = 0;
+    s->txn = txn;
     pthread_mutex_lock(&v->append_lock);
-    for (size_t i = 0; code == 0 && i < SWEEP_BATCH; i++) {
-        sweep_row(key, value, s);
+    for (size_t i = 0; code == 0 && swept == 0 && i < SWEEP_BATCH; i++) {
+        swept = sweep_row(key, value, s, e);
         s->looked_count++;
         code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     }
     pthread_mutex_unlock(&v->append_lock);
-    if (code && code != MDB_NOTFOUND)
-        return index_fail(e, code, "read");
+    if (swept < 0 || (code && code != MDB_NOTFOUND))
+        return swept < 0 ? -1 : index_fail(e, code, "read");
     s->more = code == 0;
     for (size_t i = 0; i < s->dead_count; i++) {
         MDB_val dead = index_val(&s->dead[i], sizeof s->dead[i]);
@@ -333,7 +373,8 @@ static int choose_segment(MDB_val key, MDB_val value, void *user, struct err *e)
         return err_set(e, ERR_CORRUPT, "the vault's index has a damaged segment row");
     id = get_be32(key.mv_data);
     memcpy(&row, value.mv_data, sizeof row);
-    if (!row.sealed || id >= c->g->segment_limit || c->g->live_bytes[id] * 2 > row.committed)
+    if (!row.sealed || id >= c->g->segment_limit ||
+        (c->g->live_bytes[id] * 100 >= row.committed * c->g->live_percent && !(c->g->seal_anew && row.key != seal_newest(c->g->v->seal))))
         return 0;
     c->list = xrealloc(c->list, (c->count + 1) * sizeof *c->list);
     c->list[c->count++] = (struct doomed){.id = id, .size_bytes = row.committed, .copy = c->g->live_bytes[id] > 0};
@@ -409,13 +450,40 @@ static int choose(struct choosing *c, struct err *e)
     return 0;
 }
 
-/* Appends a living record again, byte by byte; its row moves with the next flush. 1: it lives elsewhere now; 0: it can't be read. */
-static int copy_record(struct vault *v, const struct living *l, struct err *e)
+/* The record as it is to lie elsewhere: byte by byte, or with the pages that are taken of it only. 1/0 (it does not hold). */
+static int pack_again(const struct gc *g, struct record *r, uint8_t **bytes, size_t *span, struct record_pages *p)
+{
+    uint8_t *payload = *bytes + RECORD_HEADER_SIZE;
+    CLEANUP(free_ptr) uint8_t *raw = xmalloc(r->raw_size);
+    uint8_t *packed;
+    uint32_t mask;
+
+    /* What has parts is as good as its sum says: they are not read for it. */
+    if (record_pages_of(r, payload, p, NULL) < 0 ||
+        (p->own == RECORD_ALL_PAGES ? record_unpack(r, payload, g->v->seal, raw, NULL) : record_own_pages(r, payload, p->own, g->v->seal, raw, NULL)) < 0)
+        return 0;
+    pthread_mutex_lock(&g->v->append_lock);
+    mask = r->kind == RECORD_CHUNK ? taken(g, &r->hash) & p->own : 0;
+    pthread_mutex_unlock(&g->v->append_lock);
+    if (!mask || mask == p->own) {
+        *span = record_frame(r, *bytes);
+        return 1;
+    }
+    *p = (struct record_pages){.own = (uint16_t)mask};
+    *span = record_pack_pages(p, raw, &r->hash, &packed);
+    free(*bytes);
+    *bytes = packed;
+    return 1;
+}
+
+/* Appends a living record again; its row moves with the next flush. 1: it lives elsewhere now; 0: it can't be read. */
+static int copy_record(struct gc *g, const struct living *l, struct err *e)
 {
     size_t span = RECORD_HEADER_SIZE + l->place.stored_size; /* the place counts the padding, too */
-    CLEANUP(free_ptr) uint8_t *bytes = xmalloc(span), *raw = xmalloc(l->place.raw_size);
+    CLEANUP(free_ptr) uint8_t *bytes = xmalloc(span);
+    struct vault *v = g->v;
     struct chunk_place now;
-    struct record_base base;
+    struct record_pages p;
     struct err why = {0};
     struct record r;
     int found;
@@ -431,12 +499,13 @@ static int copy_record(struct vault *v, const struct living *l, struct err *e)
             chunk_mark_bad(v, &l->hash);
         return 0; /* one that can't be read must not keep the others' space: scrub tells of it */
     }
-    if (record_restore(v, &r, bytes + RECORD_HEADER_SIZE, raw, false, NULL) < 0)
+    if (seal_open_record(v->seal, now.segment, &r, bytes + RECORD_HEADER_SIZE, &why) < 0 || !pack_again(g, &r, &bytes, &span, &p)) {
+        if (why.kind != ERR_DENIED)
+            chunk_mark_bad(v, &l->hash);
         return 0;
-    if (r.codec == CODEC_DELTA)
-        record_base_of(bytes + RECORD_HEADER_SIZE, &base);
+    }
     pthread_mutex_lock(&v->append_lock);
-    found = record_append(v, r.kind, bytes, span, r.raw_size, &r.hash, r.codec == CODEC_DELTA ? &base : NULL, e);
+    found = record_append(v, r.kind, bytes, span, r.raw_size, &r.hash, p.own == RECORD_ALL_PAGES ? NULL : &p, e);
     pthread_mutex_unlock(&v->append_lock);
     return found < 0 ? -1 : 1;
 }
@@ -458,7 +527,7 @@ static int copy_living(struct choosing *c, const struct doomed *d, struct err *e
 
     v->making_room = true;
     for (size_t i = 0; whole >= 0 && i < d->living_count; i++) {
-        int copied = copy_record(v, &c->living[d->first + i], e);
+        int copied = copy_record(c->g, &c->living[d->first + i], e);
 
         whole = copied < 0 ? -1 : whole && copied;
     }
@@ -514,13 +583,124 @@ static int run(struct gc *g, struct err *e)
     index_abort(&txn);
     if (r == 0)
         r = sweep_rows(g, e);
-    set_barrier(g, false);
-    return r < 0 ? -1 : empty_segments(g, e);
+    if (r == 0)
+        r = empty_segments(g, e);
+    set_barrier(g, false); /* up to now it also said what must not be shrunk */
+    return r;
 }
 
-int vault_gc(struct vault *v, uint64_t *freed_bytes, struct err *e)
+/* ---- being told ---- */
+
+struct counting {
+    struct gc *g;
+    MDB_txn *txn;
+    struct vault_usage *u;
+    struct hash_set distinct;
+};
+
+static int count_row(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct counting *c = user;
+    struct record_pages p = {.own = RECORD_ALL_PAGES};
+    struct sweep s = {.g = c->g, .txn = c->txn};
+    struct chunk_place place;
+    struct vault_hash hash;
+    uint64_t living;
+    MDB_val row;
+    int divided;
+
+    if (key.mv_size != sizeof hash || value.mv_size != sizeof place)
+        return 0;
+    memcpy(&hash, key.mv_data, sizeof hash);
+    memcpy(&place, value.mv_data, sizeof place);
+    if (hash_set_has(&c->g->marked, &hash) || hash_bits_get(&c->g->uses, &hash)) {
+        if (living_bytes(&s, &hash, &place, &living, e) < 0)
+            return -1;
+        c->u->living_bytes += living;
+    }
+    if (place.kind != RECORD_CHUNK)
+        return 0;
+    divided = index_get(&c->g->v->index, c->txn, INDEX_BASE, key, &row, e);
+    if (divided < 0 || (divided == 1 && pages_row_decode(row, &p, e) < 0))
+        return -1;
+    c->u->whole_count += divided == 0;
+    c->u->divided_count += divided == 1;
+    c->u->page_bytes += (uint64_t)__builtin_popcount(p.own) * VAULT_PAGE_BYTES;
+    c->u->packed_bytes += RECORD_HEADER_SIZE + place.stored_size;
+    return 0;
+}
+
+static int count_work(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct counting *c = user;
+
+    (void)key;
+    (void)e;
+    for (size_t at = 0; at + VAULT_HASH_SIZE <= value.mv_size; at += VAULT_HASH_SIZE) {
+        struct vault_hash hash;
+
+        memcpy(&hash, (const uint8_t *)value.mv_data + at, sizeof hash);
+        if (vault_hash_is_zero(&hash) || vault_hash_is_unknown(&hash))
+            continue;
+        c->u->mapped_count++;
+        c->u->distinct_count += hash_set_add(&c->distinct, &hash);
+    }
+    return 0;
+}
+
+static int count_point(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+    const struct vault_ladder *l = &vault_ladder_default;
+    struct counting *c = user;
+    uint64_t sequence;
+    size_t rung = 0;
+
+    (void)key;
+    if (point_parse(value.mv_data, value.mv_size, p, &sequence, e) < 0)
+        return -1;
+    while (rung < l->rung_count && rung + 1 < VAULT_AGES && clock_read_us(c->g->v->options.clock) - p->at_us > l->rungs[rung].span_us)
+        rung++;
+    c->u->points[rung]++;
+    return 0;
+}
+
+static int count_all(struct counting *c, struct err *e)
+{
+    const struct vault_index *x = &c->g->v->index;
+    MDB_val all = index_val("", 0);
+
+    return mark_all(c->g, c->txn, e) < 0 || index_each(x, c->txn, INDEX_CHUNK, all, count_row, c, e) < 0 ||
+           index_each(x, c->txn, INDEX_WORK, all, count_work, c, e) < 0 || index_each(x, c->txn, INDEX_POINT, all, count_point, c, e) < 0 ? -1 : 0;
+}
+
+int vault_usage(struct vault *v, struct vault_usage *out, struct err *e)
 {
     CLEANUP(gc_release) struct gc g = {.v = v};
+    CLEANUP(free_ptr) char *path = xasprintf("%s/data.mdb", v->index_dir);
+    struct vault_usage u = {0};
+    struct counting c = {.g = &g, .u = &u};
+    struct stat st;
+    int r;
+
+    pthread_mutex_lock(&v->gc_run_lock);
+    r = snapshot(&g, &c.txn, e);
+    if (r == 0)
+        r = count_all(&c, e);
+    index_abort(&c.txn);
+    set_barrier(&g, false);
+    pthread_mutex_unlock(&v->gc_run_lock);
+    hash_set_release(&c.distinct);
+    if (r < 0)
+        return err_wrap(e, "counting what the vault holds");
+    u.index_bytes = stat(path, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+    *out = u;
+    return 0;
+}
+
+static int collect(struct vault *v, unsigned live_percent, bool seal_anew, uint64_t *freed_bytes, struct err *e)
+{
+    CLEANUP(gc_release) struct gc g = {.v = v, .live_percent = live_percent, .seal_anew = seal_anew};
     int r;
 
     pthread_mutex_lock(&v->gc_run_lock);
@@ -529,4 +709,13 @@ int vault_gc(struct vault *v, uint64_t *freed_bytes, struct err *e)
     if (r == 0 && freed_bytes)
         *freed_bytes = g.freed_bytes;
     return r < 0 ? err_wrap(e, "giving back space in the vault") : 0;
+}
+
+int vault_gc(struct vault *v, uint64_t *freed_bytes, struct err *e) { return collect(v, 50, false, freed_bytes, e); }
+
+int vault_compact(struct vault *v, unsigned live_percent, bool seal_anew, uint64_t *freed_bytes, struct err *e)
+{
+    if (live_percent > 100)
+        return err_set(e, ERR_INVALID, "a share that lives is 0 to 100 percent");
+    return current_seal(v, e) < 0 ? -1 : collect(v, live_percent, seal_anew, freed_bytes, e);
 }

@@ -176,3 +176,57 @@ bool hash_set_has(const struct hash_set *s, const struct vault_hash *hash)
 
     return s->slot_count && !slot_empty(find_slot(s->slots, s->slot_count, f.half));
 }
+
+struct hash_bits_slot {
+    struct fingerprint print;
+    uint64_t bits; /* 0: empty */
+};
+
+void hash_bits_release(struct hash_bits *b)
+{
+    free(b->slots);
+    *b = (struct hash_bits){0};
+}
+
+static struct hash_bits_slot *find_bits(struct hash_bits_slot *slots, size_t slot_count, const struct fingerprint *f)
+{
+    size_t at = f->half[0] & (slot_count - 1);
+
+    while (slots[at].bits && memcmp(&slots[at].print, f, sizeof *f) != 0)
+        at = (at + 1) & (slot_count - 1);
+    return &slots[at];
+}
+
+static void hash_bits_grow(struct hash_bits *b)
+{
+    size_t slot_count = b->slot_count ? b->slot_count * 2 : 1024;
+    struct hash_bits_slot *slots = xcalloc(slot_count, sizeof *slots);
+
+    for (size_t i = 0; i < b->slot_count; i++)
+        if (b->slots[i].bits)
+            *find_bits(slots, slot_count, &b->slots[i].print) = b->slots[i];
+    free(b->slots);
+    b->slots = slots;
+    b->slot_count = slot_count;
+}
+
+void hash_bits_add(struct hash_bits *b, const struct vault_hash *hash, uint32_t bits)
+{
+    struct fingerprint f = fingerprint_of(hash);
+    struct hash_bits_slot *slot;
+
+    MUST(bits);
+    if (b->used_count * 2 >= b->slot_count)
+        hash_bits_grow(b);
+    slot = find_bits(b->slots, b->slot_count, &f);
+    b->used_count += slot->bits == 0;
+    slot->print = f;
+    slot->bits |= bits;
+}
+
+uint32_t hash_bits_get(const struct hash_bits *b, const struct vault_hash *hash)
+{
+    struct fingerprint f = fingerprint_of(hash);
+
+    return b->slot_count ? (uint32_t)find_bits(b->slots, b->slot_count, &f)->bits : 0;
+}

@@ -36,3 +36,12 @@ struct hash_set {
 void hash_set_release(struct hash_set *s);
 bool hash_set_add(struct hash_set *s, const struct vault_hash *hash); /* true: it was new */
 bool hash_set_has(const struct hash_set *s, const struct vault_hash *hash);
+
+/* For each hash, by its first 128 bits, too, a set of bits. */
+struct hash_bits {
+    struct hash_bits_slot *slots;
+    size_t slot_count, used_count;
+};
+void hash_bits_release(struct hash_bits *b);
+void hash_bits_add(struct hash_bits *b, const struct vault_hash *hash, uint32_t bits);
+uint32_t hash_bits_get(const struct hash_bits *b, const struct vault_hash *hash); /* 0: none */

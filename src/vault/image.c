@@ -98,6 +98,7 @@ int vault_image_hash(struct vault_image *i, uint64_t index, struct vault_hash *o
 
     if (level == -1)
         return -1;
+    seal_reveal(i->v->seal, &hash);
     *out = hash;
     return 0;
 }

@@ -19,7 +19,7 @@ enum index_table {
     INDEX_SEGMENT, /* segment u32 → struct segment_row */
     INDEX_GRAVE,   /* hash of a grave's record → u32: the segment that holds the record of the point it covers */
     INDEX_BAD,     /* hash of a chunk found damaged → time i64 */
-    INDEX_BASE,    /* hash of a chunk that is kept as a delta → struct record_base */
+    INDEX_BASE,    /* hash of a chunk whose record does not hold all of it → struct record_pages, without unused parts; of version 1: base, mask */
     INDEX_META,    /* "vault_id", "next_segment", "next_disk", "next_point" */
     INDEX_TABLES
 };
@@ -37,7 +37,8 @@ struct disk_row {
 
 struct segment_row {
     uint64_t committed; /* the index holds nothing that lies after */
-    uint32_t record_count, sealed;
+    uint32_t record_count;
+    uint16_t sealed, key; /* key: of the data its number, 0: it is not encrypted */
 };
 
 struct vault_index {

@@ -3,6 +3,7 @@
 
 #include "vault/cache.h"
 #include "vault/index.h"
+#include "vault/seal.h"
 #include "vault/segment.h"
 #include "vault/tree.h"
 #include "vault/vault.h"
@@ -12,7 +13,7 @@
 struct pending_chunk {
     struct vault_hash hash;
     struct chunk_place place;
-    struct record_base base; /* mask 0: it is no delta */
+    struct record_pages *pages; /* NULL: the record holds all of it */
 };
 
 /* A change of a working map: one chunk, or a run of zeros. */
@@ -47,6 +48,7 @@ struct vault {
     struct vault_index index;
     struct cache *cache;
     uint8_t id[VAULT_ID_SIZE];
+    struct seal *seal; /* NULL: it is not encrypted */
     int lock_fd;
 
     /* Locks, in precedence order: */
@@ -67,18 +69,26 @@ struct vault {
     struct pending pending;
     struct hash_set *barrier; /* while vault_gc marks: every chunk that got a new use meanwhile */
     struct hash_set bad;      /* chunks found damaged: treated as absent until they are sent again */
+    uint64_t bad_found, bad_forgotten; /* how often damage was found; bad_found when the maps were last freed of it */
     bool making_room;         /* vault_gc copies the living out of a sparse segment, with all writers held */
     bool broken;              /* an fsync failed: what the kernel dropped is not known, so nothing is written until reopened */
 };
 
 /* vault.c: called with append_lock held */
 int place_find(struct vault *v, const struct vault_hash *hash, struct chunk_place *out, struct err *e); /* 1/0/-1, bad ones too */
-int base_find(struct vault *v, const struct vault_hash *hash, struct record_base *out, struct err *e); /* 1: it is kept as a delta; 0/-1 */
-/* Whether the chunk is there, whole as far as is known, and of that size (a delta: its base, too): 1/0/-1. Marks it used for a running gc. */
+/* What the chunk's record holds, and its parts. 1: not all of it by itself; 0: all (or the chunk is not there); -1. delta.c, as what follows. */
+int pages_find(struct vault *v, const struct vault_hash *hash, struct record_pages *out, struct err *e);
+/* Whether all parts are there and hold the pages that they are named for: 1/0/-1. damaged: those known to be damaged do, too. */
+int pages_are_there(struct vault *v, const struct record_pages *p, bool damaged, struct err *e);
+size_t pages_row_size(const struct record_pages *p);
+int pages_row_decode(MDB_val value, struct record_pages *out, struct err *e);
+/* Whether the chunk is there, whole as far as is known, and of that size (with all of its parts): 1/0/-1. Marks it used for a running gc. */
 int have(struct vault *v, const struct vault_hash *hash, size_t raw_size, struct err *e);
-/* base: NULL where the record is no delta. */
+/* pages: NULL where the record holds all of it. */
 int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed, size_t span, size_t raw_size, const struct vault_hash *hash,
-                  const struct record_base *base, struct err *e);
+                  const struct record_pages *pages, struct err *e);
+/* vault_gc must neither take away nor shrink what is used from now on. */
+void note_use(struct vault *v, const struct vault_hash *hash, const struct record_pages *pages);
 /* Packs and appends where it is not there yet; takes append_lock itself. *stored_bytes may be NULL. */
 int record_add(struct vault *v, enum record_kind kind, const void *raw, size_t raw_size, const struct vault_hash *hash,
                uint64_t *stored_bytes, struct err *e);
@@ -89,9 +99,11 @@ int record_add_packed(struct vault *v, enum record_kind kind, const void *raw, s
 int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e);
 /* The same for a record whose size is not known before; the caller frees *bytes. */
 int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **bytes, size_t *size, struct err *e);
-/* A record's stored bytes to raw bytes; a delta's base is read from the vault, through the cache or not. One whose own bytes do not hold is marked
+/* A record's stored bytes to raw bytes; its parts' pages are read from the vault, through the cache or not. One whose own bytes do not hold is marked
  * bad. Takes append_lock itself. */
 int record_restore(struct vault *v, const struct record *r, const void *payload, void *raw, bool cached, struct err *e);
+/* Reads and checks what the vault has of it, past the cache: all of it, or its own pages where it is there for others only. */
+int record_check(struct vault *v, const struct vault_hash *hash, size_t *size, struct err *e);
 void chunk_mark_bad(struct vault *v, const struct vault_hash *hash);
 
 int sync_when_much(struct vault *v, struct err *e); /* without append_lock: what is pending must not grow without end */
@@ -108,7 +120,7 @@ struct vault_disk *disk_by_number(struct vault *v, uint32_t number);
 
 /* pending.c */
 void pending_release(struct pending *p);
-void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place, const struct record_base *base);
+void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place, const struct record_pages *pages);
 const struct pending_chunk *pending_find(const struct pending *p, const struct vault_hash *hash);
 /* NULL: nothing is pending for the chunk. */
 const struct vault_hash *pending_map_get(const struct pending *p, uint32_t disk, uint64_t chunk);
@@ -124,6 +136,8 @@ int work_leaf_read(struct vault *v, MDB_txn *txn, uint32_t disk, uint64_t leaf, 
 #define DISK_KEY_SIZE (LIMIT_NAME_BYTES + 1 + VAULT_DISK_ID_SIZE)
 MDB_val disk_key(const char *server, const char *id, char bytes[static DISK_KEY_SIZE]);
 int disks_load(struct vault *v, struct err *e);
+/* The disk's next tree is made from all rows of its working map, and none of what is stored of it by now. */
+int disk_map_anew(struct vault *v, MDB_txn *txn, const char *server, const char *id, struct err *e);
 int work_apply(struct vault *v, MDB_txn *txn, const struct pending_set *sets, size_t count, struct err *e);
 
 /* point.c */

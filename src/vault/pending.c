@@ -5,6 +5,8 @@
 
 void pending_release(struct pending *p)
 {
+    for (size_t i = 0; i < p->chunk_count; i++)
+        free(p->chunks[i].pages);
     free(p->chunks);
     free(p->slots);
     free(p->sets);
@@ -43,15 +45,19 @@ static void rehash(struct pending *p)
 }
 
 /* A chunk that is pending twice (the first copy turned out damaged) is found at its later place. */
-void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place, const struct record_base *base)
+void pending_add(struct pending *p, const struct vault_hash *hash, const struct chunk_place *place, const struct record_pages *pages)
 {
-    static const struct record_base none;
+    struct record_pages *copy = NULL;
 
+    if (pages) {
+        copy = xmalloc(sizeof *copy);
+        *copy = *pages;
+    }
     if (p->chunk_count == p->chunk_held) {
         p->chunk_held = p->chunk_held ? p->chunk_held * 2 : 256;
         p->chunks = xrealloc(p->chunks, p->chunk_held * sizeof *p->chunks);
     }
-    p->chunks[p->chunk_count++] = (struct pending_chunk){*hash, *place, base ? *base : none};
+    p->chunks[p->chunk_count++] = (struct pending_chunk){*hash, *place, copy};
     if (p->chunk_count * 2 > p->slot_count)
         rehash(p);
     else
@@ -132,6 +138,8 @@ const struct vault_hash *pending_map_get(const struct pending *p, uint32_t disk,
 void pending_done(struct pending *p, size_t chunk_count, size_t set_count, size_t feed_count)
 {
     MUST(chunk_count <= p->chunk_count && set_count <= p->set_count && feed_count <= p->feed_count);
+    for (size_t i = 0; i < chunk_count; i++)
+        free(p->chunks[i].pages);
     p->chunk_count -= chunk_count;
     p->set_count -= set_count;
     p->feed_count -= feed_count;

@@ -13,6 +13,7 @@ void chunk_mark_bad(struct vault *v, const struct vault_hash *hash)
 
     pthread_mutex_lock(&v->append_lock);
     fresh = hash_set_add(&v->bad, hash);
+    v->bad_found += fresh;
     pthread_mutex_unlock(&v->append_lock);
     /* Remembered on disk too; if that fails, it is found again on the next read. LMDB lets one writer in at a time. */
     if (fresh && index_begin(&v->index, true, &txn, NULL) == 0 &&
@@ -35,58 +36,70 @@ static int find_and_read(struct vault *v, const struct vault_hash *hash, size_t 
         if (found < 0)
             return -1;
         if (found == 0 || (raw_size && place->raw_size != raw_size) || place->raw_size > RECORD_RAW_LIMIT ||
-            place->stored_size > RECORD_RAW_LIMIT + 8)
+            place->stored_size > RECORD_RAW_LIMIT + SEAL_OVERHEAD + 8)
             return err_set(e, ERR_CORRUPT, "chunk %s is missing from the vault", vault_hash_text(hash, text));
         *scratch = xrealloc(*scratch, RECORD_HEADER_SIZE + place->stored_size);
         if (segment_read(v->segment_dir, place->segment, place->offset, RECORD_HEADER_SIZE + place->stored_size, *scratch, r,
                          &why) == 0)
             return vault_hash_same(&r->hash, hash) && r->raw_size == place->raw_size
-                       ? 0 : err_set(e, ERR_CORRUPT, "another record lies where chunk %s should", vault_hash_text(hash, text));
+                       ? seal_open_record(v->seal, place->segment, r, *scratch + RECORD_HEADER_SIZE, e)
+                       : err_set(e, ERR_CORRUPT, "another record lies where chunk %s should", vault_hash_text(hash, text));
         if (why.kind != ERR_NOT_FOUND || attempt >= MOVED_RETRIES)
             return err_set(e, why.kind == ERR_NOT_FOUND ? ERR_CORRUPT : why.kind, "chunk %s: %.800s", vault_hash_text(hash, text),
                            why.message);
     }
 }
 
-/* Into raw, which holds the chunk; ERR_CORRUPT for a delta, which no base may be. */
-static int load_base(struct vault *v, const struct vault_hash *name, uint8_t *raw, bool cached, struct err *e)
+/* The pages of a part, from the record that holds them. */
+static int read_part(struct vault *v, const struct record_part *part, uint8_t *raw, bool cached, struct err *e)
 {
     CLEANUP(free_ptr) uint8_t *scratch = NULL;
+    uint8_t whole[VAULT_CHUNK_BYTES];
     struct chunk_place place;
-    struct err why = {0};
     struct record r;
-    int result;
 
-    if (cached && cache_get(v->cache, name, VAULT_CHUNK_BYTES, 0, raw, VAULT_CHUNK_BYTES))
-        return 0;
-    result = find_and_read(v, name, VAULT_CHUNK_BYTES, &scratch, &r, &place, &why);
-    if (result == 0 && r.codec == CODEC_DELTA)
-        result = err_set(&why, ERR_CORRUPT, "it is a delta itself");
-    if (result == 0)
-        result = record_unpack(&r, scratch + RECORD_HEADER_SIZE, raw, &why);
-    if (result < 0) {
-        if (why.kind == ERR_CORRUPT)
-            chunk_mark_bad(v, name);
-        return err_set(e, why.kind, "%s", why.message);
-    }
-    if (cached)
-        cache_put(v->cache, name, raw, VAULT_CHUNK_BYTES);
+    if (find_and_read(v, &part->name, VAULT_CHUNK_BYTES, &scratch, &r, &place, e) < 0)
+        return -1;
+    if (r.codec >= CODEC_DELTA || !cached)
+        return record_own_pages(&r, scratch + RECORD_HEADER_SIZE, part->mask, v->seal, raw, e);
+    if (record_unpack(&r, scratch + RECORD_HEADER_SIZE, v->seal, whole, e) < 0)
+        return -1;
+    cache_put(v->cache, &part->name, whole, sizeof whole);
+    record_copy_pages(raw, part->mask, whole);
     return 0;
+}
+
+static int load_part(struct vault *v, const struct record_part *part, uint8_t *raw, bool cached, struct err *e)
+{
+    uint8_t whole[VAULT_CHUNK_BYTES];
+    struct err why = {0};
+
+    if (cached && cache_get(v->cache, &part->name, sizeof whole, 0, whole, sizeof whole)) {
+        record_copy_pages(raw, part->mask, whole);
+        return 0;
+    }
+    if (read_part(v, part, raw, cached, &why) == 0)
+        return 0;
+    if (why.kind == ERR_CORRUPT)
+        chunk_mark_bad(v, &part->name);
+    /* One that lacks a page is not damaged: whoever asks reads what nothing uses any more, a point that was dropped meanwhile. */
+    return err_set(e, why.kind == ERR_NOT_FOUND ? ERR_CORRUPT : why.kind, "%s", why.message);
 }
 
 int record_restore(struct vault *v, const struct record *r, const void *payload, void *raw, bool cached, struct err *e)
 {
-    struct record_base base;
+    struct record_pages p;
     struct err why = {0};
     char text[VAULT_HASH_TEXT_SIZE];
+    bool divided = r->codec >= CODEC_DELTA && record_pages_of(r, payload, &p, NULL) == 0;
 
-    if (r->codec == CODEC_DELTA) {
-        record_base_of(payload, &base);
-        /* The base is at fault then, and marked: this one is whole again when it is. */
-        if (load_base(v, &base.name, raw, cached, &why) < 0)
-            return err_set(e, why.kind, "the base of chunk %s: %.800s", vault_hash_text(&r->hash, text), why.message);
-    }
-    if (record_unpack(r, payload, raw, &why) == 0)
+    if (divided && !record_pages_whole(&p)) /* no damage: nobody should have asked for it */
+        return err_set(e, ERR_CORRUPT, "of chunk %s there are only those pages left that others need", vault_hash_text(&r->hash, text));
+    /* A part that can't be read is at fault then, and marked: this one is whole again when it is. */
+    for (size_t i = 0; divided && i < p.part_count; i++)
+        if (load_part(v, &p.parts[i], raw, cached, &why) < 0)
+            return err_set(e, why.kind, "a part of chunk %s: %.800s", vault_hash_text(&r->hash, text), why.message);
+    if (record_unpack(r, payload, v->seal, raw, &why) == 0)
         return 0;
     if (why.kind == ERR_CORRUPT)
         chunk_mark_bad(v, &r->hash);
@@ -133,4 +146,39 @@ int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size
 int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **bytes, size_t *size, struct err *e)
 {
     return load_record(v, hash, 0, bytes, size, e);
+}
+
+/* 1: it is there for others only: its own pages are good; 0: it is to be read whole. */
+static int check_own_pages(struct vault *v, const struct vault_hash *hash, struct err *e)
+{
+    CLEANUP(free_ptr) uint8_t *scratch = NULL;
+    uint8_t raw[VAULT_CHUNK_BYTES];
+    struct record_pages p;
+    struct chunk_place place;
+    struct record r;
+    int whole = 1, divided;
+
+    pthread_mutex_lock(&v->append_lock);
+    divided = pages_find(v, hash, &p, e);
+    if (divided == 1)
+        whole = pages_are_there(v, &p, true, e);
+    pthread_mutex_unlock(&v->append_lock);
+    if (divided < 0 || whole)
+        return divided < 0 || whole < 0 ? -1 : 0;
+    return find_and_read(v, hash, VAULT_CHUNK_BYTES, &scratch, &r, &place, e) < 0 || record_own_pages(&r, scratch + RECORD_HEADER_SIZE, p.own, v->seal, raw, e) < 0
+               ? -1 : 1;
+}
+
+int record_check(struct vault *v, const struct vault_hash *hash, size_t *size, struct err *e)
+{
+    CLEANUP(free_ptr) uint8_t *raw = NULL;
+    struct err why = {0};
+    int own = check_own_pages(v, hash, &why);
+
+    if (own == 0)
+        return record_get_any(v, hash, &raw, size, e);
+    *size = VAULT_CHUNK_BYTES;
+    if (own < 0 && why.kind == ERR_CORRUPT)
+        chunk_mark_bad(v, hash);
+    return own < 0 ? err_set(e, why.kind, "%s", why.message) : 0;
 }

@@ -67,22 +67,27 @@ static int list_segments(struct recovery *r, struct err *e)
     return 0;
 }
 
-static int take_record(const struct record *rec, uint64_t offset, const uint8_t *payload, void *user, struct err *e)
+static int take_record(const struct record *rec, uint64_t offset, const uint8_t *sealed, void *user, struct err *e)
 {
     struct recovery *r = user;
     struct chunk_place place = {.segment = r->id, .offset = (uint32_t)offset, .raw_size = rec->raw_size, .kind = rec->kind,
                                 .stored_size = (uint32_t)(record_span(rec->stored_size) - RECORD_HEADER_SIZE)};
-    struct record_base base = {0};
+    CLEANUP(free_ptr) uint8_t *payload = xmalloc(rec->stored_size);
     struct note n = {.size = rec->raw_size, .hash = rec->hash, .kind = rec->kind};
+    struct record opened = *rec;
+    struct record_pages pages;
+    struct err why = {0};
 
-    (void)e;
-    if (rec->codec == CODEC_DELTA)
-        record_base_of(payload, &base);
-    pending_add(&r->v->pending, &rec->hash, &place, &base);
+    memcpy(payload, sealed, rec->stored_size);
+    if (seal_open_record(r->v->seal, r->id, &opened, payload, &why) < 0 && why.kind != ERR_CORRUPT)
+        return err_set(e, why.kind, "%s", why.message);
+    if (opened.sealed || record_pages_of(&opened, payload, &pages, NULL) < 0)
+        return 0; /* refused: it is not there */
+    pending_add(&r->v->pending, &rec->hash, &place, rec->codec >= CODEC_DELTA ? &pages : NULL);
     if (rec->kind < RECORD_POINT)
         return 0;
     n.bytes = xmalloc(rec->raw_size);
-    if (record_unpack(rec, payload, n.bytes, NULL) < 0) {
+    if (record_unpack(&opened, payload, r->v->seal, n.bytes, NULL) < 0) {
         free(n.bytes); /* a damaged document: its point is not there, and vault_scrub names the record */
         return 0;
     }
@@ -159,13 +164,14 @@ static int settle_segment(struct recovery *r, const struct segment_state *state,
     if (state->sealed) {
         CLEANUP(free_ptr) char *path = segment_path(v->segment_dir, r->id);
 
-        s = (struct segment){.fd = open(path, O_RDONLY | O_CLOEXEC), .id = r->id, .end = state->end, .record_count = record_count};
+        s = (struct segment){.fd = open(path, O_RDONLY | O_CLOEXEC), .id = r->id, .end = state->end, .record_count = record_count,
+                             .key = state->header.key};
         if (s.fd < 0)
             return err_errno(e, errno, "can't open %s", path);
         hold_full(v, &s);
         return 0;
     }
-    if (segment_reopen(v->segment_dir, r->id, state->end, record_count, &s, e) < 0)
+    if (segment_reopen(v->segment_dir, &state->header, state->end, record_count, &s, e) < 0)
         return -1;
     if (last && state->end < v->options.segment_bytes - v->options.segment_bytes / 4) {
         v->current = s;
@@ -237,12 +243,12 @@ static int check_place(const struct vault_hash *hash, int level, uint64_t first_
 {
     struct vault *v = user;
     struct chunk_place place;
-    struct record_base base;
+    struct record_pages pages;
     int found = place_find(v, hash, &place, e);
 
     (void)first_chunk;
-    if (found == 1 && level < 0 && base_find(v, hash, &base, e) == 1)
-        found = place_find(v, &base.name, &place, e);
+    if (found == 1 && level < 0 && pages_find(v, hash, &pages, e) == 1)
+        found = pages_are_there(v, &pages, true, e);
     if (found == 0)
         return err_set(e, ERR_CORRUPT, "a record is missing");
     return found < 0 ? -1 : level >= 0;
@@ -375,52 +381,6 @@ static int take_notes(struct recovery *r, struct err *e)
     return 0;
 }
 
-/* ---- deltas ---- */
-
-struct baseless {
-    struct vault *v;
-    MDB_txn *txn;
-    struct vault_hash *list;
-    size_t count;
-};
-
-static int find_baseless(MDB_val key, MDB_val value, void *user, struct err *e)
-{
-    struct baseless *b = user;
-    struct record_base base;
-    MDB_val place;
-    int found;
-
-    if (key.mv_size != VAULT_HASH_SIZE || value.mv_size != sizeof base)
-        return err_set(e, ERR_CORRUPT, "the vault's index has a damaged row of a delta");
-    memcpy(&base, value.mv_data, sizeof base);
-    found = index_get(&b->v->index, b->txn, INDEX_CHUNK, index_val(&base.name, sizeof base.name), &place, e);
-    if (found == 0) {
-        b->list = xrealloc(b->list, (b->count + 1) * sizeof *b->list);
-        memcpy(&b->list[b->count++], key.mv_data, VAULT_HASH_SIZE);
-    }
-    return found < 0 ? -1 : 0;
-}
-
-/* In segments that are half alive lie deltas that nothing used any more when their bases went: they are nobody's. */
-static int drop_baseless(struct vault *v, struct err *e)
-{
-    CLEANUP(index_abort) MDB_txn *txn = NULL;
-    struct baseless b = {.v = v};
-    int r = index_begin(&v->index, true, &txn, e);
-
-    b.txn = txn;
-    if (r == 0)
-        r = index_each(&v->index, txn, INDEX_BASE, index_val("", 0), find_baseless, &b, e);
-    for (size_t i = 0; r == 0 && i < b.count; i++) {
-        MDB_val key = index_val(&b.list[i], sizeof b.list[i]);
-
-        r = index_del(&v->index, txn, INDEX_CHUNK, key, e) < 0 || index_del(&v->index, txn, INDEX_BASE, key, e) < 0 ? -1 : 0;
-    }
-    free(b.list);
-    return r < 0 ? -1 : index_commit(&txn, e);
-}
-
 /* ---- the whole ---- */
 
 static int claim_index(struct vault *v, struct err *e)
@@ -463,10 +423,10 @@ int segments_recover(struct vault *v, struct err *e)
         if (recover_segment(&r, i + 1 == r.id_count, e) < 0)
             return -1;
     }
-    return vault_flush(v, NULL, NULL, e) < 0 || drop_baseless(v, e) < 0 ? -1 : take_notes(&r, e);
+    return vault_flush(v, NULL, NULL, e) < 0 ? -1 : take_notes(&r, e);
 }
 
-int vault_rebuild(const char *dir, struct err *e)
+int vault_rebuild(const char *dir, const struct vault_options *options, struct err *e)
 {
     static const char *const files[] = {"data.mdb", "lock.mdb"};
     CLEANUP(free_ptr) char *index = xasprintf("%s/index", dir), *aside = xasprintf("%s/index.before", dir);
@@ -482,5 +442,5 @@ int vault_rebuild(const char *dir, struct err *e)
         return err_errno(e, errno, "can't remove %s", aside);
     if (rename(index, aside) < 0 && errno != ENOENT)
         return err_errno(e, errno, "can't move %s away", index);
-    return vault_open(dir, NULL, &v, e);
+    return vault_open(dir, options, &v, e);
 }

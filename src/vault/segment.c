@@ -1,5 +1,6 @@
 #include "vault/segment.h"
 #include "base/file.h"
+#include "vault/seal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -48,19 +49,19 @@ int segment_create(const char *dir, const struct segment_header *header, struct 
         unlink(path);
         return err_wrap(e, "making the vault segment %s", path);
     }
-    *out = (struct segment){.fd = fd, .id = (uint32_t)header->id, .end = SEGMENT_HEADER_SIZE};
+    *out = (struct segment){.fd = fd, .id = (uint32_t)header->id, .end = SEGMENT_HEADER_SIZE, .key = header->key};
     fd = -1;
     return 0;
 }
 
-int segment_reopen(const char *dir, uint32_t id, uint64_t end, uint64_t record_count, struct segment *out, struct err *e)
+int segment_reopen(const char *dir, const struct segment_header *header, uint64_t end, uint64_t record_count, struct segment *out, struct err *e)
 {
-    CLEANUP(free_ptr) char *path = segment_path(dir, id);
+    CLEANUP(free_ptr) char *path = segment_path(dir, (uint32_t)header->id);
     CLEANUP(close_fd) int fd = open(path, O_RDWR | O_CLOEXEC);
 
     if (fd < 0 || ftruncate(fd, (off_t)end) < 0 || fsync(fd) < 0)
         return err_errno(e, errno, "can't go on with the vault segment %s", path);
-    *out = (struct segment){.fd = fd, .id = id, .end = end, .record_count = record_count};
+    *out = (struct segment){.fd = fd, .id = (uint32_t)header->id, .end = end, .record_count = record_count, .key = header->key};
     fd = -1;
     return 0;
 }
@@ -138,7 +139,7 @@ static int read_trailer(int fd, uint64_t file_size, struct segment_state *state,
 
 int segment_scan(int fd, uint64_t from, segment_visit *visit, void *user, struct segment_state *out, struct err *e)
 {
-    CLEANUP(free_ptr) uint8_t *payload = xmalloc(RECORD_RAW_LIMIT);
+    CLEANUP(free_ptr) uint8_t *payload = xmalloc(RECORD_RAW_LIMIT + SEAL_OVERHEAD);
     struct segment_state state = {.end = from ? from : SEGMENT_HEADER_SIZE};
     uint8_t bytes[SEGMENT_HEADER_SIZE];
     struct record r;

@@ -8,6 +8,7 @@ struct segment {
     uint32_t id;
     uint64_t end; /* where the next record goes: whole records lie before it */
     uint64_t record_count;
+    uint32_t key; /* as in its header */
 };
 
 void segment_close(struct segment *s);
@@ -17,7 +18,7 @@ uint32_t segment_id_of_name(const char *name);
 /* Makes the file with its header; the name is durable when this returns. */
 int segment_create(const char *dir, const struct segment_header *header, struct segment *out, struct err *e);
 /* Opens one that was not sealed to go on at end; what lies after is cut off. */
-int segment_reopen(const char *dir, uint32_t id, uint64_t end, uint64_t record_count, struct segment *out, struct err *e);
+int segment_reopen(const char *dir, const struct segment_header *header, uint64_t end, uint64_t record_count, struct segment *out, struct err *e);
 /* Appends one packed record. After a failure the segment is as before. */
 int segment_append(struct segment *s, const void *bytes, size_t size, struct err *e);
 int segment_seal(struct segment *s, struct err *e); /* writes the trailer; does not sync */

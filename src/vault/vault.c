@@ -1,5 +1,6 @@
 #include "vault/vault.h"
 #include "base/file.h"
+#include "base/hash.h"
 #include "vault/internal.h"
 
 #include <errno.h>
@@ -11,6 +12,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#define VAULT_VERSION 2 /* 1 knew neither records of pages with parts nor encryption */
+#define SUPERBLOCK_LIMIT (2u << 20)
 #define DEFAULT_SEGMENT_BYTES (UINT64_C(64) << 20)
 #define DEFAULT_GUARD_BYTES (UINT64_C(256) << 20)
 #define DEFAULT_CACHE_BYTES ((size_t)64 << 20)
@@ -18,39 +21,115 @@
 
 /* ---- opening and closing ---- */
 
-/* DIR/vault.json says what this folder is and gives it the identity that its segments carry. */
-static int superblock(struct vault *v, struct err *e)
+/* With this file an encrypted vault would lose its keys: the same bytes lie beside it. It counts; a copy that is not there yet, or of before, is made when the
+ * vault is opened. */
+static void copy_superblock(const char *path, const char *text, size_t size)
+{
+    CLEANUP(free_ptr) char *copy = xasprintf("%s.copy", path);
+    CLEANUP(buf_release) struct buf there = {0};
+
+    buf_init(&there, SUPERBLOCK_LIMIT);
+    if (file_read(copy, SUPERBLOCK_LIMIT, &there, NULL) < 0 || there.size_bytes != size || memcmp(there.data, text, size) != 0)
+        (void)file_write(copy, text, size, 0600, NULL);
+}
+
+static int write_superblock(struct vault *v, struct err *e)
 {
     CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir), *text = NULL;
     CLEANUP(json_free) json_t *j = NULL;
-    struct vault_hash id = {0};
-    char digits[VAULT_HASH_TEXT_SIZE];
+    char digits[2 * VAULT_ID_SIZE + 1];
+
+    j = json_pack("{s:s, s:i, s:s}", "format", "slipway-vault", "version", VAULT_VERSION, "id", hash_hex(v->id, VAULT_ID_SIZE, digits));
+    MUST(j);
+    if (v->seal) {
+        json_t *sealed = seal_json(v->seal, e);
+
+        if (!sealed)
+            return -1;
+        json_object_set_new(j, "sealed", sealed);
+    }
+    text = json_text(j);
+    if (file_write(path, text, strlen(text), 0600, e) < 0)
+        return -1;
+    copy_superblock(path, text, strlen(text));
+    return 0;
+}
+
+static int new_superblock(struct vault *v, const char *path, struct err *e)
+{
+    CLEANUP(free_ptr) char *copy = xasprintf("%s.copy", path);
+
+    if (file_exists(copy))
+        return err_set(e, ERR_CORRUPT, "%s is gone, %s is there: copy it back", path, copy);
+    if (getrandom(v->id, VAULT_ID_SIZE, 0) != VAULT_ID_SIZE)
+        return err_errno(e, errno, "can't draw a vault id");
+    if (v->options.key_count && seal_new(v->id, v->options.keys, true, clock_read_us(v->options.clock), &v->seal, e) < 0)
+        return -1;
+    return write_superblock(v, e);
+}
+
+/* Its keys; one that has none is encrypted from now on where a key was given. */
+static int take_keys(struct vault *v, const json_t *sealed, bool *changed, struct err *e)
+{
+    if (sealed)
+        return seal_read(sealed, v->id, v->options.keys, v->options.key_count, &v->seal, e);
+    *changed = *changed || v->options.key_count;
+    return v->options.key_count ? seal_new(v->id, v->options.keys, false, clock_read_us(v->options.clock), &v->seal, e) : 0;
+}
+
+/* DIR/vault.json says what this folder is and gives it the identity that its segments carry. */
+static int superblock(struct vault *v, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir);
+    CLEANUP(buf_release) struct buf text = {0};
+    CLEANUP(json_free) json_t *j = NULL;
     const char *format, *words;
     int64_t version;
+    bool changed;
 
-    if (!file_exists(path)) {
-        if (getrandom(id.bytes, VAULT_ID_SIZE, 0) != VAULT_ID_SIZE)
-            return err_errno(e, errno, "can't draw a vault id");
-        vault_hash_text(&id, digits);
-        text = xasprintf("{\"format\":\"slipway-vault\",\"version\":1,\"id\":\"%.32s\"}\n", digits);
-        memcpy(v->id, id.bytes, VAULT_ID_SIZE);
-        return file_write(path, text, strlen(text), 0600, e);
-    }
-    if (json_read_file(path, &j, e) < 0 || json_need_string(j, "format", &format, e) < 0 ||
+    if (!file_exists(path))
+        return new_superblock(v, path, e);
+    buf_init(&text, SUPERBLOCK_LIMIT);
+    if (file_read(path, SUPERBLOCK_LIMIT, &text, e) < 0 || json_read(text.data, text.size_bytes, &j, e) < 0 || json_need_string(j, "format", &format, e) < 0 ||
         json_need_int(j, "version", &version, e) < 0 || json_need_string(j, "id", &words, e) < 0)
-        return err_wrap(e, "reading %s", path);
-    if (strcmp(format, "slipway-vault") != 0 || version != 1)
-        return err_set(e, ERR_UNSUPPORTED, "%s: format %s version %lld; this Slipway reads slipway-vault version 1", path, format,
-                       (long long)version);
-    if (strlen(words) != 2 * VAULT_ID_SIZE)
-        return err_set(e, ERR_CORRUPT, "%s: the id has %zu digits instead of 32", path, strlen(words));
-    memset(digits, '0', sizeof digits);
-    memcpy(digits, words, 2 * VAULT_ID_SIZE);
-    digits[VAULT_HASH_TEXT_SIZE - 1] = '\0';
-    if (vault_hash_parse(digits, &id, e) < 0)
-        return err_wrap(e, "reading %s", path);
-    memcpy(v->id, id.bytes, VAULT_ID_SIZE);
+        return err_wrap(e, "reading %s (a copy of it lies beside it)", path);
+    if (strcmp(format, "slipway-vault") != 0 || version < 1 || version > VAULT_VERSION)
+        return err_set(e, ERR_UNSUPPORTED, "%s: format %s version %lld; this Slipway reads slipway-vault up to version %d", path, format,
+                       (long long)version, VAULT_VERSION);
+    if (strlen(words) != 2 * VAULT_ID_SIZE || hash_unhex(words, v->id, VAULT_ID_SIZE, NULL) < 0)
+        return err_set(e, ERR_CORRUPT, "%s: the id is not %d hexadecimal digits", path, 2 * VAULT_ID_SIZE);
+    changed = version < VAULT_VERSION; /* before anything is written that an older Slipway would not know */
+    if (take_keys(v, json_object_get(j, "sealed"), &changed, e) < 0)
+        return -1;
+    if (changed)
+        return write_superblock(v, e);
+    copy_superblock(path, text.data, text.size_bytes);
     return 0;
+}
+
+int vault_rotate(struct vault *v, const struct vault_key *wrap, struct err *e)
+{
+    struct vault_key before;
+    int r;
+
+    if (!v->seal)
+        return err_set(e, ERR_WRONG_STATE, "the vault is not encrypted: open it with a key first");
+    /* Nothing is sealed under the new data key before it is in vault.json: whatever is appended waits. */
+    pthread_mutex_lock(&v->append_lock);
+    before = *seal_key(v->seal);
+    r = seal_add_key(v->seal, clock_read_us(v->options.clock), e);
+    if (r == 0) {
+        if (wrap)
+            seal_wrap_under(v->seal, wrap);
+        r = write_superblock(v, e);
+        if (r < 0) {
+            seal_drop_key(v->seal);
+            seal_wrap_under(v->seal, &before);
+        }
+    }
+    pthread_mutex_unlock(&v->append_lock);
+    explicit_bzero(&before, sizeof before);
+    return r;
 }
 
 static int lock_out_others(struct vault *v, struct err *e)
@@ -86,6 +165,7 @@ static void free_vault(struct vault *v)
     staged_release(v);
     hash_set_release(&v->bad);
     index_close(&v->index);
+    seal_free(&v->seal);
     cache_free(&v->cache);
     close_fd(&v->lock_fd);
     pthread_rwlock_destroy(&v->gc_lock);
@@ -118,7 +198,10 @@ static int load_bad(struct vault *v, struct err *e)
 
     if (index_begin(&v->index, false, &txn, e) < 0)
         return -1;
-    return index_each(&v->index, txn, INDEX_BAD, index_val("", 0), add_bad, &v->bad, e);
+    if (index_each(&v->index, txn, INDEX_BAD, index_val("", 0), add_bad, &v->bad, e) < 0)
+        return -1;
+    v->bad_found = v->bad.used_count;
+    return 0;
 }
 
 static int open_parts(struct vault *v, struct err *e)
@@ -232,7 +315,7 @@ int current_seal(struct vault *v, struct err *e)
 
 static int next_segment(struct vault *v, struct err *e)
 {
-    struct segment_header header = {.id = v->next_segment, .created_us = clock_read_us(v->options.clock)};
+    struct segment_header header = {.id = v->next_segment, .created_us = clock_read_us(v->options.clock), .key = seal_newest(v->seal)};
     struct segment made;
 
     memcpy(header.vault_id, v->id, VAULT_ID_SIZE);
@@ -247,35 +330,39 @@ static int next_segment(struct vault *v, struct err *e)
     return 0;
 }
 
-/* vault_gc must not take away what is used from now on. */
-static void note_use(struct vault *v, const struct vault_hash *hash, const struct record_base *base)
+void note_use(struct vault *v, const struct vault_hash *hash, const struct record_pages *pages)
 {
     if (!v->barrier)
         return;
     hash_set_add(v->barrier, hash);
-    if (base)
-        hash_set_add(v->barrier, &base->name);
+    for (size_t i = 0; pages && i < pages->part_count; i++)
+        hash_set_add(v->barrier, &pages->parts[i].name);
 }
 
 int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed, size_t span, size_t raw_size, const struct vault_hash *hash,
-                  const struct record_base *base, struct err *e)
+                  const struct record_pages *pages, struct err *e)
 {
-    struct chunk_place place = {.stored_size = (uint32_t)(span - RECORD_HEADER_SIZE), .raw_size = (uint32_t)raw_size, .kind = kind};
+    struct chunk_place place = {.raw_size = (uint32_t)raw_size, .kind = kind};
+    CLEANUP(free_ptr) uint8_t *sealed = NULL;
 
+    if (v->seal)
+        span += SEAL_OVERHEAD; /* a multiple of 8, as is the span */
     if (v->broken)
         return err_set(e, ERR_IO, "the vault %s can't be written since a sync failed: check its disk and start the replicator again",
                        v->dir);
     if (check_room(v, kind, span, e) < 0)
         return -1;
-    if ((v->current.fd < 0 || (v->current.record_count && v->current.end + span > v->options.segment_bytes)) &&
-        next_segment(v, e) < 0)
+    if ((v->current.fd < 0 || (v->current.record_count && v->current.end + span > v->options.segment_bytes) ||
+         v->current.key != seal_newest(v->seal)) && next_segment(v, e) < 0)
         return -1;
     place.segment = v->current.id;
     place.offset = (uint32_t)v->current.end;
-    if (segment_append(&v->current, packed, span, e) < 0)
+    place.stored_size = (uint32_t)(span - RECORD_HEADER_SIZE);
+    if (v->seal)
+        MUST(v->current.key == seal_newest(v->seal) && seal_record(v->seal, place.segment, packed, &sealed) == span);
+    if (segment_append(&v->current, sealed ? sealed : packed, span, e) < 0)
         return -1;
-    pending_add(&v->pending, hash, &place, base);
-    note_use(v, hash, base);
+    pending_add(&v->pending, hash, &place, pages);
     return 0;
 }
 
@@ -292,17 +379,18 @@ static int have_row(struct vault *v, const struct vault_hash *hash, size_t raw_s
 
 int have(struct vault *v, const struct vault_hash *hash, size_t raw_size, struct err *e)
 {
-    struct record_base base;
-    int found = have_row(v, hash, raw_size, e), delta;
+    struct record_pages pages;
+    int found = have_row(v, hash, raw_size, e), divided;
 
     if (found != 1)
         return found;
-    delta = base_find(v, hash, &base, e);
-    if (delta == 1)
-        found = have_row(v, &base.name, VAULT_CHUNK_BYTES, e);
-    if (delta < 0 || found != 1)
-        return delta < 0 ? -1 : found;
-    note_use(v, hash, delta ? &base : NULL);
+    divided = pages_find(v, hash, &pages, e);
+    /* The parts of one that is pending were looked for when it was appended, and nothing was taken away since. */
+    if (divided == 1 && (v->bad.used_count || !pending_find(&v->pending, hash)))
+        found = pages_are_there(v, &pages, false, e);
+    if (divided < 0 || found != 1)
+        return divided < 0 ? -1 : found;
+    note_use(v, hash, divided ? &pages : NULL);
     return 1;
 }
 
@@ -330,10 +418,12 @@ int record_add_packed(struct vault *v, enum record_kind kind, const void *raw, s
     span = given ? record_wrap(kind, given, given_size, raw_size, hash, &packed) : record_pack(kind, raw, raw_size, hash, &packed);
     pthread_mutex_lock(&v->append_lock);
     found = have(v, hash, raw_size, e); /* somebody else may have sent it meanwhile */
-    if (found == 0)
+    if (found == 0) {
         found = record_append(v, kind, packed, span, raw_size, hash, NULL, e);
-    else
+        note_use(v, hash, NULL);
+    } else {
         span = 0;
+    }
     pthread_mutex_unlock(&v->append_lock);
     if (found >= 0 && stored_bytes)
         *stored_bytes = span;
@@ -360,12 +450,14 @@ static int check_range(const struct vault_disk *d, uint64_t first, uint64_t coun
 
 int vault_has(struct vault *v, const struct vault_hash *hash, struct err *e)
 {
+    struct vault_hash name = *hash;
     int found;
 
     if (vault_hash_is_zero(hash))
         return 1;
+    seal_name(v->seal, &name);
     pthread_mutex_lock(&v->append_lock);
-    found = have(v, hash, VAULT_CHUNK_BYTES, e);
+    found = have(v, &name, VAULT_CHUNK_BYTES, e);
     pthread_mutex_unlock(&v->append_lock);
     return found;
 }
@@ -379,7 +471,7 @@ int vault_store(struct vault *v, const void *bytes, const struct vault_hash *exp
 int vault_store_packed(struct vault *v, const void *bytes, const void *packed, size_t packed_size, const struct vault_hash *expected,
                        struct vault_hash *hash, uint64_t *stored_bytes, struct err *e)
 {
-    struct vault_hash name;
+    struct vault_hash name, kept;
     uint64_t stored = 0;
     int r = 0;
 
@@ -389,8 +481,10 @@ int vault_store_packed(struct vault *v, const void *bytes, const void *packed, s
     if (vault_bytes_are_zero(bytes, VAULT_CHUNK_BYTES)) {
         name = vault_hash_zero;
     } else {
+        kept = name;
+        seal_name(v->seal, &kept);
         pthread_rwlock_rdlock(&v->gc_lock);
-        r = record_add_packed(v, RECORD_CHUNK, bytes, VAULT_CHUNK_BYTES, packed, packed_size, &name, &stored, e);
+        r = record_add_packed(v, RECORD_CHUNK, bytes, VAULT_CHUNK_BYTES, packed, packed_size, &kept, &stored, e);
         pthread_rwlock_unlock(&v->gc_lock);
     }
     if (r < 0)
@@ -414,6 +508,7 @@ int vault_map_zero(struct vault *v, const struct vault_disk *d, uint64_t first, 
 
 int vault_map(struct vault *v, const struct vault_disk *d, uint64_t index, const struct vault_hash *hash, struct err *e)
 {
+    struct vault_hash name = *hash;
     int found;
 
     if (check_range(d, index, 1, e) < 0)
@@ -422,11 +517,12 @@ int vault_map(struct vault *v, const struct vault_disk *d, uint64_t index, const
         return err_set(e, ERR_INVALID, "all one bits are no chunk's name");
     if (vault_hash_is_zero(hash))
         return vault_map_zero(v, d, index, 1, e) < 0 ? -1 : 1;
+    seal_name(v->seal, &name);
     pthread_rwlock_rdlock(&v->gc_lock);
     pthread_mutex_lock(&v->append_lock);
-    found = have(v, hash, VAULT_CHUNK_BYTES, e);
+    found = have(v, &name, VAULT_CHUNK_BYTES, e);
     if (found == 1)
-        pending_set_map(&v->pending, d->number, index, 1, hash);
+        pending_set_map(&v->pending, d->number, index, 1, &name);
     pthread_mutex_unlock(&v->append_lock);
     pthread_rwlock_unlock(&v->gc_lock);
     return found == 1 && sync_when_much(v, e) < 0 ? -1 : found;

@@ -26,15 +26,27 @@
 
 struct vault;
 
+#define VAULT_KEY_SIZE 32
+/* What a vault's own keys are wrapped under. */
+struct vault_key {
+    uint8_t bytes[VAULT_KEY_SIZE];
+};
+/* A file with a line of 64 hexadecimal digits. */
+int vault_key_read(const char *path, struct vault_key *out, struct err *e);
+int vault_key_make(const char *path, struct err *e); /* a new one, readable by its owner */
+
 struct vault_options {
     uint64_t segment_bytes;    /* 0: 64 MiB; a segment is sealed when the next record would pass it */
     uint64_t guard_bytes;      /* writes are refused (ERR_NO_SPACE) while less than this is free; 0: 256 MiB */
     size_t cache_bytes;        /* of unpacked chunks for readers; 0: 64 MiB */
     const struct clock *clock; /* NULL: the real one */
+    const struct vault_key *keys; /* borrowed while it opens; the first is that which a new vault is encrypted with, all may open one */
+    size_t key_count;             /* 0: none: a new vault is not encrypted, an encrypted one is refused (ERR_DENIED) */
 };
 
 /* Opens or makes the vault. Repairs what a killed writer left (a torn tail is cut off), makes a missing index anew from the segments.
- * options may be NULL. ERR_CONFLICT when another process has it open, ERR_UNSUPPORTED for a later version's. */
+ * options may be NULL. ERR_CONFLICT when another process has it open, ERR_UNSUPPORTED for a later version's. A vault that is not encrypted, opened with a
+ * key, is from now on: what it holds already stays as it is until vault_compact moves it, and its names stay SHA-256. */
 int vault_open(const char *dir, const struct vault_options *options, struct vault **out, struct err *e);
 void vault_close(struct vault **v); /* syncs; NULL inside is fine; for CLEANUP */
 
@@ -69,7 +81,7 @@ int vault_store(struct vault *v, const void *bytes, const struct vault_hash *exp
 /* The same where the caller holds a zstd frame of exactly these bytes (as it came over the wire): it is kept as it is. */
 int vault_store_packed(struct vault *v, const void *bytes, const void *packed, size_t packed_size, const struct vault_hash *expected,
                        struct vault_hash *hash, uint64_t *stored_bytes, struct err *e);
-/* Stores the chunk that is base's with some pages replaced: those whose bits are set in mask, one after the other in pages. Kept as a delta where
+/* Stores the chunk that is base's with some pages replaced: those whose bits are set in mask, one after the other in pages. Kept as these pages where
  * that pays. 1, and *hash and *stored_bytes (may be NULL) as above; 0: the base is not there whole, and the chunk is wanted as a whole. */
 int vault_store_delta(struct vault *v, const struct vault_hash *base, uint32_t mask, const void *pages, struct vault_hash *hash,
                       uint64_t *stored_bytes, struct err *e);
@@ -212,12 +224,40 @@ struct vault_stat {
     uint64_t chunk_count, segment_count, point_count, disk_count, bad_count;
     uint64_t raw_bytes, stored_bytes; /* of distinct chunks; in segments on disk */
     uint64_t free_bytes, total_bytes; /* of the file system that holds it: free above the guard */
+    uint64_t data_keys, plain_bytes;  /* data keys that it has had (0: it is not encrypted); in segments that are not */
+    bool names_hidden;
 };
 int vault_stat(struct vault *v, struct vault_stat *out, struct err *e);
 /* {"chunks","chunks_damaged","segments","points","disks","raw_bytes","stored_bytes","free_bytes","total_bytes"} */
 json_t *vault_stat_json(const struct vault_stat *s);
 
+/* What takes a look at everything that is known, as vault_gc does, to be told. */
+#define VAULT_AGES 5
+struct vault_usage {
+    uint64_t whole_count, divided_count;  /* chunks whose records hold all of it, or some pages */
+    uint64_t page_bytes, packed_bytes;    /* of the pages that records hold: as they are, and stored */
+    uint64_t living_bytes;                /* stored: what points and working maps need */
+    uint64_t mapped_count, distinct_count; /* chunks of the working maps that are not zero: places, and different ones among them */
+    uint64_t index_bytes;                 /* on disk */
+    uint64_t points[VAULT_AGES];          /* by the rungs of vault_ladder_default, younger than each; the last: older */
+};
+int vault_usage(struct vault *v, struct vault_usage *out, struct err *e);
+/* {"chunks_whole","chunks_divided","page_bytes","packed_bytes","living_bytes","mapped_chunks","distinct_chunks","index_bytes","points_by_age":[…]} */
+json_t *vault_usage_json(const struct vault_usage *u);
+
+/* Places in working maps whose chunk is known to be damaged become unknown: no point is committed over them, and their source is asked for them
+ * again at its next session. A map's node that is damaged is made again at the disk's next point. Returns how many places and maps;
+ * *servers (may be NULL; the caller frees) names their servers, a line each. Quick where no damage was found since the last time. */
+int vault_forget_damaged(struct vault *v, char **servers, struct err *e);
+
 /* Gives back the space of chunks that no point and no working map uses. Runs beside readers and writers. *freed may be NULL. */
 int vault_gc(struct vault *v, uint64_t *freed_bytes, struct err *e);
-/* Makes the index anew from the segments; the vault must not be open. Working maps are lost (the next session rescans). */
-int vault_rebuild(const char *dir, struct err *e);
+/* The same, and copies what lives out of every segment of which less than live_percent lives (vault_gc: 50), the one that is being filled included.
+ * seal_anew: out of every one that is not sealed under the newest data key, too. */
+#define VAULT_COMPACT_LIVE 80u /* what `slipway vault compact` asks for */
+int vault_compact(struct vault *v, unsigned live_percent, bool seal_anew, uint64_t *freed_bytes, struct err *e);
+/* Makes the index anew from the segments; the vault must not be open. Working maps are lost (the next session rescans). options: its keys; may be NULL. */
+int vault_rebuild(const char *dir, const struct vault_options *options, struct err *e);
+/* A new data key for all that is written from now on; what is there keeps its own until it is moved. wrap (may be NULL): the vault's keys are wrapped under
+ * this one instead, and the one before does not open it any more. ERR_WRONG_STATE: it is not encrypted. */
+int vault_rotate(struct vault *v, const struct vault_key *wrap, struct err *e);

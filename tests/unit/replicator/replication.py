@@ -193,6 +193,59 @@ def whole_vault(world):
         ok(status == 0 and words in text, f"vault {verb}: nothing is damaged: {text.splitlines()[-1:]}")
 
 
+def repaired(world):
+    """Damage that the source can mend."""
+    point = world.ask("point", server="web01", consistency="crash", timeout_ms=60000)["point"]["id"]
+    sent = world.server()["bytes_sent"]
+    flip(world)
+    status, text = look(world, "scrub")
+    ok(status == 14 and "1 places in the disks are asked for again of their sources" in text, "scrub finds damage and has it asked for again: " + text.strip()[-200:])
+
+    def usable():
+        try:
+            return bool(world.ask("usable", point=point))
+        except Refused:
+            return False
+    world.wait("the point is usable again, from the source's own bytes", usable, 60)
+    verified = world.ask("verify", point=point)
+    status, text = look(world, "scrub")
+    ok(verified["chunks"] > 0 and status == 0, "it holds chunk by chunk, and scrub finds nothing any more")
+    world.wait("continuous again", lambda: continuous(world))
+    ok(world.server()["bytes_sent"] < sent + 8 * MIB, "without sending everything again")
+    held = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
+    compared = world.ask("compare", server="web01", point=held["id"])["disks"][0]
+    world.ask("thaw", server="web01")
+    ok(compared["blocks_differing"] == 0 and compared["still"], "and the next point is exact")
+
+
+def cared_for(world):
+    status, text = look(world, "stat")
+    ok(status == 0 and "sealed   yes, under data key 1; names of chunks are hidden\n" in text, "the vault is encrypted: " + " | ".join(text.splitlines()))
+    told = json.loads(look(world, "stat", "-o", "json")[1])
+    ok(told["vault"]["encrypted"] and told["usage"]["living_bytes"] > 20 * MIB and told["usage"]["index_bytes"] > 0, "and told as JSON")
+    status, text = look(world, "rotate")
+    ok(status == 0 and "data key 2" in text, "a new data key beside writers: " + text.strip())
+    status, text = look(world, "compact", "--live", "90", "--seal-anew")
+    ok(status == 0 and "given back" in text, "compacted beside writers: " + text.strip())
+    new = world.dir / "new.key"
+    new.write_text("5a" * 32 + "\n")
+    status, text = look(world, "rotate", "--new-key-file", new)
+    ok(status == 0 and "opens with the new key alone" in text, "another key: " + text.strip())
+    world.kill("replicator", signal.SIGTERM)
+    old = world.vault_key.read_text()
+    before = sorted((p.name, p.stat().st_size) for p in (world.dir / "replicator/vault").rglob("*") if p.is_file())
+    status, text = look(world, "check")
+    ok(status != 0 and "not with the key that was given" in text and
+       sorted((p.name, p.stat().st_size) for p in (world.dir / "replicator/vault").rglob("*") if p.is_file()) == before, "with the old one it is refused, and nothing is changed: " + text.strip()[:120])
+    world.start_replicator()
+    world.wait("the replicator refuses it, too", lambda: "not with the key that was given" in (world.dir / "replicator.log").read_text())
+    world.kill("replicator")
+    world.vault_key.write_text(new.read_text())
+    ok(old != world.vault_key.read_text() and look(world, "check")[0] == 0, "with the new one it opens")
+    world.start_replicator()
+    world.wait("and is gone on with", lambda: continuous(world) and world.server()["connected"])
+
+
 def damaged_vault(world, point):
     status, text = look(world, "scrub")
     ok(status == 14 and "corrupt: chunk " in text and f"recovery point {point}, disk" in text, "vault scrub finds the chunk and names the points: " +
@@ -251,6 +304,8 @@ def main():
         synchronise(world)
         follow(world)
         small_writes(world)
+        repaired(world)
+        cared_for(world)
         point, uri = held_point(world)
         restarts(world, point, uri)
         orders(world, point, uri)

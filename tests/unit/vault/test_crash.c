@@ -12,7 +12,8 @@
 #define ROUNDS 12
 
 static char dir[64];
-static const struct vault_options options = {.segment_bytes = 1 << 20, .guard_bytes = 1 << 20};
+static const struct vault_key key = {{7}};
+static struct vault_options options = {.segment_bytes = 1 << 20, .guard_bytes = 1 << 20, .keys = &key}; /* VAULT_SEALED: with the key */
 
 /* What the child says, in order, once it holds. */
 struct word {
@@ -101,8 +102,10 @@ static _Noreturn void child(int fd, uint32_t round)
         memcpy(w.point, p.id, sizeof w.point);
         say(fd, w);
         drop_oldest(v, fd, round);
-        if (step % 6 == 4 && vault_gc(v, NULL, &e) < 0)
+        if (step % 6 == 4 && (step % 4 ? vault_gc(v, NULL, &e) : vault_compact(v, 90, true, NULL, &e)) < 0)
             _exit(5);
+        if (options.key_count && vault_rotate(v, NULL, &e) < 0)
+            _exit(6);
     }
 }
 
@@ -158,7 +161,7 @@ static void look(uint32_t round)
     bool all_hold = true;
 
     if (round % 4 == 3) {
-        ok(vault_rebuild(dir, &e) == 0, "round %u: the index is made anew: %s", round, e.message);
+        ok(vault_rebuild(dir, &options, &e) == 0, "round %u: the index is made anew: %s", round, e.message);
         synced_round = -1; /* that loses the feeds: the next writer may be killed before it has said anything */
     }
     if (!ok(vault_open(dir, &options, &v, &e) == 0, "round %u: it opens: %s", round, e.message))
@@ -216,6 +219,7 @@ int main(void)
     snprintf(dir, sizeof dir, "/tmp/vault-crash.XXXXXX");
     if (!mkdtemp(dir))
         abort();
+    options.key_count = getenv("VAULT_SEALED") != NULL;
     if (getenv("SEED"))
         x = strtoull(getenv("SEED"), NULL, 10);
     printf("# SEED=%llu\n", (unsigned long long)x);

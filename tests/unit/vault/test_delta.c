@@ -1,5 +1,6 @@
-/* test_delta VAULT_READ [SEED]: chunks kept as deltas, against a model that knows what every recovery point holds: through overwriting, expiry, collection, kills,
- * a lost index and damage. VAULT_READ is the reader of the format that shares no code with us. */
+/* test_delta [VAULT_READ VERSION_1 [SEED]]: chunks kept as their new pages, against a model that knows what every recovery point holds: through overwriting, expiry, collection, kills,
+ * a lost index and damage. VAULT_READ is the reader of the format that shares no code with us, VERSION_1 a vault as an older Slipway left it.
+ * With VAULT_SEALED in the environment the vault is encrypted. */
 #include "base/clock.h"
 #include "tap.h"
 #include "vault/vault.h"
@@ -14,6 +15,8 @@
 #define CHUNKS 48
 #define POINTS 24
 
+static const struct vault_key key = {{1, 2, 3}};
+static struct vault_options options = {.segment_bytes = 1 << 20, .guard_bytes = 1, .cache_bytes = 1 << 20, .keys = &key};
 static char dir[64];
 static struct vault *v;
 static struct vault_disk disk;
@@ -43,7 +46,6 @@ static void noise(uint8_t *bytes, size_t size)
 
 static void open_vault(void)
 {
-    const struct vault_options options = {.segment_bytes = 1 << 20, .guard_bytes = 1, .cache_bytes = 1 << 20};
     struct err e = {0};
 
     if (vault_open(dir, &options, &v, &e) < 0 || vault_disk_open(v, "web01", "d", (uint64_t)CHUNKS * CHUNK, &disk, &e) < 0) {
@@ -163,7 +165,10 @@ static void costs(void)
     kept = change(0, 1, &stored);
     ok(kept == 1 && stored > PAGE && stored < PAGE + 256, "one page of it anew costs %llu bytes", (unsigned long long)stored);
     kept = change(0, 1, &stored);
-    ok(kept == 1 && stored <= 2 * PAGE + 256, "one more: %llu bytes, with both pages on the same base", (unsigned long long)stored);
+    ok(kept == 1 && stored <= PAGE + 256, "one more: %llu bytes", (unsigned long long)stored);
+    for (int i = 0; i < 100 && kept == 1; i++)
+        kept = change(0, 1, &stored);
+    ok(kept == 1 && stored > PAGE && stored <= PAGE + 1024, "the hundredth of them: %llu bytes, with the names of all that the others lie in", (unsigned long long)stored);
     kept = change(0, 12, &stored);
     ok(kept == 1 && stored > CHUNK, "many are kept whole: %llu bytes", (unsigned long long)stored);
     memset(held[1], 0, CHUNK);
@@ -182,12 +187,29 @@ static void costs(void)
     ok(vault_store_delta(v, &hash, 1, zeros, &hash, &stored, NULL) == 0, "nor on one that the vault has not");
 }
 
+/* A chunk becomes again what it was at an older point, wholly or in a page: its name comes back. */
+static int go_back(uint64_t chunk)
+{
+    const uint8_t *old = points[roll(point_count)].bytes + chunk * CHUNK;
+    size_t at = roll(VAULT_CHUNK_PAGES) * PAGE;
+    struct vault_hash hash;
+    int kept;
+
+    if (roll(2)) {
+        memcpy(held[chunk], old, CHUNK);
+        return put_whole(chunk);
+    }
+    memcpy(held[chunk] + at, old + at, PAGE);
+    kept = vault_store_delta(v, &name[chunk], 1u << at / PAGE, old + at, &hash, NULL, NULL);
+    return kept == 1 ? map(chunk, &hash) ? 1 : -1 : kept;
+}
+
 static void step(void)
 {
     uint64_t chunk = roll(CHUNKS);
     int kept = 1;
 
-    switch (roll(8)) {
+    switch (roll(10)) {
     case 0:
         noise(held[chunk], CHUNK);
         kept = put_whole(chunk);
@@ -196,6 +218,8 @@ static void step(void)
         memcpy(held[chunk], held[roll(CHUNKS)], CHUNK); /* two places, one name */
         kept = put_whole(chunk);
         break;
+    case 2:
+    case 3: kept = point_count ? go_back(chunk) : 1; break;
     default: kept = change(chunk, 1 + (unsigned)roll(4), NULL);
     }
     if (kept != 1)
@@ -233,20 +257,33 @@ static void rebuild(void)
     bool failed;
 
     vault_close(&v);
-    failed = vault_rebuild(dir, &e) < 0;
+    failed = vault_rebuild(dir, &options, &e) < 0;
     ok(!failed, "the index is made anew from the segments%s%s", failed ? ": " : "", failed ? e.message : "");
     open_vault();
     all_right("with the new index");
 }
 
+/* The option for the reader: the key in a file; the caller frees. */
+static char *key_option(void)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/key", dir);
+    FILE *f = fopen(path, "w");
+
+    for (size_t i = 0; f && i < sizeof key.bytes; i++)
+        fprintf(f, "%02x", key.bytes[i]);
+    if (!f || fclose(f) != 0)
+        abort();
+    return xasprintf("--key-file '%s'", path);
+}
+
 static void other_reader(const char *program)
 {
-    CLEANUP(free_ptr) char *command = NULL;
+    CLEANUP(free_ptr) char *command = NULL, *option = options.key_count ? key_option() : xstrdup("");
     CLEANUP(free_ptr) uint8_t *bytes = xcalloc(1, sizeof held);
     size_t last = point_count - 1;
     FILE *out;
 
-    command = xasprintf("python3 '%s' '%s' read %s d", program, dir, points[last].id);
+    command = xasprintf("python3 '%s' %s '%s' read %s d", program, option, dir, points[last].id);
     vault_close(&v);
     out = popen(command, "r");
     ok(out && fread(bytes, 1, sizeof held, out) == sizeof held && memcmp(bytes, points[last].bytes, sizeof held) == 0,
@@ -305,7 +342,7 @@ static void damaged_base(void)
     ok(damage(&base), "the base is damaged on the disk");
     open_vault();
     failed = !point_holds(last, &e);
-    ok(failed && e.kind == ERR_CORRUPT && strstr(e.message, "base"), "reading the delta fails and names its base: %s", e.message);
+    ok(failed && e.kind == ERR_CORRUPT && strstr(e.message, "a part of chunk"), "reading what lies on it fails and names it: %s", e.message);
     err_clear(&e);
     ok(vault_point_usable(v, points[last].id, &e) < 0 && e.kind == ERR_CORRUPT, "the point is not to be used");
     ok(vault_has(v, &name[7], NULL) == 0, "the delta counts as absent, too");
@@ -320,20 +357,115 @@ static void damaged_base(void)
     ok(!failed, "and the point holds again%s%s", failed ? ": " : "", failed ? e.message : "");
 }
 
+static bool put_page(uint64_t chunk, unsigned page)
+{
+    struct vault_hash hash;
+
+    return vault_store_delta(v, &name[chunk], 1u << page, held[chunk] + page * PAGE, &hash, NULL, NULL) == 1 && map(chunk, &hash);
+}
+
+/* A chunk of which only what others need is left comes again: as a change of another chunk, and what needs it must not lose by that. */
+static void comes_back(void)
+{
+    CLEANUP(free_ptr) uint8_t *left = xmalloc(CHUNK);
+    struct vault_hash left_name;
+    struct err e = {0};
+    bool fine;
+
+    noise(held[20], CHUNK);
+    fine = put_whole(20);
+    noise(held[20] + 3 * PAGE, PAGE);
+    fine = fine && put_page(20, 3);
+    memcpy(left, held[20], CHUNK);
+    left_name = name[20];
+    noise(held[20] + 5 * PAGE, PAGE);
+    fine = fine && put_page(20, 5) && commit() && vault_compact(v, 100, false, NULL, &e) == 0;
+    ok(fine && vault_has(v, &left_name, NULL) == 0, "of a chunk that nothing names only what others need is left%s%s", e.kind ? ": " : "", e.message);
+    memcpy(held[21], left, CHUNK);
+    noise(held[21] + 9 * PAGE, PAGE);
+    fine = put_whole(21);
+    memcpy(held[21] + 9 * PAGE, left + 9 * PAGE, PAGE);
+    fine = fine && put_page(21, 9) && vault_hash_same(&name[21], &left_name) && commit() && vault_compact(v, 100, false, NULL, &e) == 0;
+    ok(fine && point_holds(point_count - 1, &e) && point_holds(point_count - 2, &e), "it comes again, and both hold%s%s", e.kind ? ": " : "", e.message);
+    vault_close(&v);
+    fine = vault_rebuild(dir, &options, &e) == 0;
+    open_vault();
+    ok(fine && point_holds(point_count - 1, &e) && point_holds(point_count - 2, &e), "and with a new index%s%s", e.kind ? ": " : "", e.message);
+}
+
+/* Byte i of page p of chunk c of VERSION_1: its three points; the newest has pages 3 and 6 of chunks 0 and 1 anew. */
+static void old_chunk(size_t chunk, int point, uint8_t *bytes)
+{
+    memset(bytes, 0, CHUNK);
+    for (size_t p = 0; chunk < 3 && p < VAULT_CHUNK_PAGES; p++)
+        for (size_t i = 0; i < PAGE; i++)
+            bytes[p * PAGE + i] = (uint8_t)(chunk * 64 + p * 4 + (i >> 8) + (chunk < 2 && p == 3 && point >= 1 ? 1 : chunk < 2 && p == 6 && point == 2 ? 2 : 0));
+}
+
+static bool old_points_hold(void)
+{
+    static const char *const ids[] = {"20260921T141320000Z-1-cb3d", "20260921T141325000Z-2-cb3d", "20260921T141330000Z-3-cb3d"};
+    uint8_t bytes[CHUNK], wanted[CHUNK];
+
+    for (int point = 0; point < 3; point++)
+        for (size_t chunk = 0; chunk < 4; chunk++) {
+            CLEANUP(vault_image_free) struct vault_image *image = NULL;
+
+            old_chunk(chunk, point, wanted);
+            if (vault_image_open(v, ids[point], "d", &image, NULL) < 0 || vault_image_read(image, bytes, CHUNK, chunk * CHUNK, NULL) < 0 ||
+                memcmp(bytes, wanted, CHUNK) != 0)
+                return false;
+        }
+    return true;
+}
+
+static void version_1(const char *archive)
+{
+    CLEANUP(free_ptr) char *unpack = xasprintf("rm -rf '%s' && mkdir '%s' && tar -xzf '%s' -C '%s' --strip-components=1", dir, dir, archive, dir);
+    uint8_t bytes[CHUNK];
+    struct vault_hash hash;
+    struct err e = {0};
+
+    for (int rebuilt = 0; rebuilt < 2; rebuilt++) {
+        if (system(unpack) != 0 || (rebuilt && vault_rebuild(dir, NULL, &e) < 0) || vault_open(dir, NULL, &v, &e) < 0) {
+            ok(false, "a vault of version 1 opens: %s", e.message);
+            return;
+        }
+        ok(old_points_hold(), "a vault of version 1 reads, %s", rebuilt ? "from its segments alone" : "with its index");
+        if (vault_disk_open(v, "web01", "d", 4 * CHUNK, &disk, &e) < 0)
+            abort();
+        for (size_t i = 0; i < 3; i++) {
+            old_chunk(i, 2, bytes);
+            if (vault_store(v, bytes, NULL, &hash, NULL, &e) < 0 || vault_map(v, &disk, i, &hash, &e) != 1)
+                abort();
+            memset(bytes + 5 * PAGE, 7, PAGE);
+            ok(vault_store_delta(v, &hash, 1u << 5, bytes + 5 * PAGE, &hash, NULL, &e) == 1 && vault_map(v, &disk, i, &hash, &e) == 1, "a page on what it held");
+        }
+        ok(vault_map_zero(v, &disk, 3, 1, &e) == 0 && vault_point_commit(v, "web01", 0, "crash", 0, NULL, &e) == 0 && vault_gc(v, NULL, &e) == 0 && old_points_hold(),
+           "it is gone on with, and the old points hold%s%s", e.kind ? ": " : "", e.message);
+        vault_close(&v);
+    }
+}
+
 int main(int argc, char **argv)
 {
     CLEANUP(free_ptr) char *remove = NULL;
 
-    dice = argc > 2 ? strtoull(argv[2], NULL, 10) * 2 + 1 : UINT64_C(0x9e3779b97f4a7c15);
+    dice = argc > 3 ? strtoull(argv[3], NULL, 10) * 2 + 1 : UINT64_C(0x9e3779b97f4a7c15);
+    options.key_count = getenv("VAULT_SEALED") != NULL;
     snprintf(dir, sizeof dir, "/tmp/slipway-delta.%d", (int)getpid());
     open_vault();
     costs();
     live_on();
+    comes_back();
     rebuild();
     if (argc > 1)
         other_reader(argv[1]);
-    damaged_base();
+    if (!options.key_count) /* it looks for a name in the segments */
+        damaged_base();
     vault_close(&v);
+    if (argc > 2)
+        version_1(argv[2]);
     for (size_t i = 0; i < point_count; i++)
         free(points[i].bytes);
     remove = xasprintf("rm -rf '%s'", dir);

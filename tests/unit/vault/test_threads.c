@@ -1,4 +1,4 @@
-/* Writers, readers, expiry and space recovery beside each other: nothing that is in use goes away. */
+/* Writers, readers, expiry, space recovery and rotation beside each other in an encrypted vault: nothing that is in use goes away. */
 #include "base/clock.h"
 #include "tap.h"
 #include "vault/vault.h"
@@ -26,38 +26,63 @@ static void fail(const char *what, const struct err *e)
     atomic_store(&stop, true);
 }
 
-static void fill(uint8_t bytes[static CHUNK], uint64_t seed)
-{
-    uint64_t x = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+#define ROUNDS 8 /* then they begin again */
 
+/* A chunk at a round: a quarter of its pages is another one than at the round before. A point that mixes rounds shows. Servers share content. */
+static void fill(uint8_t bytes[static CHUNK], uint64_t round, uint64_t chunk)
+{
     memset(bytes, 0, CHUNK);
-    for (size_t i = 0; i + 8 <= CHUNK; i += 64) {
-        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-        memcpy(bytes + i, &x, 8);
+    for (uint64_t page = 0; page < VAULT_CHUNK_PAGES; page++) {
+        uint64_t x = ((round % ROUNDS + page % 4) / 4 % (ROUNDS / 4) * 100000 + chunk * 16 + page) * UINT64_C(0x9e3779b97f4a7c15) + 1;
+
+        for (size_t i = 0; i + 8 <= VAULT_PAGE_BYTES; i += 64) {
+            x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+            memcpy(bytes + page * VAULT_PAGE_BYTES + i, &x, 8);
+        }
     }
 }
 
-/* Every chunk of a point holds the seed of its round, so that a point that mixes rounds shows. Servers share content. */
-static uint64_t seed_of(uint64_t round, uint64_t chunk) { return 1 + round % 16 * 1000 + chunk; }
-
-static int write_round(const struct vault_disk *d, uint64_t round, struct err *e)
+/* The pages that are new, one after the other: which. */
+static uint32_t new_pages(const uint8_t *before, const uint8_t *now, uint8_t *pages)
 {
-    uint8_t bytes[CHUNK];
-    struct vault_hash hash;
+    uint32_t mask = 0;
 
+    for (unsigned i = 0; i < VAULT_CHUNK_PAGES; i++)
+        if (memcmp(before + i * VAULT_PAGE_BYTES, now + i * VAULT_PAGE_BYTES, VAULT_PAGE_BYTES) != 0) {
+            memcpy(pages, now + i * VAULT_PAGE_BYTES, VAULT_PAGE_BYTES);
+            pages += VAULT_PAGE_BYTES;
+            mask |= 1u << i;
+        }
+    return mask;
+}
+
+/* As a session does: new pages over what the map holds; where that is not to be had: ask, send what lacks, map; a chunk that a collection took between is
+ * sent again. 1/0/-1 */
+static int write_chunk(const struct vault_disk *d, uint64_t before_round, uint64_t round, uint64_t chunk, int attempt, struct err *e)
+{
+    uint8_t before[CHUNK], bytes[CHUNK], pages[CHUNK];
+    struct vault_hash hash, near;
+    int kept = 0, has;
+
+    fill(bytes, round, chunk);
+    if (before_round && attempt == 0 && vault_map_get(v, d, chunk, &near, e) == 0) {
+        fill(before, before_round, chunk);
+        kept = vault_store_delta(v, &near, new_pages(before, bytes, pages), pages, &hash, NULL, e);
+    }
+    vault_hash_of(bytes, CHUNK, &hash);
+    has = kept ? kept : attempt ? 0 : vault_has(v, &hash, e);
+    if (has < 0 || (has == 0 && vault_store(v, bytes, &hash, NULL, NULL, e) < 0))
+        return -1;
+    return vault_map(v, d, chunk, &hash, e);
+}
+
+static int write_round(const struct vault_disk *d, uint64_t before, uint64_t round, struct err *e)
+{
     for (uint64_t c = 0; c < CHUNKS; c++) {
         int mapped = 0;
 
-        fill(bytes, seed_of(round, c));
-        vault_hash_of(bytes, CHUNK, &hash);
-        /* As a session does: ask, send what lacks, map; a chunk that a collection took between is sent again. */
-        for (int attempt = 0; attempt < 10 && mapped == 0; attempt++) {
-            int has = attempt ? 0 : vault_has(v, &hash, e);
-
-            if (has < 0 || (has == 0 && vault_store(v, bytes, &hash, NULL, NULL, e) < 0))
-                return -1;
-            mapped = vault_map(v, d, c, &hash, e);
-        }
+        for (int attempt = 0; attempt < 10 && mapped == 0; attempt++)
+            mapped = write_chunk(d, before, round, c, attempt, e);
         if (mapped != 1)
             return mapped < 0 ? -1 : err_set(e, ERR_INTERNAL, "a chunk does not stay");
     }
@@ -70,13 +95,15 @@ static void *writer(void *user)
     struct vault_point p;
     struct vault_disk d;
     struct err e = {0};
+    uint64_t before = 0;
 
     snprintf(server, sizeof server, "s%d", *(int *)user);
     if (vault_disk_open(v, server, "d", CHUNKS * (uint64_t)CHUNK, &d, &e) < 0)
         fail("a disk", &e);
-    for (uint64_t round = (uint64_t)*(int *)user; !atomic_load(&stop); round++) {
-        if (write_round(&d, round, &e) < 0 || vault_point_commit(v, server, 0, "crash", 0, &p, &e) < 0)
+    for (uint64_t round = 800, i = 0; !atomic_load(&stop); round += i++ % 7 < 4 ? 1 : (uint64_t)-1) { /* to and fro: what was dropped just now comes back */
+        if (write_round(&d, before, round, &e) < 0 || vault_point_commit(v, server, 0, "crash", 0, &p, &e) < 0)
             fail("writing", &e);
+        before = round;
         atomic_fetch_add(&points_made, 1);
     }
     return NULL;
@@ -96,12 +123,12 @@ static void read_point(const char *id)
     for (uint64_t c = 0; image && c < CHUNKS && !e.kind; c++) {
         if (vault_image_read(image, bytes, CHUNK, c * CHUNK, &e) < 0)
             fail("reading a point", &e);
-        for (uint64_t r = 0; r < 16 && round == UINT64_MAX; r++) {
-            fill(wanted, seed_of(r, c));
+        for (uint64_t r = 0; r < ROUNDS && round == UINT64_MAX; r++) {
+            fill(wanted, r, c);
             if (memcmp(bytes, wanted, CHUNK) == 0)
                 round = r;
         }
-        fill(wanted, seed_of(round, c));
+        fill(wanted, round, c);
         if (!e.kind && memcmp(bytes, wanted, CHUNK) != 0) {
             err_set(&e, ERR_CORRUPT, "chunk %llu of %s is of another round", (unsigned long long)c, id);
             fail("a point", &e);
@@ -133,7 +160,8 @@ static void *reader(void *user)
 
 static void *collector(void *user)
 {
-    const struct vault_ladder ladder = {.keep_last = 3};
+    const struct vault_ladder ladder = {.keep_last = 1};
+    struct vault_usage usage;
 
     (void)user;
     while (!atomic_load(&stop)) {
@@ -147,8 +175,10 @@ static void *collector(void *user)
                 fail("expiring", &e);
         }
         err_clear(&e);
-        if (vault_gc(v, NULL, &e) < 0)
+        if (atomic_load(&collections) % 3 == 0 ? vault_compact(v, 100, atomic_load(&collections) % 2 == 0, NULL, &e) < 0 : vault_gc(v, NULL, &e) < 0)
             fail("collecting", &e);
+        if (vault_rotate(v, NULL, &e) < 0 || vault_usage(v, &usage, &e) < 0 || vault_forget_damaged(v, NULL, &e) != 0)
+            fail("caring", &e);
         atomic_fetch_add(&collections, 1);
     }
     return NULL;
@@ -158,7 +188,8 @@ static bool enough(void) { return atomic_load(&points_made) > 20 && atomic_load(
 
 int main(void)
 {
-    const struct vault_options options = {.segment_bytes = 512 << 10, .guard_bytes = 1 << 20, .cache_bytes = 2 << 20};
+    const struct vault_key key = {{1}};
+    const struct vault_options options = {.segment_bytes = 512 << 10, .guard_bytes = 1 << 20, .cache_bytes = 2 << 20, .keys = &key, .key_count = 1};
     CLEANUP(vault_report_release) struct vault_report held = {0};
     struct vault_report *report = &held;
     pthread_t threads[WRITERS + 2];

@@ -139,7 +139,7 @@ static void chunks_maps_and_points(void)
     v = open_vault();
     ok(image_holds(v, p.id, "vda", 0, 1) && image_holds(v, p2.id, "vda", 7, 9), "after opening again, too");
     vault_close(&v);
-    is_int(vault_rebuild(dir, &e), 0, "the index can be made anew: %s", e.message);
+    is_int(vault_rebuild(dir, NULL, &e), 0, "the index can be made anew: %s", e.message);
     v = open_vault();
     ok(image_holds(v, p.id, "vda", 7, 2) && image_holds(v, p2.id, "vda", 7, 9) && image_holds(v, p2.id, "vda", 300, 4),
        "with the same points");
@@ -294,7 +294,7 @@ static void space_comes_back(void)
     is_int(vault_point_commit(v, "s", 0, "crash", 0, &p, &e), 0, "and points");
     ok(image_holds(v, p.id, "d", 5, 1001) && image_holds(v, p.id, "d", 6, 1 + 2 * 506), "hold all");
     vault_close(&v);
-    is_int(vault_rebuild(dir, &e), 0, "a rebuild");
+    is_int(vault_rebuild(dir, NULL, &e), 0, "a rebuild");
     v = open_vault();
     is_int(vault_point_get(v, first.id, &first, &e), 0, "brings no dropped point back");
     is_int(vault_point_get(v, keep.id, &keep, &e), 1, "and loses none");
@@ -347,9 +347,9 @@ static bool flip_chunk(const struct vault_hash *hash)
         found = memmem(b.data, b.size_bytes, hash->bytes, VAULT_HASH_SIZE);
         if (found) {
             int fd = open(path, O_WRONLY);
-            uint8_t byte = found[48 + 1000] ^ 4; /* the header has 48 bytes from the hash on, then the payload */
+            uint8_t byte = found[48 + 10] ^ 4; /* the header has 48 bytes from the hash on, then the payload */
 
-            flipped = pwrite(fd, &byte, 1, (char *)found - b.data + 48 + 1000) == 1;
+            flipped = pwrite(fd, &byte, 1, (char *)found - b.data + 48 + 10) == 1;
             close(fd);
         }
     }
@@ -412,6 +412,49 @@ static bool flip_seed(uint64_t seed)
     fill(bytes, seed);
     vault_hash_of(bytes, CHUNK, &hash);
     return flip_chunk(&hash);
+}
+
+/* What was found damaged leaves the maps: a chunk is wanted again, a map's node is made again. */
+static void damage_is_repaired(void)
+{
+    CLEANUP(vault_close) struct vault *v = NULL;
+    CLEANUP(vault_report_release) struct vault_report report = {0};
+    CLEANUP(free_ptr) char *servers = NULL, *none = NULL;
+    struct vault_hash name;
+    struct vault_disk d;
+    struct vault_point p, next;
+    struct err e = {0};
+
+    fresh_dir();
+    v = open_vault();
+    vault_disk_open(v, "s", "d", 300 * (uint64_t)CHUNK, &d, &e);
+    vault_map_zero(v, &d, 0, 300, &e);
+    for (uint64_t i = 0; i < 300; i += 10)
+        put(v, &d, i, 2 * i + 1, &e);
+    is_int(vault_point_commit(v, "s", 0, "crash", 0, &p, &e), 0, "a point");
+    is_int(vault_forget_damaged(v, &none, &e), 0, "without damage nothing is forgotten");
+    ok(flip_seed(2 * 20 + 1) && vault_scrub(v, NULL, NULL, &report, &e) == 0 && report.finding_count == 2, "a chunk is damaged, and found");
+    is_int(vault_forget_damaged(v, &servers, &e), 1, "its place is forgotten: %s", e.message);
+    ok(servers && strcmp(servers, "s\n") == 0, "and its server named");
+    ok(vault_map_get(v, &d, 20, &name, &e) == 0 && vault_hash_is_unknown(&name) && vault_disk_open(v, "s", "d", d.size_bytes, &d, &e) == 0 && d.known_count == 299,
+       "it is unknown, and counted so");
+    is_int(vault_point_commit(v, "s", 0, "crash", 0, &next, &e), -1, "no point is made over it: %s", e.message);
+    is_int(vault_forget_damaged(v, NULL, &e), 0, "nothing more is to be done");
+    ok(put(v, &d, 20, 2 * 20 + 1, &e) == 0 && vault_point_commit(v, "s", 0, "crash", 0, &next, &e) == 0, "it comes again, and a point is made");
+    ok(vault_point_usable(v, p.id, &e) == 0 && image_holds(v, p.id, "d", 20, 41) && image_holds(v, next.id, "d", 20, 41), "both points hold");
+    vault_close(&v);
+    ok(flip_chunk(&p.disks[0].root), "the root of the map is damaged");
+    v = open_vault();
+    err_clear(&e);
+    ok(vault_scrub(v, NULL, NULL, &report, &e) == 0 && report.finding_count == 3 && vault_point_usable(v, p.id, NULL) < 0, "which is found, and the points are not to be used");
+    is_int(vault_forget_damaged(v, NULL, &e), 1, "the map is to be made again: %s", e.message);
+    is_int(vault_disk_open(v, "s", "d", 300 * (uint64_t)CHUNK, &d, &e), 0, "the disk");
+    is_int((long long)d.known_count, 300, "everything is known");
+    is_int(vault_point_commit(v, "s", 0, "crash", 0, &next, &e), 0, "the next point makes it: %s", e.message);
+    ok(vault_hash_same(&next.disks[0].root, &p.disks[0].root), "the same map");
+    ok(vault_point_usable(v, p.id, &e) == 0 && image_holds(v, p.id, "d", 20, 41) && image_holds(v, next.id, "d", 290, 581), "and all points hold");
+    ok(vault_scrub(v, NULL, NULL, &report, &e) == 0 && report.finding_count == 0, "scrub finds nothing any more");
+    remove_dir();
 }
 
 /* 64 chunks fill segments; all but every eighth are replaced, and the point of before is dropped: the segments are sparse. */
@@ -487,6 +530,7 @@ int main(void)
     space_comes_back();
     ladder_thins();
     damage_is_named();
+    damage_is_repaired();
     damage_keeps_no_space();
     one_process_only();
     return tap_done();
