@@ -18,7 +18,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
 import tap  # pylint: disable=wrong-import-position
-from replicated import MIB, Refused, World, continuous, run  # pylint: disable=wrong-import-position
+from replicated import MIB, World, continuous, run  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
 LIMIT = 1 * MIB
@@ -243,7 +243,7 @@ def main():
         world.disk(96 * MIB)
         for part in (first_sync, stopped, snapshot, paused, outrun, narrow, grown, rivals, untracked):
             part(world)
-    except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
+    except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
         ok(False, f"{type(reason).__name__}: {reason}")
     finally:
         world.close()
