@@ -151,6 +151,7 @@ int engine_advance_pass(struct agent *a)
     }
     if (a->pass == PASS_DRAINING && a->acked >= a->pass_watermark) {
         a->pass = PASS_DONE;
+        a->pass_ended = true;
         a->rescan_pass = false;
         a->synced_at_us = clock_monotonic_us();
     }

@@ -201,6 +201,7 @@ struct agent {
     int64_t waiting_bytes;    /* that marks in the kernel name */
     bool outlook_void;        /* counters began anew */
     bool rate_void;           /* the limit has changed */
+    bool pass_ended;          /* and the reporter has not seen it */
     struct outlook outlook;   /* the reporter's */
     double weights[SPENT_COUNT]; /* the reporter's: spent_us, of late */
     int64_t weighed_us[SPENT_COUNT];

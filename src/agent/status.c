@@ -30,7 +30,9 @@ static void look_out(struct agent *a, int64_t now_us, int64_t lag_us)
         outlook_reset(&a->outlook);
     else if (a->rate_void)
         outlook_forget_rate(&a->outlook, now_us);
-    a->outlook_void = a->rate_void = false;
+    else if (a->pass_ended)
+        outlook_end_pass(&a->outlook, now_us);
+    a->outlook_void = a->rate_void = a->pass_ended = false;
     if (a->taking_marks) /* the next second tells */
         return;
     if (a->tracker)

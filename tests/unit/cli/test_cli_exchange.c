@@ -155,6 +155,8 @@ static ssize_t events_read(void *user, char *bytes, size_t size)
     static const char text[] =
         ": hello\n\nid: 5\r\nevent: wave.changed\r\ndata: {\"id\":5,\"at\":\"2027-01-01T00:00:00.000Z\",\r\n"
         "data: \"actor\":\"user:anna\",\"kind\":\"wave.changed\",\"entity_id\":\"w1\",\"data\":{}}\r\n\r\n"
+        "event: server.replication\r\ndata: {\"at\":\"2027-01-01T00:00:01.000Z\",\"actor\":\"replicator:r1\",\"kind\":\"server.replication\",\"entity_id\":\"db01\",\"data\":"
+        "{\"fields\":{\"state\":{\"before\":\"CONTINUOUS\",\"after\":\"BACKLOG\"},\"cause\":{\"before\":null,\"after\":\"limit_too_low\"}}}}\r\n\r\n"
         "event: replication\r\ndata: {\"server\":\"db01\",\"state\":\"BACKLOG\",\"backlog_bytes\":314572800,\"rate_bytes_per_s\":1000000,\"eta\":\"never\","
         "\"cause\":{\"text\":\"the limit\",\"advice\":\"raise it\"}}\r\n\r\n";
     bool *sent = user;
@@ -381,6 +383,7 @@ static void shows_replication(void)
     is_int(SLIPWAY("server", "list", "--wave", "behind"), 0, "the list of servers");
     ok(strstr(out_text, "limit_too_low") && strstr(out_text, "never"), "names the cause");
     is_int(SLIPWAY("watch", "--replication"), 4, "watching");
+    ok(strstr(out_text, "server.replication  db01  state: CONTINUOUS → BACKLOG, cause: - → limit_too_low  by replicator:r1"), "a change of state says from what to what");
     ok(strstr(out_text, "db01  BACKLOG  backlog 300 MiB  churn -  rate 8.0 Mbit/s  lag -  caught up in never") && strstr(out_text, "    why: the limit\n    do:  raise it\n"),
        "tells it as it changes");
 }
