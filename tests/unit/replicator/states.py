@@ -103,7 +103,7 @@ def first_sync(world):
             seen.add("held up by the " + server["bottleneck"])
         return continuous(world)
     world.wait("the first sync ends", synced, 120)
-    ok({"INITIAL_SYNC", "ETA", "CONTINUOUS", "held up by the source"} <= seen, f"it said so, how long it takes, and that reading is what holds it up: {sorted(seen)}")
+    ok({"INITIAL_SYNC", "ETA", "CONTINUOUS", "held up by the limit"} <= seen, f"it said so, how long it takes, and that a limit is what holds it up: {sorted(seen)}")
     server = world.server()
     ok(server["cause"] is None and server["eta"] is None and server["bottleneck"] is None, "all is well: no cause: " + words(server))
 
