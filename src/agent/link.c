@@ -253,6 +253,7 @@ static void resume(struct agent *a)
         a->rescan_pass = whole;
         a->reported_ack = 0;
     }
+    a->paused = false; /* the replicator says it again where it still holds */
     a->window = (uint64_t)a->welcome->window_offers;
     link_limit(a, &(struct wire_limit){.value = a->welcome->limit_bytes_per_s});
     a->send_pace.free_us = 0;

@@ -250,7 +250,7 @@ static int order(struct talk *t, const json_t *q, unsigned type, struct peer **o
     }
     p->paused = type == WIRE_PAUSE || (type == WIRE_DETACH && p->paused);
     p->detached = type == WIRE_DETACH;
-    connected = p->session != NULL;
+    connected = p->session && p->greeted; /* before, its session tells it with the standing orders */
     pthread_mutex_unlock(&p->lock);
     *out = p;
     if (peers_save(t->r, e) < 0)

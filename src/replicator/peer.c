@@ -155,7 +155,7 @@ int peer_send(struct peer *p, unsigned type, const void *message, size_t size, s
     int result;
 
     pthread_mutex_lock(&p->lock);
-    s = p->session;
+    s = p->greeted ? p->session : NULL;
     p->session_users += s != NULL;
     pthread_mutex_unlock(&p->lock);
     if (!s)

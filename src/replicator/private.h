@@ -81,6 +81,7 @@ struct peer {
     pthread_mutex_t lock; /* guards all below; r->lock is never taken under it */
     pthread_cond_t changed;
     struct session *session; /* NULL: not connected */
+    bool greeted;            /* its agent has WELCOME and the standing orders: others may be sent */
     unsigned session_users;  /* who is sending over it: it isn't freed before they are done */
     struct wire_hello hello;
     struct wire_status status;

@@ -736,6 +736,12 @@ static void test_backlog(struct fake *f)
     wire_conn_cut(f->conn);
     pthread_mutex_unlock(&f->lock);
     ok(fake_wait_state(f, "CONTINUOUS", 30000) && wait_backlog(f, 0, 0, 0), "over a new link they are acknowledged");
+    fake_send(f, WIRE_PAUSE, &order, sizeof order);
+    ok(fake_wait_state(f, "PAUSED", 10000), "paused once more");
+    pthread_mutex_lock(&f->lock);
+    wire_conn_cut(f->conn);
+    pthread_mutex_unlock(&f->lock);
+    ok(fake_wait_state(f, "CONTINUOUS", 30000), "a new link on which nobody says so is not paused");
     ok(f->status.rate_bytes_per_s > 0 && f->status.churn_bytes_per_s >= 0, "and a rate is known: %lld", (long long)f->status.rate_bytes_per_s);
     is_str(f->status.bottleneck, "", "nothing holds it up");
     free(block);
