@@ -48,7 +48,7 @@ static bool point_is_due(struct peer *p)
         *s = (struct slot){0}; /* never answered */
     due = p->session && p->has_status && !p->paused && !p->detached && !p->status.held && !s->busy &&
           (strcmp(p->status.state, "CONTINUOUS") == 0 || strcmp(p->status.state, "BACKLOG") == 0) &&
-          now_us - p->last_try_us >= settings_point_interval_us(p);
+          (!p->last_try_us || now_us - p->last_try_us >= settings_point_interval_us(p));
     if (due)
         p->last_try_us = now_us;
     pthread_mutex_unlock(&p->lock);
