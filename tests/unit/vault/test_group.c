@@ -14,7 +14,8 @@
 
 static char dir[64];
 static const char *const servers[SERVERS] = {"app01", "db01", "web01"};
-static const struct vault_options options = {.segment_bytes = 512 << 10, .guard_bytes = 1 << 20};
+static const struct vault_key key = {{9}};
+static struct vault_options options = {.segment_bytes = 512 << 10, .guard_bytes = 1 << 20, .keys = &key}; /* VAULT_SEALED: with the key */
 
 static struct vault *open_vault(void)
 {
@@ -116,9 +117,15 @@ static const char *reader; /* tools/vault_read.py: the format by another's eyes 
 
 static int points_read(void)
 {
-    CLEANUP(free_ptr) char *command = xasprintf("%s %s points", reader, dir);
-    FILE *out = popen(command, "re");
+    CLEANUP(free_ptr) char *path = xasprintf("%s/key", dir), *command = NULL;
+    FILE *file = fopen(path, "we"), *out;
     int count = 0;
+
+    for (size_t i = 0; file && i < sizeof key; i++)
+        fprintf(file, "%02x", ((const uint8_t *)&key)[i]);
+    MUST(file && fclose(file) == 0);
+    command = options.key_count ? xasprintf("%s --key-file %s %s points", reader, path, dir) : xasprintf("%s %s points", reader, dir);
+    out = popen(command, "re");
 
     for (int c; out && (c = fgetc(out)) != EOF;)
         count += c == '\n';
@@ -155,7 +162,7 @@ static void all_or_none(void)
     ok(vault_group_get(v, g.id, &got, &e) == 1 && got.count == SERVERS && got.window_us == 321 && strcmp(got.name, "shop") == 0 &&
        strcmp(got.points[1].server, "db01") == 0, "the group is told");
     vault_close(&v);
-    is_int(vault_rebuild(dir, NULL, &e), 0, "a rebuild");
+    is_int(vault_rebuild(dir, &options, &e), 0, "a rebuild");
     v = open_vault();
     for (int i = 0; i < SERVERS; i++)
         ok(visible(v, i) == 1 && holds_round(v, g.points[i].id, i, 2), "brings what was committed, and nothing that was only staged");
@@ -163,7 +170,7 @@ static void all_or_none(void)
     is_int(vault_point_drop(v, g.points[0].id, &e), 0, "one is dropped");
     is_int(vault_group_get(v, g.id, &got, &e), 1, "the group stays for the others");
     vault_close(&v);
-    is_int(vault_rebuild(dir, NULL, &e), 0, "a rebuild");
+    is_int(vault_rebuild(dir, &options, &e), 0, "a rebuild");
     v = open_vault();
     is_int(points_read(), 2, "another reader sees two");
     ok(visible(v, 0) == 0 && visible(v, 1) == 1 && visible(v, 2) == 1, "brings the dropped one not back");
@@ -200,7 +207,7 @@ static void space_is_kept(void)
     is_int(report.finding_count, 0, "finds nothing: %s", report.finding_count ? report.findings[0].text : "");
     is_int(vault_gc(v, &freed, &e), 0, "and again");
     vault_close(&v);
-    is_int(vault_rebuild(dir, NULL, &e), 0, "a rebuild");
+    is_int(vault_rebuild(dir, &options, &e), 0, "a rebuild");
     v = open_vault();
     for (int i = 0; i < SERVERS; i++)
         ok(holds_round(v, g.points[i].id, i, 1), "finds it, too");
@@ -336,7 +343,7 @@ static void killed(void)
         before = count;
         if (kill_number % 5 == 4) {
             vault_close(&v);
-            MUST(vault_rebuild(dir, NULL, &e) == 0);
+            MUST(vault_rebuild(dir, &options, &e) == 0);
             v = open_vault();
             rebuilt += groups_are_whole(v, &count, false) && count == before;
         }
@@ -351,6 +358,7 @@ static void killed(void)
 int main(int argc, char **argv)
 {
     MUST(argc == 2);
+    options.key_count = getenv("VAULT_SEALED") != NULL;
     reader = argv[1];
     all_or_none();
     space_is_kept();
