@@ -158,6 +158,8 @@ static void say_limit(const struct cause_facts *f, struct buf *out)
 static void say_limited_by(const struct cause_facts *f, struct buf *out)
 {
     buf_puts(out, ", held up by");
+    if (!f->status->limit_bytes_per_s)
+        buf_puts(out, " a limit on reading the source's disks, or on its processors (read_bytes_per_s, cpu_percent)");
     say_limit(f, out);
 }
 

@@ -144,6 +144,8 @@ static void test_limit(void)
     is_cause(&f, "catching_up", "warning", "an unknown amount are written anew");
     f.limit_said_bytes_per_s = 900000;
     is_cause(&f, "catching_up", "warning", "set in Slipway");
+    status.limit_bytes_per_s = 0;
+    is_cause(&f, "catching_up", "warning", "held up by a limit on reading the source's disks, or on its processors (read_bytes_per_s, cpu_percent); it has caught up");
     is_str(cause_bottleneck(&f), "limit", "by the limit");
 }
 
