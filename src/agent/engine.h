@@ -203,7 +203,7 @@ struct agent {
     uint64_t take_watermark;
     int64_t next_scan_us, next_disk_check_us;
     int64_t scan_us;         /* how long reading everything took, where writes can't be followed; 0: not known */
-    int64_t scan_begin_us;
+    int64_t scan_begin_read; /* bytes_read when the scan began */
     struct err trouble;      /* a disk can't be read, …: for a minute the state is STALLED */
     int64_t trouble_us;
     struct note note;

@@ -32,6 +32,9 @@ int tracker_look(const struct track_disk *disk, struct track_followed *f, struct
 uint64_t tracker_programs_hash(void);
 /* Sectors by the kernel's statistics now: TRACK_WRITES_UNKNOWN where it keeps none. */
 uint64_t tracker_sectors_by_stat(const char *name);
+/* Whether the kernel has what is needed: 0, or -1 with all that is missing. absent: a bit for each of its needs that a test takes away. */
+#define TRACKER_NEEDS 4
+int tracker_needs(unsigned absent, struct err *e);
 int tracker_fail(struct err *e, int reason, const char *what);
 
 static inline const struct track_balance *tracker_balance(const struct track_followed *f) { return &f->balance[f->newest & 1]; }

@@ -107,11 +107,9 @@ static struct track_bpf *open_programs(struct err *e)
 {
     struct track_bpf *bpf;
 
-    if (!file_exists("/sys/kernel/btf/vmlinux")) {
-        err_set(e, ERR_UNSUPPORTED, "this kernel does not describe its types (no /sys/kernel/btf/vmlinux)");
-        return NULL;
-    }
     libbpf_set_print(quiet);
+    if (tracker_needs(0, e) < 0)
+        return NULL;
     bpf = track_bpf__open();
     if (!bpf)
         tracker_fail(e, errno, "can't open the tracker's program");

@@ -1,4 +1,4 @@
-/* The tracker that lives on: marks while nobody holds it, refuses what doesn't fit, and loses nothing when whoever takes marks is killed, at any of its instructions. */
+/* What the tracker needs of the kernel; and the tracker that lives on: marks while nobody holds it, refuses what doesn't fit, and loses nothing when whoever takes marks is killed, at any of its instructions. */
 #include "track/private.h"
 #include "loopdev.h"
 #include "tap.h"
@@ -188,6 +188,21 @@ static void test_killed_anywhere(void)
     MUST(track_forget(folder, &e) == 0);
 }
 
+/* A kernel without what is needed is simulated: each need is taken away. */
+static void test_needs(void)
+{
+    static const char *const says[TRACKER_NEEDS] = {"CONFIG_BPF_SYSCALL", "/sys/kernel/btf/vmlinux", "5.5", "5.12"};
+    struct err e = {0};
+
+    is_int(tracker_needs(0, &e), 0, "this kernel has what is needed: %s", e.message);
+    for (unsigned i = 0; i < TRACKER_NEEDS; i++) {
+        err_clear(&e);
+        ok(tracker_needs(1u << i, &e) < 0 && e.kind == ERR_UNSUPPORTED && strstr(e.message, says[i]), "without one: %s", e.message);
+    }
+    err_clear(&e);
+    ok(tracker_needs((1u << TRACKER_NEEDS) - 1, &e) < 0 && strstr(e.message, says[0]) && strstr(e.message, says[TRACKER_NEEDS - 1]), "without all of it all is named");
+}
+
 int main(void)
 {
     char images[] = "/dev/shm/slipway-keep.XXXXXX";
@@ -201,6 +216,7 @@ int main(void)
     snprintf(folder, sizeof folder, "/sys/fs/bpf/slipway-keep-%d", getpid());
     disk.size_bytes = SIZE;
     snprintf(disk.name, sizeof disk.name, "%s", l.name);
+    test_needs();
     test_lives_on();
     test_refused();
     test_balance_over_the_time_between();
