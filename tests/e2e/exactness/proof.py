@@ -120,7 +120,7 @@ class Proof(Place):
         self.seed, self.random, self.program = seed, random.Random(seed), agent
         self.faults, self.counts = [], {"compared": 0, "identical": 0, "checked_filesystems": 0, "in_flight": 0, "torn_in_flight": 0, "refused": 0,
                                     "agents_killed": 0}
-        self.plan, self.slow, self.doom = [], None, None
+        self.plan, self.slow, self.doom, self.events = [], None, None, EVENTS
         self.kept = pathlib.Path(f"/sys/fs/bpf/slipway-proof-{os.getpid()}")
 
     # ---- what it is made of ----
@@ -209,7 +209,7 @@ class Proof(Place):
     def strike(self):
         """An event, where one is due."""
         if not self.plan:
-            self.plan = EVENTS + [None] * (EVENTS_EVERY // (1 if self.counts["compared"] else 2) - len(EVENTS))
+            self.plan = self.events + [None] * (EVENTS_EVERY // (1 if self.counts["compared"] else 2) - len(self.events))
             self.random.shuffle(self.plan)
         event = self.plan.pop()
         if event == "link":
