@@ -2,6 +2,8 @@
 what stands on them: `sys.path` must hold tests/. Needs root."""
 import hashlib
 import os
+import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -49,8 +51,12 @@ class World(ends.Ends):
     def start_replicator(self, *more):
         self.start("replicator", *self.replicator_words("--point-interval", "1s", "--vault-key-file", self.vault_key, "--make-vault-key", *more), env={**os.environ, "SLIPWAY_LOG": "text"})
 
+    def kept(self, folder):
+        """Where an agent's tracker lives on: names of a BPF filesystem have no dots."""
+        return pathlib.Path("/sys/fs/bpf") / f"{self.dir.name.replace('.', '-')}-{folder}"
+
     def start_agent(self, server="web01", folder="agent-web01", loop=None, **settings):
-        self.start(f"agent-{server}", *self.agent_words(server, [loop or self.loop], folder, **{"freeze_budget_ms": 2000, **settings}), env={**os.environ, "SLIPWAY_LOG": "text"})
+        self.start(f"agent-{server}", *self.agent_words(server, [loop or self.loop], folder, **{"freeze_budget_ms": 2000, "tracker_dir": str(self.kept(folder)), **settings}), env={**os.environ, "SLIPWAY_LOG": "text"})
 
     def refusal(self, verb, **more):
         try:
@@ -79,6 +85,8 @@ class World(ends.Ends):
     def close(self):
         for name in list(self.processes):
             self.kill(name)
+        for kept in pathlib.Path("/sys/fs/bpf").glob(str(self.kept("*").name)):
+            shutil.rmtree(kept)
         for mounted in filter(os.path.ismount, (self.mounted or "", self.dir / "replicator")):
             subprocess.run(["umount", mounted], check=False)
         if self.loop:

@@ -18,5 +18,7 @@ int agent_run(const struct agent_config *c, const atomic_bool *stop, struct err 
 int agent_csr(const char *folder, const char *server, struct buf *csr_pem, struct err *e);
 /* pem: the agent's certificate, then the CA's. Both are checked against the key, then written to folder/cert.pem and folder/ca.pem. */
 int agent_install_certificate(const char *folder, const char *pem, struct err *e);
+/* Ends the tracker that an agent left there for the next one. 0 where there is none, too. */
+int agent_forget_tracker(const char *tracker_dir, struct err *e);
 /* Thaws what an agent that was killed left frozen (AGENT_RUNTIME_DIR/frozen names it). The count of filesystems thawed. */
 int agent_thaw_left(const char *runtime_dir);

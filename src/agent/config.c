@@ -47,7 +47,7 @@ struct text {
     bool needed;
 };
 #define WORD(member, need) {#member, offsetof(struct agent_config, member), sizeof ((struct agent_config *)0)->member, need}
-static const struct text texts[] = {WORD(server, true), WORD(replicator_address, true), WORD(runtime_dir, false),
+static const struct text texts[] = {WORD(server, true), WORD(replicator_address, true), WORD(runtime_dir, false), WORD(tracker_dir, false),
                                     WORD(before_freeze, false), WORD(after_thaw, false)};
 
 /* Every fault is added to this one message. */
@@ -158,6 +158,9 @@ static void read_all(json_t *object, struct agent_config *c, struct buf *faults)
         if (!is_known(name))
             fault(faults, "there is no setting \"%s\"", name);
     read_numbers(object, c, faults);
+    /* An agent with a place of its own (a test's) must not take over the machine's. */
+    if (!json_object_get(object, "runtime_dir"))
+        snprintf(c->tracker_dir, sizeof c->tracker_dir, AGENT_TRACKER_DIR);
     read_texts(object, c, faults);
     read_disks(json_object_get(object, "disks"), c, faults);
     read_proxy(json_object_get(object, "proxy"), c, faults);

@@ -6,6 +6,7 @@
 #include "base/proxy.h"
 
 #define AGENT_FOLDER "/etc/slipway-agent"
+#define AGENT_TRACKER_DIR "/sys/fs/bpf/slipway-agent"
 
 struct agent_config {
     char folder[256];                   /* where key, certificate and CA are */
@@ -26,6 +27,7 @@ struct agent_config {
     int64_t memory_bound_mib;           /* all that the agent takes: 128 */
     int64_t rescan_interval_s;          /* between scans where changes can't be followed: 300 */
     bool rescan_only;                   /* "tracker": "rescan": don't try eBPF */
+    char tracker_dir[256];              /* where the tracker is kept for the agent after this one; "": it is not */
     char before_freeze[256];            /* programs run around a freeze; "": none. One that fails stops the point */
     char after_thaw[256];
 };

@@ -107,7 +107,8 @@ int engine_take(struct agent *a, struct err *e)
             todo_all(a, i);
             pthread_mutex_lock(&a->lock);
             a->rescan_pass |= a->pass == PASS_DONE; /* the replicator has all, as it was */
-            a->pass = PASS_RUNNING;
+            a->kept->rescan_pass = a->rescan_pass;
+            engine_set_pass(a, PASS_RUNNING);
             note_set(a, "marks_lost", "disk %s is read again: %.300s", d->info.name, e->message);
             pthread_mutex_unlock(&a->lock);
             a->next_disk_check_us = 0;
@@ -139,6 +140,12 @@ int engine_fill_all(struct agent *a, int64_t deadline_us, struct err *e)
     return result;
 }
 
+void engine_set_pass(struct agent *a, enum pass pass)
+{
+    a->pass = pass;
+    a->kept->pass_done = pass == PASS_DONE;
+}
+
 /* The pass over every chunk is done when nothing is to do and what was offered is acknowledged. 1 when it is done. */
 int engine_advance_pass(struct agent *a)
 {
@@ -146,33 +153,43 @@ int engine_advance_pass(struct agent *a)
 
     pthread_mutex_lock(&a->lock);
     if (a->pass == PASS_RUNNING && !todo_total(a)) {
-        a->pass = PASS_DRAINING;
+        engine_set_pass(a, PASS_DRAINING);
         a->pass_watermark = a->next_number - 1;
     }
     if (a->pass == PASS_DRAINING && a->acked >= a->pass_watermark) {
-        a->pass = PASS_DONE;
+        engine_set_pass(a, PASS_DONE);
+        a->rescan_pass = a->kept->rescan_pass = false;
         a->pass_ended = true;
-        a->rescan_pass = false;
-        a->synced_at_us = clock_monotonic_us();
+        a->synced_at_us = a->kept->synced_at_us = clock_monotonic_us();
     }
     done = a->pass == PASS_DONE;
     pthread_mutex_unlock(&a->lock);
     return done;
 }
 
+/* What going by checksums costs the source is said each time. */
+static void end_scan(const struct agent *a, int64_t scan_us)
+{
+    log_info("all disks were read for what has changed: %lld MiB in %lld ms",
+             (long long)((atomic_load(&a->bytes_read) - a->scan_begin_read) >> 20), (long long)(scan_us / US_PER_MS));
+}
+
 /* Takes marks when all that were taken before are on their way; so the map's age is known: everything that had completed by
  * synced_at_us is acknowledged. */
 static void take_regularly(struct agent *a)
 {
-    int64_t now_us = clock_monotonic_us();
+    int64_t now_us = clock_monotonic_us(), scanned = 0;
     struct err e = {0};
 
     pthread_mutex_lock(&a->lock);
     if (a->take_watermark_us && a->acked >= a->take_watermark && !todo_total(a)) {
-        a->synced_at_us = a->take_watermark_us;
+        a->synced_at_us = a->kept->synced_at_us = a->take_watermark_us;
+        scanned = !a->tracker ? now_us - a->take_watermark_us : 0;
         a->take_watermark_us = 0;
     }
     pthread_mutex_unlock(&a->lock);
+    if (scanned)
+        end_scan(a, scanned);
     if (a->pass != PASS_DONE || todo_total(a) || now_us - a->last_take_us < TAKE_INTERVAL_US || a->take_watermark_us)
         return;
     a->last_take_us = now_us;
@@ -181,6 +198,7 @@ static void take_regularly(struct agent *a)
     if (!a->tracker && now_us >= a->next_scan_us) {
         for (int i = 0; i < a->disk_count; i++)
             todo_all(a, i);
+        a->scan_begin_read = atomic_load(&a->bytes_read);
         a->next_scan_us = now_us + a->config->rescan_interval_s * US_PER_S;
     }
     if (!a->tracker && !todo_total(a))
@@ -224,9 +242,10 @@ static int open_disk(struct agent *a, int disk, struct err *e)
     d->chunk_count = track_chunks(d->info.size_bytes);
     d->request_bytes = disks_request_bytes(d->info.name);
     d->todo = bits_new(d->chunk_count, blocks_of(a, d->chunk_count));
-    if (!a->tracker)
+    if (a->tracker)
+        d->kept_todo = track_todo(a->tracker, disk);
+    else
         d->sums = track_sums_new(d->chunk_count);
-    todo_all(a, disk);
     return 0;
 }
 
@@ -247,8 +266,8 @@ static int new_epoch(struct agent *a, struct err *e)
         return err_set(e, ERR_INTERNAL, "there are no random bytes");
     pthread_mutex_lock(&a->lock);
     hash_hex(random, sizeof random, a->epoch);
-    a->pass = PASS_RUNNING;
-    a->reported_ack = 0;
+    engine_set_pass(a, PASS_RUNNING);
+    a->reported_ack = a->kept->reported_ack = 0;
     a->take_watermark_us = 0;
     a->outlook_void = true;
     pthread_mutex_unlock(&a->lock);
@@ -261,36 +280,15 @@ static void set_tracker(struct agent *a, struct tracker *t, const char *reason)
     pthread_mutex_lock(&a->lock);
     a->tracker = t;
     snprintf(a->tracker_reason, sizeof a->tracker_reason, "%.250s", reason);
+    a->kept = t ? track_memory(t) : a->own_kept;
     pthread_mutex_unlock(&a->lock);
 }
 
-/* Attaches the tracker before anything is read. Where it can't be, says why once and goes on by checksums. */
-static void attach(struct agent *a, const struct disk *disks, int count)
-{
-    struct track_disk tracked[LIMIT_DISKS_PER_SERVER] = {0};
-    CLEANUP(track_close) struct tracker *old = a->tracker;
-    struct tracker *t = NULL;
-    struct err e = {0};
-
-    set_tracker(a, NULL, "the setting tracker is rescan");
-    if (a->config->rescan_only)
-        return;
-    for (int i = 0; i < count; i++) {
-        memcpy(tracked[i].name, disks[i].name, sizeof tracked[i].name);
-        tracked[i].size_bytes = disks[i].size_bytes;
-    }
-    if (track_open(tracked, count, &t, &e) < 0)
-        log_warn("changes can't be followed, so disks are compared by checksum every %lld s: %s", (long long)a->config->rescan_interval_s,
-                 e.message);
-    set_tracker(a, t, e.message);
-}
-
 /* What there is memory for. Buffers and workers stay as they were made at the start. */
-static int plan_memory(struct agent *a, const struct disk *disks, int count, struct err *e)
+static int plan_for(const struct agent *a, const struct disk *disks, int count, bool tracked, bool kept, struct memory_plan *plan, struct err *e)
 {
     struct agent_config c = *a->config;
-    struct memory_wants w = {.disk_count = count, .tracked = a->tracker != NULL, .cores = (int)sysconf(_SC_NPROCESSORS_ONLN)};
-    struct memory_plan plan;
+    struct memory_wants w = {.disk_count = count, .tracked = tracked, .kept = kept, .cores = (int)sysconf(_SC_NPROCESSORS_ONLN)};
 
     for (int i = 0; i < count; i++) {
         w.disk_bytes += disks[i].size_bytes;
@@ -300,30 +298,86 @@ static int plan_memory(struct agent *a, const struct disk *disks, int count, str
         c.memory_mib = (int64_t)a->batch_count * (int64_t)BATCH_BYTES >> 20;
         w.cores = a->worker_count;
     }
-    if (memory_plan(&c, &w, &plan, e) < 0)
+    if (memory_plan(&c, &w, plan, e) < 0)
         return -1;
-    if (a->batch_count && plan.buffers_bytes < (int64_t)a->batch_count * (int64_t)BATCH_BYTES)
+    if (a->batch_count && plan->buffers_bytes < (int64_t)a->batch_count * (int64_t)BATCH_BYTES)
         return err_set(e, ERR_LIMIT, "the disks have grown: there is too little memory for them beside the buffers. Restart the agent, or set memory_bound_mib higher");
-    if (plan.buffers_bytes < c.memory_mib << 20)
-        log_warn("%lld MiB of buffers, not %lld: the disks need the rest of the %lld MiB that memory_bound_mib allows", (long long)(plan.buffers_bytes >> 20),
-                 (long long)c.memory_mib, (long long)c.memory_bound_mib);
-    a->memory = plan;
     return 0;
 }
 
-/* The disks as they are now, all their chunks to do, in a new epoch. No job may be at work. */
+static int plan_memory(struct agent *a, const struct disk *disks, int count, struct err *e)
+{
+    if (plan_for(a, disks, count, a->tracker != NULL, a->tracker && track_todo(a->tracker, 0), &a->memory, e) < 0)
+        return -1;
+    if (a->memory.buffers_bytes < a->config->memory_mib << 20)
+        log_warn("%lld MiB of buffers, not %lld: the disks need the rest of the %lld MiB that memory_bound_mib allows", (long long)(a->memory.buffers_bytes >> 20),
+                 (long long)a->config->memory_mib, (long long)a->config->memory_bound_mib);
+    return 0;
+}
+
+/* Keeping the tracker for the agent after this one takes a bit more for each chunk. */
+static bool may_keep(const struct agent *a, const struct disk *disks, int count)
+{
+    struct memory_plan plan;
+    struct err e = {0};
+
+    if (!a->config->tracker_dir[0])
+        return false;
+    if (plan_for(a, disks, count, true, true, &plan, &e) == 0)
+        return true;
+    log_warn("the tracker is not kept for the agent after this one, which will read everything again: memory_bound_mib does not allow for it");
+    return false;
+}
+
+/* The tracker, before anything is read: the one that the agent before this one left (1), or a new one. Where there can be none, says why once, and all goes on by checksums. */
+static int attach(struct agent *a, const struct disk *disks, int count)
+{
+    struct track_disk tracked[LIMIT_DISKS_PER_SERVER] = {0};
+    CLEANUP(track_close) struct tracker *old = a->tracker;
+    bool keep = may_keep(a, disks, count);
+    struct tracker *t = NULL;
+    struct err e = {0};
+
+    set_tracker(a, NULL, "the setting tracker is rescan");
+    memset(a->own_kept, 0, sizeof *a->own_kept);
+    if (a->config->rescan_only) {
+        kept_forget(a->config);
+        return 0;
+    }
+    for (int i = 0; i < count; i++) {
+        memcpy(tracked[i].name, disks[i].name, sizeof tracked[i].name);
+        tracked[i].size_bytes = disks[i].size_bytes;
+    }
+    if (keep && !a->epoch[0]) { /* this process has had none yet */
+        if (kept_adopt(a, disks, count, tracked, &t, &e) == 0) {
+            set_tracker(a, t, "");
+            return 1;
+        }
+        if (e.kind != ERR_NOT_FOUND)
+            log_err(&e, "the tracker that the agent before this one left is of no use, so everything is read again");
+        err_clear(&e);
+    }
+    kept_forget(a->config);
+    if ((keep ? track_open_to_keep : track_open)(tracked, count, &t, &e) < 0)
+        log_warn("changes can't be followed, so disks are compared by checksum every %lld s: %s", (long long)a->config->rescan_interval_s,
+                 e.message);
+    set_tracker(a, t, e.message);
+    return 0;
+}
+
+/* The disks as they are now: all their chunks to do, in a new epoch, where this agent does not go on from the one before. No job may be at work. */
 static int set_up_disks(struct agent *a, struct err *e)
 {
     struct disk found[LIMIT_DISKS_PER_SERVER];
     int64_t total = 0;
-    int count;
+    int count, goes_on;
 
     if (disks_find(a->config, found, LIMIT_DISKS_PER_SERVER, &count, e) < 0)
         return -1;
     for (int i = 0; i < a->disk_count; i++)
         close_disk(&a->disks[i]);
     a->disk_count = 0;
-    attach(a, found, count);
+    goes_on = attach(a, found, count);
     if (plan_memory(a, found, count, e) < 0)
         return -1;
     for (int i = 0; i < count; i++) {
@@ -331,12 +385,20 @@ static int set_up_disks(struct agent *a, struct err *e)
         a->disk_count = i + 1;
         if (open_disk(a, i, e) < 0)
             return -1;
+        if (!goes_on)
+            todo_all(a, i);
         total += found[i].size_bytes;
         log_info("disk %s (%s): %lld bytes", found[i].name, found[i].id, (long long)found[i].size_bytes);
     }
     atomic_store(&a->bytes_total, total);
     burden_begin(a);
-    return new_epoch(a, e);
+    if (goes_on)
+        kept_go_on(a);
+    else if (new_epoch(a, e) == 0)
+        kept_begin(a);
+    else
+        return -1;
+    return 0;
 }
 
 /* A disk that can't be had stalls replication, in words. */
@@ -558,6 +620,8 @@ static struct agent *make(const struct agent_config *c, const atomic_bool *stop)
 
     a->config = c;
     a->stop = stop;
+    a->next_number = a->next_to_offer = 1;
+    a->own_kept = a->kept = xcalloc(1, sizeof *a->own_kept);
     a->pages = xcalloc(TRACK_SLOT_COUNT, sizeof *a->pages);
     a->welcome = xcalloc(1, sizeof *a->welcome);
     pthread_mutex_init(&a->lock, NULL);
@@ -579,12 +643,13 @@ static void unmake(struct agent **at)
     link_close(a);
     pipeline_stop(a);
     freezer_stop(&a->freezer);
-    track_close(&a->tracker);
     for (int i = 0; i < a->disk_count; i++)
         close_disk(&a->disks[i]);
+    track_close(&a->tracker);
     tls_context_free(&a->tls);
     free(a->welcome);
     free(a->pages);
+    free(a->own_kept);
     pthread_cond_destroy(&a->changed);
     pthread_cond_destroy(&a->work);
     pthread_mutex_destroy(&a->lock);
@@ -626,6 +691,8 @@ int agent_run(const struct agent_config *c, const atomic_bool *stop, struct err 
     if (a->held)
         point_thaw(a, 0, false);
     link_say_bye(a, a->detached ? ERR_NONE : ERR_CANCELLED, a->detached ? "detached" : "the agent stops");
+    if (a->detached)
+        kept_forget(c); /* replication is over */
     if (a->detached)
         return file_write(detached, "", 0, 0644, e);
     return 0;

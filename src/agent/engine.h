@@ -75,10 +75,27 @@ struct agent_disk {
     int64_t chunk_count;
     int64_t request_bytes; /* the kernel makes requests of at most so many */
     struct bits *todo;    /* the engine's: chunks to offer. a->pages has pages of some of them */
+    uint64_t *kept_todo;  /* the same, a bit each, where the agent after this one finds it: the tracker's; NULL where that is not kept */
     int64_t todo_bytes;   /* pages where only pages are to do */
     int64_t cursor;       /* the engine's: the next chunk of todo to look at */
     struct track_sums *sums; /* where writes can't be followed; else NULL */
 };
+
+/* What is kept for the agent after this one (kept.c), beside the tracker; where there is none, in memory like the rest. */
+struct kept_offer { /* in the place of its offer */
+    uint32_t disk, count; /* 0: there is none */
+    uint32_t chunks[BATCH_CHUNKS];
+};
+struct kept {
+    uint64_t layout;
+    char server[LIMIT_NAME_BYTES + 1], epoch[WIRE_TOKEN_SIZE];
+    char ids[LIMIT_DISKS_PER_SERVER][sizeof ((struct disk *)0)->id];
+    uint64_t next_number, reported_ack;
+    int64_t synced_at_us; /* monotonic: the machine's, not the process's */
+    bool pass_done, rescan_pass;
+    struct kept_offer offers[OFFERS_MAX];
+};
+_Static_assert(sizeof(struct kept) <= TRACK_MEMORY_SIZE, "what is kept fits its place");
 
 struct command {
     unsigned type;
@@ -123,6 +140,7 @@ struct agent {
     struct agent_disk disks[LIMIT_DISKS_PER_SERVER]; /* the engine's; set up anew only while no job is at work */
     int disk_count;
     uint64_t *pages;          /* the engine's: see todo.c */
+    struct kept *kept, *own_kept; /* the tracker's memory; without one, own_kept */
     struct tracker *tracker;  /* NULL: rescan */
     char tracker_reason[256]; /* why there is none */
     char epoch[WIRE_TOKEN_SIZE];
@@ -185,7 +203,7 @@ struct agent {
     uint64_t take_watermark;
     int64_t next_scan_us, next_disk_check_us;
     int64_t scan_us;         /* how long reading everything took, where writes can't be followed; 0: not known */
-    int64_t scan_begin_us;
+    int64_t scan_begin_read; /* bytes_read when the scan began */
     struct err trouble;      /* a disk can't be read, …: for a minute the state is STALLED */
     int64_t trouble_us;
     struct note note;
@@ -245,8 +263,18 @@ void todo_mark(struct agent *a, int disk, int64_t chunk, uint32_t pages); /* the
 void todo_all(struct agent *a, int disk);
 int64_t todo_total(const struct agent *a);
 int64_t todo_bytes(const struct agent *a); /* what of it will travel */
-/* Up to limit chunks, in order from the cursor, cleared: their count. pages: 0 where the whole chunk is to be offered. */
-int todo_next(struct agent *a, int disk, uint32_t *chunks, uint16_t *pages, int limit);
+/* Up to limit chunks, in order from the cursor, to do no longer but on their way: their count. pages: 0 where the whole chunk is to be offered. */
+int todo_next(struct agent *a, int disk, struct kept_offer *under_way, uint32_t *chunks, uint16_t *pages, int limit);
+void todo_kept(struct agent *a, int disk); /* what the agent before left to do */
+
+/* kept.c */
+void kept_add(struct kept_offer *o, uint32_t chunk);
+void kept_done(struct kept_offer *o);
+/* The tracker that the agent before left, where everything fits. The disks are not set up yet. */
+int kept_adopt(struct agent *a, const struct disk *disks, int count, const struct track_disk *tracked, struct tracker **out, struct err *e);
+void kept_go_on(struct agent *a);                 /* with an adopted one, once the disks are set up */
+void kept_begin(struct agent *a);                 /* with a new one: what is to be known of it, then it is kept */
+void kept_forget(const struct agent_config *c);
 
 /* link.c */
 int link_dial(const struct agent_config *c, struct err *e); /* a connected socket to the replicator, through the proxy where there is one */
@@ -264,6 +292,7 @@ int engine_fill_all(struct agent *a, int64_t deadline_us, struct err *e); /* unt
 void engine_writes(struct agent *a, uint64_t *writes);               /* of each disk */
 bool engine_still(struct agent *a, const uint64_t *writes);          /* none has completed since */
 int engine_advance_pass(struct agent *a);
+void engine_set_pass(struct agent *a, enum pass pass);               /* under lock */
 
 /* point.c, hashing.c */
 void point_take(struct agent *a, const struct wire_take_point *r);

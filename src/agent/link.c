@@ -242,16 +242,17 @@ static void resume(struct agent *a)
     for (int i = 0; i < a->disk_count; i++)
         whole &= a->welcome->disks[i].whole;
     if (!same || (a->pass == PASS_DONE && !whole)) {
+        say_why(a, same, whole);
+        engine_set_pass(a, PASS_RUNNING);
         for (int i = 0; i < a->disk_count; i++) {
             todo_all(a, i);
             if (a->disks[i].sums)
                 for (int64_t chunk = 0; chunk < a->disks[i].chunk_count; chunk++)
                     track_sums_forget(a->disks[i].sums, chunk);
         }
-        say_why(a, same, whole);
-        a->pass = PASS_RUNNING;
-        a->rescan_pass = whole;
-        a->reported_ack = 0;
+        a->rescan_pass = a->kept->rescan_pass = whole;
+        a->reported_ack = 0; /* after all is to do: until then the replicator's 0 is seen to be too little */
+        __atomic_store_n(&a->kept->reported_ack, 0, __ATOMIC_SEQ_CST);
     }
     a->paused = false; /* the replicator says it again where it still holds */
     a->window = (uint64_t)a->welcome->window_offers;

@@ -6,7 +6,8 @@
 struct memory_wants {
     int64_t disk_bytes, chunk_count; /* of all disks */
     int disk_count;
-    bool tracked;                    /* else checksums are kept */
+    bool tracked;                    /* else checksums are held */
+    bool kept;                       /* the tracker, for the agent after this one */
     int cores;
 };
 struct memory_plan {

@@ -15,6 +15,7 @@
 #define PACE_PIECE_US (50 * US_PER_MS)
 
 static struct offer *slot_of(struct agent *a, uint64_t number) { return &a->offers[number % OFFERS_MAX]; }
+static struct kept_offer *kept_of(struct agent *a, uint64_t number) { return &a->kept->offers[number % OFFERS_MAX]; }
 
 static void push(struct agent *a, struct job_queue *q, enum job_kind kind, struct offer *o)
 {
@@ -64,7 +65,9 @@ int pipeline_fill(struct agent *a, bool read_only)
         MUST(o->state == OFFER_FREE);
         *o = (struct offer){.state = OFFER_FILLED, .number = a->next_number++, .disk = disk, .read_only = read_only,
                             .batch = a->free_batches[--a->free_count]};
-        o->count = todo_next(a, disk, o->chunks, o->pages, BATCH_CHUNKS);
+        a->kept->next_number = a->next_number;
+        kept_of(a, o->number)->disk = (uint32_t)disk;
+        o->count = todo_next(a, disk, kept_of(a, o->number), o->chunks, o->pages, BATCH_CHUNKS);
         MUST(o->count > 0);
         for (int i = 0; i < o->count; i++) {
             o->slot[i] = (uint8_t)i;
@@ -234,6 +237,7 @@ static void advance_acked(struct agent *a)
             break;
         atomic_fetch_add(&a->bytes_acked, o->bytes);
         o->state = OFFER_FREE;
+        kept_done(kept_of(a, o->number));
         a->acked++;
     }
     end_busy(a);
@@ -321,6 +325,7 @@ int pipeline_ack(struct agent *a, uint64_t number, struct err *e)
             result = err_set(e, ERR_PROTOCOL, "ACK %llu, but offer %llu was not sent yet", (unsigned long long)number, (unsigned long long)n);
     if (!result && number > a->ack_heard) {
         a->ack_heard = a->reported_ack = number;
+        __atomic_store_n(&a->kept->reported_ack, number, __ATOMIC_SEQ_CST);
         advance_acked(a);
     }
     pthread_cond_broadcast(&a->changed);
@@ -567,7 +572,6 @@ int pipeline_start(struct agent *a, struct err *e)
     static const uint8_t zeros[WIRE_CHUNK_SIZE];
 
     hash_sha256(zeros, sizeof zeros, a->zero_hash);
-    a->next_number = a->next_to_offer = 1;
     a->window = OFFERS_MAX;
     if (make_batches(a, e) < 0)
         return -1;
@@ -622,12 +626,13 @@ void pipeline_requeue(struct agent *a)
         d->cursor = 0;
         give_batch_back(a, o);
         o->state = OFFER_FREE;
+        kept_done(kept_of(a, n));
     }
     a->acked = a->next_number - 1;
     a->next_to_offer = a->next_number;
     end_busy(a);
     if (a->pass == PASS_DRAINING)
-        a->pass = PASS_RUNNING;
+        engine_set_pass(a, PASS_RUNNING);
     a->take_watermark = UINT64_MAX;
     pthread_mutex_unlock(&a->lock);
     atomic_store(&a->todo_bytes, todo_bytes(a));

@@ -45,6 +45,8 @@ static bool add_chunk(struct agent_disk *d, int64_t chunk)
     bool fresh = !bits_has(d->todo, chunk);
     int64_t expected = d->todo->count + fresh;
 
+    if (d->kept_todo)
+        d->kept_todo[chunk / 64] |= UINT64_C(1) << (chunk % 64);
     bits_add(d->todo, chunk);
     count_others(d, expected);
     return fresh;
@@ -88,12 +90,25 @@ void todo_all(struct agent *a, int disk)
 {
     struct agent_disk *d = &a->disks[disk];
 
+    for (int64_t i = 0; d->kept_todo && i < d->chunk_count / 64; i++)
+        d->kept_todo[i] = UINT64_MAX;
+    if (d->kept_todo && d->chunk_count % 64)
+        d->kept_todo[d->chunk_count / 64] = UINT64_MAX >> (64 - d->chunk_count % 64);
     bits_fill(d->todo);
     d->todo_bytes = d->chunk_count * WIRE_CHUNK_SIZE;
     d->cursor = 0;
     for (uint32_t i = 0; i < TRACK_SLOT_COUNT; i++)
         if (a->pages[i] >> 40 >> TRACK_TAG_SHIFT == (uint64_t)disk + 1)
             a->pages[i] = 0;
+}
+
+void todo_kept(struct agent *a, int disk)
+{
+    struct agent_disk *d = &a->disks[disk];
+
+    for (int64_t i = 0; i < (d->chunk_count + 63) / 64; i++)
+        for (uint64_t word = d->kept_todo[i]; word; word &= word - 1)
+            todo_set(a, disk, i * 64 + __builtin_ctzll(word));
 }
 
 int64_t todo_total(const struct agent *a)
@@ -125,7 +140,7 @@ static uint16_t take_pages(struct agent *a, int disk, int64_t chunk)
     return __builtin_popcount(pages) <= PAGES_MOST ? pages : 0;
 }
 
-int todo_next(struct agent *a, int disk, uint32_t *chunks, uint16_t *pages, int limit)
+int todo_next(struct agent *a, int disk, struct kept_offer *under_way, uint32_t *chunks, uint16_t *pages, int limit)
 {
     struct agent_disk *d = &a->disks[disk];
     int count = 0;
@@ -140,7 +155,10 @@ int todo_next(struct agent *a, int disk, uint32_t *chunks, uint16_t *pages, int 
             continue;
         chunks[count] = (uint32_t)chunk;
         pages[count] = take_pages(a, disk, chunk);
+        kept_add(under_way, chunks[count]); /* before it is to do no longer */
         count++;
+        if (d->kept_todo)
+            d->kept_todo[chunk / 64] &= ~(UINT64_C(1) << (chunk % 64));
         expected = d->todo->count - 1;
         bits_drop(d->todo, chunk);
         count_others(d, expected);

@@ -203,6 +203,20 @@ static int print_unit(const struct options *o, struct err *e)
     return 0;
 }
 
+/* The tracker that a stopped agent left marking, for the next one. */
+static int forget(const struct options *o, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = config_path(o);
+    CLEANUP(close_fd) int lock = -1;
+    struct agent_config config;
+
+    if (agent_config_read(path, &config, e) < 0)
+        return -1;
+    if (lock_once(config.runtime_dir, &lock, e) < 0)
+        return err_wrap(e, "stop it first (systemctl stop slipway-agent)");
+    return agent_forget_tracker(config.tracker_dir, e);
+}
+
 /* Removes what enrolment and running left, and this program. The service must be stopped before. */
 static int uninstall(const struct options *o, struct err *e)
 {
@@ -215,6 +229,8 @@ static int uninstall(const struct options *o, struct err *e)
     if (lock_once(AGENT_RUNTIME_DIR, &lock, e) < 0)
         return err_wrap(e, "stop it first (systemctl disable --now slipway-agent)");
     agent_thaw_left(AGENT_RUNTIME_DIR);
+    if (agent_forget_tracker(AGENT_TRACKER_DIR, e) < 0)
+        return -1;
     for (size_t i = 0; i < ARRAY_COUNT(files); i++) {
         CLEANUP(free_ptr) char *path = xasprintf("%s/%s", o->folder, files[i]);
         unlink(path);
@@ -250,6 +266,7 @@ static const struct command commands[] = {
     {"status", "[--config FILE]", "print what the running agent does (JSON)", print_status},
     {"facts", "", "print this machine's disks and their mounted filesystems (JSON)", print_facts},
     {"restore", "--point ID [--onto DISKS] [--dry-run]", "write a recovery point back onto disks that nothing uses: what differs", restore},
+    {"forget", "[--config FILE]", "let a stopped agent's tracker end: the next one reads everything", forget},
     {"unit", "[--folder DIR]", "print a systemd service for it", print_unit},
     {"uninstall", "[--folder DIR]", "remove its files, its service's and itself", uninstall},
     {"--version", "", "print the version", print_version},

@@ -54,6 +54,31 @@ struct {
     __type(value, __u64);
 } whole SEC(".maps");
 
+/* The next three are user space's own, beside the marks, so that they live as long. Chunks to do: a bit each, sized as dirty is. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __type(key, __u32);
+    __type(value, __u64);
+} todo SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __type(key, __u32);
+    __type(value, struct track_ledger);
+} ledger SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __type(key, __u32);
+    __type(value, struct track_memory);
+} memory SEC(".maps");
+
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(max_entries, TRACK_SLOT_COUNT);
@@ -152,7 +177,7 @@ static __always_inline __u32 disk_of(struct request *rq)
     return disk ? (__u32)disk->major << 20 | (__u32)disk->first_minor : 0;
 }
 
-static __always_inline int completed(unsigned long long *arguments)
+static __always_inline int completed(unsigned long long *arguments, int program)
 {
     struct request *rq = (struct request *)arguments[0];
     __u32 sector_count = (__u32)arguments[2] >> 9, operation = rq->cmd_flags & OP_MASK, dev, index;
@@ -180,7 +205,7 @@ static __always_inline int completed(unsigned long long *arguments)
     if (operation >= OP_PASS_THROUGH || last >= place->chunk_count || last - first >= TRACK_REQUEST_CHUNKS_MAX) {
         add(&counted->lost, 1);
         if (operation < OP_PASS_THROUGH)
-            add(&counted->sectors, sector_count);
+            add(&counted->sectors[program], sector_count);
         return 0;
     }
 
@@ -199,7 +224,7 @@ static __always_inline int completed(unsigned long long *arguments)
         mark_range(&whole, first_word, last_word, from_first, to_last);
     }
     mark_range(&dirty, first_word, last_word, from_first, to_last);
-    add(&counted->sectors, sector_count);
+    add(&counted->sectors[program], sector_count);
     return 0;
 }
 
@@ -207,10 +232,10 @@ static __always_inline int completed(unsigned long long *arguments)
  * while another's completion is being handled: in a task, in a soft and in a hard interrupt, and no deeper. One of the three is always free. (As an
  * ordinary tracepoint's program it would be passed over whenever any other program is at work there, somebody else's, too.) */
 SEC("tp_btf/block_rq_complete")
-int completed_first(unsigned long long *arguments) { return completed(arguments); }
+int completed_first(unsigned long long *arguments) { return completed(arguments, 0); }
 SEC("tp_btf/block_rq_complete")
-int completed_second(unsigned long long *arguments) { return completed(arguments); }
+int completed_second(unsigned long long *arguments) { return completed(arguments, 1); }
 SEC("tp_btf/block_rq_complete")
-int completed_third(unsigned long long *arguments) { return completed(arguments); }
+int completed_third(unsigned long long *arguments) { return completed(arguments, 2); }
 
 char _license[] SEC("license") = "GPL";

@@ -1,14 +1,17 @@
-#include "track/track.h"
+#include "track/private.h"
 
 #include "base/file.h"
+#include "base/hash.h"
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wundef"
@@ -16,27 +19,7 @@
 #include "track.skel.h"
 #pragma GCC diagnostic pop
 
-#define PROGRAMS 3
-
-/* Sectors written and discarded by the kernel's statistics; by our programs; and how often they were passed over: when these last agreed. */
-struct balance {
-    uint64_t by_stat, sectors, passed_over;
-};
-
-struct tracker {
-    struct track_bpf *bpf;
-    int disk_count;
-    struct track_place places[TRACK_DISKS_MAX];
-    uint64_t lost_seen[TRACK_DISKS_MAX];
-    struct balance balance[TRACK_DISKS_MAX];
-    bool unseen[TRACK_DISKS_MAX]; /* a write was not seen, and track_take has not said so yet */
-    char names[TRACK_DISKS_MAX][64];
-    uint64_t *words, *whole, *slots; /* the mapped arrays */
-    size_t words_size, slots_size;
-    struct track_counters *counters; /* TRACK_DISKS_MAX of each processor, one processor after the other */
-    size_t counters_size;
-    int processor_count;
-};
+const char *const track_array_names[ARRAYS] = {"dirty", "whole", "slots", "counters", "todo", "ledger", "memory"};
 
 static int quiet(enum libbpf_print_level level, const char *format, va_list args)
 {
@@ -44,12 +27,21 @@ static int quiet(enum libbpf_print_level level, const char *format, va_list args
     return 0;
 }
 
-/* The kernel's own encoding of dev_t, from /sys/block/NAME/dev; refuses what completes no requests. */
-static int kernel_dev(const char *name, uint32_t *dev, struct err *e)
+int tracker_fail(struct err *e, int reason, const char *what)
 {
-    CLEANUP(buf_release) struct buf text = {0};
-    CLEANUP(free_ptr) char *path = xasprintf("/sys/block/%s/dev", name);
-    CLEANUP(free_ptr) char *queue = xasprintf("/sys/block/%s/mq", name);
+    if (reason == EPERM || reason == EACCES)
+        return err_set(e, ERR_DENIED, "%s: not permitted (root is needed, and a kernel that isn't locked down)", what);
+    return err_set(e, ERR_UNSUPPORTED, "%s: %s", what, strerror(reason));
+}
+
+/* ---- making one ---- */
+
+int tracker_look(const struct track_disk *disk, struct track_followed *f, struct err *e)
+{
+    CLEANUP(buf_release) struct buf text = {0}, sequence = {0};
+    CLEANUP(free_ptr) char *path = xasprintf("/sys/block/%s/dev", disk->name);
+    CLEANUP(free_ptr) char *queue = xasprintf("/sys/block/%s/mq", disk->name);
+    CLEANUP(free_ptr) char *sequence_path = xasprintf("/sys/block/%s/diskseq", disk->name);
     unsigned major, minor;
 
     if (file_read(path, 64, &text, e) < 0)
@@ -57,117 +49,260 @@ static int kernel_dev(const char *name, uint32_t *dev, struct err *e)
     if (sscanf(text.data, "%u:%u", &major, &minor) != 2)
         return err_set(e, ERR_PROTOCOL, "%s holds no device number", path);
     if (!file_exists(queue))
-        return err_set(e, ERR_UNSUPPORTED, "%s has no request queue, so its writes can't be followed", name);
-    *dev = major << 20 | minor;
+        return err_set(e, ERR_UNSUPPORTED, "%s has no request queue, so its writes can't be followed", disk->name);
+    memcpy(f->name, disk->name, sizeof f->name);
+    f->size_bytes = (uint64_t)disk->size_bytes;
+    f->place.dev = major << 20 | minor; /* the kernel's own encoding */
+    f->instance = file_read(sequence_path, 64, &sequence, NULL) == 0 ? strtoull(sequence.data, NULL, 10) : 0; /* from 5.15 on */
     return 0;
 }
 
-static int place_disks(struct tracker *t, const struct track_disk *disks, struct err *e)
+/* The disks one after the other. words: of the arrays with a bit a chunk. */
+static int place_disks(struct track_ledger *l, const struct track_disk *disks, uint32_t *words, struct err *e)
 {
-    uint64_t words = 0;
+    uint64_t sum = 0;
 
-    for (int i = 0; i < t->disk_count; i++) {
-        uint64_t chunks = (uint64_t)track_chunks(disks[i].size_bytes);
+    for (unsigned i = 0; i < l->disk_count; i++) {
+        struct track_followed *f = &l->disks[i];
 
-        t->places[i] = (struct track_place){.first_word = (uint32_t)words, .index = (uint32_t)i, .chunk_count = chunks};
-        if (kernel_dev(disks[i].name, &t->places[i].dev, e) < 0)
+        f->place = (struct track_place){.first_word = (uint32_t)sum, .index = i, .chunk_count = (uint64_t)track_chunks(disks[i].size_bytes)};
+        if (tracker_look(&disks[i], f, e) < 0)
             return -1;
-        memcpy(t->names[i], disks[i].name, sizeof t->names[i]);
-        words += (chunks + 63) / 64;
+        sum += (f->place.chunk_count + 63) / 64;
+        if (sum > UINT32_MAX / 8)
+            return err_set(e, ERR_LIMIT, "the disks are too large for the tracker");
     }
-    if (words > UINT32_MAX / 8)
-        return err_set(e, ERR_LIMIT, "the disks are too large for the tracker");
-    t->words_size = (words ? words : 1) * sizeof *t->words;
+    *words = sum ? (uint32_t)sum : 1;
     return 0;
-}
-
-static int fail(struct err *e, int reason, const char *what)
-{
-    if (reason == EPERM || reason == EACCES)
-        return err_set(e, ERR_DENIED, "%s: not permitted (root is needed, and a kernel that isn't locked down)", what);
-    return err_set(e, ERR_UNSUPPORTED, "%s: %s", what, strerror(reason));
 }
 
 /* The factor by which no two disks hash to one place: about one in seven does for 64 disks. A disk that was named twice has none. */
-static int name_disks(struct tracker *t, struct err *e)
+static int name_disks(struct track_bpf *bpf, const struct track_ledger *l, struct err *e)
 {
-    volatile struct track_place *places = t->bpf->rodata->places; /* the program's constants, until it is loaded */
+    volatile struct track_place *places = bpf->rodata->places; /* the program's constants, until it is loaded */
     uint64_t state = 0x9e3779b97f4a7c15u;
 
     for (int tries = 0; tries < 10000; tries++, state = state * 6364136223846793005u + 1442695040888963407u) {
         uint32_t factor = (uint32_t)(state >> 32) | 1;
-        int placed = 0;
+        unsigned placed = 0;
 
         for (int i = 0; i < TRACK_PLACES; i++)
             places[i].dev = 0;
-        for (; placed < t->disk_count; placed++) {
-            volatile struct track_place *place = &places[t->places[placed].dev * factor >> TRACK_PLACES_SHIFT];
+        for (; placed < l->disk_count; placed++) {
+            volatile struct track_place *place = &places[l->disks[placed].place.dev * factor >> TRACK_PLACES_SHIFT];
 
             if (place->dev)
                 break;
-            *place = t->places[placed];
+            *place = l->disks[placed].place;
         }
-        if (placed == t->disk_count) {
-            t->bpf->rodata->places_factor = factor;
+        if (placed == l->disk_count) {
+            bpf->rodata->places_factor = factor;
             return 0;
         }
     }
     return err_set(e, ERR_INTERNAL, "the tracker can't tell the disks' numbers apart");
 }
 
-static int load(struct tracker *t, struct err *e)
+static struct track_bpf *open_programs(struct err *e)
 {
-    if (!file_exists("/sys/kernel/btf/vmlinux"))
-        return err_set(e, ERR_UNSUPPORTED, "this kernel does not describe its types (no /sys/kernel/btf/vmlinux)");
+    struct track_bpf *bpf;
+
     libbpf_set_print(quiet);
-    t->bpf = track_bpf__open();
-    if (!t->bpf)
-        return fail(e, errno, "can't open the tracker's program");
-    if (bpf_map__set_max_entries(t->bpf->maps.dirty, (uint32_t)(t->words_size / sizeof *t->words)) < 0 ||
-        bpf_map__set_max_entries(t->bpf->maps.whole, (uint32_t)(t->words_size / sizeof *t->words)) < 0)
-        return fail(e, errno, "can't size the tracker's map");
-    t->processor_count = libbpf_num_possible_cpus();
-    if (t->processor_count < 1 || bpf_map__set_max_entries(t->bpf->maps.counters, (uint32_t)t->processor_count * TRACK_DISKS_MAX) < 0)
-        return fail(e, errno, "can't size the tracker's counters");
+    if (tracker_needs(0, e) < 0)
+        return NULL;
+    bpf = track_bpf__open();
+    if (!bpf)
+        tracker_fail(e, errno, "can't open the tracker's program");
+    return bpf;
+}
+
+uint64_t tracker_programs_hash(void)
+{
+    uint8_t sum[HASH_XXH_SIZE];
+    uint64_t hash;
+    size_t size;
+    const void *bytes = track_bpf__elf_bytes(&size);
+
+    hash_xxh(bytes, size, sum);
+    memcpy(&hash, sum, sizeof hash);
+    return hash;
+}
+
+static int load(struct track_bpf *bpf, const struct track_ledger *l, uint32_t words, bool with_todo, struct err *e)
+{
+    struct bpf_map *const with_bits[] = {bpf->maps.dirty, bpf->maps.whole, bpf->maps.todo};
+
+    for (size_t i = 0; i < ARRAY_COUNT(with_bits) - !with_todo; i++)
+        if (bpf_map__set_max_entries(with_bits[i], words) < 0)
+            return tracker_fail(e, errno, "can't size the tracker's map");
+    if (bpf_map__set_max_entries(bpf->maps.counters, l->processor_count * TRACK_DISKS_MAX) < 0)
+        return tracker_fail(e, errno, "can't size the tracker's counters");
 #ifdef __x86_64__
-    t->bpf->rodata->loads_in_order = 1;
+    bpf->rodata->loads_in_order = 1;
 #endif
-    if (name_disks(t, e) < 0)
+    if (name_disks(bpf, l, e) < 0)
         return -1;
-    if (track_bpf__load(t->bpf) < 0)
-        return fail(e, errno, "the kernel doesn't take the tracker's program");
+    if (track_bpf__load(bpf) < 0)
+        return tracker_fail(e, errno, "the kernel doesn't take the tracker's program");
     return 0;
 }
 
-static void *map_array(const struct bpf_map *map, size_t size)
+struct tracker *tracker_new(void)
 {
-    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(map), 0);
+    struct tracker *t = xcalloc(1, sizeof *t);
 
-    return at == MAP_FAILED ? NULL : at;
+    for (int i = 0; i < ARRAYS; i++)
+        t->arrays[i].fd = -1;
+    for (int i = 0; i < PROGRAMS; i++)
+        t->programs[i] = t->links[i] = -1;
+    return t;
 }
 
-static int map_arrays(struct tracker *t, struct err *e)
+static int map_array(struct track_array *array)
 {
-    t->counters_size = (size_t)t->processor_count * TRACK_DISKS_MAX * sizeof *t->counters;
-    t->slots_size = TRACK_SLOT_COUNT * sizeof *t->slots;
-    t->words = map_array(t->bpf->maps.dirty, t->words_size);
-    t->whole = map_array(t->bpf->maps.whole, t->words_size);
-    t->slots = map_array(t->bpf->maps.slots, t->slots_size);
-    t->counters = map_array(t->bpf->maps.counters, t->counters_size);
-    if (!t->words || !t->whole || !t->slots || !t->counters)
-        return fail(e, errno, "can't map the tracker's marks");
+    struct bpf_map_info info = {0};
+    __u32 size = sizeof info;
+
+    if (bpf_obj_get_info_by_fd(array->fd, &info, &size) < 0)
+        return -1;
+    array->size_bytes = (size_t)((info.value_size + 7) / 8 * 8) * info.max_entries;
+    array->at = mmap(NULL, array->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, array->fd, 0);
+    if (array->at != MAP_FAILED)
+        return 0;
+    array->at = NULL;
+    return -1;
+}
+
+int tracker_map(struct tracker *t, struct err *e)
+{
+    for (int i = 0; i < ARRAYS; i++)
+        if (map_array(&t->arrays[i]) < 0)
+            return tracker_fail(e, errno, "can't map the tracker's marks");
+    t->dirty = t->arrays[ARRAY_DIRTY].at;
+    t->whole = t->arrays[ARRAY_WHOLE].at;
+    t->slots = t->arrays[ARRAY_SLOTS].at;
+    t->counters = t->arrays[ARRAY_COUNTERS].at;
+    t->todo = t->arrays[ARRAY_TODO].size_bytes == t->arrays[ARRAY_DIRTY].size_bytes ? t->arrays[ARRAY_TODO].at : NULL;
+    t->ledger = t->arrays[ARRAY_LEDGER].at;
     return 0;
 }
+
+static int own(int fd) { return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3); }
+
+/* What the skeleton made, as files of our own: it is not needed after. */
+static int take_files(struct tracker *t, const struct track_bpf *bpf, struct err *e)
+{
+    const struct bpf_map *maps[ARRAYS] = {bpf->maps.dirty, bpf->maps.whole, bpf->maps.slots, bpf->maps.counters, bpf->maps.todo, bpf->maps.ledger, bpf->maps.memory};
+    const struct bpf_program *programs[PROGRAMS] = {bpf->progs.completed_first, bpf->progs.completed_second, bpf->progs.completed_third};
+
+    for (int i = 0; i < ARRAYS; i++)
+        if ((t->arrays[i].fd = own(bpf_map__fd(maps[i]))) < 0)
+            return tracker_fail(e, errno, "can't hold the tracker's map");
+    for (int i = 0; i < PROGRAMS; i++)
+        if ((t->programs[i] = own(bpf_program__fd(programs[i]))) < 0)
+            return tracker_fail(e, errno, "can't hold the tracker's program");
+    return 0;
+}
+
+static struct track_balance read_balance(const struct tracker *t, int disk);
+static void set_balance(struct track_followed *f, const struct track_balance *b);
+
+static int attach(struct tracker *t, struct track_bpf *bpf, struct err *e)
+{
+    const struct bpf_link *links[PROGRAMS];
+
+    if (track_bpf__attach(bpf) < 0)
+        return tracker_fail(e, errno, "can't attach the tracker to the tracepoint");
+    links[0] = bpf->links.completed_first, links[1] = bpf->links.completed_second, links[2] = bpf->links.completed_third;
+    for (int i = 0; i < PROGRAMS; i++)
+        if ((t->links[i] = own(bpf_link__fd(links[i]))) < 0)
+            return tracker_fail(e, errno, "can't hold the tracker's link");
+    for (unsigned i = 0; i < t->ledger->disk_count; i++) {
+        struct track_balance b = read_balance(t, (int)i);
+
+        set_balance(&t->ledger->disks[i], &b);
+    }
+    return 0;
+}
+
+static void destroy(struct track_bpf **bpf) { track_bpf__destroy(*bpf); }
+static void free_ledger(struct track_ledger **l) { free_ptr(l); }
+
+static int open_new(const struct track_disk *disks, int disk_count, bool with_todo, struct tracker **out, struct err *e)
+{
+    CLEANUP(free_ledger) struct track_ledger *l = xcalloc(1, sizeof *l);
+    CLEANUP(track_close) struct tracker *t = tracker_new();
+    CLEANUP(destroy) struct track_bpf *bpf = NULL;
+    int processors = libbpf_num_possible_cpus();
+    uint32_t words = 0;
+
+    MUST(disk_count >= 1 && disk_count <= TRACK_DISKS_MAX);
+    if (processors < 1)
+        return tracker_fail(e, -processors, "can't count the processors");
+    l->programs = tracker_programs_hash();
+    l->disk_count = (unsigned)disk_count;
+    l->processor_count = (unsigned)processors;
+    if (place_disks(l, disks, &words, e) < 0)
+        return -1;
+    bpf = open_programs(e);
+    if (!bpf || load(bpf, l, words, with_todo, e) < 0 || take_files(t, bpf, e) < 0 || tracker_map(t, e) < 0)
+        return -1;
+    *t->ledger = *l;
+    if (attach(t, bpf, e) < 0)
+        return -1;
+    *out = t;
+    t = NULL;
+    return 0;
+}
+
+int track_open(const struct track_disk *disks, int disk_count, struct tracker **out, struct err *e)
+{
+    return open_new(disks, disk_count, false, out, e);
+}
+
+int track_open_to_keep(const struct track_disk *disks, int disk_count, struct tracker **out, struct err *e)
+{
+    return open_new(disks, disk_count, true, out, e);
+}
+
+static void close_held(int fd)
+{
+    if (fd >= 0)
+        close(fd);
+}
+
+void track_close(struct tracker **t)
+{
+    if (!*t)
+        return;
+    for (int i = 0; i < ARRAYS; i++) {
+        if ((*t)->arrays[i].at)
+            munmap((*t)->arrays[i].at, (*t)->arrays[i].size_bytes);
+        close_held((*t)->arrays[i].fd);
+    }
+    for (int i = 0; i < PROGRAMS; i++) {
+        close_held((*t)->links[i]);
+        close_held((*t)->programs[i]);
+    }
+    free_ptr(t);
+}
+
+void *track_memory(struct tracker *t) { return t->arrays[ARRAY_MEMORY].at; }
+
+uint64_t *track_todo(struct tracker *t, int disk) { return t->todo ? t->todo + t->ledger->disks[disk].place.first_word : NULL; }
+
+/* ---- whether everything was seen ---- */
 
 /* What all processors have counted. Each count only rises: two equal sums had equal parts. */
 static struct track_counters counted(const struct tracker *t, int disk)
 {
     struct track_counters sum = {0};
 
-    for (int i = 0; i < t->processor_count; i++) {
-        const struct track_counters *c = &t->counters[i * TRACK_DISKS_MAX + disk];
+    for (unsigned i = 0; i < t->ledger->processor_count; i++) {
+        const struct track_counters *c = &t->counters[i * TRACK_DISKS_MAX + (unsigned)disk];
 
-        sum.sectors += __atomic_load_n(&c->sectors, __ATOMIC_SEQ_CST);
+        for (int p = 0; p < PROGRAMS; p++)
+            sum.sectors[p] += __atomic_load_n(&c->sectors[p], __ATOMIC_SEQ_CST);
         sum.lost += __atomic_load_n(&c->lost, __ATOMIC_SEQ_CST);
     }
     return sum;
@@ -199,92 +334,78 @@ static bool read_stat(const char *name, unsigned long long v[static STAT_FIELDS]
     return true;
 }
 
-/* How often the kernel says that it passed over one of the programs, for whatever disk. */
-static uint64_t passed_over(const struct tracker *t)
+uint64_t tracker_sectors_by_stat(const char *name)
 {
-    const struct bpf_program *programs[PROGRAMS] = {t->bpf->progs.completed_first, t->bpf->progs.completed_second, t->bpf->progs.completed_third};
-    uint64_t sum = 0;
+    unsigned long long v[STAT_FIELDS];
 
-    for (size_t i = 0; i < PROGRAMS; i++) {
+    return read_stat(name, v) ? v[STAT_SECTORS_WRITTEN] + v[STAT_SECTORS_DISCARDED] : TRACK_WRITES_UNKNOWN;
+}
+
+/* In this order: a completion is counted by us first, and right after by the kernel. passed_over: how often the kernel says that it passed over the
+ * program, for whatever disk. */
+static struct track_balance read_balance(const struct tracker *t, int disk)
+{
+    struct track_balance b = {.by_stat = tracker_sectors_by_stat(t->ledger->disks[disk].name)};
+    struct track_counters c = counted(t, disk);
+
+    for (int i = 0; i < PROGRAMS; i++) {
         struct bpf_prog_info info = {0};
         __u32 size = sizeof info;
 
-        if (bpf_obj_get_info_by_fd(bpf_program__fd(programs[i]), &info, &size) == 0)
-            sum += info.recursion_misses;
+        b.sectors[i] = c.sectors[i];
+        if (bpf_obj_get_info_by_fd(t->programs[i], &info, &size) == 0)
+            b.passed_over[i] = info.recursion_misses;
     }
-    return sum;
-}
-
-/* In this order: a completion is counted by us first, and right after by the kernel. */
-static struct balance read_balance(const struct tracker *t, int disk)
-{
-    unsigned long long v[STAT_FIELDS];
-    struct balance b = {.by_stat = TRACK_WRITES_UNKNOWN};
-
-    if (read_stat(t->names[disk], v))
-        b.by_stat = v[STAT_SECTORS_WRITTEN] + v[STAT_SECTORS_DISCARDED];
-    b.sectors = counted(t, disk).sectors;
-    b.passed_over = passed_over(t);
     return b;
 }
 
-static int attach(struct tracker *t, struct err *e)
+/* The other one is written, then it holds. */
+static void set_balance(struct track_followed *f, const struct track_balance *b)
 {
-    if (track_bpf__attach(t->bpf) < 0)
-        return fail(e, errno, "can't attach the tracker to the tracepoint");
-    for (int i = 0; i < t->disk_count; i++)
-        t->balance[i] = read_balance(t, i);
-    return 0;
+    f->balance[~f->newest & 1] = *b;
+    __atomic_store_n(&f->newest, ~f->newest & 1, __ATOMIC_SEQ_CST);
 }
 
-int track_open(const struct track_disk *disks, int disk_count, struct tracker **out, struct err *e)
+/* What the programs have seen since the balance was taken, against what the kernel has counted: 1 all of it, 0 more (what is counted in a moment), -1 less. */
+static int weigh(const struct track_balance *was, const struct track_balance *now)
 {
-    CLEANUP(track_close) struct tracker *t = xcalloc(1, sizeof *t);
+    int64_t by_stat = (int64_t)(now->by_stat - was->by_stat), seen = 0;
+    bool one_saw_all = false, all_passed_over = true;
 
-    MUST(disk_count >= 1 && disk_count <= TRACK_DISKS_MAX);
-    t->disk_count = disk_count;
-    if (place_disks(t, disks, e) < 0 || load(t, e) < 0 || map_arrays(t, e) < 0 || attach(t, e) < 0)
-        return -1;
-    *out = t;
-    t = NULL;
-    return 0;
-}
+    for (int i = 0; i < PROGRAMS; i++) {
+        int64_t by_program = (int64_t)(now->sectors[i] - was->sectors[i]);
 
-static void unmap(void *at, size_t size)
-{
-    if (at)
-        munmap(at, size);
-}
-
-void track_close(struct tracker **t)
-{
-    if (!*t)
-        return;
-    unmap((*t)->words, (*t)->words_size);
-    unmap((*t)->whole, (*t)->words_size);
-    unmap((*t)->slots, (*t)->slots_size);
-    unmap((*t)->counters, (*t)->counters_size);
-    track_bpf__destroy((*t)->bpf);
-    free_ptr(t);
+        if (by_program > by_stat)
+            return 0;
+        one_saw_all |= by_program == by_stat;
+        all_passed_over &= now->passed_over[i] != was->passed_over[i];
+        seen += by_program;
+    }
+    /* Where each was passed over, as the kernel says, for the others' sake, each completion has been seen by one of them at least. */
+    return one_saw_all || (all_passed_over && seen >= by_stat) ? 1 : -1;
 }
 
 int track_check(struct tracker *t, int disk)
 {
-    struct balance now = read_balance(t, disk), was = t->balance[disk];
-    int64_t by_stat = (int64_t)(now.by_stat - was.by_stat), missing = PROGRAMS * by_stat - (int64_t)(now.sectors - was.sectors);
+    struct track_followed *f = &t->ledger->disks[disk];
+    struct track_balance now = read_balance(t, disk);
+    const struct track_balance *was = tracker_balance(f);
+    int weighed;
 
-    if (t->unseen[disk])
+    if (f->unseen)
         return -1;
     if (now.by_stat == TRACK_WRITES_UNKNOWN)
         return 1;
-    if (missing < 0)
+    weighed = was->by_stat == TRACK_WRITES_UNKNOWN ? 1 : weigh(was, &now);
+    if (weighed == 0)
         return 0;
-    t->balance[disk] = now;
-    /* Where some of the programs were passed over, one of them at least has seen each completion. */
-    t->unseen[disk] = missing > 0 && was.by_stat != TRACK_WRITES_UNKNOWN &&
-                      (now.passed_over == was.passed_over || missing > (PROGRAMS - 1) * by_stat);
-    return t->unseen[disk] ? -1 : 1;
+    if (weighed < 0)
+        __atomic_store_n(&f->unseen, 1, __ATOMIC_SEQ_CST); /* written down before the balance moves on */
+    set_balance(f, &now);
+    return weighed;
 }
+
+/* ---- taking ---- */
 
 static uint32_t take_slot(struct tracker *t, uint32_t index, uint64_t tag)
 {
@@ -308,16 +429,23 @@ static uint32_t take_pages(struct tracker *t, int disk, int64_t chunk, bool whol
 
 int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, struct err *e)
 {
-    uint64_t *from = t->words + t->places[disk].first_word, *whole_from = t->whole + t->places[disk].first_word;
+    struct track_followed *f = &t->ledger->disks[disk];
+    uint64_t *dirty = t->dirty + f->place.first_word, *whole_of = t->whole + f->place.first_word, *todo = track_todo(t, disk);
     uint64_t lost = counted(t, disk).lost;
     int64_t count = 0;
     bool lost_now;
 
-    for (uint64_t i = 0; i < (t->places[disk].chunk_count + 63) / 64; i++) {
-        uint64_t marks = __atomic_load_n(&from[i], __ATOMIC_SEQ_CST) ? __atomic_exchange_n(&from[i], 0, __ATOMIC_SEQ_CST) : 0;
+    __atomic_store_n(&f->untold, 0, __ATOMIC_SEQ_CST);
+    for (uint64_t i = 0; i < (f->place.chunk_count + 63) / 64; i++) {
+        uint64_t marks = __atomic_load_n(&dirty[i], __ATOMIC_SEQ_CST), whole;
 
-        uint64_t whole = marks ? __atomic_fetch_and(&whole_from[i], ~marks, __ATOMIC_SEQ_CST) : 0;
-
+        if (!marks)
+            continue;
+        /* To do before it is marked no longer, and no mark is cleared that was not looked at: whenever we are killed, each is in one of the two. */
+        if (todo)
+            todo[i] |= marks;
+        __atomic_fetch_and(&dirty[i], ~marks, __ATOMIC_SEQ_CST);
+        whole = __atomic_fetch_and(&whole_of[i], ~marks, __ATOMIC_SEQ_CST);
         count += __builtin_popcountll(marks);
         for (; marks; marks &= marks - 1) {
             int bit = __builtin_ctzll(marks);
@@ -325,10 +453,11 @@ int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, 
             visit((int64_t)i * 64 + bit, take_pages(t, disk, (int64_t)i * 64 + bit, whole >> bit & 1), user);
         }
     }
-    lost_now = lost != t->lost_seen[disk];
+    lost_now = lost != f->lost_seen;
     if (lost_now || track_check(t, disk) < 0) {
-        t->lost_seen[disk] = lost;
-        t->unseen[disk] = false; /* it is said now */
+        __atomic_store_n(&f->untold, 1, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&f->lost_seen, lost, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&f->unseen, 0, __ATOMIC_SEQ_CST); /* it is said now */
         return err_set(e, ERR_CORRUPT, "not every write could be marked: %s", lost_now ? "the disk has grown, or was written past the block layer"
                        : "the kernel has counted more than the tracker has seen");
     }
@@ -340,10 +469,13 @@ int64_t track_waiting(const struct tracker *t, uint64_t *written)
     int64_t whole = 0, pages = 0;
 
     *written = 0;
-    for (int i = 0; i < t->disk_count; i++)
-        *written += counted(t, i).sectors;
-    for (size_t i = 0; i < t->words_size / sizeof *t->words; i++) {
-        uint64_t marks = __atomic_load_n(&t->words[i], __ATOMIC_RELAXED);
+    for (unsigned i = 0; i < t->ledger->disk_count; i++) {
+        struct track_counters c = counted(t, (int)i);
+
+        *written += c.sectors[0] + c.sectors[1] + c.sectors[2];
+    }
+    for (size_t i = 0; i < t->arrays[ARRAY_DIRTY].size_bytes / sizeof *t->dirty; i++) {
+        uint64_t marks = __atomic_load_n(&t->dirty[i], __ATOMIC_RELAXED);
 
         whole += marks ? __builtin_popcountll(marks & __atomic_load_n(&t->whole[i], __ATOMIC_RELAXED)) : 0;
     }
@@ -354,13 +486,11 @@ int64_t track_waiting(const struct tracker *t, uint64_t *written)
 
 uint64_t track_writes(const struct tracker *t, int disk)
 {
-    unsigned long long v[STAT_FIELDS];
-    uint64_t by_stat = read_stat(t->names[disk], v) ? v[STAT_SECTORS_WRITTEN] + v[STAT_SECTORS_DISCARDED] : 0;
-
+    uint64_t by_stat = tracker_sectors_by_stat(t->ledger->disks[disk].name);
     struct track_counters c = counted(t, disk);
 
     /* All only rise; sectors, for a flush counts as a write there. The tracker's own would do, were it never passed over. */
-    return c.sectors + c.lost + by_stat;
+    return c.sectors[0] + c.sectors[1] + c.sectors[2] + c.lost + (by_stat == TRACK_WRITES_UNKNOWN ? 0 : by_stat);
 }
 
 uint64_t track_writes_by_stat(const char *name)

@@ -30,13 +30,28 @@ struct track_disk {
 
 static inline int64_t track_chunks(int64_t size_bytes) { return (size_bytes + TRACK_CHUNK_SIZE - 1) / TRACK_CHUNK_SIZE; }
 
-/* Attaches; when it returns, every later write is seen. Mounts tracefs where it isn't. At most TRACK_DISKS_MAX disks. */
+/* Attaches; when it returns, every later write is seen. At most TRACK_DISKS_MAX disks. */
 int track_open(const struct track_disk *disks, int disk_count, struct tracker **out, struct err *e);
-void track_close(struct tracker **t); /* for CLEANUP */
+/* The same, with room for track_todo: one that track_keep takes. */
+int track_open_to_keep(const struct track_disk *disks, int disk_count, struct tracker **out, struct err *e);
+void track_close(struct tracker **t); /* for CLEANUP. One that is kept goes on marking */
 
-/* Visits the marked chunks of a disk in rising order and clears their marks: their count. pages: bit i: bytes of page i (4 KiB, of the chunk) were
- * written, or may have been; TRACK_PAGES_ALL where no more is known than that the chunk was. -1 (ERR_CORRUPT): marks were lost (the disk has
- * grown, or track_check says so): read all of it again; the marks that there are have been taken. */
+/* Keeps it, in a folder of its own below /sys/fs/bpf (which is mounted where it isn't): from now on it lives on when this process ends, however it ends, until
+ * track_forget or the end of the machine. What was kept there before is forgotten. */
+int track_keep(struct tracker *t, const char *folder, struct err *e);
+/* The tracker that is kept there, as if this process had opened it and had never been away. Refused, with the reason, where anything doesn't fit: other disks
+ * (by name, number, size, and the kernel's number for their being there), other programs, no I/O statistics; ERR_NOT_FOUND: nothing is kept. What
+ * was written meanwhile is marked, and the next track_check judges all the time between, too. */
+int track_adopt(const char *folder, const struct track_disk *disks, int disk_count, struct tracker **out, struct err *e);
+int track_forget(const char *folder, struct err *e); /* 0 where nothing was kept, too */
+/* What lives as long as the tracker, the caller's, zero at first: TRACK_MEMORY_SIZE bytes; and of each disk a bit for each chunk that is to do. */
+void *track_memory(struct tracker *t);
+uint64_t *track_todo(struct tracker *t, int disk); /* NULL: it was not opened to be kept */
+
+/* Visits the marked chunks of a disk in rising order and clears their marks, after it has put them into track_todo: their count. pages: bit i: bytes of page i
+ * (4 KiB, of the chunk) were written, or may have been; TRACK_PAGES_ALL where no more is known than that the chunk was. -1 (ERR_CORRUPT): marks
+ * were lost (the disk has grown, or track_check says so): read all of it again; the marks that there are have been taken. Who is killed before the next
+ * call is told again. */
 typedef void track_visit(int64_t chunk, uint32_t pages, void *user);
 int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, struct err *e);
 /* Whether every write that the kernel's own I/O statistics count was seen by the tracker: 1 yes (or there are none: queue/iostats is 0); 0 it can't

@@ -2,6 +2,7 @@
 #pragma once
 
 #define TRACK_DISKS_MAX 64
+#define TRACK_PROGRAMS 3
 #define TRACK_CHUNK_SHIFT 7              /* sectors of 512 bytes to chunks of 64 KiB */
 #define TRACK_REQUEST_CHUNKS_MAX 65600   /* a request has at most 4 GiB: 65,536 chunks and where it isn't aligned one more */
 
@@ -35,7 +36,35 @@ struct track_place {
 
 /* Of a disk on a processor: a cache line each, so that neither fight. */
 struct track_counters {
-    unsigned long long sectors; /* of 512 bytes, of completions that may have changed the disk, but commands past the block layer; by each of the programs that ran */
-    unsigned long long lost;    /* completions whose chunks could not be marked: everything must be read again */
-    unsigned long long pad[6];
+    unsigned long long sectors[TRACK_PROGRAMS]; /* by each of the programs, of completions that may have changed the disk, but commands past the block layer */
+    unsigned long long lost;                    /* completions whose chunks could not be marked: everything must be read again */
+    unsigned long long pad[4];
+};
+
+/* Sectors written and discarded by the kernel's statistics; by each of our programs; and how often each was passed over: when these last agreed. */
+struct track_balance {
+    unsigned long long by_stat, sectors[TRACK_PROGRAMS], passed_over[TRACK_PROGRAMS];
+};
+
+/* What user space knows of a disk. The process may be killed between any two stores: the order of them is what keeps it true (keep.c). */
+struct track_followed {
+    char name[64];
+    unsigned long long size_bytes, instance; /* instance: the kernel's number for this disk's being there (diskseq); 0: it counts none */
+    struct track_place place;
+    struct track_balance balance[2];
+    unsigned int newest;        /* which balance holds */
+    unsigned int unseen;        /* a write was not seen, and track_take has not said so yet */
+    unsigned int untold;        /* track_take has said so: until it is called again, whoever was told may not have acted on it */
+    unsigned int pad;
+    unsigned long long lost_seen;
+};
+struct track_ledger {
+    unsigned long long programs; /* a hash of them, and of the maps' layout */
+    unsigned int disk_count, processor_count;
+    struct track_followed disks[TRACK_DISKS_MAX];
+};
+
+#define TRACK_MEMORY_SIZE 65536
+struct track_memory {
+    unsigned char bytes[TRACK_MEMORY_SIZE];
 };

@@ -67,6 +67,7 @@ remove() {
     systemctl disable -q --no-reload --now slipway-agent 2>/dev/null
     [ ! -x $agent ] || $agent uninstall
     rm -f $agent $unit
+    rm -rf /sys/fs/bpf/slipway-agent
     systemctl daemon-reload
 }
 

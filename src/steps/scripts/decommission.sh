@@ -9,6 +9,7 @@ set -f
 parking=$1 services=$2
 state=/run/slipway-park
 agent=/usr/local/sbin/slipway-agent
+tracker=/sys/fs/bpf/slipway-agent # it would go on following writes without its agent
 failed=0
 ok() { printf 'ok %s\t%s\n' "$1" "$2"; }
 bad() { printf 'not ok %s\t%s\n' "$1" "$2"; failed=1; }
@@ -20,12 +21,13 @@ ok "parked source" "at $parking"
 systemctl disable -q --no-reload --now slipway-agent 2>/dev/null
 [ ! -x $agent ] || $agent uninstall 2>/dev/null
 rm -f $agent /etc/systemd/system/slipway-agent.service
-rm -rf /etc/slipway-agent /run/slipway-agent
+rm -rf /etc/slipway-agent /run/slipway-agent $tracker
 systemctl daemon-reload
 systemctl reset-failed slipway-agent 2>/dev/null
 left=
 for path in $agent /etc/slipway-agent /run/slipway-agent /etc/systemd/system/slipway-agent.service; do [ -e $path ] && left="$left $path"; done
 if [ -z "$left" ]; then ok "agent's files" "absent"; else bad "agent's files" "still there:$left"; fi
+if [ -e $tracker ]; then bad "agent's tracker" "still in the kernel: $tracker"; else ok "agent's tracker" "absent"; fi
 load=$(systemctl show -p LoadState slipway-agent | cut -d= -f2)
 if [ "$load" = not-found ]; then ok "agent's unit" "absent"; else bad "agent's unit" "$load"; fi
 left=$(find /proc -maxdepth 2 -name exe -lname '*slipway-agent*' 2>/dev/null | tr '\n' ' ')

@@ -16,17 +16,17 @@ MUTANTS = {
         "track.c": [(import_skeleton, '#include "bits_at_issue.skel.h"')],
         "track.bpf.c": [
             ("    __u32 cmd_flags;\n} KERNELS;", "    __u32 cmd_flags, __data_len;\n} KERNELS;"),
-            ("static __always_inline int completed(unsigned long long *arguments)", "static __always_inline int seen(unsigned long long *arguments, int issued)"),
+            ("static __always_inline int completed(unsigned long long *arguments, int program)", "static __always_inline int seen(unsigned long long *arguments, int program, int issued)"),
             ("    __u32 sector_count = (__u32)arguments[2] >> 9,", "    __u32 sector_count = (issued ? rq->__data_len : (__u32)arguments[2]) >> 9,"),
-            (chunks_of_request, "    if (!issued) {\n        add(&counted->sectors, sector_count);\n        return 0;\n    }\n" + chunks_of_request),
-            ("    add(&counted->sectors, sector_count);\n    return 0;\n}\n\n/* Three times", "    return 0;\n}\n\n/* Three times"),
-            ("int completed_first(unsigned long long *arguments) { return completed(arguments); }",
-             "int completed_first(unsigned long long *arguments) { return seen(arguments, 0); }"),
-            ("int completed_second(unsigned long long *arguments) { return completed(arguments); }",
-             "int completed_second(unsigned long long *arguments) { return seen(arguments, 0); }"),
-            ("int completed_third(unsigned long long *arguments) { return completed(arguments); }",
-             "int completed_third(unsigned long long *arguments) { return seen(arguments, 0); }\n"
-             'SEC("tp_btf/block_rq_issue")\nint issue(unsigned long long *arguments) { return seen(arguments, 1); }'),
+            (chunks_of_request, "    if (!issued) {\n        add(&counted->sectors[program], sector_count);\n        return 0;\n    }\n" + chunks_of_request),
+            ("    add(&counted->sectors[program], sector_count);\n    return 0;\n}\n\n/* Three times", "    return 0;\n}\n\n/* Three times"),
+            ("int completed_first(unsigned long long *arguments) { return completed(arguments, 0); }",
+             "int completed_first(unsigned long long *arguments) { return seen(arguments, 0, 0); }"),
+            ("int completed_second(unsigned long long *arguments) { return completed(arguments, 1); }",
+             "int completed_second(unsigned long long *arguments) { return seen(arguments, 1, 0); }"),
+            ("int completed_third(unsigned long long *arguments) { return completed(arguments, 2); }",
+             "int completed_third(unsigned long long *arguments) { return seen(arguments, 2, 0); }\n"
+             'SEC("tp_btf/block_rq_issue")\nint issue(unsigned long long *arguments) { return seen(arguments, 0, 1); }'),
         ],
     },
     # Marks are cleared after what they name was read: a write between is in the mark that is cleared, not in what was read.
@@ -34,11 +34,11 @@ MUTANTS = {
         "track.c": [
             ("int64_t track_take(struct tracker *t,", "static uint64_t *last_taken;\n\nint64_t track_take(struct tracker *t,"),
             ("    int64_t count = 0;\n    bool lost_now;\n",
-             "    int64_t count = 0;\n    bool lost_now;\n\n    if (!last_taken)\n        last_taken = xcalloc(1, t->words_size);\n"),
-            ("        uint64_t marks = __atomic_load_n(&from[i], __ATOMIC_SEQ_CST) ? __atomic_exchange_n(&from[i], 0, __ATOMIC_SEQ_CST) : 0;\n",
-             "        uint64_t *last = &last_taken[t->places[disk].first_word + i];\n"
-             "        uint64_t marks = __atomic_and_fetch(&from[i], ~*last, __ATOMIC_SEQ_CST);\n\n"
-             "        *last = marks;\n"),
+             "    int64_t count = 0;\n    bool lost_now;\n\n    if (!last_taken)\n        last_taken = xcalloc(1, t->arrays[ARRAY_DIRTY].size_bytes);\n"),
+            ("        uint64_t marks = __atomic_load_n(&dirty[i], __ATOMIC_SEQ_CST), whole",
+             "        uint64_t *last = &last_taken[f->place.first_word + i], marks = __atomic_and_fetch(&dirty[i], ~*last, __ATOMIC_SEQ_CST), whole"),
+            ("        if (!marks)\n            continue;\n", "        *last = marks;\n        if (!marks)\n            continue;\n"),
+            ("        __atomic_fetch_and(&dirty[i], ~marks, __ATOMIC_SEQ_CST);\n", ""),
         ],
     },
     # A partition's writes are marked as if it began at the disk's first sector (proof.py's second).
@@ -49,7 +49,7 @@ MUTANTS = {
     # Discards are counted, and not marked.
     "discard_unmarked": {
         "track.c": [(import_skeleton, '#include "discard_unmarked.skel.h"')],
-        "track.bpf.c": [(chunks_of_request, "    if (operation == 3) {\n        add(&counted->sectors, sector_count);\n        return 0;\n    }\n" + chunks_of_request)],
+        "track.bpf.c": [(chunks_of_request, "    if (operation == 3) {\n        add(&counted->sectors[program], sector_count);\n        return 0;\n    }\n" + chunks_of_request)],
     },
     # Of a request that crosses a chunk's border only the first chunk is marked.
     "last_chunk_unmarked": {
@@ -78,6 +78,10 @@ MUTANTS = {
     "moment_unchecked": {
         "engine.c": [("        if (now[i] != writes[i] || now[i] == TRACK_WRITES_UNKNOWN || (a->tracker && track_check(a->tracker, i) != 1))\n            return false;\n",
                       "        (void)writes;\n")],
+    },
+    # The agent is killed: the next one does not know what was on its way.
+    "under_way_forgotten": {
+        "todo.c": [("        kept_add(under_way, chunks[count]); /* before it is to do no longer */\n", "        (void)under_way;\n")],
     },
     # The link was cut: what was on its way is not sent again.
     "requeue_forgotten": {

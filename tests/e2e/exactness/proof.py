@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import struct
@@ -117,8 +118,10 @@ class Proof(Place):
     def __init__(self, build, seed, agent=None):
         super().__init__(build)
         self.seed, self.random, self.program = seed, random.Random(seed), agent
-        self.faults, self.counts = [], {"compared": 0, "identical": 0, "checked_filesystems": 0, "in_flight": 0, "torn_in_flight": 0, "refused": 0}
-        self.plan, self.slow = [], None
+        self.faults, self.counts = [], {"compared": 0, "identical": 0, "checked_filesystems": 0, "in_flight": 0, "torn_in_flight": 0, "refused": 0,
+                                    "agents_killed": 0}
+        self.plan, self.slow, self.doom, self.events = [], None, None, EVENTS
+        self.kept = pathlib.Path(f"/sys/fs/bpf/slipway-proof-{os.getpid()}")
 
     # ---- what it is made of ----
 
@@ -165,13 +168,14 @@ class Proof(Place):
         self.replicator("--point-interval", "1h")
 
     def start_agent(self):
-        self.agent("web01", self.device, self.program, replicator_port=self.link.own_port, freeze_budget_ms=3000)
+        self.agent("web01", self.device, self.program, replicator_port=self.link.own_port, freeze_budget_ms=3000, tracker_dir=str(self.kept))
 
     def __exit__(self, kind, failure, trace):
         before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         for name in ("agent-web01", "writer"):  # the agent first: what it holds frozen moves again
             if name in self.processes:
                 self.stop(name, signal.SIGTERM if name != "writer" else signal.SIGKILL)
+        shutil.rmtree(self.kept, ignore_errors=True)
         while self.mounts:
             subprocess.run(["umount", self.mounts.pop()], check=False)
         for loop in list(self.loops):
@@ -205,16 +209,34 @@ class Proof(Place):
     def strike(self):
         """An event, where one is due."""
         if not self.plan:
-            self.plan = EVENTS + [None] * (EVENTS_EVERY // (1 if self.counts["compared"] else 2) - len(EVENTS))
+            self.plan = self.events + [None] * (EVENTS_EVERY // (1 if self.counts["compared"] else 2) - len(self.events))
             self.random.shuffle(self.plan)
         event = self.plan.pop()
         if event == "link":
             threading.Timer(self.random.uniform(0, 0.3), self.link.cut).start()
+        elif event == "agent":  # while the point is taken, when much is under way, or a little before
+            self.doom = threading.Timer(self.random.uniform(0, 0.4), self.processes["agent-web01"].kill)
+            self.doom.start()
+            time.sleep(self.random.choice((0, 0, 0.4)))
         elif event:
-            name = "agent-web01" if event == "agent" else "replicator"
-            self.stop(name, signal.SIGKILL)
+            self.stop("replicator", signal.SIGKILL)
             time.sleep(self.random.uniform(0, 0.5))
-            self.start_agent() if event == "agent" else self.start_replicator()
+            self.start_replicator()
+
+    def succeed(self):
+        """The next agent, where this one was killed."""
+        if not self.doom:
+            return
+        self.doom.join()
+        self.doom = None
+        self.stop("agent-web01", signal.SIGKILL)
+        time.sleep(self.random.uniform(0, 0.5))
+        self.counts["agents_killed"] += 1
+        self.start_agent()
+
+    def taken_over(self):
+        """How many agents went on where the one before was killed."""
+        return (self.dir / "agent-web01.log").read_text(errors="replace").count("goes on where the agent before it was")
 
     def take(self, kind):
         """A point that was answered, or None. The model knows between which moments it lies."""
@@ -292,6 +314,7 @@ class Proof(Place):
         time.sleep(self.random.uniform(0, 0.25))
         self.strike()
         point = self.take(kind)
+        self.succeed()
         if not point:
             return False
         try:
@@ -309,4 +332,4 @@ class Proof(Place):
         while self.counts["compared"] < points and not (stop_at_fault and self.faults):
             self.one()
             yield self.counts
-        self.counts.update(self.writer.order("stats"))
+        self.counts.update(self.writer.order("stats"), taken_over=self.taken_over())

@@ -95,6 +95,22 @@ static int plan(int64_t bound_mib, int64_t buffers_mib, int disks, int64_t disk_
     return memory_plan(&c, &w, out, e);
 }
 
+/* With a bit more for each chunk, for the agent after this one. */
+static void kept(void)
+{
+    struct agent_config c = {.memory_bound_mib = 128, .memory_mib = 64};
+    struct memory_wants w = {.disk_bytes = 13 * TIB, .chunk_count = 13 * TIB / 65536, .disk_count = 1, .tracked = true, .kept = true, .cores = 2};
+    struct memory_plan p, without;
+    struct err e = {0};
+
+    is_int(memory_plan(&c, &w, &p, &e), 0, "a tracker of 13 TiB can be kept: %s", e.message);
+    w.kept = false;
+    ok(memory_plan(&c, &w, &without, &e) == 0 && without.buffers_bytes > p.buffers_bytes, "which takes from the buffers: %lld MiB, not %lld", (long long)(p.buffers_bytes / MIB),
+       (long long)(without.buffers_bytes / MIB));
+    w = (struct memory_wants){.disk_bytes = 20 * TIB, .chunk_count = 20 * TIB / 65536, .disk_count = 10, .tracked = true, .kept = true, .cores = 2};
+    ok(memory_plan(&c, &w, &p, &e) < 0, "one of 20 TiB can't, at the default: %s", e.message);
+}
+
 static void plans(void)
 {
     struct memory_plan p;
@@ -133,5 +149,6 @@ int main(int argc, char **argv)
     lives(12 * BITS_BLOCK_COUNT + 1, 2, false);
     lives(12 * BITS_BLOCK_COUNT - 63, 5, false);
     plans();
+    kept();
     return tap_done();
 }

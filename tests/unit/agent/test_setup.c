@@ -50,6 +50,9 @@ static void test_config(void)
        "with its values and defaults");
     is_str(c.disks[0], "sda", "a disk's name without its folder");
     is_str(c.folder, folder, "the folder is the file's");
+    is_str(c.tracker_dir, AGENT_TRACKER_DIR, "its tracker is kept at the machine's place");
+    MUST(read_text("{\"server\":\"web01\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":1,\"runtime_dir\":\"/run/another\"}", &c, &e) == 0);
+    is_str(c.tracker_dir, "", "one with a runtime folder of its own leaves that alone");
 }
 
 static void test_identity(void)

@@ -111,6 +111,7 @@ def first_sync(world):
 def stopped(world):
     world.kill("agent-web01", signal.SIGTERM)
     world.wait("an agent that was stopped: STOPPED, and why", lambda: world.server()["state"] == "STOPPED" and cause(world) == "agent_stopped")
+    shutil.rmtree(world.kept("agent-web01"))  # as after a reboot: its tracker is gone
     seen = set()
     world.start_agent(read_bytes_per_s=8 * MIB)
 
