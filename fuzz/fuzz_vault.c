@@ -1,4 +1,5 @@
-/* The first byte names what the rest is: a segment (header and records), a map node, a point's document, a grave, NBD options and requests. */
+/* The first byte names what the rest is: a segment (header and records), a map node, a point's document, a grave, NBD options and requests,
+ * a group's document. */
 #include "vault/internal.h"
 #include "vault/nbd_proto.h"
 
@@ -56,6 +57,18 @@ static void try_point(const uint8_t *bytes, size_t size)
     MUST(point_parse(text, strlen(text), again, &second, NULL) == 0 && second == sequence && memcmp(p, again, sizeof *p) == 0);
 }
 
+static void try_group(const uint8_t *bytes, size_t size)
+{
+    CLEANUP(free_ptr) struct vault_group *g = xcalloc(1, sizeof *g), *again = xcalloc(1, sizeof *again);
+    CLEANUP(free_ptr) char *text = NULL;
+
+    if (group_parse((const char *)bytes, size, g, NULL) < 0)
+        return;
+    MUST(g->count >= 1 && g->count <= VAULT_GROUP_MOST);
+    text = group_text(g);
+    MUST(group_parse(text, strlen(text), again, NULL) == 0 && memcmp(g, again, sizeof *g) == 0);
+}
+
 static void try_grave(const uint8_t *bytes, size_t size)
 {
     char id[VAULT_POINT_ID_SIZE];
@@ -83,7 +96,7 @@ static void try_nbd(const uint8_t *bytes, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    static void (*const tries[])(const uint8_t *bytes, size_t size) = {try_segment, try_node, try_point, try_grave, try_nbd};
+    static void (*const tries[])(const uint8_t *bytes, size_t size) = {try_segment, try_node, try_point, try_grave, try_nbd, try_group};
 
     if (size == 0 || size > 4u << 20)
         return 0;

@@ -75,6 +75,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         {WIRE_THAWED, sizeof(struct wire_thawed)}, {WIRE_HASH, sizeof(struct wire_hash)}, {WIRE_HASH_DONE, sizeof(struct wire_hash_done)},
         {WIRE_STATUS, sizeof(struct wire_status)}, {WIRE_REFUSE, sizeof(struct wire_failure)}, {WIRE_RESTORE, sizeof(struct wire_restore)},
         {WIRE_RESTORING, sizeof(struct wire_restoring)}, {WIRE_PING, sizeof(struct wire_simple)},
+        {WIRE_POINT_AT, sizeof(struct wire_simple)},
     };
     struct wire_header header;
 

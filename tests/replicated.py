@@ -48,8 +48,8 @@ class World(ends.Ends):
     def start_replicator(self, *more):
         self.start("replicator", *self.replicator_words("--point-interval", "1s", "--vault-key-file", self.vault_key, "--make-vault-key", *more), env={**os.environ, "SLIPWAY_LOG": "text"})
 
-    def start_agent(self, server="web01", folder="agent-web01", **settings):
-        self.start(f"agent-{server}", *self.agent_words(server, [self.loop], folder, **{"freeze_budget_ms": 2000, **settings}), env={**os.environ, "SLIPWAY_LOG": "text"})
+    def start_agent(self, server="web01", folder="agent-web01", loop=None, **settings):
+        self.start(f"agent-{server}", *self.agent_words(server, [loop or self.loop], folder, **{"freeze_budget_ms": 2000, **settings}), env={**os.environ, "SLIPWAY_LOG": "text"})
 
     def refusal(self, verb, **more):
         try:

@@ -16,7 +16,7 @@ import sys
 
 CHUNK, PAGE, FANOUT, NODE, RAW_LIMIT = 65536, 4096, 64, 2048, 1 << 20
 ZERO, UNKNOWN = bytes(32), b"\xff" * 32
-KINDS = {1: "chunk", 2: "node", 3: "point", 4: "grave"}
+KINDS = {1: "chunk", 2: "node", 3: "point", 4: "grave", 5: "group"}
 zstd = ctypes.CDLL(ctypes.util.find_library("zstd") or "libzstd.so.1")
 zstd.ZSTD_decompress.restype = ctypes.c_size_t
 zstd.ZSTD_decompress.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
@@ -105,7 +105,7 @@ class Vault:
             raise Refused("not a vault of version 1 or 2")
         self.id = bytes.fromhex(about["id"])
         self.keys = Keys(about["sealed"], self.id, key_file) if about.get("sealed") else None
-        self.places, self.points, self.graves, self.documents = {}, {}, set(), set()
+        self.places, self.points, self.graves, self.documents, self.grouped = {}, {}, set(), set(), set()
         for path in sorted((self.folder / "segments").glob("[0-9]" * 10 + ".seg")):
             self.walk(path)
 
@@ -125,7 +125,7 @@ class Vault:
                 break  # a torn tail
             name = data[at + 16:at + 48]
             self.places[name] = (path, at + 64, codec, raw_size, stored_size)
-            if kind in (3, 4):
+            if kind in (3, 4, 5):
                 self.document(kind, name)
             at += 64 + (stored_size + 7) // 8 * 8
 
@@ -138,9 +138,11 @@ class Vault:
         if kind == 4:
             self.graves.add(raw[:32])
             return
-        point = json.loads(raw)
-        if point.get("format") == "slipway-point" and point.get("version") == 1:
-            self.points[name] = point
+        about = json.loads(raw)
+        if kind == 5 and about.get("format") == "slipway-group" and about.get("version") == 1:
+            self.grouped |= {(bytes.fromhex(p["document"]), about["id"]) for p in about["points"]}
+        elif kind == 3 and about.get("format") == "slipway-point" and about.get("version") == 1:
+            self.points[name] = about
 
     def get(self, name):
         stored = self.stored(name)
@@ -192,7 +194,8 @@ class Vault:
         return {page: raw[page * PAGE:(page + 1) * PAGE] for page in range(CHUNK // PAGE)}
 
     def living(self):
-        return sorted((p for name, p in self.points.items() if name not in self.graves), key=lambda p: p["sequence"])
+        return sorted((p for name, p in self.points.items() if name not in self.graves and
+                       ("group" not in p or (name, p["group"]) in self.grouped)), key=lambda p: p["sequence"])
 
     def chunks(self, name, level, first, count):
         """Numbers and content of the chunks that are not zero."""

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/words.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -200,6 +201,54 @@ int disks_find(const struct agent_config *c, struct disk *disks, int limit, int 
     tell_apart(disks, found);
     *count = found;
     return 0;
+}
+
+/* ---- what has changed ---- */
+
+static const struct disk *find_disk(const struct disk *disks, int count, const char *id, const char *name)
+{
+    for (int i = 0; i < count; i++)
+        if ((!id || strcmp(disks[i].id, id) == 0) && (!name || strcmp(disks[i].name, name) == 0))
+            return &disks[i];
+    return NULL;
+}
+
+static void say_disk(struct buf *words, const char *verb, const struct disk *d)
+{
+    buf_printf(words, "%sdisk %s (", words->size_bytes ? "; " : "", d->name);
+    words_bytes(words, (double)d->size_bytes);
+    buf_printf(words, ") %s", verb);
+}
+
+static void say_known(struct buf *words, const struct disk *was, const struct disk *now)
+{
+    if (was->size_bytes != now->size_bytes) {
+        say_disk(words, now->size_bytes > was->size_bytes ? "has grown to " : "has shrunk to ", was);
+        words_bytes(words, (double)now->size_bytes);
+    }
+    if (strcmp(was->name, now->name) != 0) {
+        say_disk(words, "was ", now);
+        buf_puts(words, was->name);
+    }
+}
+
+bool disks_difference(const struct disk *was, int was_count, const struct disk *now, int now_count, struct buf *words)
+{
+    for (int i = 0; i < now_count; i++) {
+        const struct disk *known = find_disk(was, was_count, now[i].id, NULL), *other = find_disk(was, was_count, NULL, now[i].name);
+
+        if (known)
+            say_known(words, known, &now[i]);
+        else if (other && !find_disk(now, now_count, other->id, NULL))
+            say_disk(words, "is another one than before", &now[i]);
+        else
+            say_disk(words, "has come", &now[i]);
+    }
+    for (int i = 0; i < was_count; i++)
+        if (!find_disk(now, now_count, was[i].id, NULL) && (!find_disk(now, now_count, NULL, was[i].name) ||
+                                                             find_disk(was, was_count, find_disk(now, now_count, NULL, was[i].name)->id, NULL)))
+            say_disk(words, "is gone", &was[i]);
+    return words->size_bytes > 0;
 }
 
 /* ---- mounts ---- */

@@ -16,6 +16,10 @@ struct disk {
 int disks_find(const struct agent_config *c, struct disk *disks, int limit, int *count, struct err *e);
 int disks_size(const char *name, int64_t *size_bytes, struct err *e);
 
+/* What has become of the disks, in words ("disk sdb (10.0 GiB) has come"); false where nothing has. By identity; only a name that another disk has now
+ * tells of a swap. */
+bool disks_difference(const struct disk *was, int was_count, const struct disk *now, int now_count, struct buf *words);
+
 /* A filesystem to freeze, once each, however often it is mounted. */
 struct mount {
     char path[256];

@@ -35,6 +35,8 @@ int engine_wait(struct agent *a, int64_t deadline_us, struct err *e)
         return err_set(e, ERR_CANCELLED, "the agent is stopping");
     if (a->broken)
         return err_set(e, ERR_UNREACHABLE, "the link to the replicator broke");
+    if (a->step_request && a->step_told == WIRE_GIVE_UP)
+        return err_set(e, ERR_CANCELLED, "given up: the point of another server of its group did not come about");
     if (deadline_us >= 0 && now_us >= deadline_us)
         return err_set(e, ERR_TIMEOUT, "its time is over");
     if (deadline_us >= 0 && deadline_us < wake_us)
@@ -77,6 +79,15 @@ static void mark_todo(int64_t chunk, uint32_t pages, void *user)
     todo_mark(m->a, m->disk, chunk, pages);
 }
 
+static void set_taking_marks(struct agent *a, bool taking)
+{
+    pthread_mutex_lock(&a->lock);
+    a->taking_marks = taking;
+    if (!taking)
+        a->waiting_bytes = 0;
+    pthread_mutex_unlock(&a->lock);
+}
+
 int engine_take(struct agent *a, struct err *e)
 {
     int64_t bytes = 0;
@@ -84,6 +95,7 @@ int engine_take(struct agent *a, struct err *e)
 
     if (!a->tracker)
         return 0;
+    set_taking_marks(a, true);
     for (int i = 0; i < a->disk_count; i++) {
         struct agent_disk *d = &a->disks[i];
         struct marking m = {.a = a, .disk = i};
@@ -93,7 +105,9 @@ int engine_take(struct agent *a, struct err *e)
             log_err(e, "disk %s is read again", d->info.name);
             todo_all(a, i);
             pthread_mutex_lock(&a->lock);
+            a->rescan_pass |= a->pass == PASS_DONE; /* the replicator has all, as it was */
             a->pass = PASS_RUNNING;
+            note_set(a, "marks_lost", "disk %s is read again: %.300s", d->info.name, e->message);
             pthread_mutex_unlock(&a->lock);
             a->next_disk_check_us = 0;
             lost = true;
@@ -102,7 +116,8 @@ int engine_take(struct agent *a, struct err *e)
         bytes += m.bytes;
     }
     atomic_fetch_add(&a->bytes_marked, bytes);
-    atomic_store(&a->todo_chunks, todo_total(a));
+    atomic_store(&a->todo_bytes, todo_bytes(a));
+    set_taking_marks(a, false);
     return lost ? -1 : 0;
 }
 
@@ -223,14 +238,17 @@ static int new_epoch(struct agent *a, struct err *e)
     a->pass = PASS_RUNNING;
     a->reported_ack = 0;
     a->take_watermark_us = 0;
+    a->outlook_void = true;
     pthread_mutex_unlock(&a->lock);
     return 0;
 }
 
-static void set_tracker(struct agent *a, struct tracker *t)
+/* reason: why it is NULL. */
+static void set_tracker(struct agent *a, struct tracker *t, const char *reason)
 {
     pthread_mutex_lock(&a->lock);
     a->tracker = t;
+    snprintf(a->tracker_reason, sizeof a->tracker_reason, "%.250s", reason);
     pthread_mutex_unlock(&a->lock);
 }
 
@@ -242,21 +260,17 @@ static void attach(struct agent *a, const struct disk *disks, int count)
     struct tracker *t = NULL;
     struct err e = {0};
 
-    set_tracker(a, NULL);
-    if (a->config->rescan_only) {
-        snprintf(a->tracker_reason, sizeof a->tracker_reason, "the setting tracker is rescan");
+    set_tracker(a, NULL, "the setting tracker is rescan");
+    if (a->config->rescan_only)
         return;
-    }
     for (int i = 0; i < count; i++) {
         memcpy(tracked[i].name, disks[i].name, sizeof tracked[i].name);
         tracked[i].size_bytes = disks[i].size_bytes;
     }
-    if (track_open(tracked, count, &t, &e) < 0) {
-        snprintf(a->tracker_reason, sizeof a->tracker_reason, "%.250s", e.message);
+    if (track_open(tracked, count, &t, &e) < 0)
         log_warn("changes can't be followed, so disks are compared by checksum every %lld s: %s", (long long)a->config->rescan_interval_s,
                  e.message);
-    }
-    set_tracker(a, t);
+    set_tracker(a, t, e.message);
 }
 
 /* The disks as they are now, all their chunks to do, in a new epoch. No job may be at work. */
@@ -284,39 +298,53 @@ static int set_up_disks(struct agent *a, struct err *e)
     return new_epoch(a, e);
 }
 
+/* A disk that can't be had stalls replication, in words. */
+static void set_trouble(struct agent *a, const struct err *e)
+{
+    pthread_mutex_lock(&a->lock);
+    a->trouble = *e;
+    a->trouble_us = clock_monotonic_us();
+    pthread_mutex_unlock(&a->lock);
+}
+
+static bool disks_have_changed(struct agent *a, const struct disk *found, int count)
+{
+    CLEANUP(buf_release) struct buf words = {0};
+    struct disk was[LIMIT_DISKS_PER_SERVER];
+
+    for (int i = 0; i < a->disk_count; i++)
+        was[i] = a->disks[i].info;
+    buf_init(&words, WIRE_TEXT_SIZE - 1);
+    if (!disks_difference(was, a->disk_count, found, count, &words))
+        return false;
+    log_warn("%s: all is read again under the new sizes", words.data);
+    pthread_mutex_lock(&a->lock);
+    note_set(a, "disks_changed", "%s", words.data);
+    pthread_mutex_unlock(&a->lock);
+    return true;
+}
+
 /* Has a disk grown, come or gone? Then everything is set up anew under the new sizes; the replicator asks only for what it lacks. */
 static void check_disks(struct agent *a)
 {
     struct disk found[LIMIT_DISKS_PER_SERVER];
     struct err e = {0};
     int count;
-    bool changed;
 
     if (clock_monotonic_us() < a->next_disk_check_us || a->held)
         return;
     a->next_disk_check_us = clock_monotonic_us() + DISK_CHECK_US;
     if (disks_find(a->config, found, LIMIT_DISKS_PER_SERVER, &count, &e) < 0) {
         log_err(&e, "looking for disks");
+        set_trouble(a, &e);
         return;
     }
-    changed = count != a->disk_count;
-    for (int i = 0; i < count && !changed; i++) {
-        changed = strcmp(found[i].id, a->disks[i].info.id) != 0 || found[i].size_bytes != a->disks[i].info.size_bytes ||
-                  strcmp(found[i].name, a->disks[i].info.name) != 0;
-        if (changed)
-            log_warn("disk %s was %lld bytes and is %lld now", found[i].name, (long long)a->disks[i].info.size_bytes,
-                     (long long)found[i].size_bytes);
-    }
-    if (!changed)
+    if (!disks_have_changed(a, found, count))
         return;
-    log_warn("the disks have changed: they are read again under their new sizes");
     link_close(a);
     if (set_up_disks(a, &e) < 0) {
         log_err(&e, "setting up the disks");
-        pthread_mutex_lock(&a->lock);
-        a->trouble = e;
-        a->trouble_us = clock_monotonic_us();
-        pthread_mutex_unlock(&a->lock);
+        set_trouble(a, &e);
         a->next_disk_check_us = 0;
     }
 }
@@ -355,6 +383,7 @@ static void obey(struct agent *a, const struct command *c)
         break;
     case WIRE_LIMIT:
         pthread_mutex_lock(&a->lock);
+        a->rate_void |= a->limit_bytes_per_s != c->simple.value;
         a->limit_bytes_per_s = c->simple.value;
         a->limit_free_us = 0;
         pthread_mutex_unlock(&a->lock);

@@ -12,6 +12,7 @@
 #include "agent/agent.h"
 #include "agent/disks.h"
 #include "agent/freeze.h"
+#include "agent/outlook.h"
 #include "track/track.h"
 #include "wire/conn.h"
 
@@ -41,6 +42,7 @@ struct offer {
     uint64_t number;
     int disk, count;               /* count: what was filled; offered: what was offered (0: nothing had changed) */
     int offered;
+    int64_t bytes;                 /* of disk content: pages, or whole chunks */
     uint8_t *batch;                /* BATCH_BYTES; NULL when given back */
     uint32_t chunks[BATCH_CHUNKS]; /* after hashing: those offered come first, with slot, zero and hash */
     uint8_t slot[BATCH_CHUNKS];    /* where in the batch the chunk's bytes are */
@@ -70,6 +72,7 @@ struct agent_disk {
     int64_t chunk_count;
     uint64_t *todo;       /* the engine's: chunks to offer; (chunk_count + 63) / 64 words. a->pages has pages of some of them */
     int64_t todo_count;
+    int64_t todo_bytes;   /* pages where only pages are to do */
     int64_t cursor;       /* the engine's: the next word of todo to look at */
     struct track_sums *sums; /* where writes can't be followed; else NULL */
 };
@@ -83,8 +86,14 @@ struct command {
     };
 };
 
-struct meter { /* bytes a second over the last seconds */
-    int64_t last_total, last_us, rate;
+/* What the workers' time goes to; the last one: what nobody works at, for the other end has not answered. */
+enum spent { SPENT_SOURCE, SPENT_LIMIT, SPENT_LINK, SPENT_REPLICATOR, SPENT_COUNT };
+
+/* Why the agent does what it does, for people: see wire_status's note. */
+struct note {
+    char kind[WIRE_NAME_SIZE]; /* "": none */
+    char text[WIRE_TEXT_SIZE];
+    int64_t at_us;             /* monotonic */
 };
 
 enum pass { PASS_RUNNING, PASS_DRAINING, PASS_DONE };
@@ -117,6 +126,8 @@ struct agent {
     uint64_t window;
     bool offering;                   /* a worker is sending OFFERs in order */
     struct job_queue urgent, later;  /* sends, hashes first; reads */
+    int64_t busy_us, busy_since_us;  /* time with an offer on its way; since when there is one (0: there is none) */
+    atomic_llong spent_us[SPENT_COUNT];
     int busy_workers;
     bool urgent_reads;               /* a point is being taken: no read limit */
 
@@ -147,6 +158,7 @@ struct agent {
     bool held;
     int64_t held_since_us, held_at_us; /* monotonic; wall clock of the point */
     uint64_t held_writes[LIMIT_DISKS_PER_SERVER];
+    int64_t step_request, step_told; /* of the point that is taken in step with other servers (0: none): the last POINT_GO; -1: none yet */
     struct freezer *freezer; /* the engine's */
     int64_t last_take_us, synced_at_us, take_watermark_us; /* monotonic; see engine_take */
     uint64_t take_watermark;
@@ -155,10 +167,17 @@ struct agent {
     int64_t scan_begin_us;
     struct err trouble;      /* a disk can't be read, …: for a minute the state is STALLED */
     int64_t trouble_us;
+    struct note note;
     int64_t limit_bytes_per_s, limit_free_us, read_free_us;
 
-    atomic_llong bytes_total, bytes_read, bytes_sent, bytes_acked, bytes_marked, todo_chunks;
-    struct meter rate, churn; /* the reporter's */
+    atomic_llong bytes_total, bytes_read, bytes_sent, bytes_acked, bytes_marked, todo_bytes;
+    bool taking_marks;        /* while it is set, marks that wait can't be told from those just taken */
+    int64_t waiting_bytes;    /* that marks in the kernel name */
+    bool outlook_void;        /* counters began anew */
+    bool rate_void;           /* the limit has changed */
+    struct outlook outlook;   /* the reporter's */
+    double weights[SPENT_COUNT]; /* the reporter's: spent_us, of late */
+    int64_t weighed_us[SPENT_COUNT];
     pthread_t reporter;
     bool reporter_runs, reporter_stop;
 };
@@ -192,6 +211,7 @@ void todo_set(struct agent *a, int disk, int64_t chunk); /* as a whole */
 void todo_mark(struct agent *a, int disk, int64_t chunk, uint32_t pages); /* these pages, too */
 void todo_all(struct agent *a, int disk);
 int64_t todo_total(const struct agent *a);
+int64_t todo_bytes(const struct agent *a); /* what of it will travel */
 /* Up to limit chunks, in order from the cursor, cleared: their count. pages: 0 where the whole chunk is to be offered. */
 int todo_next(struct agent *a, int disk, uint32_t *chunks, uint16_t *pages, int limit);
 
@@ -216,6 +236,16 @@ void point_thaw(struct agent *a, int64_t request, bool answer);
 void point_check_hold(struct agent *a); /* notices the hold's deadline */
 void hashing_run(struct agent *a, const struct wire_hash *r);
 
+/* step.c: points of a group. Between begin and end every engine_wait fails (ERR_CANCELLED) once the replicator has said to give up. */
+void step_begin(struct agent *a, int64_t request);
+void step_end(struct agent *a);
+void step_hear(struct agent *a, const struct wire_simple *go); /* the receiver's */
+int step_say(struct agent *a, enum wire_step step, struct err *e);
+/* Until told to come to that step (at most deadline_us). */
+int step_wait(struct agent *a, enum wire_step step, int64_t deadline_us, struct err *e);
+
 /* status.c */
+/* Under lock. Stands while all is read again; that disks have changed, two minutes longer. */
+void note_set(struct agent *a, const char *kind, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int reporter_start(struct agent *a, struct err *e);
 void reporter_stop(struct agent *a);

@@ -126,6 +126,10 @@ static void hear(struct agent *a, const struct wire_frame *f, struct err *e)
     case WIRE_RESUME:
     case WIRE_LIMIT:
     case WIRE_DETACH: hear_command(a, f, e); break;
+    case WIRE_POINT_GO: /* not queued: a point is waiting for it */
+        if (wire_json_decode(f->type, f->payload, f->size, &simple, sizeof simple, e) == 0)
+            step_hear(a, &simple);
+        break;
     case WIRE_PING:
         if (wire_json_decode(WIRE_PING, f->payload, f->size, &simple, sizeof simple, e) == 0)
             wire_send_message(a->conn, WIRE_PONG, &simple, e);
@@ -194,11 +198,29 @@ static int start_receiver(struct agent *a, struct err *e)
     return 0;
 }
 
+/* Why all is offered again, unless that is known already. */
+static void say_why(struct agent *a, bool same, bool whole)
+{
+    if (a->pass != PASS_DONE && a->note.kind[0])
+        return;
+    if (!whole && !a->reported_ack)
+        return; /* the first sync needs no reason */
+    if (!a->reported_ack)
+        note_set(a, "agent_restarted", "the agent started anew, and does not know what was written before");
+    else if (!whole)
+        note_set(a, "state_lost", "the replicator does not hold all of the disks any more");
+    else if (same || strcmp(a->welcome->epoch, a->epoch) == 0)
+        note_set(a, "state_lost", "the replicator has lost what it had acknowledged");
+    else
+        note_set(a, "state_lost", "the copy was fed by another agent meanwhile, or the vault was restored");
+}
+
 /* What the replicator holds decides whether we go on or offer everything again. */
 static void resume(struct agent *a)
 {
     bool same = strcmp(a->welcome->epoch, a->epoch) == 0 && (uint64_t)a->welcome->applied >= a->reported_ack;
     bool whole = true;
+    int64_t limit;
 
     for (int i = 0; i < a->disk_count; i++)
         whole &= a->welcome->disks[i].whole;
@@ -209,14 +231,17 @@ static void resume(struct agent *a)
                 for (int64_t chunk = 0; chunk < a->disks[i].chunk_count; chunk++)
                     track_sums_forget(a->disks[i].sums, chunk);
         }
+        say_why(a, same, whole);
         a->pass = PASS_RUNNING;
         a->rescan_pass = whole;
         a->reported_ack = 0;
     }
+    limit = a->welcome->limit_bytes_per_s ? a->welcome->limit_bytes_per_s : a->config->bytes_per_s;
     a->window = (uint64_t)a->welcome->window_offers;
-    a->limit_bytes_per_s = a->welcome->limit_bytes_per_s ? a->welcome->limit_bytes_per_s : a->config->bytes_per_s;
+    a->rate_void |= a->limit_bytes_per_s != limit;
+    a->limit_bytes_per_s = limit;
     a->limit_free_us = 0;
-    atomic_store(&a->todo_chunks, todo_total(a));
+    atomic_store(&a->todo_bytes, todo_bytes(a));
 }
 
 int link_dial(const struct agent_config *c, struct err *e)

@@ -28,6 +28,15 @@ static void give_batch_back(struct agent *a, struct offer *o)
     o->batch = NULL;
 }
 
+/* Until now from begun_us on; now. */
+static int64_t spend(struct agent *a, enum spent what, int64_t begun_us)
+{
+    int64_t now_us = clock_monotonic_us();
+
+    atomic_fetch_add(&a->spent_us[what], now_us - begun_us);
+    return now_us;
+}
+
 /* ---- filling ---- */
 
 int pipeline_room(const struct agent *a)
@@ -55,12 +64,16 @@ int pipeline_fill(struct agent *a, bool read_only)
                             .batch = a->free_batches[--a->free_count]};
         o->count = todo_next(a, disk, o->chunks, o->pages, BATCH_CHUNKS);
         MUST(o->count > 0);
-        for (int i = 0; i < o->count; i++)
+        for (int i = 0; i < o->count; i++) {
             o->slot[i] = (uint8_t)i;
+            o->bytes += wire_entry_size(&(struct wire_entry){.pages = o->pages[i]});
+        }
+        if (!a->busy_since_us)
+            a->busy_since_us = clock_monotonic_us();
+        atomic_store(&a->todo_bytes, todo_bytes(a));
         push(a, &a->later, JOB_READ, o);
     }
     pthread_mutex_unlock(&a->lock);
-    atomic_store(&a->todo_chunks, todo_total(a));
     return o != NULL;
 }
 
@@ -197,6 +210,15 @@ void agent_broken(struct agent *a, const struct err *e)
     pthread_mutex_unlock(&a->lock);
 }
 
+/* Under lock: nothing is on its way any more. */
+static void end_busy(struct agent *a)
+{
+    if (!a->busy_since_us || a->acked + 1 < a->next_number)
+        return;
+    a->busy_us += clock_monotonic_us() - a->busy_since_us;
+    a->busy_since_us = 0;
+}
+
 /* Under lock: offers done at the front of the ring make room. An ACK may be heard before the sending thread is back from its send. */
 static void advance_acked(struct agent *a)
 {
@@ -205,11 +227,11 @@ static void advance_acked(struct agent *a)
 
         if (o->state != OFFER_SENT || (o->offered && o->number > a->ack_heard))
             break;
-        for (int i = 0; i < o->count; i++)
-            atomic_fetch_add(&a->bytes_acked, wire_entry_size(&(struct wire_entry){.pages = o->pages[i]}));
+        atomic_fetch_add(&a->bytes_acked, o->bytes);
         o->state = OFFER_FREE;
         a->acked++;
     }
+    end_busy(a);
 }
 
 /* One thread at a time sends the OFFERs whose turn it is; the others leave theirs to it. */
@@ -221,6 +243,7 @@ static void offer_in_order(struct agent *a, struct buf *frame)
     pthread_mutex_lock(&a->lock);
     while (!a->offering && !a->broken && a->conn && a->next_to_offer < a->next_number) {
         struct offer *o = slot_of(a, a->next_to_offer);
+        int64_t begun_us;
         int sent;
 
         if (o->state != OFFER_HASHED)
@@ -245,7 +268,9 @@ static void offer_in_order(struct agent *a, struct buf *frame)
         pthread_mutex_unlock(&a->lock);
         frame->size_bytes = 0;
         wire_offer_encode(message, frame);
+        begun_us = clock_monotonic_us();
         sent = wire_send_buf(a->conn, WIRE_OFFER, frame, &e);
+        spend(a, SPENT_LINK, begun_us);
         if (sent < 0)
             agent_broken(a, &e);
         pthread_mutex_lock(&a->lock);
@@ -300,7 +325,8 @@ int pipeline_ack(struct agent *a, uint64_t number, struct err *e)
 
 static int send_chunks(struct agent *a, struct offer *o, struct zip *z, uint8_t *packed, struct buf *frame, struct err *e)
 {
-    int64_t limit;
+    int64_t limit, begun_us = clock_monotonic_us();
+    int result;
 
     frame->size_bytes = 0;
     wire_data_begin(frame, o->number);
@@ -323,8 +349,12 @@ static int send_chunks(struct agent *a, struct offer *o, struct zip *z, uint8_t 
     pthread_mutex_lock(&a->lock);
     limit = a->limit_bytes_per_s;
     pthread_mutex_unlock(&a->lock);
+    begun_us = spend(a, SPENT_SOURCE, begun_us);
     keep_to_limit(a, limit, &a->limit_free_us, (int64_t)frame->size_bytes);
-    return wire_send_buf(a->conn, WIRE_DATA, frame, e);
+    begun_us = spend(a, SPENT_LIMIT, begun_us);
+    result = wire_send_buf(a->conn, WIRE_DATA, frame, e);
+    spend(a, SPENT_LINK, begun_us);
+    return result;
 }
 
 /* ---- the workers ---- */
@@ -350,6 +380,7 @@ static void after_read(struct agent *a, struct offer *o, bool failed, const stru
 
 static void do_read(struct agent *a, struct offer *o)
 {
+    int64_t begun_us = clock_monotonic_us();
     struct err e = {0};
     bool limited;
 
@@ -359,6 +390,7 @@ static void do_read(struct agent *a, struct offer *o)
     if (limited)
         keep_to_limit(a, a->config->read_bytes_per_s, &a->read_free_us, (int64_t)o->count * WIRE_CHUNK_SIZE);
     after_read(a, o, chunks_read(a, o, &e) < 0, &e);
+    spend(a, SPENT_SOURCE, begun_us);
 }
 
 static void set_state(struct agent *a, struct offer *o, enum offer_state state)
@@ -377,6 +409,7 @@ static void set_state(struct agent *a, struct offer *o, enum offer_state state)
 static void hash_and_offer(struct agent *a, struct offer *o, struct tools *t)
 {
     bool for_hashing = o->for_hashing; /* such an offer is the engine's to free from OFFER_HASHED on */
+    int64_t begun_us = clock_monotonic_us();
     struct err e = {0};
 
     if (o->failed && !for_hashing) {
@@ -386,6 +419,7 @@ static void hash_and_offer(struct agent *a, struct offer *o, struct tools *t)
     }
     if (!o->failed)
         hash_chunks(a, o);
+    spend(a, SPENT_SOURCE, begun_us);
     set_state(a, o, OFFER_HASHED);
     if (!for_hashing)
         offer_in_order(a, &t->frame);
@@ -549,9 +583,10 @@ void pipeline_requeue(struct agent *a)
     }
     a->acked = a->next_number - 1;
     a->next_to_offer = a->next_number;
+    end_busy(a);
     if (a->pass == PASS_DRAINING)
         a->pass = PASS_RUNNING;
     a->take_watermark = UINT64_MAX;
     pthread_mutex_unlock(&a->lock);
-    atomic_store(&a->todo_chunks, todo_total(a));
+    atomic_store(&a->todo_bytes, todo_bytes(a));
 }

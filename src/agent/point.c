@@ -22,6 +22,7 @@
 #define OPTIMISTIC_MOST_WAIT_US (200 * US_PER_MS)
 #define OPTIMISTIC_ANY_US (5 * US_PER_S) /* how long "any" hopes for a quiet moment */
 #define HOOK_TIMEOUT_MS 60000
+#define READY_ROUND_US (500 * US_PER_MS) /* how often the rest is sent while others are waited for */
 
 struct filesystems {
     struct mount mounts[MOUNTS_MAX];
@@ -195,6 +196,9 @@ static int run_hook(const char *program, const char *argument, struct err *e)
     return 0;
 }
 
+/* What a freeze makes of a point: the owner's program had its say first, or not. */
+static int64_t frozen_kind(const struct agent *a) { return a->config->before_freeze[0] ? WIRE_APPLICATION : WIRE_FROZEN; }
+
 /* The last marks into memory while all stands still: 0, or -1 (ERR_TIMEOUT: this attempt didn't fit). streaming: sent as it is read. */
 static int copy_residue(struct agent *a, bool streaming, int64_t deadline_us, uint64_t *writes, struct err *e)
 {
@@ -235,6 +239,17 @@ static void set_held(struct agent *a, bool held)
     pthread_mutex_unlock(&a->lock);
 }
 
+/* What the point will hold is read, and nothing was written since `writes` were counted. So it must still be once the replicator has heard
+ * the same of all servers of the group: then there was an instant at which all stood still. */
+static int stand_still(struct agent *a, const uint64_t *writes, int64_t deadline_us, struct err *e)
+{
+    if (step_say(a, WIRE_STILL, e) < 0)
+        return -1;
+    if (step_wait(a, WIRE_COMMIT, deadline_us, e) < 0)
+        return e->kind != ERR_TIMEOUT ? -1 : err_set(e, ERR_TIMEOUT, "the other servers of the group did not stand still in time");
+    return engine_still(a, writes) ? 0 : err_set(e, ERR_TIMEOUT, "something was written before all servers of the group stood still");
+}
+
 /* One attempt. 1 committed (and held where that was asked for), 0 it didn't fit the budget (e says why), -1. */
 static int attempt_frozen(struct agent *a, const struct wire_take_point *r, struct wire_point *p, struct filesystems *f, int64_t budget_us,
                           int64_t deadline_us, struct err *e)
@@ -243,16 +258,19 @@ static int attempt_frozen(struct agent *a, const struct wire_take_point *r, stru
     int64_t begin_us = clock_monotonic_us(), end_us = r->hold ? deadline_us : begin_us + budget_us;
     struct freeze_result thawed = {0};
     uint64_t writes[LIMIT_DISKS_PER_SERVER];
+    struct err hook_error = {0};
     int frozen = 0, result;
 
     pipeline_hurry(a, true);
     if (freezer_freeze(a->freezer, f->fds, f->paths, f->count, limit_us, &frozen, e) < 0) {
         pipeline_hurry(a, false);
-        return e->kind == ERR_TIMEOUT ? 0 : -1;
+        return run_hook(a->config->after_thaw, "after-thaw", NULL) == 0 && e->kind == ERR_TIMEOUT ? 0 : -1;
     }
     mark_everything(a);
     result = copy_residue(a, r->hold || !a->tracker, end_us, writes, e);
     p->at_us = clock_now_us();
+    if (result == 0 && r->group)
+        result = stand_still(a, writes, end_us, e);
     if (result < 0 || !r->hold) {
         struct err thaw_error = {0};
 
@@ -263,13 +281,18 @@ static int attempt_frozen(struct agent *a, const struct wire_take_point *r, stru
         pipeline_hash_read_ones(a);
     }
     pipeline_hurry(a, false);
+    /* The application goes on before its last changes are sent. */
+    if ((result < 0 || !r->hold) && run_hook(a->config->after_thaw, "after-thaw", &hook_error) < 0) {
+        *e = result < 0 ? *e : hook_error;
+        return -1;
+    }
     if (result < 0)
         return e->kind == ERR_TIMEOUT && !r->hold ? 0 : -1;
     if (thawed.expired) {
         err_set(e, ERR_TIMEOUT, "the freeze reached its limit of %lld ms", (long long)(limit_us / US_PER_MS));
         return 0;
     }
-    p->consistency = WIRE_FROZEN;
+    p->consistency = frozen_kind(a);
     p->freeze_ms = ((r->hold ? clock_monotonic_us() - begin_us : thawed.frozen_us) + US_PER_MS - 1) / US_PER_MS;
     p->held = r->hold;
     if (r->hold) {
@@ -291,10 +314,15 @@ static void sync_all(const struct filesystems *f)
 static int prepare_freeze(struct agent *a, const struct filesystems *f, int64_t deadline_us, struct err *e)
 {
     sync_all(f);
-    if (converge(a, deadline_us, e) < 0 || run_hook(a->config->before_freeze, "before-freeze", e) < 0)
+    if (converge(a, deadline_us, e) < 0)
         return -1;
-    sync_all(f);
-    return converge(a, deadline_us, e);
+    if (run_hook(a->config->before_freeze, "before-freeze", e) == 0) {
+        sync_all(f);
+        if (converge(a, deadline_us, e) == 0)
+            return 0;
+    }
+    (void)run_hook(a->config->after_thaw, "after-thaw", NULL); /* what it had stopped, even half, goes on */
+    return -1;
 }
 
 static int give_up(const struct wire_point *p, int64_t budget_us, const struct err *last, struct err *e)
@@ -303,17 +331,33 @@ static int give_up(const struct wire_point *p, int64_t budget_us, const struct e
                    (long long)p->attempts, (long long)(budget_us / US_PER_MS), last->message);
 }
 
+static int64_t freeze_budget_us(const struct agent *a, const struct wire_take_point *r)
+{
+    return (r->freeze_budget_ms ? r->freeze_budget_ms : a->config->freeze_budget_ms) * US_PER_MS;
+}
+
+/* What speaks against a freeze from the start. */
+static int check_freeze(const struct agent *a, const struct wire_take_point *r, struct err *e)
+{
+    int64_t budget_us = freeze_budget_us(a, r);
+
+    if (r->consistency == WIRE_APPLICATION && !a->config->before_freeze[0])
+        return err_set(e, ERR_WRONG_STATE, "no program of the owner's is set for %s (its attribute before_freeze): no point is application-consistent",
+                       a->config->server);
+    if (!a->tracker && !r->hold && (!a->scan_us || a->scan_us > budget_us))
+        return err_set(e, ERR_UNSUPPORTED, "changes can't be followed here (%.200s), and reading all disks takes longer than the freeze budget of "
+                       "%lld ms: take a held point, or give a larger budget", a->tracker_reason, (long long)(budget_us / US_PER_MS));
+    return 0;
+}
+
 static int take_frozen(struct agent *a, const struct wire_take_point *r, struct wire_point *p, int64_t deadline_us, struct err *e)
 {
-    int64_t budget_us = (r->freeze_budget_ms ? r->freeze_budget_ms : a->config->freeze_budget_ms) * US_PER_MS;
+    int64_t budget_us = freeze_budget_us(a, r);
     CLEANUP(filesystems_release) struct filesystems *f = NULL;
     struct err why = {0};
     int result = 0;
 
-    if (!a->tracker && !r->hold && (!a->scan_us || a->scan_us > budget_us))
-        return err_set(e, ERR_UNSUPPORTED, "changes can't be followed here (%.200s), and reading all disks takes longer than the freeze budget of "
-                       "%lld ms: take a held point, or give a larger budget", a->tracker_reason, (long long)(budget_us / US_PER_MS));
-    if (filesystems_open(a, &f, e) < 0)
+    if (check_freeze(a, r, e) < 0 || filesystems_open(a, &f, e) < 0)
         return -1;
     for (int64_t pause_us = 50 * US_PER_MS; result == 0; pause_us = pause_us * 2 > 2 * US_PER_S ? 2 * US_PER_S : pause_us * 2) {
         if (prepare_freeze(a, f, deadline_us, e) < 0)
@@ -321,8 +365,6 @@ static int take_frozen(struct agent *a, const struct wire_take_point *r, struct 
         p->attempts++;
         err_clear(&why);
         result = attempt_frozen(a, r, p, f, budget_us, deadline_us, &why);
-        if (!a->held && run_hook(a->config->after_thaw, "after-thaw", &why) < 0)
-            result = -1;
         if (result < 0)
             *e = why;
         if (result == 0 && clock_monotonic_us() + pause_us >= deadline_us)
@@ -331,6 +373,70 @@ static int take_frozen(struct agent *a, const struct wire_take_point *r, struct 
             clock_sleep_us(pause_us);
     }
     return result;
+}
+
+/* ---- in step with other servers ---- */
+
+/* Little is left to send, and is kept so until all of the group have come as far. */
+static int wait_ready(struct agent *a, const struct filesystems *f, int64_t deadline_us, struct err *e)
+{
+    int result = step_say(a, WIRE_READY, e);
+
+    while (result == 0) {
+        int64_t until_us = clock_monotonic_us() + READY_ROUND_US;
+        struct err why = {0};
+
+        result = step_wait(a, WIRE_STILL, until_us < deadline_us ? until_us : deadline_us, &why);
+        if (result < 0 && (why.kind != ERR_TIMEOUT || clock_monotonic_us() >= deadline_us))
+            return why.kind != ERR_TIMEOUT ? (*e = why, -1) : err_set(e, ERR_TIMEOUT, "the other servers of the group were not ready in time");
+        if (f)
+            sync_all(f);
+        if (converge(a, deadline_us, e) < 0)
+            return -1;
+        if (result == 0)
+            return 0;
+        result = 0;
+    }
+    return result;
+}
+
+static int take_still_in_step(struct agent *a, struct wire_point *p, int64_t deadline_us, struct err *e)
+{
+    uint64_t writes[LIMIT_DISKS_PER_SERVER];
+    int got;
+
+    if (!a->tracker)
+        return err_set(e, ERR_UNSUPPORTED, "changes can't be followed here (%.300s): no point without a freeze", a->tracker_reason);
+    if (converge(a, deadline_us, e) < 0 || wait_ready(a, NULL, deadline_us, e) < 0)
+        return -1;
+    got = read_moment(a, deadline_us, writes, e);
+    if (got <= 0)
+        return got < 0 ? -1 : err_set(e, ERR_TIMEOUT, "something was written while the last changes were read");
+    p->at_us = clock_now_us();
+    p->consistency = WIRE_CRASH;
+    return stand_still(a, writes, deadline_us, e) < 0 ? -1 : commit(a, p, deadline_us, e);
+}
+
+static int take_frozen_in_step(struct agent *a, const struct wire_take_point *r, struct wire_point *p, int64_t deadline_us, struct err *e)
+{
+    CLEANUP(filesystems_release) struct filesystems *f = NULL;
+
+    if (check_freeze(a, r, e) < 0 || filesystems_open(a, &f, e) < 0 || prepare_freeze(a, f, deadline_us, e) < 0)
+        return -1;
+    if (wait_ready(a, f, deadline_us, e) < 0) {
+        (void)run_hook(a->config->after_thaw, "after-thaw", NULL);
+        return -1;
+    }
+    return attempt_frozen(a, r, p, f, freeze_budget_us(a, r), deadline_us, e) == 1 ? 0 : -1;
+}
+
+/* One attempt: whether there is another is for the replicator to say, to all of the group. */
+static int take_in_step(struct agent *a, const struct wire_take_point *r, struct wire_point *p, int64_t deadline_us, struct err *e)
+{
+    if (r->hold || r->consistency == WIRE_ANY)
+        return err_set(e, ERR_INVALID, "a point of a group is crash, frozen or application, and never held");
+    p->attempts = 1;
+    return r->consistency == WIRE_CRASH ? take_still_in_step(a, p, deadline_us, e) : take_frozen_in_step(a, r, p, deadline_us, e);
 }
 
 /* The link was cut between a held point and its proof: everything stands still yet, so the same moment is taken again. */
@@ -347,7 +453,7 @@ static int take_held_again(struct agent *a, const struct wire_take_point *r, str
         return -1;
     memcpy(a->held_writes, writes, sizeof writes);
     a->held_at_us = p->at_us;
-    p->consistency = WIRE_FROZEN;
+    p->consistency = frozen_kind(a);
     p->held = true;
     p->attempts = 1;
     return commit(a, p, deadline_us, e) < 0 ? -1 : 1;
@@ -358,7 +464,7 @@ static int take_held_again(struct agent *a, const struct wire_take_point *r, str
 static int take_once(struct agent *a, const struct wire_take_point *r, struct wire_point *p, int64_t deadline_us, struct err *e)
 {
     int64_t now_us = clock_monotonic_us(), quit_us = deadline_us;
-    bool may_freeze = r->consistency != WIRE_CRASH, must_freeze = r->consistency == WIRE_FROZEN || r->hold;
+    bool may_freeze = r->consistency != WIRE_CRASH, must_freeze = r->consistency >= WIRE_FROZEN || r->hold;
     int result = 0;
 
     if (r->hold && !may_freeze)
@@ -366,9 +472,11 @@ static int take_once(struct agent *a, const struct wire_take_point *r, struct wi
     if (a->paused)
         return err_set(e, ERR_WRONG_STATE, "replication is paused");
     if (a->held)
-        return take_held_again(a, r, p, deadline_us, e);
+        return r->group ? err_set(e, ERR_WRONG_STATE, "the source is held at another point") : take_held_again(a, r, p, deadline_us, e);
     if (wait_for_pass(a, deadline_us, e) < 0)
         return -1;
+    if (r->group)
+        return take_in_step(a, r, p, deadline_us, e);
     if (!must_freeze && a->tracker) {
         if (may_freeze && r->timeout_ms * US_PER_MS / 2 < OPTIMISTIC_ANY_US)
             quit_us = now_us + r->timeout_ms * US_PER_MS / 2;
@@ -412,12 +520,13 @@ static void set_taking(struct agent *a, bool taking)
 
 void point_take(struct agent *a, const struct wire_take_point *r)
 {
-    struct wire_point p = {.request = r->request, .consistency = r->consistency == WIRE_FROZEN ? WIRE_FROZEN : WIRE_CRASH};
+    struct wire_point p = {.request = r->request, .consistency = r->consistency >= WIRE_FROZEN ? r->consistency : WIRE_CRASH, .group = r->group};
     struct wire_failure failure = {.request = r->request};
     bool was_held = a->held;
     struct err e = {0};
 
     set_taking(a, true);
+    step_begin(a, r->group ? r->request : 0);
     if (wire_send_message(a->conn, WIRE_POINT_BEGIN, &p, &e) == 0 && take(a, r, &p, &e) < 0) {
         /* A hold that nobody was told of must not go on. */
         if (a->held && !was_held)
@@ -428,6 +537,7 @@ void point_take(struct agent *a, const struct wire_take_point *r)
         if (!a->held)
             log_err(&e, "point %lld", (long long)r->request);
     }
+    step_end(a);
     set_taking(a, false);
 }
 

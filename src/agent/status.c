@@ -5,29 +5,62 @@
 #include "base/file.h"
 #include "base/json.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #define REPORTER_STACK_BYTES (256u << 10)
 #define LAG_OF_BACKLOG_US (10 * US_PER_S)
 #define TROUBLE_US (60 * US_PER_S)
-#define METER_US (2 * US_PER_S)
+#define FADE 0.9 /* of what the time went to, a second later */
+#define SHARE_LEAST 0.1 /* of a worker: below, nothing is held up */
+#define NOTE_US (120 * US_PER_S)
+#define TICK_US (100 * US_PER_MS)
 #define PING_US (10 * US_PER_S)
 
-static int64_t meter_update(struct meter *m, int64_t total, int64_t now_us)
+/* Under lock. Feeds the outlook; the marks that wait in the kernel are part of what has changed. */
+static void look_out(struct agent *a, int64_t now_us, int64_t lag_us)
 {
-    if (!m->last_us) {
-        m->last_us = now_us;
-        m->last_total = total;
-    } else if (now_us - m->last_us >= METER_US) {
-        int64_t now_rate = (total - m->last_total) * US_PER_S / (now_us - m->last_us);
+    struct outlook_sample s = {.at_us = now_us, .acked_bytes = atomic_load(&a->bytes_acked), .busy_us = a->busy_us};
+    uint64_t written = 0;
 
-        m->rate = (m->rate + now_rate) / 2;
-        m->last_us = now_us;
-        m->last_total = total;
-    }
-    return m->rate;
+    if (a->busy_since_us)
+        s.busy_us += now_us - a->busy_since_us;
+    if (a->outlook_void)
+        outlook_reset(&a->outlook);
+    else if (a->rate_void)
+        outlook_forget_rate(&a->outlook, now_us);
+    a->outlook_void = a->rate_void = false;
+    if (a->taking_marks) /* the next second tells */
+        return;
+    if (a->tracker)
+        a->waiting_bytes = track_waiting(a->tracker, &written);
+    s.churned_bytes = atomic_load(&a->bytes_marked) + a->waiting_bytes;
+    s.written = (int64_t)written;
+    outlook_feed(&a->outlook, &s, lag_us);
+    if (!a->tracker)
+        a->outlook.churn = OUTLOOK_UNKNOWN;
 }
+
+/* Under lock: what most of the workers' time went to of late; "" where they were idle. */
+static const char *bottleneck(struct agent *a)
+{
+    static const char *const names[SPENT_COUNT] = {
+        [SPENT_SOURCE] = "source", [SPENT_LIMIT] = "limit", [SPENT_LINK] = "link", [SPENT_REPLICATOR] = "replicator"};
+    int most = 0;
+
+    for (int i = 0; i < SPENT_COUNT; i++) {
+        int64_t spent_us = atomic_load(&a->spent_us[i]);
+
+        a->weights[i] = a->weights[i] * FADE + (double)(spent_us - a->weighed_us[i]) / US_PER_S;
+        a->weighed_us[i] = spent_us;
+        most = a->weights[i] > a->weights[most] ? i : most;
+    }
+    return a->weights[most] < SHARE_LEAST / (1 - FADE) ? "" : names[most];
+}
+
+/* Under lock: the copy is not whole, or not up with the disks. */
+static bool is_behind(const struct agent *a, int64_t lag_us) { return !a->held && (a->pass != PASS_DONE || lag_us > LAG_OF_BACKLOG_US); }
 
 static const char *state_name(const struct agent *a, int64_t now_us, int64_t lag_us)
 {
@@ -41,9 +74,9 @@ static const char *state_name(const struct agent *a, int64_t now_us, int64_t lag
         return "PAUSED";
     if (a->pass != PASS_DONE)
         return a->rescan_pass ? "RESCAN" : "INITIAL_SYNC";
-    if (a->taking_point)
-        return "CREATING_SNAPSHOT";
-    return lag_us > LAG_OF_BACKLOG_US && !a->held ? "BACKLOG" : "CONTINUOUS";
+    if (is_behind(a, lag_us)) /* though points are tried meanwhile */
+        return "BACKLOG";
+    return a->taking_point ? "CREATING_SNAPSHOT" : "CONTINUOUS";
 }
 
 static void describe_trouble(const struct agent *a, int64_t now_us, struct wire_status *s)
@@ -56,30 +89,69 @@ static void describe_trouble(const struct agent *a, int64_t now_us, struct wire_
     }
 }
 
+void note_set(struct agent *a, const char *kind, const char *format, ...)
+{
+    va_list args;
+
+    snprintf(a->note.kind, sizeof a->note.kind, "%s", kind);
+    va_start(args, format);
+    vsnprintf(a->note.text, sizeof a->note.text, format, args);
+    va_end(args);
+    a->note.at_us = clock_monotonic_us();
+}
+
+/* Under lock. */
+static void describe_note(struct agent *a, int64_t now_us, struct wire_status *s)
+{
+    bool lasts = strcmp(a->note.kind, "disks_changed") == 0 && now_us - a->note.at_us < NOTE_US;
+
+    snprintf(s->tracker_reason, sizeof s->tracker_reason, "%s", a->tracker ? "" : a->tracker_reason);
+    s->rescan_interval_s = a->config->rescan_interval_s;
+    if (a->pass == PASS_DONE && !lasts)
+        a->note.kind[0] = '\0';
+    if (a->note.kind[0]) {
+        snprintf(s->note_kind, sizeof s->note_kind, "%s", a->note.kind);
+        snprintf(s->note, sizeof s->note, "%s", a->note.text);
+    }
+}
+
+/* Under lock: of the chunks that are to do or on their way, what of them will travel at most. */
+static int64_t open_bytes(const struct agent *a)
+{
+    int64_t bytes = atomic_load(&a->todo_bytes);
+
+    for (uint64_t n = a->acked + 1; n < a->next_number; n++)
+        bytes += a->offers[n % OFFERS_MAX].bytes;
+    return bytes;
+}
+
 /* Under lock. */
 static void describe(struct agent *a, struct wire_status *s)
 {
-    int64_t now_us = clock_monotonic_us(), open_chunks = 0, backlog, lag_us = 0;
+    int64_t now_us = clock_monotonic_us(), open, lag_us = 0;
+    bool moves = a->conn && !a->broken && !a->paused && !a->held;
 
-    for (uint64_t n = a->acked + 1; n < a->next_number; n++)
-        open_chunks += a->offers[n % OFFERS_MAX].count;
-    backlog = (atomic_load(&a->todo_chunks) + open_chunks) * WIRE_CHUNK_SIZE;
-    s->bytes_total = atomic_load(&a->bytes_total);
-    if (backlog > s->bytes_total)
-        backlog = s->bytes_total;
-    if (a->synced_at_us && (backlog || a->take_watermark_us))
+    open = open_bytes(a);
+    if (a->synced_at_us && (open || a->take_watermark_us || a->waiting_bytes))
         lag_us = now_us - a->synced_at_us;
+    look_out(a, now_us, lag_us);
     snprintf(s->state, sizeof s->state, "%s", state_name(a, now_us, lag_us));
     snprintf(s->tracker, sizeof s->tracker, "%s", a->tracker ? "ebpf" : "rescan");
+    snprintf(s->bottleneck, sizeof s->bottleneck, "%s", bottleneck(a));
+    if (!moves || !is_behind(a, lag_us))
+        s->bottleneck[0] = '\0';
+    s->bytes_total = atomic_load(&a->bytes_total);
     s->bytes_read = atomic_load(&a->bytes_read);
     s->bytes_sent = atomic_load(&a->bytes_sent) + (a->conn ? wire_conn_sent_bytes(a->conn) : 0);
-    s->backlog_bytes = backlog;
-    s->bytes_done = a->pass == PASS_DONE ? s->bytes_total : s->bytes_total - backlog;
+    s->backlog_bytes = open + a->waiting_bytes;
+    s->bytes_done = a->pass == PASS_DONE ? s->bytes_total : open > s->bytes_total ? 0 : s->bytes_total - open;
     s->lag_ms = lag_us / US_PER_MS;
-    s->rate_bytes_per_s = meter_update(&a->rate, atomic_load(&a->bytes_acked), now_us);
-    s->churn_bytes_per_s = meter_update(&a->churn, atomic_load(&a->bytes_marked), now_us);
-    s->eta_ms = !backlog ? 0 : s->rate_bytes_per_s > 0 ? backlog * 1000 / s->rate_bytes_per_s : -1;
+    s->rate_bytes_per_s = a->outlook.rate;
+    s->churn_bytes_per_s = a->outlook.churn;
+    s->limit_bytes_per_s = a->limit_bytes_per_s;
+    s->eta_ms = moves ? outlook_eta_ms(&a->outlook, s->backlog_bytes, is_behind(a, lag_us), now_us) : s->backlog_bytes ? OUTLOOK_UNKNOWN : 0;
     s->held = a->held;
+    describe_note(a, now_us, s);
     describe_trouble(a, now_us, s);
 }
 
@@ -117,6 +189,12 @@ static void report(struct agent *a)
     pthread_mutex_unlock(&a->lock);
 }
 
+/* Under lock: offers are on their way, and there is nothing for us to do about them. */
+static bool waits_for_answers(const struct agent *a)
+{
+    return a->busy_since_us && !a->busy_workers && !a->urgent.count && !a->later.count && a->conn && !a->broken;
+}
+
 static void *report_regularly(void *user)
 {
     struct agent *a = user;
@@ -126,9 +204,11 @@ static void *report_regularly(void *user)
 
         report(a);
         for (int i = 0; i < 10; i++) {
-            clock_sleep_us(100 * US_PER_MS);
+            clock_sleep_us(TICK_US);
             pthread_mutex_lock(&a->lock);
             stop = a->reporter_stop;
+            if (waits_for_answers(a))
+                atomic_fetch_add(&a->spent_us[SPENT_REPLICATOR], TICK_US * a->worker_count);
             pthread_mutex_unlock(&a->lock);
             if (stop)
                 return NULL;

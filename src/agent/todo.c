@@ -6,6 +6,14 @@
 
 #define PAGES_MOST 8 /* of 16: above, the whole chunk costs less trouble */
 
+/* What a chunk that is to do will be: its pages, or all of it where there are many, or none is known. */
+static int64_t cost_of(uint32_t pages)
+{
+    int count = __builtin_popcount(pages & TRACK_PAGES_ALL);
+
+    return count && count <= PAGES_MOST ? count * (int64_t)WIRE_PAGE_SIZE : (int64_t)WIRE_CHUNK_SIZE;
+}
+
 /* The slot of the chunk: NULL where it has none. free_one: else one that is free, if there is. */
 static uint64_t *find_slot(struct agent *a, int disk, int64_t chunk, bool free_one)
 {
@@ -25,7 +33,7 @@ static uint64_t *find_slot(struct agent *a, int disk, int64_t chunk, bool free_o
     return free_one ? empty : NULL;
 }
 
-/* True where it was not to do before. */
+/* True where it was not to do before. Whoever calls it counts its bytes. */
 static bool add_chunk(struct agent_disk *d, int64_t chunk)
 {
     uint64_t bit = UINT64_C(1) << (chunk % 64);
@@ -40,24 +48,35 @@ static bool add_chunk(struct agent_disk *d, int64_t chunk)
 void todo_set(struct agent *a, int disk, int64_t chunk)
 {
     uint64_t *slot = find_slot(a, disk, chunk, false);
+    struct agent_disk *d = &a->disks[disk];
 
+    if (add_chunk(d, chunk))
+        d->todo_bytes += WIRE_CHUNK_SIZE;
+    else if (slot)
+        d->todo_bytes += WIRE_CHUNK_SIZE - cost_of((uint32_t)*slot);
     if (slot)
         *slot = 0;
-    add_chunk(&a->disks[disk], chunk);
 }
 
 void todo_mark(struct agent *a, int disk, int64_t chunk, uint32_t pages)
 {
+    struct agent_disk *d = &a->disks[disk];
     uint64_t *slot;
+    bool fresh;
 
     if (pages == TRACK_PAGES_ALL) {
         todo_set(a, disk, chunk);
         return;
     }
     /* One that was to do and has no slot stays whole. */
-    slot = find_slot(a, disk, chunk, add_chunk(&a->disks[disk], chunk));
-    if (slot)
+    fresh = add_chunk(d, chunk);
+    slot = find_slot(a, disk, chunk, fresh);
+    if (slot) {
+        d->todo_bytes += cost_of((uint32_t)*slot | pages) - (fresh ? 0 : cost_of((uint32_t)*slot));
         *slot |= pages;
+    } else if (fresh) {
+        d->todo_bytes += WIRE_CHUNK_SIZE;
+    }
 }
 
 void todo_all(struct agent *a, int disk)
@@ -70,6 +89,7 @@ void todo_all(struct agent *a, int disk)
     if (d->chunk_count % 64)
         d->todo[words - 1] = UINT64_MAX >> (64 - d->chunk_count % 64);
     d->todo_count = d->chunk_count;
+    d->todo_bytes = d->chunk_count * WIRE_CHUNK_SIZE;
     d->cursor = 0;
     for (uint32_t i = 0; i < TRACK_SLOT_COUNT; i++)
         if (a->pages[i] >> 40 >> TRACK_TAG_SHIFT == (uint64_t)disk + 1)
@@ -85,6 +105,15 @@ int64_t todo_total(const struct agent *a)
     return total;
 }
 
+int64_t todo_bytes(const struct agent *a)
+{
+    int64_t total = 0;
+
+    for (int i = 0; i < a->disk_count; i++)
+        total += a->disks[i].todo_bytes;
+    return total;
+}
+
 static uint16_t take_pages(struct agent *a, int disk, int64_t chunk)
 {
     uint64_t *slot = find_slot(a, disk, chunk, false);
@@ -92,6 +121,7 @@ static uint16_t take_pages(struct agent *a, int disk, int64_t chunk)
 
     if (slot)
         *slot = 0;
+    a->disks[disk].todo_bytes -= cost_of(pages);
     return __builtin_popcount(pages) <= PAGES_MOST ? pages : 0;
 }
 

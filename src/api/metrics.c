@@ -120,11 +120,49 @@ static void run_metrics_text(struct store_tx *tx, struct buf *out)
 static const struct {
     const char *member, *metric, *help;
     double unit;
-} replication_metrics[] = {
+} replication_metrics[] = { /* a figure that is not known is not there */
     {"lag_ms", "slipway_replication_lag_seconds", "How far a server's replication is behind.", 1000},
     {"backlog_bytes", "slipway_replication_backlog_bytes", "What a server still has to send.", 1},
+    {"churn_bytes_per_s", "slipway_replication_churn_bytes_per_second", "What is written anew on a server.", 1},
+    {"rate_bytes_per_s", "slipway_replication_rate_bytes_per_second", "What gets across of a server when there is something to send.", 1},
+    {"limit_bytes_per_s", "slipway_replication_limit_bytes_per_second", "The limit in force on the wire; 0: none.", 1},
+    {"eta_ms", "slipway_replication_eta_seconds", "When a server's copy will have caught up.", 1000},
     {"newest_point_age_ms", "slipway_recovery_point_age_seconds", "Age of a server's newest recovery point.", 1000},
 };
+
+/* slipway_replication_state{server="web01",state="BACKLOG",cause="limit_too_low",severity="error"} 1; and whether it catches up at all. */
+static void replication_state_text(const json_t *servers, struct buf *out)
+{
+    json_t *server;
+    size_t i;
+
+    head(out, "slipway_replication_state", "gauge", "A server's state, with its cause and how grave that is (both empty where all is well).");
+    json_array_foreach((json_t *)(uintptr_t)servers, i, server) {
+        const json_t *replication = json_object_get(server, "replication"), *cause = json_object_get(replication, "cause");
+        const char *const labels[][2] = {{"server", json_get_string(server, "name", "")}, {"state", json_get_string(replication, "state", "")},
+                                         {"cause", json_get_string(cause, "kind", "")}, {"severity", json_get_string(cause, "severity", "")}};
+
+        if (!json_is_object(replication))
+            continue;
+        buf_puts(out, "slipway_replication_state{");
+        for (size_t k = 0; k < ARRAY_COUNT(labels); k++) {
+            buf_printf(out, "%s%s=\"", k ? "," : "", labels[k][0]);
+            label(out, labels[k][1]);
+            buf_puts(out, "\"");
+        }
+        buf_puts(out, "} 1\n");
+    }
+    head(out, "slipway_replication_never", "gauge", "1 where more is written than gets across, so that a server's copy does not catch up.");
+    json_array_foreach((json_t *)(uintptr_t)servers, i, server) {
+        const json_t *replication = json_object_get(server, "replication");
+
+        if (!json_is_object(replication))
+            continue;
+        buf_puts(out, "slipway_replication_never{server=\"");
+        label(out, json_get_string(server, "name", ""));
+        buf_printf(out, "\"} %d\n", strcmp(json_get_string(replication, "eta", ""), "never") == 0);
+    }
+}
 
 static void replication_metrics_text(struct store_tx *tx, struct buf *out)
 {
@@ -147,6 +185,7 @@ static void replication_metrics_text(struct store_tx *tx, struct buf *out)
             buf_printf(out, "\"} %.3f\n", json_number_value(value) / replication_metrics[m].unit);
         }
     }
+    replication_state_text(json_object_get(servers, "items"), out);
 }
 
 void metrics_text(struct api *a, const struct httpd_server *server, struct buf *out)

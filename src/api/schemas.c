@@ -29,8 +29,10 @@ const struct schema schema_table[] = {
                "stages:[object]! refusals:[object]!"},
     {"Disk", "id:string! name:string! size_bytes:integer!"},
     {"Replication", "state:string! bytes_total:integer bytes_read:integer bytes_sent:integer bytes_stored:integer backlog_bytes:integer "
-                    "lag_ms:integer? eta_ms:integer? rate_bytes_per_s:integer newest_point:string? newest_point_at:time? "
-                    "newest_point_age_ms:integer? error:any"},
+                    "lag_ms:integer? eta_ms:integer? eta:string? rate_bytes_per_s:integer? churn_bytes_per_s:integer? limit_bytes_per_s:integer "
+                    "bottleneck:string? newest_point:string? newest_point_at:time? "
+                    "newest_point_age_ms:integer? error:any cause:Cause?"},
+    {"Cause", "kind:string! severity:string! text:string! advice:string!"},
     {"Instance", "name:string! kind:string! door:string! state:string!"},
     {"NewServer", "name:string! wave:string! application:string? owner:string? address:string! port:integer attributes:object"},
     {"ServerChange", "wave:string application:string? owner:string? address:string port:integer attributes:object host_key:string?"},

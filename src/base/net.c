@@ -113,3 +113,13 @@ int net_connect(const char *address, int port, const char *netns_path, int timeo
     freeaddrinfo(found);
     return fd;
 }
+
+void net_peer_text(int fd, char *out, size_t size)
+{
+    struct sockaddr_storage peer;
+    socklen_t peer_size = sizeof peer;
+
+    if (getpeername(fd, (struct sockaddr *)&peer, &peer_size) < 0 ||
+        getnameinfo((struct sockaddr *)&peer, peer_size, out, (socklen_t)size, NULL, 0, NI_NUMERICHOST) != 0)
+        snprintf(out, size, "unknown");
+}

@@ -3,7 +3,11 @@
 
 #include "base/err.h"
 
+#include <stddef.h>
+
 /* address: numeric IPv4 or IPv6, or a name (looked up in our own namespace). netns_path: "/run/netns/NAME" or "/proc/PID/ns/net";
  * NULL: ours. The socket is made inside that namespace by a short-lived thread; ours is left as it is. Returns a descriptor
  * (blocking, close-on-exec, no delay) or -1: ERR_UNREACHABLE, ERR_TIMEOUT, ERR_NOT_FOUND (the name, the namespace). */
 int net_connect(const char *address, int port, const char *netns_path, int timeout_ms, struct err *e);
+/* The other end's numeric address of a connected socket; "unknown" where there is none to tell. */
+void net_peer_text(int fd, char *out, size_t size);

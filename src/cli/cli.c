@@ -74,6 +74,7 @@ const struct cli_command cli_commands[] = {
     {"wave", "waves", run},
     {"window", "cutover windows", run},
     {"server", "source servers, and the way there and back", run},
+    {"replication", "do the copies keep up? worst first, why, what to do", run},
     {"run", "runs of a wave's tasks", run},
     {"task", "single tasks: evidence, decisions, retries", run},
     {"report", "a wave's report", run},

@@ -11,7 +11,7 @@
 
 #define CLI_WORDS_MAX 64
 #define CLI_OPTIONS_MAX 64
-#define CLI_COLUMNS_MAX 12
+#define CLI_COLUMNS_MAX 32
 
 /* ---- The table (verbs.c) ---- */
 
@@ -22,7 +22,8 @@ struct cli_option {
     bool many; /* may be given several times */
 };
 
-enum cli_format { CLI_TEXT, CLI_BYTES, CLI_MS, CLI_YES };
+/* CLI_RATE: bytes a second, as links are written (Mbit/s). CLI_ETA: of a replication object: when its copy has caught up. */
+enum cli_format { CLI_TEXT, CLI_BYTES, CLI_MS, CLI_YES, CLI_RATE, CLI_ETA };
 struct cli_column {
     const char *title;
     const char *path; /* into an item: "replication.state"; ends the list with NULL */
@@ -62,6 +63,7 @@ struct cli_verb {
 };
 extern const struct cli_verb cli_verbs[];
 extern const struct cli_option cli_common_options[]; /* of every verb */
+extern const struct cli_column cli_replication_columns[];
 struct cli_summary {
     const char *command, *summary; /* of a command that has verbs */
 };
@@ -115,6 +117,8 @@ void cli_link_free(struct cli_link **link);
  * and its version sent along, so that a change that somebody made meanwhile is not lost. */
 int cli_request(struct cli_call *call, const char *method, const char *path, const json_t *body, const char *match,
                 json_t **out, struct err *e);
+/* A list, with all its pages (where --limit was given: the one); *out is the caller's. */
+int cli_list(struct cli_call *call, const char *path, json_t **out, struct err *e);
 /* Bytes up, bytes down; each may be missing. type is the body's. The answer has any status of 2xx. */
 int cli_transfer(struct cli_call *call, const char *method, const char *path, const char *type, const void *body,
                  size_t size, struct http_response *answer, struct err *e);
@@ -126,6 +130,11 @@ int cli_stream(struct cli_call *call, const char *path, const char *last_event_i
 
 /* The items as a table; every byte that a terminal would act on is made visible. */
 void cli_show_table(FILE *out, const json_t *items, const struct cli_column *columns);
+/* The same, with something before each row's line, and after it. */
+struct cli_row_hooks {
+    void (*before)(FILE *out, const json_t *item), (*after)(FILE *out, const json_t *item);
+};
+void cli_show_rows(FILE *out, const json_t *items, const struct cli_column *columns, const struct cli_row_hooks *hooks);
 /* One object, a line a column. */
 void cli_show_object(FILE *out, const json_t *object, const struct cli_column *columns);
 void cli_show_json(FILE *out, const json_t *value);
@@ -142,6 +151,8 @@ int cli_completion(FILE *out, const char *shell, struct err *e);
 
 int cli_run_login(struct cli_call *call, struct err *e);
 int cli_run_logout(struct cli_call *call, struct err *e);
+int cli_run_wave_show(struct cli_call *call, struct err *e);
+int cli_run_replication(struct cli_call *call, struct err *e);
 int cli_run_import(struct cli_call *call, struct err *e);
 int cli_run_export(struct cli_call *call, struct err *e);
 int cli_run_wave_set(struct cli_call *call, struct err *e);
@@ -158,6 +169,7 @@ int cli_run_report(struct cli_call *call, struct err *e);
 int cli_run_watch(struct cli_call *call, struct err *e);
 int cli_run_completion(struct cli_call *call, struct err *e);
 int cli_run_point_list(struct cli_call *call, struct err *e);
+int cli_run_point_take(struct cli_call *call, struct err *e);
 int cli_run_point_show(struct cli_call *call, struct err *e);
 int cli_run_point_export(struct cli_call *call, struct err *e);
 int cli_run_point_serve(struct cli_call *call, struct err *e);

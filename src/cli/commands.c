@@ -72,7 +72,6 @@ void cli_show_answer(struct cli_call *call, const json_t *answer)
     }
 }
 
-/* Adds the pages that follow to the answer's items, so that a list is whole. */
 static int follow(struct cli_call *call, const char *path, json_t *answer, struct err *e)
 {
     json_t *items = json_object_get(answer, "items");
@@ -92,6 +91,16 @@ static int follow(struct cli_call *call, const char *path, json_t *answer, struc
         json_array_extend(items, json_object_get(page, "items"));
         json_object_set(answer, "next", json_object_get(page, "next"));
     }
+    return 0;
+}
+
+int cli_list(struct cli_call *call, const char *path, json_t **out, struct err *e)
+{
+    CLEANUP(json_free) json_t *answer = NULL;
+
+    if (cli_request(call, "GET", path, NULL, NULL, &answer, e) < 0 || follow(call, path, answer, e) < 0)
+        return -1;
+    *out = json_incref(answer);
     return 0;
 }
 

@@ -15,6 +15,7 @@
 #define LIST_DEFAULT 50
 #define FILES_DEFAULT 1000
 #define LIST_MOST 100000
+#define TAKE_TIMEOUT_S 120
 #define LOST_LOOK_US (200 * US_PER_MS)
 
 static atomic_bool stop_asked;
@@ -147,6 +148,64 @@ int cli_run_point_show(struct cli_call *call, struct err *e)
         return -1;
     make_readable(call, point);
     cli_show_answer(call, point);
+    return 0;
+}
+
+/* ---- taking ---- */
+
+/* The servers of a wave, of an application, or of both: the factory knows them. */
+static int add_servers(struct cli_call *call, json_t *servers, struct err *e)
+{
+    const char *application = cli_value(call, "application");
+    CLEANUP(free_ptr) char *path = cli_path(call, "/v1/servers?q={application}&wave={wave}");
+    CLEANUP(json_free) json_t *list = NULL;
+    const json_t *server;
+    size_t i;
+
+    if (cli_list(call, path, &list, e) < 0)
+        return err_wrap(e, "asking the factory for the servers");
+    json_array_foreach(json_object_get(list, "items"), i, server)
+        if (!application || strcmp(json_get_string(server, "application", ""), application) == 0)
+            json_array_append(servers, json_object_get(server, "name"));
+    return json_array_size(servers) ? 0 : err_set(e, ERR_NOT_FOUND, "the factory knows no server of that application or wave");
+}
+
+static int take_request(struct cli_call *call, json_t **out, struct err *e)
+{
+    const char *consistency = cli_value(call, "consistency"), *name = cli_value(call, "name") ? cli_value(call, "name") : cli_value(call, "application");
+    CLEANUP(json_free) json_t *servers = json_array();
+    int64_t timeout_s;
+
+    for (int i = 0; i < call->option_count; i++)
+        if (strcmp(call->options[i].option->name, "server") == 0)
+            json_array_append_new(servers, json_string(call->options[i].value));
+    if (json_array_size(servers) ? cli_has(call, "application") || cli_has(call, "wave") : !cli_has(call, "application") && !cli_has(call, "wave"))
+        return err_set(e, ERR_INVALID, "say of what: --server NAME (once or several times), or --application NAME, --wave NAME or both");
+    if (count_option(call, "timeout", TAKE_TIMEOUT_S, &timeout_s, e) < 0 || (json_array_size(servers) == 0 && add_servers(call, servers, e) < 0))
+        return -1;
+    *out = json_pack("{s:s, s:O, s:s, s:s, s:I}", "verb", "group_point", "servers", servers, "consistency", consistency ? consistency : "any", "name",
+                     name ? name : "", "timeout_ms", (json_int_t)(timeout_s * 1000));
+    return *out ? 0 : err_set(e, ERR_INVALID, "servers and names are plain text");
+}
+
+int cli_run_point_take(struct cli_call *call, struct err *e)
+{
+    const struct reach_waiter w = {.cancelled = is_stopped};
+    CLEANUP(json_free) json_t *request = NULL, *answer = NULL;
+    CLEANUP(reach_close) struct reach *r = NULL;
+    json_t *group, *points, *point;
+    size_t i;
+
+    if (take_request(call, &request, e) < 0 || reach(call, &r, e) < 0 || reach_ask(r, request, &w, &answer, e) < 0)
+        return -1;
+    group = json_object_get(answer, "group");
+    if (json_need_array(group, "points", &points, e) < 0)
+        return -1;
+    json_array_foreach(points, i, point)
+        make_readable(call, point);
+    if (!call->json)
+        set_local_time(group, "at", "when");
+    cli_show_answer(call, group);
     return 0;
 }
 

@@ -1,3 +1,4 @@
+#include "base/words.h"
 #include "cli/cli_private.h"
 
 #include <string.h>
@@ -41,28 +42,18 @@ static const json_t *at_path(const json_t *item, const char *path)
     return item;
 }
 
-static void add_bytes(struct buf *out, double bytes)
+static void add_eta(struct buf *out, const json_t *replication)
 {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
-    size_t unit = 0;
+    const json_t *eta_ms = json_object_get(replication, "eta_ms");
 
-    while (bytes >= 1024 && unit + 1 < ARRAY_COUNT(units)) {
-        bytes /= 1024;
-        unit++;
-    }
-    buf_printf(out, unit && bytes < 100 ? "%.1f %s" : "%.0f %s", bytes, units[unit]);
-}
-
-static void add_ms(struct buf *out, double ms)
-{
-    if (ms < 1000)
-        buf_printf(out, "%.0f ms", ms);
-    else if (ms < 120000)
-        buf_printf(out, "%.1f s", ms / 1000);
-    else if (ms < 7200000)
-        buf_printf(out, "%.0f min", ms / 60000);
+    if (strcmp(json_get_string(replication, "eta", ""), "never") == 0)
+        buf_puts(out, "never");
+    else if (!json_is_number(eta_ms))
+        buf_puts(out, "unknown");
+    else if (strcmp(json_get_string(replication, "state", ""), "CONTINUOUS") == 0 || json_number_value(eta_ms) <= 0)
+        buf_puts(out, "caught up");
     else
-        buf_printf(out, "%.1f h", ms / 3600000);
+        words_duration(out, json_number_value(eta_ms));
 }
 
 void cli_show_value(struct buf *out, const json_t *item, const char *path, enum cli_format format)
@@ -80,9 +71,13 @@ void cli_show_value(struct buf *out, const json_t *item, const char *path, enum 
     else if (json_is_boolean(value))
         buf_puts(out, json_is_true(value) ? "yes" : "no");
     else if (json_is_number(value) && format == CLI_BYTES)
-        add_bytes(out, json_number_value(value));
+        words_bytes(out, json_number_value(value));
     else if (json_is_number(value) && format == CLI_MS)
-        add_ms(out, json_number_value(value));
+        words_duration(out, json_number_value(value));
+    else if (json_is_number(value) && format == CLI_RATE)
+        words_rate(out, json_number_value(value));
+    else if (json_is_object(value) && format == CLI_ETA)
+        add_eta(out, value);
     else if (json_is_integer(value))
         buf_printf(out, "%lld", (long long)json_integer_value(value));
     else if (json_is_real(value))
@@ -133,7 +128,7 @@ static int count_columns(const struct cli_column *columns)
     return count;
 }
 
-void cli_show_table(FILE *out, const json_t *items, const struct cli_column *columns)
+void cli_show_rows(FILE *out, const json_t *items, const struct cli_column *columns, const struct cli_row_hooks *hooks)
 {
     int count = count_columns(columns), widths[CLI_COLUMNS_MAX];
     size_t rows = json_array_size(items);
@@ -153,6 +148,8 @@ void cli_show_table(FILE *out, const json_t *items, const struct cli_column *col
     }
     fputc('\n', out);
     for (size_t r = 0; r < rows; r++) {
+        if (hooks)
+            hooks->before(out, json_array_get(items, r));
         for (int c = 0; c < count; c++) {
             char *text = cells[r * (size_t)count + (size_t)c];
 
@@ -161,10 +158,14 @@ void cli_show_table(FILE *out, const json_t *items, const struct cli_column *col
             free_ptr(&text);
         }
         fputc('\n', out);
+        if (hooks)
+            hooks->after(out, json_array_get(items, r));
     }
     if (!rows)
         fputs("(none)\n", out);
 }
+
+void cli_show_table(FILE *out, const json_t *items, const struct cli_column *columns) { cli_show_rows(out, items, columns, NULL); }
 
 void cli_show_object(FILE *out, const json_t *object, const struct cli_column *columns)
 {

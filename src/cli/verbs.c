@@ -40,12 +40,23 @@ static const struct cli_column wave_one[] = {{"name", "name", 0}, {"title", "tit
 static const struct cli_column window_one[] = {{"wave", "name", 0}, {"opens", "window.opens", 0}, {"closes", "window.closes", 0},
     {"time zone", "window.time_zone", 0}, {"notice", "window.notice", 0}, END_COLUMN};
 static const struct cli_column server_list[] = {{"SERVER", "name", 0}, {"WAVE", "wave", 0}, {"LIFECYCLE", "lifecycle", 0},
-    {"REPLICATION", "replication.state", 0}, {"LAG", "replication.lag_ms", CLI_MS}, {"BACKLOG", "replication.backlog_bytes", CLI_BYTES},
-    {"NEWEST POINT", "replication.newest_point_at", 0}, {"INSTANCE", "instance.state", 0}, {"DOOR", "instance.door", 0},
+    {"REPLICATION", "replication.state", 0}, {"WHY", "replication.cause.kind", 0}, {"BACKLOG", "replication.backlog_bytes", CLI_BYTES},
+    {"CHURN", "replication.churn_bytes_per_s", CLI_RATE}, {"RATE", "replication.rate_bytes_per_s", CLI_RATE}, {"LAG", "replication.lag_ms", CLI_MS},
+    {"ETA", "replication", CLI_ETA}, {"NEWEST POINT'S AGE", "replication.newest_point_age_ms", CLI_MS}, {"INSTANCE", "instance.state", 0}, {"DOOR", "instance.door", 0},
     {"OWNER", "owner", 0}, END_COLUMN};
 static const struct cli_column server_one[] = {{"name", "name", 0}, {"wave", "wave", 0}, {"application", "application", 0}, {"owner", "owner", 0},
-    {"address", "address", 0}, {"lifecycle", "lifecycle", 0}, {"replication", "replication", 0}, {"instance", "instance", 0},
-    {"attributes", "attributes", 0}, {"os", "facts.os", 0}, {"version", "version", 0}, END_COLUMN};
+    {"address", "address", 0}, {"lifecycle", "lifecycle", 0}, {"replication", "replication.state", 0}, {"  why", "replication.cause.text", 0},
+    {"  what to do", "replication.cause.advice", 0}, {"  caught up in", "replication", CLI_ETA}, {"  backlog", "replication.backlog_bytes", CLI_BYTES},
+    {"  written anew (churn)", "replication.churn_bytes_per_s", CLI_RATE}, {"  gets across (rate)", "replication.rate_bytes_per_s", CLI_RATE},
+    {"  limit (0: none)", "replication.limit_bytes_per_s", CLI_RATE}, {"  held up by", "replication.bottleneck", 0}, {"  lag", "replication.lag_ms", CLI_MS},
+    {"  newest point", "replication.newest_point_at", 0}, {"  newest point's age", "replication.newest_point_age_ms", CLI_MS},
+    {"  disks", "replication.bytes_total", CLI_BYTES}, {"  sent", "replication.bytes_sent", CLI_BYTES}, {"  stored", "replication.bytes_stored", CLI_BYTES},
+    {"  reported", "replication.reported", 0}, {"instance", "instance", 0}, {"attributes", "attributes", 0}, {"os", "facts.os", 0},
+    {"version", "version", 0}, END_COLUMN};
+const struct cli_column cli_replication_columns[] = {{"SERVER", "name", 0}, {"STATE", "replication.state", 0}, {"CAUGHT UP IN", "replication", CLI_ETA},
+    {"BACKLOG", "replication.backlog_bytes", CLI_BYTES}, {"CHURN", "replication.churn_bytes_per_s", CLI_RATE},
+    {"RATE", "replication.rate_bytes_per_s", CLI_RATE}, {"LAG", "replication.lag_ms", CLI_MS},
+    {"NEWEST POINT'S AGE", "replication.newest_point_age_ms", CLI_MS}, {"WAVE", "wave", 0}, END_COLUMN};
 static const struct cli_column disk_list[] = {{"DISK", "id", 0}, {"NAME", "name", 0}, {"SIZE", "size_bytes", CLI_BYTES}, END_COLUMN};
 static const struct cli_column run_list[] = {{"RUN", "id", 0}, {"WHAT", "template", 0}, {"WAVE", "wave", 0}, {"SERVER", "server", 0}, {"STATE", "state", 0},
     {"STARTED", "started", 0}, {"FINISHED", "finished", 0}, {"BY", "actor", 0}, END_COLUMN};
@@ -83,9 +94,13 @@ static const struct cli_column report_server[] = {{"SERVER", "name", 0}, {"DOWN 
     {"FAILED", "probes_failed", 0}, {"WAY BACK", "way_back_ms", CLI_MS}, END_COLUMN};
 static const struct cli_column report_refusal[] = {{"ASKED", "what", 0}, {"REFUSED BECAUSE", "reason", 0}, END_COLUMN};
 
-static const struct cli_column point_list[] = {{"POINT", "id", 0}, {"WHEN", "when", 0}, {"TAKEN", "consistency", 0}, {"CHANGED", "bytes", CLI_BYTES},
+static const struct cli_column point_list[] = {{"POINT", "id", 0}, {"WHEN", "when", 0}, {"TAKEN", "consistency", 0}, {"GROUP", "group", 0}, {"CHANGED", "bytes", CLI_BYTES},
     {"DISKS", "disk_count", 0}, {"PINNED", "pins", 0}, END_COLUMN};
-static const struct cli_column point_one[] = {{"point", "id", 0}, {"server", "server", 0}, {"when", "when", 0}, {"taken", "consistency", 0},
+static const struct cli_column group_one[] = {{"group", "id", 0}, {"name", "name", 0}, {"when", "when", 0}, {"taken", "consistency", 0},
+    {"all stood still for (us)", "window_us", 0}, {"attempts", "attempts", 0}, END_COLUMN};
+static const struct cli_column group_point[] = {{"SERVER", "server", 0}, {"POINT", "id", 0}, {"TAKEN", "consistency", 0}, {"FROZEN FOR", "freeze_ms", CLI_MS},
+    {"CHANGED", "bytes", CLI_BYTES}, END_COLUMN};
+static const struct cli_column point_one[] = {{"point", "id", 0}, {"server", "server", 0}, {"when", "when", 0}, {"group", "group", 0}, {"taken", "consistency", 0},
     {"frozen for", "freeze_ms", CLI_MS}, {"changed since the one before", "bytes", CLI_BYTES}, {"pinned by", "pins", 0}, END_COLUMN};
 static const struct cli_column point_disk[] = {{"DISK", "id", 0}, {"SIZE", "size_bytes", CLI_BYTES}, {"CHANGED", "changed_bytes", CLI_BYTES},
     END_COLUMN};
@@ -95,6 +110,7 @@ static const struct cli_column entry_list[] = {{"TYPE", "type", 0}, {"MODE", "mo
     {"MODIFIED", "modified", 0}, {"NAME", "name", 0}, END_COLUMN};
 
 static const struct cli_section point_sections[] = {{"Disks", "disks", point_disk}, {NULL, NULL, NULL}};
+static const struct cli_section group_sections[] = {{"Points", "points", group_point}, {NULL, NULL, NULL}};
 static const struct cli_section run_sections[] = {{"Tasks", "tasks", task_list}, {NULL, NULL, NULL}};
 static const struct cli_section task_sections[] = {{"Evidence", "evidence", evidence_list}, {"Artifacts", "artifacts", artifact_list},
     {"Decisions", "decisions", decision_list}, {NULL, NULL, NULL}};
@@ -108,6 +124,10 @@ static const struct cli_section report_sections[] = {{"Servers", "servers", repo
 static const struct cli_option vault_option[] = {VAULT_OPTION, END_OPTION};
 static const struct cli_option point_list_options[] = {VAULT_OPTION, {"limit", "N", "not more than these (default 50)", false},
     {"page", "POINT", "those older than this one", false}, END_OPTION};
+static const struct cli_option point_take_options[] = {VAULT_OPTION, {"server", "NAME", "of this server; several times: of all of them, at one instant", true},
+    {"application", "NAME", "of all servers of this application, as the factory knows them", false}, {"wave", "WAVE", "of all servers of this wave", false},
+    {"consistency", "HOW", "crash: never freezes; frozen; application: with the owner's programs; any (default): the first that comes", false},
+    {"name", "TEXT", "for whoever asks later (default: the application)", false}, {"timeout", "SECONDS", "how long it is tried (default 120)", false}, END_OPTION};
 static const struct cli_option point_export_options[] = {VAULT_OPTION, {"to", "FOLDER", "where the images go; made where it is missing", false},
     {"format", "FORMAT", "raw, qcow2 (default), vmdk or vhdx", false}, {"disk", "ID", "only this one, as `slipway point show` names it", false},
     {"force", NULL, "replace files that exist, once the new ones are whole", false},
@@ -140,6 +160,8 @@ static const struct cli_option window_options[] = {{"opens", "TIME", "RFC 3339, 
     {"notice", "TEXT", "what owners are told", false}, END_OPTION};
 static const struct cli_option server_options[] = {{"wave", "WAVE", "only its servers", false}, {"q", "TEXT", "part of a name, address, owner, application", false},
     {"sort", "COLUMN", "such as name, or -lifecycle", false}, {"limit", "N", "not more than these", false}, END_OPTION};
+static const struct cli_option replication_options[] = {{"wave", "WAVE", "only its servers", false},
+    {"no-fail", NULL, "exit status 0 also where a copy does not keep up", false}, END_OPTION};
 static const struct cli_option back_options[] = {{"confirm", "WORDS", "the words that the refusal asked for: what was written since is lost", false},
     {"yes", NULL, "don't ask", false}, END_OPTION};
 static const struct cli_field back_fields[] = {{"confirm", "confirm", CLI_STRING}, END_FIELD};
@@ -187,8 +209,8 @@ const struct cli_verb cli_verbs[] = {
      .example = "export --wave wave-1 --file servers.csv"},
 
     {.command = "wave", .verb = "list", .summary = "all waves", .method = "GET", .path = "/v1/waves", .columns = wave_list, .example = "wave list"},
-    {.command = "wave", .verb = "show", .arguments = "WAVE", .summary = "one wave", .method = "GET", .path = "/v1/waves/{0}", .columns = wave_one,
-     .example = "wave show wave-1"},
+    {.command = "wave", .verb = "show", .arguments = "WAVE", .summary = "one wave, and how its servers replicate", .run = cli_run_wave_show,
+     .columns = wave_one, .example = "wave show wave-1"},
     {.command = "wave", .verb = "create", .arguments = "WAVE", .summary = "make a wave", .options = title_option, .method = "POST", .path = "/v1/waves",
      .fields = wave_fields, .columns = wave_one, .example = "wave create wave-1 --title 'The shop'"},
     {.command = "wave", .verb = "set", .arguments = "WAVE NAME=VALUE...", .summary = "change a wave's settings (VALUE null removes one)",
@@ -232,6 +254,9 @@ const struct cli_verb cli_verbs[] = {
      .options = yes_option, .method = "POST", .path = "/v1/servers/{0}/decommission", .asks = "Switch the source of %s off for good?",
      .done = "The source of %s is being decommissioned.", .example = "server decommission db01"},
 
+    {.command = "replication", .summary = "do the copies keep up? worst first, why, what to do; exit status 7 where one does not",
+     .options = replication_options, .run = cli_run_replication, .columns = cli_replication_columns, .example = "replication --wave wave-1"},
+
     {.command = "run", .verb = "list", .summary = "runs, newest first", .options = run_options, .method = "GET", .path = "/v1/runs?wave={wave}&limit={limit}",
      .columns = run_list, .example = "run list --wave wave-1"},
     {.command = "run", .verb = "show", .arguments = "RUN", .summary = "one run with its tasks", .method = "GET", .path = "/v1/runs/{0}", .columns = run_one,
@@ -261,6 +286,9 @@ const struct cli_verb cli_verbs[] = {
 
     {.command = "point", .verb = "list", .arguments = "SERVER", .summary = "a server's recovery points, newest first", .options = point_list_options,
      .run = cli_run_point_list, .columns = point_list, .example = "point list web01 --vault /var/lib/slipway"},
+    {.command = "point", .verb = "take", .summary = "recovery points of several servers at one instant: of all, or none", .options = point_take_options,
+     .run = cli_run_point_take, .columns = group_one, .sections = group_sections,
+     .example = "point take --application shop --consistency frozen --vault /var/lib/slipway"},
     {.command = "point", .verb = "show", .arguments = "POINT", .summary = "one point and its disks", .options = vault_option,
      .run = cli_run_point_show, .columns = point_one, .sections = point_sections, .example = "point show 20261124T203402123Z-17-4be1 --vault /var/lib/slipway"},
     {.command = "point", .verb = "export", .arguments = "POINT",

@@ -16,6 +16,33 @@ struct watch {
     bool replication, closed;
 };
 
+static void show_replication(FILE *out, const json_t *event)
+{
+    static const struct {
+        const char *title, *path;
+        enum cli_format format;
+    } figures[] = {{"", "state", CLI_TEXT}, {"backlog ", "backlog_bytes", CLI_BYTES}, {"churn ", "churn_bytes_per_s", CLI_RATE},
+                   {"rate ", "rate_bytes_per_s", CLI_RATE}, {"lag ", "lag_ms", CLI_MS}, {"caught up in ", "", CLI_ETA},
+                   {"newest point's age ", "newest_point_age_ms", CLI_MS}};
+    const json_t *cause = json_object_get(event, "cause");
+
+    cli_show_clean(out, json_get_string(event, "server", "?"));
+    for (size_t i = 0; i < ARRAY_COUNT(figures); i++) {
+        CLEANUP(buf_release) struct buf text = {0};
+
+        cli_show_value(&text, event, figures[i].path, figures[i].format);
+        fprintf(out, "  %s", figures[i].title);
+        cli_show_clean(out, text.data ? text.data : "-");
+    }
+    if (json_is_object(cause)) {
+        fputs("\n    why: ", out);
+        cli_show_clean(out, json_get_string(cause, "text", "?"));
+        fputs("\n    do:  ", out);
+        cli_show_clean(out, json_get_string(cause, "advice", "?"));
+    }
+    fputc('\n', out);
+}
+
 static void show_event(struct watch *w)
 {
     CLEANUP(json_free) json_t *event = NULL;
@@ -30,10 +57,7 @@ static void show_event(struct watch *w)
 
         fprintf(out, "%s\n", text ? text : "");
     } else if (strcmp(w->kind, "replication") == 0) {
-        buf_init(&details, 0);
-        cli_show_clean(out, json_get_string(event, "server", "?"));
-        cli_show_value(&details, event, "replication.state", CLI_TEXT);
-        fprintf(out, "  replication %s\n", details.data ? details.data : "");
+        show_replication(out, event);
     } else {
         buf_init(&details, 0);
         cli_show_value(&details, event, "data", CLI_TEXT);

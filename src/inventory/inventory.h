@@ -79,7 +79,7 @@ int inventory_server_set_instance(struct store_tx *tx, const char *server, const
 /* "SHA256:…", or NULL: forgets it. */
 int inventory_server_set_host_key(struct store_tx *tx, const char *server, const char *host_key, const struct inventory_by *by,
                                   struct err *e);
-/* The replication object of a report; an event only where its state or error changed ("server.replication"). Returns 1 where it did, 0,
+/* The replication object of a report; an event only where its state, error or cause's kind changed ("server.replication"). Returns 1 where it did, 0,
  * -1. ERR_NOT_FOUND: no such server; ERR_INVALID: not a replication object. newest_point_age_ms is counted from newest_point_at when read. */
 int inventory_server_set_replication(struct store_tx *tx, const char *server, const json_t *replication, const struct inventory_by *by,
                                      struct err *e);

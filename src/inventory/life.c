@@ -231,13 +231,26 @@ static const char *error_text(const json_t *replication)
     return json_is_object(error) ? json_get_string(error, "message", "unknown") : json_string_value(error);
 }
 
+static const char *cause_kind(const json_t *replication) { return json_get_string(json_object_get(replication, "cause"), "kind", NULL); }
+
+static json_t *text_or_null(const char *text) { return text ? json_string(text) : NULL; }
+
+/* What was reported last: 1, 0 no such server; *was is NULL where nothing was. */
+static int last_report(struct store_tx *tx, const char *server, char **wave, json_t **was, struct err *e)
+{
+    CLEANUP(free_ptr) char *text = NULL;
+    int rc = read_column(tx, "SELECT s.wave, r.document FROM server s LEFT JOIN server_replication r ON r.server = s.name WHERE s.name = $1",
+                         server, wave, &text, e);
+
+    return rc < 0 || !text ? rc : json_read(text, strlen(text), was, e) < 0 ? -1 : rc;
+}
+
 int inventory_server_set_replication(struct store_tx *tx, const char *server, const json_t *replication, const struct inventory_by *by,
                                      struct err *e)
 {
     CLEANUP(free_ptr) char *text = json_is_object(replication) ? json_text(replication) : NULL;
     CLEANUP(free_ptr) char *wave = NULL;
-    CLEANUP(free_ptr) char *was_state = NULL;
-    CLEANUP(free_ptr) char *was_error = NULL;
+    CLEANUP(json_free) json_t *was = NULL;
     const char *state = json_get_string(replication, "state", ""), *error = error_text(replication);
     json_t *fields;
     int rc;
@@ -246,23 +259,16 @@ int inventory_server_set_replication(struct store_tx *tx, const char *server, co
         return err_set(e, ERR_INVALID, "the replication of %s: \"%.40s\" is no replication state", server, state);
     if (strlen(text) > REPLICATION_MAX)
         return err_set(e, ERR_LIMIT, "the replication of %s has more than %d bytes", server, REPLICATION_MAX);
-    if (read_column(tx, "SELECT s.wave, r.state FROM server s LEFT JOIN server_replication r ON r.server = s.name WHERE s.name = $1", server,
-                    &wave, &was_state, e) < 0)
+    if (last_report(tx, server, &wave, &was, e) < 0)
         return -1;
-    if (was_state) {
-        free_ptr(&wave);
-        wave = NULL;
-        if (read_column(tx, "SELECT s.wave, r.error FROM server s JOIN server_replication r ON r.server = s.name WHERE s.name = $1", server, &wave,
-                        &was_error, e) < 0)
-            return -1;
-    }
     if (store_run(tx, e, "INSERT INTO server_replication (server, state, error, document, reported_us) VALUES ($1, $2, $3, $4, $5) ON CONFLICT"
                          " (server) DO UPDATE SET state = excluded.state, error = excluded.error, document = excluded.document,"
                          " reported_us = excluded.reported_us", "ssssi", server, state, error, text, by->now_us) < 0)
         return -1;
     fields = json_object();
-    fields_add(fields, "state", was_state ? json_string(was_state) : NULL, json_string(state));
-    fields_add(fields, "error", was_error ? json_string(was_error) : NULL, error ? json_string(error) : NULL);
+    fields_add(fields, "state", text_or_null(json_get_string(was, "state", NULL)), json_string(state));
+    fields_add(fields, "error", text_or_null(error_text(was)), text_or_null(error));
+    fields_add(fields, "cause", text_or_null(cause_kind(was)), text_or_null(cause_kind(replication)));
     rc = json_object_size(fields) > 0;
     if (!rc) {
         json_decref(fields);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SILENCE_US (30 * US_PER_S) /* a replicator reports every second or two */
 #define LIST_DEFAULT 100
 #define PAGE_MAX INT64_C(1000000000)
 
@@ -115,6 +116,24 @@ static void set_point_age(json_t *replication)
     json_object_set_new(replication, "newest_point_age_ms", json_integer(age_us > 0 ? age_us / US_PER_MS : 0));
 }
 
+/* Nobody has said anything of this server for a while: what was said last is no state of now. The other causes are the replicator's own words
+ * (replicator/cause.c); this one it can't say. */
+static void set_silence(json_t *replication, int64_t reported_us)
+{
+    char since[CLOCK_TEXT_SIZE];
+
+    if (clock_now_us() - reported_us < SILENCE_US || strcmp(json_get_string(replication, "state", ""), "DISCONNECTED") == 0)
+        return;
+    json_object_set_new(replication, "state", json_string("STALLED"));
+    json_object_set_new(replication, "eta_ms", json_null());
+    json_object_set_new(replication, "eta", json_null());
+    json_object_set_new(replication, "bottleneck", json_null());
+    json_object_set_new(replication, "cause",
+                        json_pack("{s:s, s:s, s:o, s:s}", "kind", "replicator_silent", "severity", "error", "text",
+                                  json_sprintf("its replicator has not reported since %.19sZ; what is shown is of then", clock_format(reported_us, since)),
+                                  "advice", "check that `slipway replicator` runs (`slipway replicator list`), and that it reaches this factory"));
+}
+
 static int server_of(struct store_tx *tx, const struct store_rows *rows, json_t **out, struct err *e)
 {
     static const char *const texts[] = {"name", "wave", "application", "owner", "address"};
@@ -129,8 +148,10 @@ static int server_of(struct store_tx *tx, const struct store_rows *rows, json_t 
         || set_document(server, "instance", store_text(rows, 9), e) < 0)
         return -1;
     set_point_age(json_object_get(server, "replication"));
-    if (!store_is_null(rows, 14))
+    if (!store_is_null(rows, 14)) {
         json_set_time(json_object_get(server, "replication"), "reported", store_int(rows, 14));
+        set_silence(json_object_get(server, "replication"), store_int(rows, 14));
+    }
     set_text(server, "host_key", store_text(rows, 10));
     json_object_set_new(server, "version", json_integer(store_int(rows, 11)));
     json_set_time(server, "updated", store_int(rows, 12));

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PROGRAM_MAX 255 /* the agent keeps no longer one */
 #define SERVER_NAME_MAX 58 /* "agent:NAME" is a certificate's common name, which has at most 64 bytes (RFC 5280, ub-common-name) */
 #define TEXT_MAX 256
 #define LONG_TEXT_MAX 4096
@@ -153,6 +154,9 @@ static bool is_checks(const char *text)
     return true;
 }
 
+/* Run as it is, without a shell. */
+static bool is_program(const char *text) { return text[0] == '/' && text[1] && text[strlen(text) - 1] != '/'; }
+
 const struct rule server_columns[] = {
     {"name", "Server", RULE_NAME, .required = true, .max = SERVER_NAME_MAX},
     {"wave", "Wave", RULE_NAME, .required = true, .max = LIMIT_NAME_BYTES},
@@ -165,6 +169,8 @@ const struct rule server_columns[] = {
 
 const struct rule server_attributes[] = {
     {"after", "Cut over after", RULE_NAMES, .max = LONG_TEXT_MAX, .hint = "servers of the same wave that go first, separated by commas"},
+    {"after_thaw", "Program after a freeze", RULE_FORM, .max = PROGRAM_MAX, .fits = is_program, .hint = "a program's path on the source, run without a shell"},
+    {"before_freeze", "Program before a freeze", RULE_FORM, .max = PROGRAM_MAX, .fits = is_program, .hint = "a program's path on the source, run without a shell"},
     {"bytes_per_s", "Network use at most", RULE_INT, .min = 1024, .max = INT64_C(1) << 40, .hint = "bytes a second that the agent sends"},
     {"checks", "Checks of the owner", RULE_FORM, .max = LONG_TEXT_MAX, .fits = is_checks,
      .hint = "\"http://HOST:PORT/PATH contains TEXT\" or \"command CMD\", separated by ;"},

@@ -61,7 +61,7 @@ void *care_points(void *replicator)
     while (!atomic_load(&r->stopping)) {
         for (struct peer *p = first_peer(r); p; p = p->next) {
             struct wire_take_point take = {.consistency = WIRE_ANY, .timeout_ms = POINT_TIMEOUT_MS};
-            struct ask a = {SLOT_POINT, WIRE_TAKE_POINT, &take, sizeof take, &take.request, NULL, true};
+            struct ask a = {SLOT_POINT, WIRE_TAKE_POINT, &take, sizeof take, &take.request, NULL, true, false};
 
             /* The answer is the session's; whoever asks in person meanwhile waits for it. */
             if (point_is_due(p))

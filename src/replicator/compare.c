@@ -105,7 +105,7 @@ static int ask_source(struct comparison *c, int64_t deadline_us, struct err *e)
 {
     CLEANUP(free_ptr) struct wire_hash *ask = xcalloc(1, sizeof *ask);
     int fds[LIMIT_DISKS_PER_SERVER];
-    struct ask a = {SLOT_HASH, WIRE_HASH, ask, sizeof *ask, &ask->request, fds, false};
+    struct ask a = {SLOT_HASH, WIRE_HASH, ask, sizeof *ask, &ask->request, fds, false, false};
 
     for (size_t i = 0; i < LIMIT_DISKS_PER_SERVER; i++)
         fds[i] = -1;

@@ -93,12 +93,12 @@ static int consistency_of(const json_t *q, int64_t *out, struct err *e)
 {
     const char *name = json_get_string(q, "consistency", "any");
 
-    for (int64_t c = WIRE_ANY; c <= WIRE_FROZEN; c++)
+    for (int64_t c = WIRE_ANY; c <= WIRE_APPLICATION; c++)
         if (strcmp(name, wire_consistency_name(c)) == 0) {
             *out = c;
             return 0;
         }
-    return err_set(e, ERR_INVALID, "consistency is any, crash or frozen, not %.40s", name);
+    return err_set(e, ERR_INVALID, "consistency is any, crash, frozen or application, not %.40s", name);
 }
 
 static int do_point(struct talk *t, const json_t *q, json_t *answer, struct err *e)
@@ -122,6 +122,37 @@ static int do_point(struct talk *t, const json_t *q, json_t *answer, struct err 
     if (vault_point_get(t->r->vault, id, made, e) != 1)
         return err_set(e, ERR_INTERNAL, "recovery point %s was made and is not there", id);
     return json_object_set_new(answer, "point", vault_point_json(made));
+}
+
+static int named_peers(struct talk *t, const json_t *servers, struct peer **peers, struct err *e)
+{
+    if (json_array_size(servers) < 1 || json_array_size(servers) > VAULT_GROUP_MOST)
+        return err_set(e, ERR_INVALID, "a group has 1 to %d servers", VAULT_GROUP_MOST);
+    for (size_t i = 0; i < json_array_size(servers); i++) {
+        const char *name = json_string_value(json_array_get(servers, i));
+
+        if (!name)
+            return err_set(e, ERR_INVALID, "servers is a list of names");
+        if (peer_need(t->r, name, &peers[i], e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int do_group_point(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    struct group_wanted wanted = {.name = json_get_string(q, "name", ""), .freeze_budget_ms = json_get_int(q, "freeze_budget_ms", 0),
+                                  .timeout_ms = json_get_int(q, "timeout_ms", DEFAULT_POINT_TIMEOUT_MS)};
+    struct peer *peers[VAULT_GROUP_MOST];
+    json_t *servers, *group = NULL;
+
+    if (json_need_array(q, "servers", &servers, e) < 0 || named_peers(t, servers, peers, e) < 0 || consistency_of(q, &wanted.consistency, e) < 0)
+        return -1;
+    if (wanted.timeout_ms <= 0 || wanted.freeze_budget_ms < 0 || strlen(wanted.name) >= VAULT_GROUP_NAME_SIZE)
+        return err_set(e, ERR_INVALID, "timeout_ms and freeze_budget_ms are positive, and a name has at most %d bytes", VAULT_GROUP_NAME_SIZE - 1);
+    if (group_take(t->r, peers, json_array_size(servers), &wanted, t, &group, e) < 0)
+        return -1;
+    return json_object_set_new(answer, "group", group);
 }
 
 static int do_thaw(struct talk *t, const json_t *q, json_t *answer, struct err *e)
@@ -204,12 +235,19 @@ static int do_compare(struct talk *t, const json_t *q, json_t *answer, struct er
 static int order(struct talk *t, const json_t *q, unsigned type, struct peer **out, struct err *e)
 {
     struct wire_simple message = {0};
+    const char *by = json_get_string(q, "by", "");
     struct peer *p;
     bool connected;
 
     if (need_peer(t, q, &p, e) < 0)
         return -1;
+    if (strlen(by) > LIMIT_NAME_BYTES)
+        return err_set(e, ERR_INVALID, "\"by\" is a name of at most %d bytes", LIMIT_NAME_BYTES);
     pthread_mutex_lock(&p->lock);
+    if (type == WIRE_PAUSE && !p->paused) {
+        snprintf(p->paused_by, sizeof p->paused_by, "%s", by);
+        p->paused_us = clock_now_us();
+    }
     p->paused = type == WIRE_PAUSE || (type == WIRE_DETACH && p->paused);
     p->detached = type == WIRE_DETACH;
     connected = p->session != NULL;
@@ -383,7 +421,7 @@ static const struct {
     const char *verb;
     int (*run)(struct talk *t, const json_t *q, json_t *answer, struct err *e);
 } verbs[] = {
-    {"status", do_status},   {"point", do_point}, {"thaw", do_thaw},     {"export", do_export}, {"unexport", do_unexport}, {"compare", do_compare},
+    {"status", do_status},   {"point", do_point}, {"group_point", do_group_point}, {"thaw", do_thaw}, {"export", do_export}, {"unexport", do_unexport}, {"compare", do_compare},
     {"pause", do_pause},     {"resume", do_resume}, {"detach", do_detach}, {"drop", do_drop},     {"check", do_check},       {"scrub", do_scrub},
     {"stat", do_stat},       {"compact", do_compact}, {"rotate", do_rotate},
 };

@@ -173,15 +173,61 @@ static bool nothing_new(struct session *s, char id[static VAULT_POINT_ID_SIZE], 
     return quiet;
 }
 
+/* Whether the point was asked for in step with other servers, and then their group, once all stand still. */
+static bool asked_in_step(struct session *s, struct vault_group *group, bool *released)
+{
+    struct slot *slot;
+    bool in_step;
+
+    pthread_mutex_lock(&s->p->lock);
+    slot = slot_answered(s->p, SLOT_POINT, s->point.request);
+    in_step = slot && slot->in_step;
+    *released = in_step && slot->group;
+    if (*released)
+        *group = *slot->group;
+    pthread_mutex_unlock(&s->p->lock);
+    return in_step;
+}
+
+/* A point of a group is staged: whether it counts is for the group to say. */
+static int stage_point(struct session *s, const struct vault_group *group, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *made = xcalloc(1, sizeof *made);
+    struct err why = {0};
+    struct slot *slot;
+
+    if (vault_point_stage(s->r->vault, group, s->hello.server, wire_consistency_name(s->point.consistency), s->point.freeze_ms, made, &why) < 0)
+        return point_failed(s, &why, e);
+    pthread_mutex_lock(&s->p->lock);
+    slot = slot_answered(s->p, SLOT_POINT, s->point.request);
+    if (slot) {
+        memcpy(slot->point, made->id, sizeof slot->point);
+        slot_finish(s->p, slot);
+    }
+    pthread_mutex_unlock(&s->p->lock);
+    if (!slot)
+        vault_point_unstage(s->r->vault, made->id);
+    return 0;
+}
+
 static int commit_point(struct session *s, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *made = xcalloc(1, sizeof *made);
     struct wire_point_done done = {.request = s->point.request};
     char newest[VAULT_POINT_ID_SIZE];
     struct err why = {0};
+    struct vault_group group;
     int64_t asked_us;
+    bool in_step, released;
 
     s->barrier = false;
+    in_step = asked_in_step(s, &group, &released);
+    if (s->point.group && released)
+        return stage_point(s, &group, e);
+    if (s->point.group || in_step) {
+        err_set(&why, ERR_WRONG_STATE, "a point of a group that nobody waits for, or not all of whose servers stand still");
+        return point_failed(s, &why, e);
+    }
     if (nothing_new(s, newest, &asked_us)) {
         memcpy(done.point, newest, sizeof newest);
     } else {
@@ -218,7 +264,7 @@ int offers_point(struct session *s, const struct wire_frame *f, struct err *e)
         return -1;
     if (s->barrier)
         return err_set(e, ERR_PROTOCOL, "POINT_COMMIT before the last one was answered");
-    if (point.consistency != WIRE_CRASH && point.consistency != WIRE_FROZEN)
+    if (point.consistency == WIRE_ANY)
         return err_set(e, ERR_PROTOCOL, "POINT_COMMIT with consistency %lld", (long long)point.consistency);
     s->point = point;
     s->barrier = true;

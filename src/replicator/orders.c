@@ -93,13 +93,38 @@ static int give_points(struct orders *o, const struct vault_point *points, int c
     return json_object_set_new(answer, "next", at < count && at > 0 ? json_string(points[at - 1].id) : json_null());
 }
 
+/* Those of a group that are there yet, and what is known of it. */
+static int group_points(struct orders *o, const char *id, struct vault_point **out, json_t *answer, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_group *g = xcalloc(1, sizeof *g);
+    CLEANUP(free_ptr) struct vault_point *points = xcalloc(VAULT_GROUP_MOST, sizeof *points);
+    json_t *told_group;
+    int count = 0, found = vault_group_get(o->vault, id, g, e);
+
+    if (found != 1)
+        return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no group %.100s", id);
+    for (size_t i = 0; i < g->count && found >= 0; i++) {
+        found = vault_point_get(o->vault, g->points[i].id, &points[count], e);
+        count += found == 1;
+    }
+    told_group = json_pack("{s:s, s:s, s:I, s:I}", "id", g->id, "name", g->name, "window_us", (json_int_t)g->window_us, "points",
+                           (json_int_t)g->count);
+    json_set_time(told_group, "at", g->at_us);
+    json_object_set_new(answer, "group", told_group);
+    *out = points;
+    points = NULL;
+    return found < 0 ? -1 : count;
+}
+
 static int do_points(struct orders *o, const json_t *q, json_t *answer, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *points = NULL;
-    const char *server;
+    const char *server, *group = json_get_string(q, "group", NULL);
     int count;
 
-    if (json_object_get(q, "point"))
+    if (group)
+        count = group_points(o, group, &points, answer, e);
+    else if (json_object_get(q, "point"))
         count = orders_need_point(o->vault, q, &points, e) < 0 ? -1 : 1;
     else
         count = json_need_string(q, "server", &server, e) < 0 ? -1 : vault_point_list(o->vault, server, 0, &points, e);

@@ -82,6 +82,8 @@ static int load_marks(struct replicator *r, struct err *e)
 
         if (p) {
             p->paused = json_get_bool(mark, "paused", false);
+            p->paused_us = json_get_int(mark, "paused_us", 0);
+            snprintf(p->paused_by, sizeof p->paused_by, "%s", json_get_string(mark, "paused_by", ""));
             p->detached = json_get_bool(mark, "detached", false);
         }
     }
@@ -96,14 +98,11 @@ int peers_save(struct replicator *r, struct err *e)
 
     pthread_mutex_lock(&r->lock);
     for (struct peer *p = r->peers; p; p = p->next) {
-        bool paused, detached;
-
         pthread_mutex_lock(&p->lock);
-        paused = p->paused;
-        detached = p->detached;
+        if (p->paused || p->detached)
+            json_object_set_new(marks, p->server, json_pack("{s:b, s:s, s:I, s:b}", "paused", p->paused, "paused_by", p->paused_by, "paused_us",
+                                                            (json_int_t)p->paused_us, "detached", p->detached));
         pthread_mutex_unlock(&p->lock);
-        if (paused || detached)
-            json_object_set_new(marks, p->server, json_pack("{s:b, s:b}", "paused", paused, "detached", detached));
     }
     text = json_text(marks);
     result = file_write(r->marks_path, text, strlen(text), 0600, e);
@@ -188,7 +187,7 @@ static int slot_take(struct peer *p, const struct ask *a, int64_t deadline_us, s
             result = err_set(e, ERR_TIMEOUT, "another request to the agent of %s has not been answered yet", p->server);
     if (result == 0) {
         p->next_request = p->next_request % INT32_MAX + 1;
-        *s = (struct slot){.busy = true, .quiet = a->quiet, .request = p->next_request, .asked_us = clock_monotonic_us(),
+        *s = (struct slot){.busy = true, .quiet = a->quiet, .in_step = a->in_step, .request = p->next_request, .asked_us = clock_monotonic_us(),
                            .asked_wall_us = clock_now_us()};
         for (size_t i = 0; i < LIMIT_DISKS_PER_SERVER; i++)
             s->hash_fd[i] = a->hash_fd ? a->hash_fd[i] : -1;
@@ -258,6 +257,7 @@ void slot_finish(struct peer *p, struct slot *s)
     if (s->quiet)
         *s = (struct slot){0};
     pthread_cond_broadcast(&p->changed);
+    group_stir(p->r);
 }
 
 void peer_link_lost(struct peer *p, const struct err *why)
@@ -276,7 +276,7 @@ int peer_take_point(struct peer *p, const struct wire_take_point *wanted, int64_
                     char point[static VAULT_POINT_ID_SIZE], struct err *e)
 {
     struct wire_take_point ask = *wanted;
-    struct ask a = {SLOT_POINT, WIRE_TAKE_POINT, &ask, sizeof ask, &ask.request, NULL, false};
+    struct ask a = {SLOT_POINT, WIRE_TAKE_POINT, &ask, sizeof ask, &ask.request, NULL, false, false};
     int64_t deadline_us = clock_monotonic_us() + timeout_ms * US_PER_MS;
     struct wire_simple thaw = {0};
     int result;
@@ -298,7 +298,7 @@ int peer_take_point(struct peer *p, const struct wire_take_point *wanted, int64_
 int peer_thaw(struct peer *p, int64_t timeout_ms, struct talk *t, struct wire_thawed *out, struct err *e)
 {
     struct wire_simple ask = {0};
-    struct ask a = {SLOT_THAW, WIRE_THAW, &ask, sizeof ask, &ask.request, NULL, false};
+    struct ask a = {SLOT_THAW, WIRE_THAW, &ask, sizeof ask, &ask.request, NULL, false, false};
     int64_t deadline_us = clock_monotonic_us() + timeout_ms * US_PER_MS;
     int result;
 

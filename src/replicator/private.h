@@ -12,6 +12,8 @@
 #include <stdatomic.h>
 
 #define POINTS_IN_STATUS 8
+#define TAKEOVERS_KEPT 8
+#define LIMIT_ADDRESS_BYTES 64
 
 struct replicator_options {
     const char *data, *state, *listen, *factory_url, *name;
@@ -38,6 +40,10 @@ struct slot {
     struct err e; /* kind ERR_NONE: it went well */
     char point[VAULT_POINT_ID_SIZE];
     bool held;
+    /* of a point that is taken in step with other servers: */
+    bool in_step;
+    int64_t step, step_us;           /* the enum wire_step that the agent has come to, and when (monotonic) */
+    const struct vault_group *group; /* set once all stand still; before, no POINT_COMMIT is taken. point: the staged one */
     struct wire_thawed thawed;
     struct wire_hash_done *hashed; /* the slot's owner frees it */
     int hash_fd[LIMIT_DISKS_PER_SERVER]; /* where HASHES go, by HELLO's disk; -1: not wanted */
@@ -58,10 +64,16 @@ struct peer {
     struct wire_status status;
     bool has_status;
     bool paused, detached; /* by order; kept over restarts */
+    char paused_by[LIMIT_NAME_BYTES + 1]; /* "": not said */
+    int64_t paused_us;     /* wall */
+    bool stopped;          /* the agent said so when it left */
     bool was_connected, gone; /* gone: dropped, and nothing of it is left */
     int64_t since_us;      /* wall: connected or disconnected since */
     struct err trouble;    /* why nothing moves on our side (no space) */
     struct err point_trouble; /* why the last wanted point did not come about */
+    int64_t takeover_us[TAKEOVERS_KEPT]; /* wall: of this place by an agent that knows nothing of the one before, newest last */
+    char rivals[2][LIMIT_ADDRESS_BYTES]; /* the last two's addresses */
+    double busy_share;        /* of the session's time of late: storing, as against waiting for the agent */
     struct slot slots[SLOT_COUNT];
     int64_t next_request;
     uint64_t stored_bytes;
@@ -88,6 +100,9 @@ struct replicator {
     pthread_mutex_t stat_lock; /* guards what follows; no other of ours is taken under it */
     struct vault_stat stat;
     int64_t stat_due_us; /* monotonic */
+    pthread_mutex_t stir_lock; /* guards what follows; no other of ours is taken under it */
+    pthread_cond_t stirred;
+    uint64_t stirs; /* counts what slots tell; whoever waits for several of them waits for this */
 };
 
 /* peer.c */
@@ -108,6 +123,7 @@ struct ask {
     int64_t *request_at;
     const int *hash_fd; /* for SLOT_HASH: LIMIT_DISKS_PER_SERVER of them */
     bool quiet;
+    bool in_step;
 };
 int slot_ask(struct peer *p, const struct ask *a, int64_t deadline_us, struct err *e);
 struct talk; /* one control connection */
@@ -127,6 +143,17 @@ int peer_thaw(struct peer *p, int64_t timeout_ms, struct talk *t, struct wire_th
 /* session.c */
 struct wire_conn *session_conn(struct session *s);
 void session_serve(struct replicator *r, int fd); /* takes fd; the life of one connection */
+
+/* group.c */
+struct group_wanted {
+    const char *name; /* a person's; may be "" */
+    int64_t consistency; /* enum wire_consistency */
+    int64_t timeout_ms, freeze_budget_ms; /* freeze_budget_ms 0: each agent's own */
+};
+/* A point of each of these servers, all of one instant, or none. *out: {"id","name","at","window_us","consistency","attempts","points":[…]}, the
+ * caller's. t may be NULL. */
+int group_take(struct replicator *r, struct peer *const *peers, size_t count, const struct group_wanted *w, struct talk *t, json_t **out, struct err *e);
+void group_stir(struct replicator *r); /* a slot has changed */
 
 /* status.c */
 json_t *peer_json(struct peer *p);  /* {server, state, …, points:[…]} */

@@ -296,14 +296,20 @@ static void close_all(struct replicator *r)
     free(r->identity);
     pthread_mutex_destroy(&r->lock);
     pthread_mutex_destroy(&r->stat_lock);
+    pthread_mutex_destroy(&r->stir_lock);
+    pthread_cond_destroy(&r->stirred);
 }
 
 static int run(const struct replicator_options *o, struct err *e)
 {
     struct replicator r = {.options = *o, .control_fd = -1, .agents_fd = -1};
+    pthread_condattr_t monotonic;
     int result;
 
-    MUST(pthread_mutex_init(&r.lock, NULL) == 0 && pthread_mutex_init(&r.stat_lock, NULL) == 0);
+    MUST(pthread_condattr_init(&monotonic) == 0 && pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC) == 0 &&
+         pthread_cond_init(&r.stirred, &monotonic) == 0);
+    pthread_condattr_destroy(&monotonic);
+    MUST(pthread_mutex_init(&r.lock, NULL) == 0 && pthread_mutex_init(&r.stat_lock, NULL) == 0 && pthread_mutex_init(&r.stir_lock, NULL) == 0);
     r.home = o->state ? xstrdup(o->state) : xasprintf("%s/replicator", o->data);
     r.vault_path = xasprintf("%s/vault", r.home);
     r.nbd_path = xasprintf("%s/nbd.sock", r.home);

@@ -1,6 +1,7 @@
 /* session: one agent's connection, from HELLO to its end. One thread hears; another makes durable and acknowledges. */
 #include "replicator/session.h"
 #include "base/log.h"
+#include "base/net.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -13,6 +14,9 @@
 #define SILENCE_US (30 * US_PER_S)
 #define PING_US (8 * US_PER_S)
 #define TAKEOVER_US (15 * US_PER_S)
+#define ALIVE_US (5 * US_PER_S)   /* whoever was heard since: STATUS comes every second */
+#define SHARE_EVERY_US (1 * US_PER_S)
+#define SHARE_FADE 0.8            /* of the share of time, a second later */
 #define GATHER_US 4000     /* how long acknowledgements are gathered before a sync */
 #define NO_ROOM_WAIT_MS 500
 
@@ -177,6 +181,19 @@ static int hear_first(struct session *s, struct wire_restore **restore, struct e
     return 0;
 }
 
+/* p->lock held. An agent takes the place of one that is alive and has another epoch: one that has lost its link comes with the same. */
+static void note_takeover(struct peer *p, const struct session *s)
+{
+    const struct session *other = p->session;
+
+    if (!other || strcmp(other->hello.epoch, s->hello.epoch) == 0 ||
+        clock_monotonic_us() - atomic_load(&other->heard_us) > ALIVE_US)
+        return;
+    memmove(p->takeover_us, p->takeover_us + 1, sizeof p->takeover_us - sizeof p->takeover_us[0]);
+    p->takeover_us[TAKEOVERS_KEPT - 1] = clock_now_us();
+    log_warn("%s: an agent at %s takes the place of the one at %s", p->server, s->address, other->address);
+}
+
 /* Takes the server's place; a session that still has it (its agent lost it without our seeing) is ended. */
 static int take_place(struct session *s, struct err *e)
 {
@@ -186,6 +203,7 @@ static int take_place(struct session *s, struct err *e)
     int result = 0;
 
     pthread_mutex_lock(&p->lock);
+    note_takeover(p, s);
     while (p->session && result == 0) {
         wire_conn_cut(p->session->conn);
         if (pthread_cond_timedwait(&p->changed, &p->lock, &t) == ETIMEDOUT && p->session)
@@ -199,7 +217,10 @@ static int take_place(struct session *s, struct err *e)
         p->offers_since_point = 1; /* what came before is not known to be in a point */
         p->since_us = clock_now_us();
         p->was_connected = true;
-        p->gone = false;
+        p->gone = p->stopped = false;
+        p->busy_share = 0;
+        memcpy(p->rivals[0], p->rivals[1], sizeof p->rivals[0]);
+        memcpy(p->rivals[1], s->address, sizeof p->rivals[1]);
         err_clear(&p->trouble);
     }
     pthread_mutex_unlock(&p->lock);
@@ -346,6 +367,30 @@ static int hear_failure(struct session *s, const struct wire_frame *f, struct er
     return 0;
 }
 
+/* A point of a group has come to a step. */
+static int hear_at(struct session *s, const struct wire_frame *f, struct err *e)
+{
+    struct wire_simple at, give_up = {.value = WIRE_GIVE_UP};
+    struct slot *slot;
+
+    if (wire_json_decode(WIRE_POINT_AT, f->payload, f->size, &at, sizeof at, e) < 0)
+        return -1;
+    if (at.value != WIRE_READY && at.value != WIRE_STILL)
+        return err_set(e, ERR_PROTOCOL, "POINT_AT with step %lld", (long long)at.value);
+    pthread_mutex_lock(&s->p->lock);
+    slot = slot_answered(s->p, SLOT_POINT, at.request);
+    if (slot && slot->in_step) {
+        slot->step = at.value;
+        slot->step_us = clock_monotonic_us();
+    }
+    pthread_mutex_unlock(&s->p->lock);
+    group_stir(s->r);
+    if (slot)
+        return 0;
+    give_up.request = at.request; /* nobody waits for it any more */
+    return wire_send_message(s->conn, WIRE_POINT_GO, &give_up, e);
+}
+
 static int hear_thawed(struct session *s, const struct wire_frame *f, struct err *e)
 {
     struct wire_thawed thawed;
@@ -419,9 +464,11 @@ static int hear_end(struct session *s, const struct wire_frame *f, struct err *e
 {
     struct wire_failure why;
 
-    (void)s;
     if (wire_json_decode(f->type, f->payload, f->size, &why, sizeof why, e) < 0)
         return -1;
+    pthread_mutex_lock(&s->p->lock);
+    s->p->stopped = f->type == WIRE_BYE && err_kind_named(why.kind) == ERR_CANCELLED;
+    pthread_mutex_unlock(&s->p->lock);
     return err_set(e, ERR_UNREACHABLE, "the agent ended the connection: %s", why.message);
 }
 
@@ -440,6 +487,7 @@ static const struct {
     {WIRE_OFFER, offers_take},
     {WIRE_DATA, offers_data},
     {WIRE_POINT_BEGIN, hear_nothing},
+    {WIRE_POINT_AT, hear_at},
     {WIRE_POINT_COMMIT, offers_point},
     {WIRE_POINT_FAILED, hear_failure},
     {WIRE_THAWED, hear_thawed},
@@ -461,22 +509,43 @@ static int hear(struct session *s, const struct wire_frame *f, struct err *e)
     return err_set(e, ERR_PROTOCOL, "%s is not for a replicator", wire_type_name(f->type));
 }
 
+/* How much of the time goes to what we do with what comes, as against waiting for it. */
+struct shares {
+    int64_t begun_us, busy_us;
+};
+
+static void count_share(struct session *s, struct shares *c, int64_t got_us)
+{
+    int64_t now_us = clock_monotonic_us();
+
+    c->busy_us += now_us - got_us;
+    if (now_us - c->begun_us < SHARE_EVERY_US)
+        return;
+    pthread_mutex_lock(&s->p->lock);
+    s->p->busy_share = s->p->busy_share * SHARE_FADE + (1 - SHARE_FADE) * (double)c->busy_us / (double)(now_us - c->begun_us);
+    pthread_mutex_unlock(&s->p->lock);
+    *c = (struct shares){.begun_us = now_us};
+}
+
 static int hear_all(struct session *s, struct err *e)
 {
-    int64_t heard_us = clock_monotonic_us();
+    struct shares shares = {.begun_us = clock_monotonic_us()};
 
+    atomic_store(&s->heard_us, clock_monotonic_us());
     while (!atomic_load(&s->r->stopping)) {
         struct wire_frame f;
         bool closed;
         int got = wire_recv(s->conn, &f, 500, &closed, e);
+        int64_t got_us = clock_monotonic_us();
 
         if (got < 0 || (got == 1 && hear(s, &f, e) < 0))
             return -1;
         if (got == 0 && closed)
             return err_set(e, ERR_UNREACHABLE, "the agent closed the connection");
+        count_share(s, &shares, got_us);
         if (got == 1)
-            heard_us = clock_monotonic_us();
-        else if (clock_monotonic_us() - heard_us > SILENCE_US)
+            atomic_store(&s->heard_us, clock_monotonic_us());
+        else if (got_us - atomic_load(&s->heard_us) > SILENCE_US)
             return err_set(e, ERR_TIMEOUT, "the agent has been silent for 30 s");
     }
     return err_set(e, ERR_CANCELLED, "the replicator stops");
@@ -541,6 +610,7 @@ void session_serve(struct replicator *r, int fd)
         return;
     }
     s = new_session(r, &stream);
+    net_peer_text(fd, s->address, sizeof s->address);
     run(s, &e); /* only a restored point ends it without an error */
     if (e.kind && e.kind != ERR_UNREACHABLE && e.kind != ERR_CANCELLED)
         refuse(s, &e);

@@ -19,6 +19,8 @@ struct session {
     struct replicator *r;
     struct peer *p;
     struct wire_conn *conn;
+    char address[LIMIT_ADDRESS_BYTES]; /* the agent's */
+    atomic_llong heard_us;  /* monotonic: the last frame */
     struct wire_hello hello;
     struct vault_disk disks[LIMIT_DISKS_PER_SERVER]; /* in HELLO's order */
     struct zip *zip;

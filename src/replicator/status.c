@@ -1,17 +1,35 @@
 /* status: the replication object of docs/architecture.md, made from what the agent says and what the vault holds. */
+#include "replicator/cause.h"
 #include "replicator/private.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define STAT_EVERY_US (3 * US_PER_S)
+#define TAKEOVERS_US (60 * US_PER_S)
+#define BUSY_SHARE 0.8 /* of the session's time: then it is us who are waited for */
+#define ETA_UNKNOWN (-1) /* in STATUS */
+#define ETA_NEVER (-2)
+
+/* lock held */
+static int takeovers(const struct peer *p)
+{
+    int64_t now_us = clock_now_us();
+    int count = 0;
+
+    for (int i = 0; i < TAKEOVERS_KEPT; i++)
+        count += p->takeover_us[i] && now_us - p->takeover_us[i] < TAKEOVERS_US;
+    return count;
+}
 
 /* What our side knows before the agent's own state counts. */
 static const char *state_of(const struct peer *p)
 {
     if (p->detached)
         return "DISCONNECTED";
-    if (!p->session || p->trouble.kind)
+    if (!p->session && p->stopped)
+        return "STOPPED";
+    if (!p->session || p->trouble.kind || takeovers(p) > 1)
         return "STALLED";
     if (p->paused)
         return "PAUSED";
@@ -35,6 +53,16 @@ static json_t *error_json(const struct peer *p)
     return json_null();
 }
 
+/* lock held */
+static struct cause_facts facts_of(const struct peer *p)
+{
+    return (struct cause_facts){
+        .now_us = clock_now_us(), .detached = p->detached, .connected = p->session != NULL, .stopped = p->stopped, .since_us = p->since_us,
+        .takeovers = takeovers(p), .rivals = {p->rivals[0], p->rivals[1]}, .paused = p->paused, .paused_by = p->paused_by,
+        .paused_us = p->paused_us, .trouble = &p->trouble, .status = &p->status, .busy = p->busy_share > BUSY_SHARE,
+        .limit_said_bytes_per_s = p->r->options.limit_bytes_per_s, .point_trouble = &p->point_trouble, .newest_at_us = p->newest_at_us};
+}
+
 static json_t *integer_or_null(int64_t value) { return value < 0 ? json_null() : json_integer(value); }
 
 /* lock held */
@@ -42,7 +70,9 @@ static json_t *replication_json(struct peer *p)
 {
     json_t *j = json_pack("{s:s, s:s}", "server", p->server, "state", state_of(p));
     const struct wire_status *s = &p->status;
-    bool pointed = p->newest[0];
+    bool pointed = p->newest[0], current = p->session && p->has_status;
+    struct cause_facts facts = facts_of(p);
+    const char *bottleneck;
 
     json_object_set_new(j, "connected", json_boolean(p->session != NULL));
     json_object_set_new(j, "tracker", p->has_status ? json_string(s->tracker) : json_null());
@@ -53,14 +83,19 @@ static json_t *replication_json(struct peer *p)
     json_object_set_new(j, "bytes_stored", json_integer((json_int_t)p->stored_bytes));
     json_object_set_new(j, "backlog_bytes", json_integer(s->backlog_bytes));
     json_object_set_new(j, "lag_ms", json_integer(s->lag_ms));
-    json_object_set_new(j, "eta_ms", integer_or_null(s->eta_ms));
-    json_object_set_new(j, "rate_bytes_per_s", json_integer(s->rate_bytes_per_s));
-    json_object_set_new(j, "churn_bytes_per_s", json_integer(s->churn_bytes_per_s));
+    json_object_set_new(j, "eta_ms", integer_or_null(current ? s->eta_ms : ETA_UNKNOWN));
+    json_object_set_new(j, "eta", current && s->eta_ms == ETA_NEVER ? json_string("never") : json_null());
+    json_object_set_new(j, "rate_bytes_per_s", integer_or_null(s->state[0] ? s->rate_bytes_per_s : -1));
+    json_object_set_new(j, "churn_bytes_per_s", integer_or_null(s->state[0] ? s->churn_bytes_per_s : -1));
+    json_object_set_new(j, "limit_bytes_per_s", json_integer(s->limit_bytes_per_s));
+    bottleneck = current ? cause_bottleneck(&facts) : NULL;
+    json_object_set_new(j, "bottleneck", bottleneck ? json_string(bottleneck) : json_null());
     json_object_set_new(j, "held", json_boolean(p->session && p->has_status && s->held));
     json_object_set_new(j, "newest_point", pointed ? json_string(p->newest) : json_null());
     json_set_time(j, "newest_point_at", pointed ? p->newest_at_us : 0);
     json_object_set_new(j, "newest_point_age_ms", pointed ? json_integer((clock_now_us() - p->newest_at_us) / US_PER_MS) : json_null());
     json_object_set_new(j, "error", error_json(p));
+    json_object_set_new(j, "cause", cause_json(&facts));
     return j;
 }
 

@@ -12,19 +12,15 @@
 /* What a state of process.md means here. */
 static const struct {
     const char *state;
-    enum { GOES_ON, DONE, MUST_PASS, ENDS } meaning; /* MUST_PASS: fine for a while */
+    enum { GOES_ON, DONE, MUST_PASS } meaning; /* MUST_PASS: fine for a while (STOPPED: as while the source is rebooted) */
 } states[] = {
     {"INITIATING", MUST_PASS}, {"INITIAL_SYNC", GOES_ON}, {"RESCAN", GOES_ON}, {"BACKLOG", GOES_ON}, {"CREATING_SNAPSHOT", GOES_ON},
-    {"CONTINUOUS", DONE}, {"PAUSED", GOES_ON}, {"STALLED", MUST_PASS}, {"DISCONNECTED", MUST_PASS}, {"STOPPED", ENDS},
+    {"CONTINUOUS", DONE}, {"PAUSED", GOES_ON}, {"STALLED", MUST_PASS}, {"DISCONNECTED", MUST_PASS}, {"STOPPED", MUST_PASS},
 };
 
 static const char *cause(const json_t *server)
 {
-    const json_t *error = json_object_get(server, "error");
-
-    if (json_is_object(error))
-        return json_get_string(error, "message", "no cause is given");
-    return json_is_string(error) ? json_string_value(error) : "no cause is given";
+    return json_get_string(json_object_get(server, "cause"), "text", "no cause is given");
 }
 
 static void show(struct step *s, const json_t *server)
@@ -32,7 +28,9 @@ static void show(struct step *s, const json_t *server)
     int64_t rate = json_get_int(server, "rate_bytes_per_s", 0), eta_ms = json_get_int(server, "eta_ms", -1);
     char left[48] = "time left unknown";
 
-    if (eta_ms >= 0)
+    if (strcmp(json_get_string(server, "eta", ""), "never") == 0)
+        snprintf(left, sizeof left, "more is written than gets across");
+    else if (eta_ms >= 0)
         snprintf(left, sizeof left, "%" PRId64 " s left", (eta_ms + 999) / 1000);
     step_progress(s, json_get_int(server, "bytes_read", 0), json_get_int(server, "bytes_total", 0), "bytes", "%s, %" PRId64 " MiB/s, %s",
                   json_get_string(server, "state", "unknown state"), rate >> 20, left);
@@ -48,8 +46,6 @@ static int judge(const json_t *server, int64_t *since_us, struct err *e)
             continue;
         if (states[i].meaning == DONE)
             return 1;
-        if (states[i].meaning == ENDS)
-            return err_set(e, ERR_WRONG_STATE, "replication is stopped: %s", cause(server));
         if (states[i].meaning == GOES_ON) {
             *since_us = 0;
             return 0;

@@ -80,7 +80,8 @@ static json_t *make_config(const struct step *s, const char *server, struct err 
 {
     int64_t port = step_int(s, "settings.replicator.port", 0), budget_ms = step_int(s, "server.attributes.freeze_budget_ms", 0),
             rate = step_int(s, "server.attributes.bytes_per_s", 0);
-    const char *address, *proxy = step_string(s, "server.attributes.proxy", NULL);
+    static const char *const texts[] = {"proxy", "before_freeze", "after_thaw"}; /* attributes that are settings of the agent */
+    const char *address;
     json_t *config;
 
     if (step_need_string(s, "settings.replicator.address", &address, e) < 0)
@@ -95,8 +96,13 @@ static json_t *make_config(const struct step *s, const char *server, struct err 
         json_object_set_new(config, "freeze_budget_ms", json_integer(budget_ms));
     if (rate > 0)
         json_object_set_new(config, "bytes_per_s", json_integer(rate));
-    if (proxy)
-        json_object_set_new(config, "proxy", json_string(proxy));
+    for (size_t i = 0; i < ARRAY_COUNT(texts); i++) {
+        CLEANUP(free_ptr) char *path = xasprintf("server.attributes.%s", texts[i]);
+        const char *text = step_string(s, path, NULL);
+
+        if (text)
+            json_object_set_new(config, texts[i], json_string(text));
+    }
     return config;
 }
 

@@ -335,6 +335,23 @@ int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, 
     return count;
 }
 
+int64_t track_waiting(const struct tracker *t, uint64_t *written)
+{
+    int64_t whole = 0, pages = 0;
+
+    *written = 0;
+    for (int i = 0; i < t->disk_count; i++)
+        *written += counted(t, i).sectors;
+    for (size_t i = 0; i < t->words_size / sizeof *t->words; i++) {
+        uint64_t marks = __atomic_load_n(&t->words[i], __ATOMIC_RELAXED);
+
+        whole += marks ? __builtin_popcountll(marks & __atomic_load_n(&t->whole[i], __ATOMIC_RELAXED)) : 0;
+    }
+    for (size_t i = 0; i < TRACK_SLOT_COUNT; i++)
+        pages += __builtin_popcountll(__atomic_load_n(&t->slots[i], __ATOMIC_RELAXED) & TRACK_PAGES_ALL);
+    return whole * TRACK_CHUNK_SIZE + pages * TRACK_PAGE_SIZE;
+}
+
 uint64_t track_writes(const struct tracker *t, int disk)
 {
     unsigned long long v[STAT_FIELDS];

@@ -12,7 +12,7 @@
  * Not seen: SCSI pass-through writes (SG_IO), and drivers that complete no requests (zram, brd, NVMe multipath heads): track_open refuses
  * a disk without a request queue. Where it fails with ERR_UNSUPPORTED or ERR_DENIED the caller rescans by checksum (track_sums below).
  *
- * Promises 1 and 2 hold where track_check says 1 after taking, before b. A tracker may be used by one thread at a time, but for track_writes, which any thread may call. Library: doesn't log. */
+ * Promises 1 and 2 hold where track_check says 1 after taking, before b. A tracker may be used by one thread at a time, but for track_writes and track_waiting, which any thread may call. Library: doesn't log. */
 #pragma once
 
 #include "base/mem.h"
@@ -45,6 +45,10 @@ int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, 
 int track_check(struct tracker *t, int disk);
 /* A number that rises whenever a write to the disk completes, by the tracker's count and by the kernel's. */
 uint64_t track_writes(const struct tracker *t, int disk);
+
+/* Bytes that the marks of all disks name and that were not taken yet: an estimate (a chunk may be named whole and by its pages, too), which takes
+ * nothing. *written: a number that rises with what is written to them, also where that marks nothing new. Any thread may call it; no I/O. */
+int64_t track_waiting(const struct tracker *t, uint64_t *written);
 
 /* Completed writes by the kernel's own I/O statistics, for where no tracker is: TRACK_WRITES_UNKNOWN where they are off. */
 uint64_t track_writes_by_stat(const char *name);

@@ -142,7 +142,7 @@ static int build_disks(struct vault *v, struct vault_point *p, struct err *e)
     return p->disk_count ? 0 : err_set(e, ERR_WRONG_STATE, "server %s has no disk in this vault", p->server);
 }
 
-static void name_point(struct vault *v, struct vault_point *p, uint64_t sequence)
+void point_name(struct vault *v, struct vault_point *p, uint64_t sequence)
 {
     time_t seconds = (time_t)(p->at_us / US_PER_S);
     char moment[24];
@@ -160,7 +160,8 @@ struct committing {
     uint64_t sequence;
 };
 
-static int commit_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+/* The maps' trees are those of the point from now on. */
+static int root_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
 {
     struct committing *c = user;
 
@@ -179,9 +180,14 @@ static int commit_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
             index_del_prefix(&v->index, txn, INDEX_DIRTY, index_val(&dirty, 4), e) < 0)
             return -1;
     }
-    if (index_put(&v->index, txn, INDEX_META, index_val("next_point", 10), index_val(&v->next_point, 8), e) < 0)
-        return -1;
-    return point_insert(v, txn, c->point, c->sequence, c->text, e);
+    return index_put(&v->index, txn, INDEX_META, index_val("next_point", 10), index_val(&v->next_point, 8), e);
+}
+
+static int commit_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+{
+    struct committing *c = user;
+
+    return root_rows(v, txn, c, e) < 0 ? -1 : point_insert(v, txn, c->point, c->sequence, c->text, e);
 }
 
 static int commit_locked(struct vault *v, struct vault_point *p, struct err *e)
@@ -194,18 +200,22 @@ static int commit_locked(struct vault *v, struct vault_point *p, struct err *e)
     if (vault_flush(v, NULL, NULL, e) < 0 || build_disks(v, p, e) < 0)
         return -1;
     c.sequence = v->next_point++; /* one that comes to nothing leaves a gap, no more */
-    name_point(v, p, c.sequence);
+    point_name(v, p, c.sequence);
     c.text = text = point_text(p, c.sequence);
     if (strlen(text) > RECORD_RAW_LIMIT)
         return err_set(e, ERR_LIMIT, "the point's document has %zu bytes", strlen(text));
     hash = point_record_hash(text);
     if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0)
         return -1;
-    return vault_flush(v, commit_rows, &c, e);
+    if (vault_flush(v, p->group[0] ? root_rows : commit_rows, &c, e) < 0)
+        return -1;
+    if (p->group[0])
+        staged_keep(v, p, c.sequence, text);
+    return 0;
 }
 
-int vault_point_commit(struct vault *v, const char *server, int64_t at_us, const char *consistency, int64_t freeze_ms,
-                       struct vault_point *out, struct err *e)
+static int commit(struct vault *v, const char *group, const char *server, int64_t at_us, const char *consistency, int64_t freeze_ms,
+                  struct vault_point *out, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
     int r;
@@ -216,6 +226,7 @@ int vault_point_commit(struct vault *v, const char *server, int64_t at_us, const
         return err_set(e, ERR_INVALID, "a point's consistency is a word of at most 15 characters");
     snprintf(p->server, sizeof p->server, "%s", server);
     snprintf(p->consistency, sizeof p->consistency, "%s", consistency);
+    snprintf(p->group, sizeof p->group, "%s", group);
     p->at_us = at_us ? at_us : clock_read_us(v->options.clock);
     p->freeze_ms = freeze_ms;
     pthread_rwlock_rdlock(&v->gc_lock);
@@ -228,4 +239,16 @@ int vault_point_commit(struct vault *v, const char *server, int64_t at_us, const
     if (out)
         *out = *p;
     return 0;
+}
+
+int vault_point_commit(struct vault *v, const char *server, int64_t at_us, const char *consistency, int64_t freeze_ms,
+                       struct vault_point *out, struct err *e)
+{
+    return commit(v, "", server, at_us, consistency, freeze_ms, out, e);
+}
+
+int vault_point_stage(struct vault *v, const struct vault_group *g, const char *server, const char *consistency, int64_t freeze_ms,
+                      struct vault_point *out, struct err *e)
+{
+    return commit(v, g->id, server, g->at_us, consistency, freeze_ms, out, e);
 }

@@ -20,6 +20,7 @@ void gc_release(struct gc *g)
     hash_set_release(&g->barrier);
     hash_bits_release(&g->uses);
     free(g->live_bytes);
+    free(g->staged);
 }
 
 static int mark(const struct vault_hash *hash, int level, uint64_t first_chunk, void *user, struct err *e)
@@ -41,6 +42,14 @@ static int mark_tree(struct gc *g, const struct vault_hash *root, uint64_t size_
                ? err_wrap(e, "space can't be given back while a map is damaged (slipway vault scrub tells more)") : 0;
 }
 
+static int mark_trees(struct gc *g, const struct vault_point *p, struct err *e)
+{
+    for (size_t i = 0; i < p->disk_count; i++)
+        if (mark_tree(g, &p->disks[i].root, p->disks[i].size_bytes, e) < 0)
+            return -1;
+    return 0;
+}
+
 static int mark_point(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
@@ -53,9 +62,30 @@ static int mark_point(MDB_val key, MDB_val value, void *user, struct err *e)
     hash_set_add(&g->marked, &record);
     if (point_parse(value.mv_data, value.mv_size, p, &sequence, e) < 0)
         return -1;
-    for (size_t i = 0; i < p->disk_count; i++)
-        if (mark_tree(g, &p->disks[i].root, p->disks[i].size_bytes, e) < 0)
-            return -1;
+    return mark_trees(g, p, e);
+}
+
+/* Its index rows come later, or never: until then nothing else names what it is made of. */
+static int mark_staged(const struct vault_point *p, const struct vault_hash *document, void *user, struct err *e)
+{
+    struct gc *g = user;
+
+    g->staged = xrealloc(g->staged, (g->staged_count + 1) * sizeof *g->staged);
+    g->staged[g->staged_count++] = *p;
+    hash_set_add(&g->marked, document);
+    (void)e;
+    return 0;
+}
+
+static int mark_group(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct gc *g = user;
+    struct vault_hash record;
+
+    (void)key;
+    (void)e;
+    vault_hash_of(value.mv_data, value.mv_size, &record);
+    hash_set_add(&g->marked, &record);
     return 0;
 }
 
@@ -137,7 +167,11 @@ int gc_mark(struct gc *g, MDB_txn *txn, struct err *e)
     MDB_val all = index_val("", 0);
     const struct vault_index *x = &g->v->index;
 
-    return index_each(x, txn, INDEX_POINT, all, mark_point, g, e) < 0 || index_each(x, txn, INDEX_DISK, all, mark_disk, g, e) < 0 ||
+    for (size_t i = 0; i < g->staged_count; i++)
+        if (mark_trees(g, &g->staged[i], e) < 0)
+            return -1;
+    return index_each(x, txn, INDEX_POINT, all, mark_point, g, e) < 0 || index_each(x, txn, INDEX_GROUP, all, mark_group, g, e) < 0 ||
+                   index_each(x, txn, INDEX_DISK, all, mark_disk, g, e) < 0 ||
                    index_each(x, txn, INDEX_WORK, all, mark_work, g, e) < 0 || index_each(x, txn, INDEX_GRAVE, all, mark_grave, &s, e) < 0 ||
                    index_each(x, txn, INDEX_BASE, all, mark_parts, g, e) < 0
                ? -1 : 0;
@@ -161,6 +195,8 @@ int gc_snapshot(struct gc *g, MDB_txn **txn, struct err *e)
     r = vault_flush(v, NULL, NULL, e);
     if (r == 0)
         r = index_begin(&v->index, false, txn, e);
+    if (r == 0)
+        r = staged_each(v, mark_staged, g, e);
     if (r == 0) {
         gc_set_barrier(g, true);
         /* Only segments that are full by now: no row that comes later can name them. */

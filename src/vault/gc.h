@@ -12,6 +12,8 @@ struct gc {
     unsigned live_percent; /* a segment of which less lives is copied out */
     bool seal_anew;        /* and one that is not sealed under the newest data key */
     uint64_t freed_bytes;
+    struct vault_point *staged; /* as of the snapshot */
+    size_t staged_count;
 };
 
 void gc_release(struct gc *g); /* for CLEANUP */

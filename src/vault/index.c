@@ -12,7 +12,7 @@
 
 static const char *const table_name[INDEX_TABLES] = {
     [INDEX_CHUNK] = "chunk", [INDEX_DISK] = "disk",       [INDEX_WORK] = "work",   [INDEX_DIRTY] = "dirty",
-    [INDEX_POINT] = "point", [INDEX_ORDER] = "order",     [INDEX_PIN] = "pin",     [INDEX_SEGMENT] = "segment",
+    [INDEX_POINT] = "point", [INDEX_GROUP] = "group", [INDEX_ORDER] = "order",     [INDEX_PIN] = "pin",     [INDEX_SEGMENT] = "segment",
     [INDEX_FEED] = "feed", [INDEX_GRAVE] = "grave", [INDEX_BAD] = "bad",         [INDEX_BASE] = "base",
     [INDEX_META] = "meta",
 };

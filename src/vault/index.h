@@ -12,6 +12,7 @@ enum index_table {
     INDEX_WORK,    /* disk number u32, leaf u32 → 64 hashes; an empty value: all zero */
     INDEX_DIRTY,   /* disk number u32, leaf u32 → nothing: differs from the disk's root */
     INDEX_POINT,   /* point id → the document as in its record */
+    INDEX_GROUP,   /* group id → its document as in its record: for as long as one of its points is there */
     INDEX_ORDER,   /* server NUL sequence u64 → point id: in the order of commits, whatever the clock did */
     INDEX_FEED,    /* server → struct vault_feed */
     INDEX_PIN,     /* point id NUL reason → nothing */

@@ -60,6 +60,7 @@ struct vault {
     struct vault_disk *disks; /* guarded by commit_lock, as is next_point */
     size_t disk_count;
     uint64_t next_point;
+    struct staged *staged; /* group.c's; guarded by commit_lock, too */
 
     struct segment current;
     struct segment *full; /* sealed, not synced yet */
@@ -144,6 +145,8 @@ int point_parse(const char *text, size_t size, struct vault_point *out, uint64_t
 char *point_text(const struct vault_point *p, uint64_t sequence); /* the caller frees */
 int point_insert(struct vault *v, MDB_txn *txn, const struct vault_point *p, uint64_t sequence, const char *text, struct err *e);
 struct vault_hash point_record_hash(const char *text);
+void point_name(struct vault *v, struct vault_point *p, uint64_t sequence); /* commit_point.c: sets its id */
+int points_drop(struct vault *v, char (*ids)[VAULT_POINT_ID_SIZE], size_t count, struct err *e); /* as vault_point_drop: all, or none where one is pinned */
 /* Takes a point's rows away where it is there and not pinned; without the grave that vault_point_drop digs. */
 int point_remove(struct vault *v, MDB_txn *txn, const char *id, struct err *e);
 
@@ -151,6 +154,18 @@ struct vault_hash grave_hash(const struct vault_hash *record, const char *id, ui
                              size_t *size);
 /* A grave's payload: 32 bytes record hash of the point, then its id. */
 int grave_parse(const uint8_t *payload, size_t size, struct vault_hash *record, char id[static VAULT_POINT_ID_SIZE], struct err *e);
+
+/* group.c */
+int group_parse(const char *text, size_t size, struct vault_group *out, struct err *e);
+char *group_text(const struct vault_group *g); /* the caller frees */
+int group_row(struct vault *v, MDB_txn *txn, const char *id, struct vault_group *out, struct err *e); /* 1/0/-1 */
+int group_insert(struct vault *v, MDB_txn *txn, const struct vault_group *g, const char *text, struct err *e);
+int group_forget(struct vault *v, MDB_txn *txn, const char *id, struct err *e); /* where none of its points is left */
+/* With commit_lock held. */
+void staged_keep(struct vault *v, const struct vault_point *p, uint64_t sequence, const char *text);
+int staged_each(struct vault *v, int (*visit)(const struct vault_point *p, const struct vault_hash *document, void *user, struct err *e), void *user,
+                struct err *e);
+void staged_release(struct vault *v);
 
 /* walk.c: visits every name below a root once, top down; zero children are left out. visit returns 1 to go below a node (ignored for
  * chunks, level -1), 0 to leave its subtree out, -1 on failure. A node that can't be read is reported by visit_bad (NULL: fails). */

@@ -35,6 +35,7 @@ json_t *vault_point_json(const struct vault_point *p)
     json_t *j = json_pack("{s:s, s:s}", "id", p->id, "server", p->server);
 
     json_set_time(j, "at", p->at_us);
+    json_object_set_new(j, "group", p->group[0] ? json_string(p->group) : json_null());
     json_object_set_new(j, "consistency", json_string(p->consistency));
     json_object_set_new(j, "freeze_ms", json_integer(p->freeze_ms));
     json_object_set_new(j, "disks", disks_json(p, false));
@@ -50,6 +51,8 @@ char *point_text(const struct vault_point *p, uint64_t sequence)
                                              (json_int_t)p->freeze_ms, "bytes", (json_int_t)p->bytes);
 
     MUST(j);
+    if (p->group[0])
+        json_object_set_new(j, "group", json_string(p->group));
     json_object_set_new(j, "disks", disks_json(p, true));
     return json_text(j);
 }
@@ -94,7 +97,8 @@ static int parse_members(const json_t *j, struct vault_point *p, uint64_t *seque
         json_need_int(j, "sequence", &number, e) < 0 || json_need_int(j, "at_us", &p->at_us, e) < 0 ||
         json_need_array(j, "disks", &disks, e) < 0 || copy_text("id", id, p->id, sizeof p->id, e) < 0 ||
         copy_text("server", server, p->server, sizeof p->server, e) < 0 ||
-        copy_text("consistency", consistency, p->consistency, sizeof p->consistency, e) < 0)
+        copy_text("consistency", consistency, p->consistency, sizeof p->consistency, e) < 0 ||
+        copy_text("group", json_get_string(j, "group", ""), p->group, sizeof p->group, e) < 0)
         return -1;
     if (json_array_size(disks) == 0 || json_array_size(disks) > LIMIT_DISKS_PER_SERVER)
         return err_set(e, ERR_CORRUPT, "a point has %zu disks", json_array_size(disks));
@@ -393,9 +397,10 @@ int point_remove(struct vault *v, MDB_txn *txn, const char *id, struct err *e)
     found = point_row(v, txn, id, p, &sequence, e);
     if (found != 1)
         return found;
-    if (index_del(&v->index, txn, INDEX_ORDER, order_key(p->server, sequence, key), e) < 0)
+    if (index_del(&v->index, txn, INDEX_ORDER, order_key(p->server, sequence, key), e) < 0 ||
+        index_del(&v->index, txn, INDEX_POINT, index_val(id, strlen(id)), e) < 0)
         return -1;
-    return index_del(&v->index, txn, INDEX_POINT, index_val(id, strlen(id)), e);
+    return p->group[0] ? group_forget(v, txn, p->group, e) : 0;
 }
 
 static uint32_t segment_of_record(struct vault *v, MDB_txn *txn, const struct vault_hash *hash)
@@ -523,15 +528,21 @@ static int drop_all(struct vault *v, struct dropping *d, struct err *e)
     return r;
 }
 
+int points_drop(struct vault *v, char (*ids)[VAULT_POINT_ID_SIZE], size_t count, struct err *e)
+{
+    struct dropping d = {.ids = ids, .count = count};
+
+    return drop_all(v, &d, e);
+}
+
 int vault_point_drop(struct vault *v, const char *point, struct err *e)
 {
     char ids[1][VAULT_POINT_ID_SIZE];
-    struct dropping d = {.ids = ids, .count = 1};
 
     if (strlen(point) >= sizeof ids[0])
         return err_set(e, ERR_NOT_FOUND, "there is no such recovery point");
     snprintf(ids[0], sizeof ids[0], "%s", point);
-    return drop_all(v, &d, e);
+    return points_drop(v, ids, 1, e);
 }
 
 int vault_server_drop(struct vault *v, const char *server, struct err *e)
@@ -551,52 +562,4 @@ int vault_server_drop(struct vault *v, const char *server, struct err *e)
     d.ids = l.ids;
     d.count = l.count;
     return drop_all(v, &d, e) < 0 ? -1 : current_seal(v, e);
-}
-
-/* ---- the ladder ---- */
-
-static const struct vault_rung default_rungs[] = {
-    {600 * US_PER_S, 0}, {3600 * US_PER_S, 60 * US_PER_S}, {86400 * US_PER_S, 3600 * US_PER_S},
-    {3 * 86400 * US_PER_S, 86400 * US_PER_S}};
-const struct vault_ladder vault_ladder_default = {.keep_last = 3, .rung_count = ARRAY_COUNT(default_rungs), .rungs = default_rungs};
-
-/* Points come oldest first; bucket[] holds the last step seen on each rung. */
-static bool ladder_keeps(const struct vault_ladder *l, int64_t at_us, int64_t now_us, int64_t *bucket)
-{
-    bool keep = false;
-
-    for (size_t i = 0; i < l->rung_count; i++) {
-        int64_t step = l->rungs[i].step_us ? at_us / l->rungs[i].step_us : 0;
-
-        if (now_us - at_us > l->rungs[i].span_us)
-            continue;
-        keep = keep || l->rungs[i].step_us == 0 || step != bucket[i];
-        bucket[i] = step;
-    }
-    return keep;
-}
-
-int vault_expire(struct vault *v, const char *server, const struct vault_ladder *ladder, struct err *e)
-{
-    CLEANUP(free_ptr) struct vault_point *points = NULL;
-    CLEANUP(free_ptr) int64_t *bucket = xmalloc((ladder->rung_count + 1) * sizeof *bucket);
-    CLEANUP(free_listing) struct listing l = {0};
-    struct dropping d = {0};
-    int64_t now_us = clock_read_us(v->options.clock);
-    int count = vault_point_list(v, server, 0, &points, e);
-
-    for (size_t i = 0; i <= ladder->rung_count; i++)
-        bucket[i] = INT64_MIN;
-    for (int i = count - 1; i >= 0; i--) {
-        bool keep = ladder_keeps(ladder, points[i].at_us, now_us, bucket) || (size_t)i < ladder->keep_last;
-        int is_pinned = keep ? 1 : vault_point_pinned(v, points[i].id, NULL, e);
-
-        if (is_pinned < 0 || (is_pinned == 0 && collect_id(index_val("", 0), index_val(points[i].id, strlen(points[i].id)), &l, e) < 0))
-            return -1;
-    }
-    d.ids = l.ids;
-    d.count = l.count;
-    if (count < 0 || (l.count && drop_all(v, &d, e) < 0))
-        return -1;
-    return (int)l.count;
 }

@@ -19,7 +19,7 @@ struct note {
     uint8_t *bytes;
     size_t size;
     struct vault_hash hash;
-    bool grave;
+    enum record_kind kind;
 };
 
 struct recovery {
@@ -73,7 +73,7 @@ static int take_record(const struct record *rec, uint64_t offset, const uint8_t 
     struct chunk_place place = {.segment = r->id, .offset = (uint32_t)offset, .raw_size = rec->raw_size, .kind = rec->kind,
                                 .stored_size = (uint32_t)(record_span(rec->stored_size) - RECORD_HEADER_SIZE)};
     CLEANUP(free_ptr) uint8_t *payload = xmalloc(rec->stored_size);
-    struct note n = {.size = rec->raw_size, .hash = rec->hash, .grave = rec->kind == RECORD_GRAVE};
+    struct note n = {.size = rec->raw_size, .hash = rec->hash, .kind = rec->kind};
     struct record opened = *rec;
     struct record_pages pages;
     struct err why = {0};
@@ -84,7 +84,7 @@ static int take_record(const struct record *rec, uint64_t offset, const uint8_t 
     if (opened.sealed || record_pages_of(&opened, payload, &pages, NULL) < 0)
         return 0; /* refused: it is not there */
     pending_add(&r->v->pending, &rec->hash, &place, rec->codec >= CODEC_DELTA ? &pages : NULL);
-    if (rec->kind != RECORD_POINT && rec->kind != RECORD_GRAVE)
+    if (rec->kind < RECORD_POINT)
         return 0;
     n.bytes = xmalloc(rec->raw_size);
     if (record_unpack(&opened, payload, r->v->seal, n.bytes, NULL) < 0) {
@@ -280,11 +280,71 @@ static int take_point(struct recovery *r, const struct note *n, struct err *e)
     uint64_t sequence;
 
     memcpy(text, n->bytes, n->size);
-    if (point_parse(text, n->size, p, &sequence, NULL) < 0 || buried(r, &n->hash, p->id) || !point_is_whole(r->v, p))
+    /* One of a group comes with the group's own document, or never. */
+    if (point_parse(text, n->size, p, &sequence, NULL) < 0 || p->group[0] || buried(r, &n->hash, p->id) || !point_is_whole(r->v, p))
         return 0;
     if (index_begin(&r->v->index, true, &txn, e) < 0 || point_insert(r->v, txn, p, sequence, text, e) < 0 ||
         raise_sequence(r->v, txn, sequence, e) < 0)
         return -1;
+    return index_commit(&txn, e);
+}
+
+/* The document of a group's point where that counts: the caller frees; else NULL. Reading may write to the index: no transaction is open. */
+static char *find_member(struct recovery *r, const struct vault_group *g, size_t i, struct vault_point *p, uint64_t *sequence)
+{
+    CLEANUP(free_ptr) uint8_t *bytes = NULL;
+    CLEANUP(free_ptr) char *text = NULL;
+    char *found = NULL;
+    size_t size;
+
+    if (record_get_any(r->v, &g->points[i].document, &bytes, &size, NULL) < 0)
+        return NULL; /* dropped, and its space given back */
+    text = xcalloc(1, size + 1);
+    memcpy(text, bytes, size);
+    if (point_parse(text, size, p, sequence, NULL) < 0 || strcmp(p->group, g->id) != 0 || buried(r, &g->points[i].document, p->id) ||
+        !point_is_whole(r->v, p))
+        return NULL;
+    found = text;
+    text = NULL;
+    return found;
+}
+
+struct members {
+    struct vault_point points[VAULT_GROUP_MOST];
+    uint64_t sequences[VAULT_GROUP_MOST];
+    char *texts[VAULT_GROUP_MOST];
+    size_t count;
+};
+
+static void members_free(struct members **m)
+{
+    for (size_t i = 0; i < (*m)->count; i++)
+        free((*m)->texts[i]);
+    free_ptr(m);
+}
+
+/* The group's document was appended after all that it names was durable: all of its points count, but those that were dropped since. */
+static int take_group(struct recovery *r, const struct note *n, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_group *g = xcalloc(1, sizeof *g);
+    CLEANUP(free_ptr) char *text = xcalloc(1, n->size + 1);
+    CLEANUP(members_free) struct members *m = xcalloc(1, sizeof *m);
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+
+    memcpy(text, n->bytes, n->size);
+    if (group_parse(text, n->size, g, NULL) < 0)
+        return 0;
+    for (size_t i = 0; i < g->count; i++) {
+        m->texts[m->count] = find_member(r, g, i, &m->points[m->count], &m->sequences[m->count]);
+        m->count += m->texts[m->count] != NULL;
+    }
+    if (m->count == 0)
+        return 0;
+    if (index_begin(&r->v->index, true, &txn, e) < 0 || group_insert(r->v, txn, g, text, e) < 0)
+        return -1;
+    for (size_t i = 0; i < m->count; i++)
+        if (point_insert(r->v, txn, &m->points[i], m->sequences[i], m->texts[i], e) < 0 || raise_sequence(r->v, txn, m->sequences[i], e) < 0)
+            return -1;
     return index_commit(&txn, e);
 }
 
@@ -312,9 +372,12 @@ static int take_grave(struct recovery *r, const struct note *n, struct err *e)
 
 static int take_notes(struct recovery *r, struct err *e)
 {
-    for (size_t i = 0; i < r->note_count; i++)
-        if ((r->notes[i].grave ? take_grave(r, &r->notes[i], e) : take_point(r, &r->notes[i], e)) < 0)
+    for (size_t i = 0; i < r->note_count; i++) {
+        const struct note *n = &r->notes[i];
+
+        if ((n->kind == RECORD_GRAVE ? take_grave(r, n, e) : n->kind == RECORD_GROUP ? take_group(r, n, e) : take_point(r, n, e)) < 0)
             return -1;
+    }
     return 0;
 }
 

@@ -162,6 +162,7 @@ static void free_vault(struct vault *v)
         segment_close(&v->full[i]);
     free(v->full);
     pending_release(&v->pending);
+    staged_release(v);
     hash_set_release(&v->bad);
     index_close(&v->index);
     seal_free(&v->seal);

@@ -113,7 +113,8 @@ struct vault_point {
     char id[VAULT_POINT_ID_SIZE]; /* 20261124T203402123Z-17-4be1: time, number, and a piece of the vault's identity */
     char server[LIMIT_NAME_BYTES + 1];
     int64_t at_us;
-    char consistency[16]; /* "crash", "frozen" */
+    char group[VAULT_POINT_ID_SIZE]; /* of which it is one; "": of none */
+    char consistency[16]; /* "crash", "frozen", "application" */
     int64_t freeze_ms;
     uint64_t bytes; /* changed since the point before, over all disks */
     size_t disk_count;
@@ -127,7 +128,7 @@ int vault_point_commit(struct vault *v, const char *server, int64_t at_us, const
 int vault_point_get(struct vault *v, const char *point, struct vault_point *out, struct err *e); /* 1/0/-1 */
 /* The newest limit points, newest first (limit 0: all); the caller frees *out. Returns the count. */
 int vault_point_list(struct vault *v, const char *server, size_t limit, struct vault_point **out, struct err *e);
-/* {"id","server","at","consistency","freeze_ms","bytes","disks":[{"id","size_bytes"}]} */
+/* {"id","server","at","group","consistency","freeze_ms","bytes","disks":[{"id","size_bytes"}]}; group may be null */
 json_t *vault_point_json(const struct vault_point *p);
 /* A pinned point (exported, wanted by a person) is neither expired nor dropped. Pins by different reasons add up. */
 int vault_point_pin(struct vault *v, const char *point, const char *reason, struct err *e);
@@ -143,8 +144,33 @@ int vault_point_drop(struct vault *v, const char *point, struct err *e);   /* ER
 /* All points and working maps of a server. ERR_WRONG_STATE when one is pinned. Space comes back with the next vault_gc. */
 int vault_server_drop(struct vault *v, const char *server, struct err *e);
 
+/* Points of several servers that stand for one instant: all of them become visible in one transaction, or none ever does. */
+#define VAULT_GROUP_MOST 32
+#define VAULT_GROUP_NAME_SIZE 64
+struct vault_group_point {
+    char id[VAULT_POINT_ID_SIZE], server[LIMIT_NAME_BYTES + 1];
+    struct vault_hash document; /* name of the record that holds the point's document */
+};
+struct vault_group {
+    char id[VAULT_POINT_ID_SIZE]; /* g and what a point's id is made of */
+    char name[VAULT_GROUP_NAME_SIZE]; /* a person's; may be "" */
+    int64_t at_us, window_us; /* the instant lies in the window that begins then */
+    size_t count;
+    struct vault_group_point points[VAULT_GROUP_MOST];
+};
+/* Names a group that is to come; at_us 0: now. */
+void vault_group_begin(struct vault *v, const char *name, int64_t at_us, struct vault_group *out);
+/* As vault_point_commit, but what is made is not there yet: durable, safe from vault_gc, and gone with the process if nothing follows. A
+ * staged point that comes to nothing makes the server's next one count its changed bytes from there. */
+int vault_point_stage(struct vault *v, const struct vault_group *g, const char *server, const char *consistency, int64_t freeze_ms,
+                      struct vault_point *out, struct err *e);
+void vault_point_unstage(struct vault *v, const char *point); /* twice is fine, and so is one that was committed */
+/* g->count and each points[].id say which staged points; the rest of points[] is filled in. */
+int vault_group_commit(struct vault *v, struct vault_group *g, struct err *e);
+int vault_group_get(struct vault *v, const char *group, struct vault_group *out, struct err *e); /* 1/0/-1; also names points dropped since */
+
 /* Which points stay: for each rung, points younger than span_us stay when they are the oldest of their step (step 0: all). The newest
- * keep_last and the pinned ones always stay. */
+ * keep_last and the pinned ones always stay, and a group's points stay for as long as one of them does so, by this ladder. */
 struct vault_rung {
     int64_t span_us, step_us;
 };

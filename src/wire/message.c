@@ -1,5 +1,5 @@
 /* The JSON messages: one table of fields for each struct, one encoder and one decoder for all. Members that the table doesn't name are
- * ignored, so that a later version may add some; members that it names must be there, of their type and within their bounds. */
+ * ignored, so that a later version may add some; members that it names must be there (but for a few that older agents don't say), of their type and within their bounds. */
 #include "wire/wire.h"
 
 #include "base/json.h"
@@ -16,12 +16,17 @@ struct field {
     int64_t least, most;     /* INT. LIST: most is the count's bound */
     const struct field *item; /* LIST */
     size_t count_offset;     /* LIST: where its int64_t count is */
+    bool may_miss;           /* INT, TEXT: an older agent doesn't say it: 0, or "" */
 };
 
-#define INT(owner, member, lo, hi) {.name = #member, .type = FIELD_INT, .offset = offsetof(struct owner, member), .least = (lo), .most = (hi)}
+#define INT_IS(owner, member, lo, hi) .name = #member, .type = FIELD_INT, .offset = offsetof(struct owner, member), .least = (lo), .most = (hi)
+#define INT(owner, member, lo, hi) {INT_IS(owner, member, lo, hi)}
+#define MAY_INT(owner, member, lo, hi) {INT_IS(owner, member, lo, hi), .may_miss = true}
 #define BOOL(owner, member) {.name = #member, .type = FIELD_BOOL, .offset = offsetof(struct owner, member)}
-#define TEXT(owner, member) \
-    {.name = #member, .type = FIELD_TEXT, .offset = offsetof(struct owner, member), .size = sizeof ((struct owner *)0)->member}
+#define TEXT_IS(owner, member) \
+    .name = #member, .type = FIELD_TEXT, .offset = offsetof(struct owner, member), .size = sizeof ((struct owner *)0)->member
+#define TEXT(owner, member) {TEXT_IS(owner, member)}
+#define MAY_TEXT(owner, member) {TEXT_IS(owner, member), .may_miss = true}
 #define CONSISTENCY(owner, member) {.name = #member, .type = FIELD_CONSISTENCY, .offset = offsetof(struct owner, member)}
 #define HASH(owner, member) {.name = #member, .type = FIELD_HASH, .offset = offsetof(struct owner, member)}
 #define LIST(owner, member, items) \
@@ -53,10 +58,11 @@ static const struct field restoring_fields[] = {INT(wire_restoring, version, 1, 
 static const struct field take_point_fields[] = {
     INT(wire_take_point, request, 1, REQUEST_MOST), CONSISTENCY(wire_take_point, consistency), BOOL(wire_take_point, hold),
     INT(wire_take_point, timeout_ms, 1, MS_MOST), INT(wire_take_point, freeze_budget_ms, 0, MS_MOST),
-    INT(wire_take_point, hold_limit_ms, 0, MS_MOST), END};
+    INT(wire_take_point, hold_limit_ms, 0, MS_MOST), BOOL(wire_take_point, group), END};
 static const struct field point_fields[] = {
     INT(wire_point, request, 1, REQUEST_MOST), CONSISTENCY(wire_point, consistency), INT(wire_point, at_us, 0, INT64_MAX),
-    INT(wire_point, freeze_ms, 0, MS_MOST), BOOL(wire_point, held), INT(wire_point, attempts, 0, INT32_MAX), END};
+    INT(wire_point, freeze_ms, 0, MS_MOST), BOOL(wire_point, held), INT(wire_point, attempts, 0, INT32_MAX),
+    BOOL(wire_point, group), END};
 static const struct field point_done_fields[] = {INT(wire_point_done, request, 1, REQUEST_MOST), TEXT(wire_point_done, point), END};
 static const struct field failure_fields[] = {INT(wire_failure, request, 0, REQUEST_MOST), TEXT(wire_failure, kind),
                                               TEXT(wire_failure, message), END};
@@ -74,9 +80,11 @@ static const struct field status_fields[] = {
     TEXT(wire_status, state), TEXT(wire_status, tracker), INT(wire_status, bytes_total, 0, BYTES_MOST),
     INT(wire_status, bytes_read, 0, INT64_MAX), INT(wire_status, bytes_sent, 0, INT64_MAX),
     INT(wire_status, bytes_done, 0, BYTES_MOST), INT(wire_status, backlog_bytes, 0, BYTES_MOST),
-    INT(wire_status, lag_ms, 0, MS_MOST), INT(wire_status, eta_ms, -1, MS_MOST), INT(wire_status, rate_bytes_per_s, 0, BYTES_MOST),
-    INT(wire_status, churn_bytes_per_s, 0, BYTES_MOST), BOOL(wire_status, held), TEXT(wire_status, error_kind),
-    TEXT(wire_status, error), END};
+    INT(wire_status, lag_ms, 0, MS_MOST), INT(wire_status, eta_ms, -2, MS_MOST), INT(wire_status, rate_bytes_per_s, -1, BYTES_MOST),
+    INT(wire_status, churn_bytes_per_s, -1, BYTES_MOST), MAY_INT(wire_status, limit_bytes_per_s, 0, BYTES_MOST),
+    MAY_TEXT(wire_status, bottleneck), BOOL(wire_status, held), MAY_TEXT(wire_status, tracker_reason),
+    MAY_INT(wire_status, rescan_interval_s, 0, MS_MOST), MAY_TEXT(wire_status, note_kind), MAY_TEXT(wire_status, note),
+    TEXT(wire_status, error_kind), TEXT(wire_status, error), END};
 
 static const struct shape {
     unsigned type;
@@ -105,6 +113,8 @@ static const struct shape {
     {WIRE_PING, sizeof(struct wire_simple), simple_fields},
     {WIRE_PONG, sizeof(struct wire_simple), simple_fields},
     {WIRE_BYE, sizeof(struct wire_failure), failure_fields},
+    {WIRE_POINT_AT, sizeof(struct wire_simple), simple_fields},
+    {WIRE_POINT_GO, sizeof(struct wire_simple), simple_fields},
     {WIRE_REFUSE, sizeof(struct wire_failure), failure_fields},
 };
 
@@ -118,11 +128,12 @@ static const struct shape *shape_of(unsigned type, size_t message_size)
     must_failed("a JSON message's type", __FILE__, __LINE__);
 }
 
-static const char *const consistencies[] = {[WIRE_ANY] = "any", [WIRE_CRASH] = "crash", [WIRE_FROZEN] = "frozen"};
+static const char *const consistencies[] = {[WIRE_ANY] = "any", [WIRE_CRASH] = "crash", [WIRE_FROZEN] = "frozen",
+                                            [WIRE_APPLICATION] = "application"};
 
 const char *wire_consistency_name(int64_t consistency)
 {
-    MUST(consistency >= WIRE_ANY && consistency <= WIRE_FROZEN);
+    MUST(consistency >= WIRE_ANY && consistency <= WIRE_APPLICATION);
     return consistencies[consistency];
 }
 
@@ -196,7 +207,7 @@ static int unpack_consistency(const struct field *f, const json_t *value, char *
             *(int64_t *)at = i;
             return 0;
         }
-    return err_set(e, ERR_PROTOCOL, "%s is none of any, crash, frozen", f->name);
+    return err_set(e, ERR_PROTOCOL, "%s is none of any, crash, frozen, application", f->name);
 }
 
 static int unpack_list(const struct field *f, const json_t *value, char *base, struct err *e)
@@ -214,6 +225,8 @@ static int unpack_field(const struct field *f, const json_t *value, char *base, 
 {
     char *at = base + f->offset;
 
+    if (!value && f->may_miss)
+        return 0; /* as it is: zero */
     if (!value)
         return err_set(e, ERR_PROTOCOL, "%s is missing", f->name);
     switch (f->type) {

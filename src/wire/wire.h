@@ -44,6 +44,7 @@ enum wire_type {
     WIRE_STATUS = 9,       /* struct wire_status: about every second */
     WIRE_BYE = 10,         /* struct wire_failure: the agent ends on purpose (detached, stopped); request is 0 */
     WIRE_RESTORE = 11,     /* struct wire_restore: the first frame of a connection that brings a point back to disks; then the replicator offers */
+    WIRE_POINT_AT = 12,    /* struct wire_simple: value is the enum wire_step that the agent has come to, with a point of a group */
     /* from the replicator */
     WIRE_WELCOME = 32,     /* struct wire_welcome: the answer to HELLO */
     WIRE_NEED = 33,        /* struct wire_need: the answer to OFFER, also where nothing is needed */
@@ -57,6 +58,7 @@ enum wire_type {
     WIRE_LIMIT = 41,       /* struct wire_simple: value is bytes a second on the wire; 0: none */
     WIRE_DETACH = 42,      /* struct wire_simple: replication is over: answer BYE, stop and don't dial again */
     WIRE_RESTORING = 43,   /* struct wire_restoring: the answer to RESTORE; OFFERs of every chunk follow */
+    WIRE_POINT_GO = 44,    /* struct wire_simple: value is the enum wire_step to come to now */
     /* from either */
     WIRE_POINT_FAILED = 64, /* struct wire_failure */
     WIRE_HASH_FAILED = 65,  /* struct wire_failure */
@@ -209,9 +211,17 @@ struct wire_restoring {
 enum wire_consistency {
     WIRE_ANY,   /* crash-consistent where that comes by itself, else frozen */
     WIRE_CRASH, /* never freezes */
-    WIRE_FROZEN /* filesystem-consistent: always freezes */
+    WIRE_FROZEN, /* filesystem-consistent: always freezes */
+    WIRE_APPLICATION /* freezes, and the owner's programs ran around it */
 };
-const char *wire_consistency_name(int64_t consistency); /* "any", "crash", "frozen" */
+const char *wire_consistency_name(int64_t consistency); /* "any", "crash", "frozen", "application" */
+/* The steps of a point that is taken in step with other servers' (docs/formats/wire.md, "Groups"). */
+enum wire_step {
+    WIRE_GIVE_UP, /* told only */
+    WIRE_READY,   /* come to: little is left to send */
+    WIRE_STILL,   /* told: stand still. Come to: what the point will hold is read, and nothing was written meanwhile */
+    WIRE_COMMIT   /* told: all of the group stand still */
+};
 struct wire_take_point {
     int64_t request;     /* the replicator's number for it, not 0 */
     int64_t consistency; /* enum wire_consistency */
@@ -219,14 +229,16 @@ struct wire_take_point {
     int64_t timeout_ms;
     int64_t freeze_budget_ms; /* 0: the agent's own */
     int64_t hold_limit_ms;    /* 0: the agent's own (30 minutes): the source thaws by itself then */
+    bool group;               /* in step with other servers: one attempt, by POINT_AT and POINT_GO; never held */
 };
 struct wire_point {
     int64_t request;
-    int64_t consistency; /* WIRE_CRASH or WIRE_FROZEN in POINT_COMMIT */
+    int64_t consistency; /* WIRE_CRASH, WIRE_FROZEN or WIRE_APPLICATION in POINT_COMMIT */
     int64_t at_us;       /* the moment, by the source's clock */
     int64_t freeze_ms;   /* how long the filesystems stood still; held: until all was copied; 0: they didn't */
     bool held;
     int64_t attempts;
+    bool group; /* as it was asked for: it counts with the others' only */
 };
 struct wire_point_done {
     int64_t request;
@@ -273,12 +285,18 @@ struct wire_status {
     int64_t bytes_read;         /* from disks, since the agent started */
     int64_t bytes_sent;         /* in frames */
     int64_t bytes_done;         /* of bytes_total: in the replicator's map as of this round (initial sync, rescan) */
-    int64_t backlog_bytes;      /* marked or not yet acknowledged */
+    int64_t backlog_bytes;      /* marked or not yet acknowledged: pages where only pages are to do */
     int64_t lag_ms;             /* since when there is a backlog; 0: none */
-    int64_t eta_ms;             /* until the backlog is gone; -1: unknown */
-    int64_t rate_bytes_per_s;   /* of disk content made durable there */
-    int64_t churn_bytes_per_s;  /* newly marked: pages, or chunks where no more is known */
+    int64_t eta_ms;             /* until the backlog is gone, churn counted; -1: unknown; -2: never */
+    int64_t rate_bytes_per_s;   /* of disk content made durable there, by the time in which something was on its way; -1: unknown */
+    int64_t churn_bytes_per_s;  /* newly marked: pages, or chunks where no more is known; -1: unknown */
+    int64_t limit_bytes_per_s;  /* in force on the wire; 0: none */
+    char bottleneck[WIRE_NAME_SIZE]; /* "": nothing holds it up, "source", "limit", "link" or "replicator" */
     bool held;
+    char tracker_reason[WIRE_TEXT_SIZE]; /* why tracker is "rescan" */
+    int64_t rescan_interval_s;           /* how often then */
+    char note_kind[WIRE_NAME_SIZE]; /* "": none; "marks_lost", "agent_restarted", "state_lost": why all is read again; "disks_changed" */
+    char note[WIRE_TEXT_SIZE];
     char error_kind[WIRE_NAME_SIZE]; /* "": none */
     char error[WIRE_TEXT_SIZE];
 };

@@ -1,6 +1,6 @@
 // console.mjs SLIPWAY WEB: the console's pages in Chromium against a real `slipway serve`, each held against axe. Prints TAP.
 // WEB is the folder whose node_modules holds playwright-core and axe-core.
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { request } from 'node:https';
@@ -39,10 +39,10 @@ serve.stderr.on('data', text => log.push(text));
 
 // A client of the API beside the browser: another person who works at the same time.
 let cookie = '', csrf = '';
-function api(method, path, body, headers = {}) {
+function api(method, path, body, headers = {}, identity = {}) {
   return new Promise((resolve, reject) => {
     const sent = body === undefined ? undefined : typeof body === 'string' ? body : JSON.stringify(body);
-    const call = request({ host: '127.0.0.1', port, method, path, rejectUnauthorized: false, headers: { 'Content-Type': 'application/json', Cookie: cookie, 'X-CSRF-Token': csrf, ...headers } }, response => {
+    const call = request({ host: '127.0.0.1', port, method, path, rejectUnauthorized: false, ...identity, headers: { 'Content-Type': 'application/json', Cookie: cookie, 'X-CSRF-Token': csrf, ...headers } }, response => {
       const parts = [];
       response.on('data', part => parts.push(part));
       response.on('end', () => {
@@ -65,6 +65,23 @@ async function started() {
   }
   throw new Error(`serve did not answer: ${log.join('')}`);
 }
+
+// A replicator as the factory knows one: enrolled, with a certificate; it tells what the test wants every half second.
+async function replicator(name) {
+  const key = join(folder, `${name}.key`), csr = join(folder, `${name}.csr`);
+  execFileSync('openssl', ['req', '-new', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-keyout', key, '-subj', '/CN=x', '-out', csr], { stdio: 'ignore' });
+  const { token } = (await api('POST', '/v1/enrolments', { kind: 'replicator', name })).body;
+  const { certificate_pem: cert } = (await api('POST', '/v1/enrol', { token, csr_pem: readFileSync(csr, 'utf8') })).body;
+  const r = { servers: [], answered: 0 };
+  const tell = async () => { r.answered = (await api('POST', '/v1/replicator/status', { servers: r.servers, vault: {} }, { Cookie: '' }, { key: readFileSync(key), cert })).status; };
+  r.timer = setInterval(() => void tell().catch(() => {}), 500);
+  return r;
+}
+
+const MIB = 1 << 20;
+const replication = more => ({ state: 'CONTINUOUS', connected: true, tracker: 'ebpf', bytes_total: 4096 * MIB, bytes_done: 4096 * MIB, bytes_read: 4200 * MIB, bytes_sent: 900 * MIB,
+  bytes_stored: 800 * MIB, backlog_bytes: 0, lag_ms: 220, eta_ms: 0, eta: null, rate_bytes_per_s: 5 * MIB, churn_bytes_per_s: 40000, limit_bytes_per_s: 0, bottleneck: null, held: false,
+  newest_point: 'p1', newest_point_at: new Date(Date.now() - 3000).toISOString(), newest_point_age_ms: 3000, error: null, cause: null, ...more });
 
 async function accessible(page, name) {
   await page.evaluate(axe);
@@ -123,6 +140,33 @@ try {
   await accessible(page, 'task');
   await page.keyboard.press('Escape');
 
+  const r1 = await replicator('r1');
+  r1.servers = [{ server: 'web01', ...replication({}) }, { server: 'db01', ...replication({ state: 'BACKLOG', backlog_bytes: 300 * MIB, lag_ms: 240000, eta_ms: null, eta: 'never',
+    rate_bytes_per_s: 1000000, churn_bytes_per_s: 1500000, limit_bytes_per_s: 1000000, bottleneck: 'limit', newest_point_at: new Date(Date.now() - 200000).toISOString(), cause: {
+      kind: 'limit_too_low', severity: 'error', text: '300 MiB of changes wait; 12.0 Mbit/s are written anew, 8.0 Mbit/s get across, held up by the limit of 8.0 Mbit/s', advice: 'raise the limit above what is written' } }) }];
+  const begun = Date.now();
+  const servers = page.getByRole('table', { name: 'Servers' });
+  const first = servers.getByRole('row').nth(1);
+  await servers.getByText('held up by the limit of 8.0 Mbit/s').waitFor({ timeout: 10000 });
+  ok(Date.now() - begun < 10000, `a server that does not keep up is seen within ten seconds, with its cause (${Date.now() - begun} ms)`, r1.answered);
+  const said = await first.innerText();
+  ok(said.includes('db01') && said.includes('Backlog') && said.includes('never') && said.includes('300 MiB') && said.includes('12.0 Mbit/s') && said.includes('What to do: raise the limit'),
+    'it comes first, with state, ETA, backlog, churn and what to do, without a click', said);
+  await accessible(page, 'wave-behind');
+  await servers.getByRole('columnheader', { name: 'Server' }).getByRole('button').click();
+  ok((await first.innerText()).includes('db01') && (await servers.getByRole('row').nth(2).innerText()).includes('web01'), 'sorted by name');
+  await servers.getByRole('columnheader', { name: 'Server' }).getByRole('button').click();
+  ok((await first.innerText()).includes('web01'), 'and the other way round');
+  await servers.getByRole('link', { name: 'db01' }).click();
+  await page.getByRole('heading', { name: 'db01' }).waitFor();
+  await page.getByText('What to do: raise the limit above what is written').waitFor();
+  await page.getByRole('img', { name: /backlog 300 MiB, written anew 12\.0 Mbit\/s, gets across 8\.0 Mbit\/s/ }).waitFor({ timeout: 10000 });
+  ok(await page.locator('.chart canvas').count() === 1, 'the server\'s page has its cause and a chart');
+  await accessible(page, 'server');
+  r1.servers = [r1.servers[0], { server: 'db01', ...replication({ eta_ms: 30000, state: 'BACKLOG', backlog_bytes: 30 * MIB }) }];
+  await page.getByText('30 s', { exact: true }).waitFor({ timeout: 10000 });
+  ok(await page.getByText('What to do').count() === 0, 'when the writer stops, an ETA is there, and the cause is gone');
+
   await page.goto(`https://127.0.0.1:${port}/doctor`);
   await page.getByRole('heading', { name: 'Doctor' }).waitFor();
   await page.getByText('No', { exact: true }).first().waitFor();
@@ -136,6 +180,12 @@ try {
   await dark.goto(`https://127.0.0.1:${port}/waves/w1`);
   await dark.getByText('db01').first().waitFor();
   await accessible(dark, 'wave-dark');
+  r1.servers = [r1.servers[0], { server: 'db01', ...replication({ state: 'STALLED', cause: { kind: 'agent_away', severity: 'error', text: 'the agent is not connected', advice: 'check that the source runs' } }) }];
+  await dark.getByRole('link', { name: 'db01' }).click();
+  await dark.getByText('What to do: check that the source runs').waitFor();
+  await dark.locator('.chart canvas').waitFor({ timeout: 10000 });
+  await accessible(dark, 'server-dark');
+  clearInterval(r1.timer);
   ok(complaints.length === 0, 'the pages logged no error', complaints.join('\n'));
 } catch (error) {
   ok(false, 'the console was walked through to the end', `${error.stack}\n${log.join('').slice(-2000)}`);

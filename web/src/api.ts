@@ -9,10 +9,12 @@ export interface Wave {
   name: string; title: string | null; stage: string; health: string; window: Window | null; run: string | number | null;
   settings: Record<string, unknown>; server_count: number; lifecycle: Record<string, number>; version: number; created: string;
 }
+export interface Cause { kind: string; severity: string; text: string; advice: string }
 export interface Replication {
   server?: string; state: string; bytes_total: number; bytes_read: number; bytes_sent: number; bytes_stored: number; backlog_bytes: number;
-  lag_ms: number | null; eta_ms: number | null; rate_bytes_per_s: number; newest_point: string | null; newest_point_at: string | null;
-  newest_point_age_ms: number | null; error: string | { kind?: string; message?: string } | null;
+  lag_ms: number | null; eta_ms: number | null; eta?: 'never' | null; rate_bytes_per_s: number | null; churn_bytes_per_s?: number | null; limit_bytes_per_s?: number;
+  bottleneck?: string | null; newest_point: string | null; newest_point_at: string | null; newest_point_age_ms: number | null;
+  error: string | { kind?: string; message?: string } | null; cause?: Cause | null; reported?: string;
 }
 export interface Server {
   name: string; wave: string; application: string | null; owner: string | null; address: string; port: number; lifecycle: string;

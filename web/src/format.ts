@@ -1,6 +1,8 @@
 // Numbers, times and states as a person reads them.
+import type { Replication } from './api';
 import type { StatusIndicatorProps } from '@cloudscape-design/components/status-indicator';
 
+const links = ['bit/s', 'kbit/s', 'Mbit/s', 'Gbit/s', 'Tbit/s'];
 const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
 
 export function bytes(count: number | null | undefined): string {
@@ -8,6 +10,28 @@ export function bytes(count: number | null | undefined): string {
   let value = count, unit = 0;
   while (value >= 1024 && unit < units.length - 1) { value /= 1024; unit++; }
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
+}
+
+/** Bytes a second as links are written: bits, in powers of 1000. */
+export function rate(bytesPerS: number | null | undefined): string {
+  if (bytesPerS === null || bytesPerS === undefined || !Number.isFinite(bytesPerS)) return 'unknown';
+  let value = bytesPerS * 8, unit = 0;
+  while (value >= 1000 && unit < links.length - 1) { value /= 1000; unit++; }
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${links[unit]}`;
+}
+
+/** When a server's copy has caught up with its disks. */
+export function caughtUp(replication: Pick<Replication, 'state' | 'eta' | 'eta_ms'>): string {
+  if (replication.eta === 'never') return 'never';
+  if (replication.eta_ms === null) return 'unknown';
+  return replication.state === 'CONTINUOUS' || replication.eta_ms === 0 ? 'caught up' : duration(replication.eta_ms);
+}
+
+const severities = ['', 'info', 'warning', 'error'];
+/** How bad it is, the worse the higher; a severity that nobody knows is as bad as can be. */
+export function badness(replication: Replication | null): number {
+  const at = severities.indexOf(replication?.cause?.severity ?? '');
+  return at < 0 ? severities.length : at;
 }
 
 export function duration(ms: number | null | undefined): string {

@@ -3,6 +3,7 @@
 import { useEffect, useState } from 'react';
 import type { QueryClient } from '@tanstack/react-query';
 import type { AuditEvent, Replication, Server } from './api';
+import { remember } from './history';
 
 export function concerned(event: Pick<AuditEvent, 'entity' | 'wave'>): string[][] {
   const keys = [['audit']];
@@ -38,6 +39,8 @@ export function useLive(client: QueryClient, on: boolean): boolean {
     const replication = (message: MessageEvent<string>) => {
       const news = JSON.parse(message.data) as Replication;
       client.setQueriesData<Server[]>({ queryKey: ['servers'] }, servers => mergeReplication(servers, news));
+      if (news.server) client.setQueryData<Server>(['server', news.server], server => server && { ...server, replication: { ...server.replication, ...news } });
+      remember(news);
     };
     source.onopen = () => { setUp(true); void client.invalidateQueries(); };
     source.onerror = () => setUp(false);

@@ -13,6 +13,7 @@ import { call, get, Problem, rememberCsrf, type Me } from './api';
 import { useLive } from './live';
 import { Audit } from './pages/audit';
 import { Doctor } from './pages/doctor';
+import { ServerPage } from './pages/server';
 import { SignIn } from './pages/sign-in';
 import { WavePage } from './pages/wave';
 import { Waves } from './pages/waves';
@@ -55,12 +56,13 @@ function Frame({ me, up }: { me: Me; up: boolean }) {
       </header>
       <AppLayout headerSelector="#top" toolsHide navigationWidth={200}
         ariaLabels={{ navigation: 'Pages', navigationClose: 'Close the list of pages', navigationToggle: 'Open the list of pages' }}
-        navigation={<SideNavigation header={{ href: '/waves', text: 'Factory' }} activeHref={'/' + (pathname.split('/')[1] ?? '')} onFollow={follow}
+        navigation={<SideNavigation header={{ href: '/waves', text: 'Factory' }} activeHref={'/' + (pathname.split('/')[1] ?? '').replace('servers', 'waves')} onFollow={follow}
           items={[{ type: 'link', text: 'Waves', href: '/waves' }, { type: 'link', text: 'Doctor', href: '/doctor' }, { type: 'link', text: 'Trail', href: '/trail' }]} />}
         notifications={up ? null : <Flashbar items={[{ id: 'stream', type: 'in-progress', loading: true, content: 'Connecting to the live feed; what is shown may be up to 30 seconds old.' }]} />}
         content={<Routes>
           <Route path="/waves" element={<Waves />} />
           <Route path="/waves/:name" element={<WavePage />} />
+          <Route path="/servers/:name" element={<ServerPage />} />
           <Route path="/doctor" element={<Doctor />} />
           <Route path="/trail" element={<Audit />} />
           <Route path="*" element={<Navigate to="/waves" replace />} />

@@ -63,8 +63,7 @@ MUTANTS = {
     },
     # A chunk that is to do as a whole, and of which a page is written once more, is offered with that page only.
     "whole_forgotten": {
-        "todo.c": [("    slot = find_slot(a, disk, chunk, add_chunk(&a->disks[disk], chunk));",
-                    "    add_chunk(&a->disks[disk], chunk);\n    slot = find_slot(a, disk, chunk, true);")],
+        "todo.c": [("    slot = find_slot(a, disk, chunk, fresh);", "    slot = find_slot(a, disk, chunk, true);")],
     },
     # Not a mistake of ours: the kernel passes over all programs for some completions. Every point must be exact all the same.
     "passed_over": {

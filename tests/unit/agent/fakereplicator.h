@@ -80,6 +80,8 @@ struct fake {
     struct wire_failure bye;
     int byes;
     int begins;
+    int64_t at_request; /* of the last POINT_AT */
+    int at_step;
     int64_t next_request;
     char fault[256];           /* what the agent did wrong */
 };
@@ -285,6 +287,12 @@ static void fake_hear(struct fake *f, struct zip *z, const struct wire_frame *fr
         } else {
             fake_fault(f, "a POINT_COMMIT that doesn't decode");
         }
+        break;
+    case WIRE_POINT_AT:
+        if (wire_json_decode(WIRE_POINT_AT, at, frame->size, &ping, sizeof ping, NULL) < 0 || (ping.value != WIRE_READY && ping.value != WIRE_STILL))
+            fake_fault(f, "a POINT_AT that is none");
+        f->at_request = ping.request;
+        f->at_step = (int)ping.value;
         break;
     case WIRE_POINT_FAILED:
     case WIRE_HASH_FAILED:
@@ -543,6 +551,40 @@ __attribute__((unused)) static struct fake_point *fake_point(struct fake *f, int
         clock_sleep_us(2000);
     }
     return NULL;
+}
+
+/* A point in step with other servers, as far as the step; false where it failed before. */
+__attribute__((unused)) static bool fake_step(struct fake *f, int consistency, bool hold, int budget_ms, int step)
+{
+    struct wire_take_point take = {.request = f->next_request++, .consistency = consistency, .hold = hold, .timeout_ms = 30000,
+                                   .freeze_budget_ms = budget_ms, .group = true};
+    struct wire_simple go = {.request = take.request, .value = WIRE_STILL};
+    int failures;
+    int64_t until_us = clock_monotonic_us() + 40 * US_PER_S;
+    bool there = false, failed = false;
+
+    pthread_mutex_lock(&f->lock);
+    failures = f->failures;
+    f->at_step = 0;
+    pthread_mutex_unlock(&f->lock);
+    fake_send(f, WIRE_TAKE_POINT, &take, sizeof take);
+    if (step == WIRE_STILL && fake_wait(f, &f->at_step, WIRE_READY, 30000))
+        fake_send(f, WIRE_POINT_GO, &go, sizeof go);
+    while (!there && !failed && clock_monotonic_us() < until_us) {
+        pthread_mutex_lock(&f->lock);
+        there = f->at_step == step && f->at_request == take.request;
+        failed = f->failures > failures;
+        pthread_mutex_unlock(&f->lock);
+        clock_sleep_us(1000);
+    }
+    return there;
+}
+
+__attribute__((unused)) static void fake_go(struct fake *f, int64_t step)
+{
+    struct wire_simple go = {.request = f->next_request - 1, .value = step};
+
+    fake_send(f, WIRE_POINT_GO, &go, sizeof go);
 }
 
 /* The content of a point's disk, size_bytes long; the caller frees. */

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #define SIZE (48 << 20)
 #define SMALL (8 << 20)
@@ -16,6 +17,7 @@ static char folder[] = "/tmp/slipway-agent.XXXXXX";
 static struct loopdev data, raw[2];
 static uint64_t seed;
 static int hold_limit_ms = 60000;
+static const char *before_freeze = "", *after_thaw = "";
 
 struct running {
     struct agent_config config;
@@ -51,6 +53,8 @@ static struct running *start_agent(struct fake *f, int disk_count, const struct 
     c->rescan_interval_s = 1;
     c->rescan_only = rescan;
     c->hold_limit_ms = hold_limit_ms;
+    snprintf(c->before_freeze, sizeof c->before_freeze, "%s", before_freeze);
+    snprintf(c->after_thaw, sizeof c->after_thaw, "%s", after_thaw);
     MUST(pthread_create(&r->thread, NULL, run_agent, r) == 0);
     return r;
 }
@@ -386,6 +390,201 @@ static void test_cut(struct fake *f)
     fake_forget_points(f);
 }
 
+/* Writes a file, in a process of its own: on a frozen filesystem it waits for the thaw. */
+static pid_t write_late(const char *name)
+{
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(run("echo z > %s/m/%s", folder, name) != 0);
+    usleep(200000);
+    return pid;
+}
+
+static bool is_waiting(pid_t pid) { return waitpid(pid, NULL, WNOHANG) == 0; }
+
+/* Whether it ended well within that time. */
+static bool ends(pid_t pid, int timeout_ms)
+{
+    int64_t until_us = clock_monotonic_us() + timeout_ms * US_PER_MS;
+    int status;
+
+    while (clock_monotonic_us() < until_us) {
+        if (waitpid(pid, &status, WNOHANG) == pid)
+            return status == 0;
+        usleep(5000);
+    }
+    return false;
+}
+
+static bool fails_with(struct fake *f, int failures, const char *kind)
+{
+    return ok(fake_wait(f, &f->failures, failures + 1, 30000), "it fails: %s", f->failure.message) && is_str(f->failure.kind, kind, "as %s", kind);
+}
+
+/* The next point, alone, is right. */
+static void goes_on(struct fake *f)
+{
+    struct fake_point *p;
+
+    MUST(run("sync -f %s/m", folder) == 0);
+    p = fake_point(f, WIRE_FROZEN, true, 0, 60000);
+    ok(p && p->info.held && point_equals_disk(p, 0, &data), "the next point alone equals the disk: %s", p ? "" : f->failure.message);
+    f->thaw_count = 0;
+    fake_send(f, WIRE_THAW, &(struct wire_simple){.request = 5}, sizeof(struct wire_simple));
+    ok(fake_wait(f, &f->thaw_count, 1, 60000), "thawed");
+    f->thaw_count = 0;
+}
+
+/* A point of a group: how it ends well, and every other end. */
+static void test_in_step(struct fake *f)
+{
+    const struct loopdev *disks[] = {&data};
+    int connections = f->connections + 1, points, failures;
+    struct running *r;
+    pid_t writer;
+
+    MUST(run("mkfs.ext4 -q -F %s", data.path) == 0 && run("mount %s %s/m", data.path, folder) == 0);
+    r = start_agent(f, 1, disks, false);
+    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "continuous");
+
+    ok(fake_step(f, WIRE_FROZEN, false, 20000, WIRE_STILL), "it comes to stand still: %s", f->failure.message);
+    writer = write_late("one");
+    points = f->point_count;
+    ok(is_waiting(writer) && f->point_count == points, "frozen, and nothing is committed while the others are waited for");
+    fake_go(f, WIRE_COMMIT);
+    ok(fake_wait(f, &f->point_count, points + 1, 30000) && f->points[points].info.consistency == WIRE_FROZEN && f->points[points].info.group,
+       "told to, it commits");
+    ok(ends(writer, 5000) && check_image(&f->points[points], 0, "e2fsck -fn") == 0, "thaws, and the point is clean");
+
+    failures = f->failures;
+    ok(fake_step(f, WIRE_FROZEN, false, 20000, WIRE_STILL), "again");
+    writer = write_late("two");
+    fake_go(f, WIRE_GIVE_UP);
+    ok(ends(writer, 5000), "told to give up, it thaws at once");
+    fails_with(f, failures, "cancelled");
+    failures = f->failures;
+    ok(fake_step(f, WIRE_FROZEN, false, 20000, WIRE_READY), "ready, and not told to stand still");
+    ok(ends(write_late("three"), 5000), "nothing is frozen yet");
+    fake_go(f, WIRE_GIVE_UP);
+    fails_with(f, failures, "cancelled");
+
+    failures = f->failures;
+    points = f->point_count;
+    ok(fake_step(f, WIRE_FROZEN, false, 600, WIRE_STILL), "with a budget of 600 ms");
+    writer = write_late("four");
+    ok(ends(writer, 10000), "it waits no longer than that for the others");
+    fails_with(f, failures, "timeout");
+    fake_go(f, WIRE_COMMIT);
+    usleep(300000);
+    is_int(f->point_count, points, "and an order that comes late makes no point");
+
+    failures = f->failures;
+    ok(fake_step(f, WIRE_CRASH, false, 0, WIRE_STILL), "without a freeze");
+    MUST(run("echo q > %s/m/five && sync -f %s/m", folder, folder) == 0);
+    fake_go(f, WIRE_COMMIT);
+    fails_with(f, failures, "timeout");
+    is_int(f->point_count, points, "what was written before the order is the end of it");
+    goes_on(f);
+    MUST(run("sync -f %s/m", folder) == 0);
+    usleep(300000);
+    points = f->point_count;
+    for (int i = 0; i < 5 && f->point_count == points; i++) { /* a filesystem writes on its own now and then */
+        if (fake_step(f, WIRE_CRASH, false, 0, WIRE_STILL))
+            fake_go(f, WIRE_COMMIT);
+        fake_wait(f, &f->point_count, points + 1, 3000);
+    }
+    ok(f->point_count == points + 1 && f->points[points].info.consistency == WIRE_CRASH && f->points[points].info.freeze_ms == 0 &&
+       point_equals_disk(&f->points[points], 0, &data), "where nothing was, it commits what the disk holds");
+
+    ok(fake_step(f, WIRE_FROZEN, false, 20000, WIRE_STILL), "still, once more");
+    writer = write_late("six");
+    connections = f->connections + 1;
+    pthread_mutex_lock(&f->lock);
+    wire_conn_cut(f->conn);
+    pthread_mutex_unlock(&f->lock);
+    ok(ends(writer, 5000), "the link is cut: it thaws at once");
+    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "and comes back");
+    goes_on(f);
+
+    failures = f->failures;
+    fake_step(f, WIRE_FROZEN, true, 0, WIRE_READY);
+    fails_with(f, failures, "invalid");
+    failures = f->failures;
+    fake_step(f, WIRE_APPLICATION, false, 0, WIRE_READY);
+    fails_with(f, failures, "state");
+    stop_agent(r);
+    fake_forget_points(f);
+
+    connections = f->connections + 1;
+    r = start_agent(f, 1, disks, true);
+    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "an agent that can't follow writes");
+    failures = f->failures;
+    fake_step(f, WIRE_CRASH, false, 0, WIRE_READY);
+    fails_with(f, failures, "unsupported");
+    stop_agent(r);
+    fake_forget_points(f);
+    MUST(run("umount %s/m", folder) == 0);
+}
+
+static int lines_of(const char *name)
+{
+    char path[300];
+    FILE *file;
+    int count = 0;
+
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    file = fopen(path, "re");
+    for (int c; file && (c = fgetc(file)) != EOF;)
+        count += c == '\n';
+    if (file)
+        fclose(file);
+    return count;
+}
+
+/* The owner's programs: what they make of a point, and what their failing does. */
+static void test_hooks(struct fake *f)
+{
+    const struct loopdev *disks[] = {&data};
+    static char before[300], after[300];
+    int connections = f->connections + 1, failures;
+    struct fake_point *p;
+    struct running *r;
+
+    snprintf(before, sizeof before, "%s/before", folder);
+    snprintf(after, sizeof after, "%s/after", folder);
+    MUST(run("printf '#!/bin/sh\necho $1 >> %s/ran-before\ntest ! -e %s/refuse\n' > %s && chmod +x %s", folder, folder, before, before) == 0);
+    MUST(run("printf '#!/bin/sh\necho $1 >> %s/ran-after\n' > %s && chmod +x %s", folder, after, after) == 0);
+    before_freeze = before;
+    after_thaw = after;
+    MUST(run("mount %s %s/m", data.path, folder) == 0);
+    r = start_agent(f, 1, disks, false);
+    before_freeze = after_thaw = "";
+    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "continuous");
+    p = fake_point(f, WIRE_APPLICATION, false, 20000, 60000);
+    ok(p && p->info.consistency == WIRE_APPLICATION, "a point with the owner's programs: %s", p ? "" : f->failure.message);
+    ok(lines_of("ran-before") >= 1 && lines_of("ran-after") == lines_of("ran-before"), "each ran before, and after");
+    p = fake_point(f, WIRE_FROZEN, false, 20000, 60000);
+    ok(p && p->info.consistency == WIRE_APPLICATION, "one that is frozen says that they ran, too");
+    p = fake_point(f, WIRE_CRASH, false, 0, 60000);
+    ok(p && p->info.consistency == WIRE_CRASH, "one without a freeze does not");
+    MUST(run("touch %s/refuse", folder) == 0);
+    failures = f->failures;
+    ok(!fake_point(f, WIRE_FROZEN, false, 20000, 60000) && f->failures == failures + 1, "a program that fails fails the point: %s", f->failure.message);
+    ok(!fake_step(f, WIRE_APPLICATION, false, 20000, WIRE_READY), "in a group, too: %s", f->failure.message);
+    is_int(lines_of("ran-after"), lines_of("ran-before"), "and what it may have stopped goes on again");
+    ok(run("rm %s/refuse && echo x > %s/m/x", folder, folder) == 0, "nothing is frozen");
+    ok(fake_step(f, WIRE_APPLICATION, false, 20000, WIRE_STILL), "in a group");
+    failures = f->point_count;
+    ok(lines_of("ran-before") == lines_of("ran-after") + 1, "it ran before the freeze");
+    fake_go(f, WIRE_COMMIT);
+    ok(fake_wait(f, &f->point_count, failures + 1, 30000) && f->points[failures].info.consistency == WIRE_APPLICATION, "such a point");
+    stop_agent(r);
+    is_int(lines_of("ran-after"), lines_of("ran-before"), "and after it");
+    MUST(run("umount %s/m", folder) == 0);
+    fake_forget_points(f);
+}
+
 static void test_rescan(struct fake *f)
 {
     const struct loopdev *disks[] = {&raw[0]};
@@ -425,6 +624,62 @@ static void test_grown(struct fake *f)
     ok(fake_wait(f, &f->connections, connections + 1, 60000), "the disk grows: the agent says HELLO again");
     p = fake_point(f, WIRE_CRASH, false, 0, 60000);
     ok(p && p->disks[0].info.size_bytes == 2 * SMALL && point_equals_disk(p, 0, &raw[1]), "the point has all of its new size");
+    stop_agent(r);
+    fake_forget_points(f);
+}
+
+static bool wait_backlog(struct fake *f, int64_t bytes, int64_t eta_least, int64_t eta_most)
+{
+    int64_t until_us = clock_monotonic_us() + 10 * US_PER_S;
+    bool reached = false;
+
+    while (!reached && clock_monotonic_us() < until_us) {
+        pthread_mutex_lock(&f->lock);
+        reached = f->status.backlog_bytes == bytes && f->status.eta_ms >= eta_least && f->status.eta_ms <= eta_most;
+        pthread_mutex_unlock(&f->lock);
+        clock_sleep_us(20000);
+    }
+    return reached;
+}
+
+/* What is to do is counted in what will travel: whether it waits in the kernel, is on its way, or is not acknowledged yet. */
+static void test_backlog(struct fake *f)
+{
+    const struct loopdev *disks[] = {&raw[0]};
+    struct running *r = start_agent(f, 1, disks, false);
+    struct wire_simple order = {0};
+    int connections = f->connections + 1, fd = open(raw[0].path, O_RDWR | O_DIRECT | O_CLOEXEC);
+    uint8_t *block;
+
+    MUST(fd >= 0 && posix_memalign((void **)&block, 4096, 4096) == 0);
+    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "continuous");
+    ok(wait_backlog(f, 0, 0, 0), "no backlog, nothing to wait for");
+    fake_send(f, WIRE_PAUSE, &order, sizeof order);
+    ok(fake_wait_state(f, "PAUSED", 10000), "paused");
+    for (int i = 0; i < 20; i++) {
+        memset(block, i + 1, 4096);
+        MUST(pwrite(fd, block, 4096, (off_t)(5 * i + 1) * WIRE_CHUNK_SIZE + 8192) == 4096);
+    }
+    ok(wait_backlog(f, 20 * 4096, -1, -1), "20 pages wait while paused (%lld bytes), and until when is not known", (long long)f->status.backlog_bytes);
+    pthread_mutex_lock(&f->lock);
+    f->keep_quiet = true;
+    pthread_mutex_unlock(&f->lock);
+    fake_send(f, WIRE_RESUME, &order, sizeof order);
+    ok(fake_wait_state(f, "CONTINUOUS", 10000) && wait_backlog(f, 20 * 4096, 0, 600000), "sent and not acknowledged they are backlog yet, with an ETA (%lld bytes, %lld ms)",
+       (long long)f->status.backlog_bytes, (long long)f->status.eta_ms);
+    ok(fake_wait_state(f, "BACKLOG", 20000), "after ten seconds it says so");
+    is_str(f->status.bottleneck, "replicator", "and who is waited for");
+    pthread_mutex_lock(&f->lock);
+    f->keep_quiet = false;
+    pthread_mutex_unlock(&f->lock);
+    pthread_mutex_lock(&f->lock);
+    wire_conn_cut(f->conn);
+    pthread_mutex_unlock(&f->lock);
+    ok(fake_wait_state(f, "CONTINUOUS", 30000) && wait_backlog(f, 0, 0, 0), "over a new link they are acknowledged");
+    ok(f->status.rate_bytes_per_s > 0 && f->status.churn_bytes_per_s >= 0, "and a rate is known: %lld", (long long)f->status.rate_bytes_per_s);
+    is_str(f->status.bottleneck, "", "nothing holds it up");
+    free(block);
+    close(fd);
     stop_agent(r);
     fake_forget_points(f);
 }
@@ -475,8 +730,11 @@ int main(void)
     test_cut(f);
     test_frozen(f, "mkfs.ext4 -q -F", "e2fsck -fn");
     test_hold_ends(f);
+    test_in_step(f);
+    test_hooks(f);
     test_rescan(f);
     test_grown(f);
+    test_backlog(f);
     test_detach(f);
     is_str(f->fault, "", "the agent kept to the protocol");
     fake_stop(f);

@@ -127,6 +127,35 @@ static void test_disks(void)
     free(mounts);
 }
 
+static void test_difference(void)
+{
+    const struct disk was[] = {{"sda", "wwid:1", INT64_C(8) << 30}, {"sdb", "wwid:2", INT64_C(1) << 30}, {"sdc", "wwid:3", INT64_C(2) << 30}};
+    static const struct {
+        const char *words;
+        struct disk now[4];
+    } rows[] = {
+        {"", {{"sda", "wwid:1", INT64_C(8) << 30}, {"sdb", "wwid:2", INT64_C(1) << 30}, {"sdc", "wwid:3", INT64_C(2) << 30}}},
+        {"disk sda (8.0 GiB) has grown to 12.0 GiB", {{"sda", "wwid:1", INT64_C(12) << 30}, {"sdb", "wwid:2", INT64_C(1) << 30}, {"sdc", "wwid:3", INT64_C(2) << 30}}},
+        {"disk sdd (4.0 GiB) has come", {{"sda", "wwid:1", INT64_C(8) << 30}, {"sdb", "wwid:2", INT64_C(1) << 30}, {"sdc", "wwid:3", INT64_C(2) << 30},
+                                         {"sdd", "wwid:4", INT64_C(4) << 30}}},
+        {"disk sdb (1.0 GiB) is gone", {{"sda", "wwid:1", INT64_C(8) << 30}, {"sdc", "wwid:3", INT64_C(2) << 30}}},
+        {"disk sdb (4.0 GiB) is another one than before", {{"sda", "wwid:1", INT64_C(8) << 30}, {"sdb", "wwid:4", INT64_C(4) << 30}, {"sdc", "wwid:3", INT64_C(2) << 30}}},
+        {"disk sdb (2.0 GiB) was sdc; disk sdb (1.0 GiB) is gone", {{"sda", "wwid:1", INT64_C(8) << 30}, {"sdb", "wwid:3", INT64_C(2) << 30}}},
+    };
+
+    for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
+        CLEANUP(buf_release) struct buf words = {0};
+        int count = 0;
+        bool differ;
+
+        while (count < 4 && rows[i].now[count].name[0])
+            count++;
+        differ = disks_difference(was, 3, rows[i].now, count, &words);
+        is_str(words.size_bytes ? words.data : "", rows[i].words, "disks: %s", rows[i].words);
+        is_int(differ, i > 0, "which is a difference: %d", i > 0);
+    }
+}
+
 int main(void)
 {
     char command[300];
@@ -136,6 +165,7 @@ int main(void)
     test_config();
     test_identity();
     test_disks();
+    test_difference();
     snprintf(command, sizeof command, "rm -rf %s", folder);
     ok(system(command) == 0, "cleared");
     return tap_done();

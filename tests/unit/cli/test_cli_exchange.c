@@ -56,11 +56,30 @@ static int session_gone(struct http_call *c, struct err *e)
     return reply_empty(c, 204);
 }
 
+/* One that is well, one that is not there, one that is late and one that never comes: the worst last. */
+static int replicating(struct http_call *c, bool behind)
+{
+    json_t *items = json_pack("[{s:s, s:{s:s, s:i, s:n, s:i, s:n}}, {s:s, s:n}]", "name", "web01", "replication", "state", "CONTINUOUS", "eta_ms", 12, "eta",
+                              "lag_ms", 300, "cause", "name", "new01", "replication");
+
+    json_array_append_new(items, json_pack("{s:s, s:{s:s, s:i, s:n, s:i, s:{s:s, s:s, s:s, s:s}}}", "name", "mail01", "replication", "state", "BACKLOG", "eta_ms",
+                                           90000, "eta", "lag_ms", 40000, "cause", "kind", "catching_up", "severity", "warning", "text", "it is late",
+                                           "advice", "wait a while"));
+    if (behind)
+        json_array_append_new(items, json_pack("{s:s, s:{s:s, s:n, s:s, s:i, s:i, s:i, s:i, s:{s:s, s:s, s:s, s:s}}}", "name", "db01", "replication", "state", "BACKLOG",
+                                               "eta_ms", "eta", "never", "backlog_bytes", 300 << 20, "churn_bytes_per_s", 1500000, "rate_bytes_per_s", 1000000,
+                                               "lag_ms", 60000, "cause", "kind", "limit_too_low", "severity", "error", "text", "the limit of 8.0 Mbit/s",
+                                               "advice", "raise the limit"));
+    return reply_json(c, 200, json_pack("{s:o,s:n}", "items", items, "next"));
+}
+
 static int servers(struct http_call *c, struct err *e)
 {
     const char *page = call_query(c, "page"), *wave = call_query(c, "wave");
 
     (void)e;
+    if (wave && (strcmp(wave, "behind") == 0 || strcmp(wave, "late") == 0))
+        return replicating(c, strcmp(wave, "behind") == 0);
     if (!page)
         return reply_json(
             c, 200,
@@ -135,7 +154,9 @@ static ssize_t events_read(void *user, char *bytes, size_t size)
 {
     static const char text[] =
         ": hello\n\nid: 5\r\nevent: wave.changed\r\ndata: {\"id\":5,\"at\":\"2027-01-01T00:00:00.000Z\",\r\n"
-        "data: \"actor\":\"user:anna\",\"kind\":\"wave.changed\",\"entity_id\":\"w1\",\"data\":{}}\r\n\r\n";
+        "data: \"actor\":\"user:anna\",\"kind\":\"wave.changed\",\"entity_id\":\"w1\",\"data\":{}}\r\n\r\n"
+        "event: replication\r\ndata: {\"server\":\"db01\",\"state\":\"BACKLOG\",\"backlog_bytes\":314572800,\"rate_bytes_per_s\":1000000,\"eta\":\"never\","
+        "\"cause\":{\"text\":\"the limit\",\"advice\":\"raise it\"}}\r\n\r\n";
     bool *sent = user;
 
     MUST(size >= sizeof text);
@@ -339,6 +360,31 @@ static void looks_after(void)
        "and showed the event, whose data came in two lines: %s", flat(out_text));
 }
 
+static void shows_replication(void)
+{
+    char *worst, *late, *well;
+
+    is_int(SLIPWAY("replication", "--wave", "behind"), 7, "a copy that does not keep up is an exit status: %s", err_text);
+    worst = strstr(out_text, "db01"), late = strstr(out_text, "mail01"), well = strstr(out_text, "web01");
+    ok(worst && late && well && worst < late && late < well && !strstr(out_text, "new01"), "the worst is first, those that have not begun are not there");
+    ok(strstr(out_text, "never") && strstr(out_text, "300 MiB") && strstr(out_text, "12.0 Mbit/s") && strstr(out_text, "8.0 Mbit/s") && strstr(out_text, "90.0 s") &&
+       strstr(out_text, "caught up"), "figures have units");
+    ok(strstr(out_text, "    why:  the limit of 8.0 Mbit/s\n    do:   raise the limit\n"), "with why, and what to do");
+    ok(!strchr(out_text, '\x1b'), "no colour where no terminal is");
+    is_int(SLIPWAY("replication", "--wave", "behind", "--no-fail"), 0, "unless told not to");
+    is_int(SLIPWAY("replication", "--wave", "late"), 0, "one that is only late is none");
+    is_int(SLIPWAY("replication", "--wave", "behind", "-o", "json"), 7, "as JSON");
+    CLEANUP(json_free) json_t *all = json_loads(out_text, 0, NULL);
+    ok(json_is_false(json_object_get(all, "keeps_up")) && json_array_size(json_object_get(all, "servers")) == 3, "it says so, too");
+    is_int(SLIPWAY("wave", "show", "behind"), 0, "a wave: %s", err_text);
+    ok(strstr(out_text, "\nReplication\n") && strstr(out_text, "why:  the limit"), "shows how its servers replicate");
+    is_int(SLIPWAY("server", "list", "--wave", "behind"), 0, "the list of servers");
+    ok(strstr(out_text, "limit_too_low") && strstr(out_text, "never"), "names the cause");
+    is_int(SLIPWAY("watch", "--replication"), 4, "watching");
+    ok(strstr(out_text, "db01  BACKLOG  backlog 300 MiB  churn -  rate 8.0 Mbit/s  lag -  caught up in never") && strstr(out_text, "    why: the limit\n    do:  raise it\n"),
+       "tells it as it changes");
+}
+
 static void signs_out(void)
 {
     struct stat st;
@@ -366,6 +412,7 @@ int main(void)
     lists_and_changes();
     imports();
     looks_after();
+    shows_replication();
     signs_out();
     httpd_stop(&server);
     fixture_end();

@@ -63,6 +63,7 @@ int main(void)
                                             {"GET", "/v1/tasks/{0}/artifacts/{1}"},
                                             {"GET", "/v1/waves/{0}/report"},
                                             {"GET", "/v1/waves/{0}/report.html"},
+                                            {"GET", "/v1/servers?q={x}&wave={x}"},
                                             {"GET", "/v1/settings"},
                                             {"PUT", "/v1/settings"},
                                             {"POST", "/v1/credentials"},

@@ -202,10 +202,39 @@ static void replication_makes_events_of_changes_only(void)
     ok(strstr(event, "\"error\":{\"before\":null,\"after\":\"the link is down\"}"), "which it says");
     is_int(report(json, &e), 1, "its end, too");
     is_int(event_count(), before + 4, "four events in all");
+    is_int(report("{'state':'STALLED','cause':{'kind':'agent_away','text':'a'}}", &e), 1, "a cause is an event");
+    free_ptr(&event);
+    event = last_event();
+    ok(strstr(event, "\"cause\":{\"before\":null,\"after\":\"agent_away\"}"), "which it says: %s", event);
+    is_int(report("{'state':'STALLED','cause':{'kind':'agent_away','text':'b'}}", &e), 0, "its figures are none");
+    is_int(report(json, &e), 1, "its end is");
+    is_int(event_count(), before + 6, "six events then");
     is_int(report("{'state':'FINE'}", &e), -1, "an unknown state is refused: %s", e.message);
     server = get_server("db01");
     age = json_get_int(json_object_get(server, "replication"), "newest_point_age_ms", -1);
     ok(age >= 5000 && age < 60000, "the newest point grows older (%lld ms)", (long long)age);
+}
+
+static void silence_is_no_state(void)
+{
+    CLEANUP(json_free) json_t *fresh = NULL, *old = NULL, *detached = NULL;
+    int64_t kept_us = fleet_by.now_us;
+    struct err e = {0};
+
+    fleet_by.now_us = clock_now_us() - 5 * US_PER_S;
+    is_int(report("{'state':'CONTINUOUS','eta_ms':0,'cause':null}", &e), 0, "reported five seconds ago");
+    fresh = get_server("db01");
+    is_str(json_get_string(json_object_get(fresh, "replication"), "state", ""), "CONTINUOUS", "is what it says");
+    fleet_by.now_us = clock_now_us() - 40 * US_PER_S;
+    is_int(report("{'state':'CONTINUOUS','eta_ms':0,'cause':null}", &e), 0, "reported forty seconds ago");
+    old = get_server("db01");
+    is_str(json_get_string(json_object_get(old, "replication"), "state", ""), "STALLED", "is no state of now");
+    is_str(json_get_string(json_object_get(json_object_get(old, "replication"), "cause"), "kind", ""), "replicator_silent", "and says why");
+    ok(json_is_null(json_object_get(json_object_get(old, "replication"), "eta_ms")), "with no ETA");
+    is_int(report("{'state':'DISCONNECTED'}", &e), 1, "what is over");
+    detached = get_server("db01");
+    is_str(json_get_string(json_object_get(detached, "replication"), "state", ""), "DISCONNECTED", "stays over");
+    fleet_by.now_us = kept_us;
 }
 
 static void started_waves_keep_their_servers(void)
@@ -277,6 +306,7 @@ int main(void)
     instances_come_and_go();
     host_keys_are_pinned();
     replication_makes_events_of_changes_only();
+    silence_is_no_state();
     started_waves_keep_their_servers();
     lists_are_filtered_sorted_and_paged();
     store_close(&fleet_store);

@@ -263,8 +263,11 @@ def push():
     ok(outcome.status == 0 and len(enrolled) == 1 and "enrolled before" in outcome.said("identity"), "again: everything is there")
     ok("systemctl restart" not in asked(), "and nothing is started anew")
     attributes["freeze_budget_ms"] = "150"
+    attributes["before_freeze"] = "/opt/shop/freeze"
     outcome = step("push_agent")
-    ok(outcome.status == 0 and "systemctl restart slipway-agent" in asked(), "another configuration starts it anew")
+    config = json.loads(pathlib.Path("/etc/slipway-agent/config.json").read_text())
+    ok(outcome.status == 0 and "systemctl restart slipway-agent" in asked() and config["freeze_budget_ms"] == 150 and
+       config["before_freeze"] == "/opt/shop/freeze" and "after_thaw" not in config, "another configuration starts it anew")
     settings["agent_path"] = "/no/such/agent"
     outcome = step("push_agent")
     ok(outcome.status != 0 and "agent_path" in outcome.error, f"an agent that isn't there: {outcome.error[:80]}")

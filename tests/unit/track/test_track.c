@@ -243,6 +243,30 @@ static void test_replica(struct loopdev *l)
     close(fd);
 }
 
+/* What waits is told without being taken. */
+static void test_waiting(struct loopdev *l)
+{
+    struct track_disk disk = {.size_bytes = SIZE};
+    CLEANUP(track_close) struct tracker *t = NULL;
+    static uint32_t pages[CHUNKS];
+    uint64_t written_before, written_first, written;
+    int fd = open(l->path, O_RDWR | O_DIRECT | O_CLOEXEC);
+    struct err e = {0};
+
+    snprintf(disk.name, sizeof disk.name, "%s", l->name);
+    MUST(fd >= 0 && track_open(&disk, 1, &t, &e) == 0);
+    is_int(track_waiting(t, &written_before), 0, "nothing waits");
+    for (int i = 0; i < 3; i++)
+        MUST(pwrite(fd, after, TRACK_PAGE_SIZE, 5 * TRACK_CHUNK_SIZE) == TRACK_PAGE_SIZE);
+    is_int(track_waiting(t, &written_first), TRACK_PAGE_SIZE, "a page that was written three times waits once");
+    ok(written_first > written_before, "though it was written");
+    MUST(pwrite(fd, after, 2 * TRACK_CHUNK_SIZE, 8 * TRACK_CHUNK_SIZE) == 2 * TRACK_CHUNK_SIZE);
+    is_int(track_waiting(t, &written), TRACK_PAGE_SIZE + 2 * TRACK_CHUNK_SIZE, "and two whole chunks");
+    is_int(track_take(t, 0, note, pages, &e), 3, "they are there to be taken yet");
+    is_int(track_waiting(t, &written), 0, "and then none waits");
+    close(fd);
+}
+
 static void test_grown(struct loopdev *l)
 {
     struct track_disk disk = {.size_bytes = SIZE / 2};
@@ -289,6 +313,7 @@ int main(void)
     test_all_ways(&l, "mkfs.ext4 -q -F -b 1024");
     ok(marked_by_page > 0, "marks were what was looked at");
     test_replica(&l);
+    test_waiting(&l);
     test_grown(&l);
     ok(track_writes_by_stat(l.name) != TRACK_WRITES_UNKNOWN, "the kernel's own count");
     loopdev_remove(&l);

@@ -119,10 +119,27 @@ static void test_data(void)
     buf_release(&out);
 }
 
+static void test_status(void)
+{
+    static const char old[] = "{\"state\":\"CONTINUOUS\",\"tracker\":\"ebpf\",\"bytes_total\":9,\"bytes_read\":8,\"bytes_sent\":7,\"bytes_done\":9,\"backlog_bytes\":0,"
+        "\"lag_ms\":0,\"eta_ms\":-1,\"rate_bytes_per_s\":5,\"churn_bytes_per_s\":4,\"held\":false,\"error_kind\":\"\",\"error\":\"\"}";
+    struct wire_status s = {.state = "BACKLOG", .tracker = "rescan", .eta_ms = -2, .rate_bytes_per_s = -1, .churn_bytes_per_s = -1, .limit_bytes_per_s = 6,
+                            .bottleneck = "limit", .tracker_reason = "none", .rescan_interval_s = 300, .note_kind = "marks_lost", .note = "two"}, back;
+    struct err e = {0};
+
+    wire_json_encode(WIRE_STATUS, &s, sizeof s, &out);
+    is_int(wire_json_decode(WIRE_STATUS, out.data, out.size_bytes, &back, sizeof back, &e), 0, "STATUS decodes: %s", e.message);
+    ok(memcmp(&s, &back, sizeof s) == 0, "to the same, never and unknown, too");
+    buf_release(&out);
+    is_int(wire_json_decode(WIRE_STATUS, old, sizeof old - 1, &back, sizeof back, &e), 0, "what an older agent says is taken: %s", e.message);
+    ok(back.limit_bytes_per_s == 0 && !back.bottleneck[0] && !back.note_kind[0] && back.rate_bytes_per_s == 5, "and the rest is not known");
+    is_int(wire_json_decode(WIRE_STATUS, old, sizeof old - 1 - 12, &back, sizeof back, &e), -1, "half of it is not");
+}
+
 static void test_json(void)
 {
     static struct wire_hello hello, hello_back;
-    struct wire_take_point take = {3, WIRE_FROZEN, true, 5000, 200, 0}, take_back;
+    struct wire_take_point take = {3, WIRE_APPLICATION, true, 5000, 200, 0, true}, take_back;
     static struct wire_hash_done done, done_back;
     struct err e = {0};
 
@@ -138,10 +155,11 @@ static void test_json(void)
     ok(memcmp(&hello, &hello_back, sizeof hello) == 0, "to the same");
     buf_release(&out);
     wire_json_encode(WIRE_TAKE_POINT, &take, sizeof take, &out);
-    is_str(out.data, "{\"request\":3,\"consistency\":\"frozen\",\"hold\":true,\"timeout_ms\":5000,\"freeze_budget_ms\":200,\"hold_limit_ms\":0}",
+    is_str(out.data, "{\"request\":3,\"consistency\":\"application\",\"hold\":true,\"timeout_ms\":5000,\"freeze_budget_ms\":200,\"hold_limit_ms\":0,"
+           "\"group\":true}",
            "TAKE_POINT as in the document");
     is_int(wire_json_decode(WIRE_TAKE_POINT, out.data, out.size_bytes, &take_back, sizeof take_back, &e), 0, "decodes");
-    ok(take_back.request == 3 && take_back.consistency == WIRE_FROZEN && take_back.hold && take_back.timeout_ms == 5000 &&
+    ok(take_back.request == 3 && take_back.consistency == WIRE_APPLICATION && take_back.hold && take_back.group && take_back.timeout_ms == 5000 &&
        take_back.freeze_budget_ms == 200, "to the same");
     buf_release(&out);
     done = (struct wire_hash_done){.request = 1, .still = true, .disk_count = 1, .disks = {{.id = "d", .size_bytes = 512}}};
@@ -185,6 +203,7 @@ int main(void)
     test_offer();
     test_need_ack_hashes();
     test_data();
+    test_status();
     test_json();
     test_bad_json();
     return tap_done();

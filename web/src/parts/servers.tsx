@@ -1,47 +1,75 @@
+import { useState } from 'react';
 import Box from '@cloudscape-design/components/box';
 import Header from '@cloudscape-design/components/header';
+import Link from '@cloudscape-design/components/link';
 import ProgressBar from '@cloudscape-design/components/progress-bar';
 import SpaceBetween from '@cloudscape-design/components/space-between';
-import Table from '@cloudscape-design/components/table';
+import Table, { type TableProps } from '@cloudscape-design/components/table';
+import { useNavigate } from 'react-router-dom';
 import { post, type Replication, type Server, type Task } from '../api';
-import { bytes, duration } from '../format';
+import { badness, bytes, caughtUp, duration, rate } from '../format';
 import { Act, Empty, Status } from './common';
+import { ReplicationState } from './replication';
 
 interface Props { servers: Server[] | undefined; tasks: Task[]; chosen: string | null; onChoose: (name: string | null) => void }
 
+type Column = TableProps.ColumnDefinition<Server>;
+
+const by = (pick: (replication: Replication) => number | null | undefined) => {
+  const amount = (server: Server) => (server.replication ? pick(server.replication) ?? -1 : -2);
+  return (a: Server, b: Server) => amount(a) - amount(b);
+};
+const worst = (a: Server, b: Server) => badness(b.replication) - badness(a.replication) || (b.replication?.lag_ms ?? 0) - (a.replication?.lag_ms ?? 0) || a.name.localeCompare(b.name);
+const untilCaughtUp = (replication: Replication) => (replication.eta === 'never' ? Infinity : replication.eta_ms);
+
+function columns(tasks: Task[], open: (name: string) => void): Column[] {
+  return [
+    { id: 'name', header: 'Server', isRowHeader: true, minWidth: 110, sortingComparator: (a, b) => a.name.localeCompare(b.name), cell: server => <>
+      <Link href={`/servers/${encodeURIComponent(server.name)}`} onFollow={event => { event.preventDefault(); open(server.name); }}>{server.name}</Link>
+      <Box variant="small">{[server.application, server.address].filter(Boolean).join(' · ')}</Box></> },
+    { id: 'lifecycle', header: 'Lifecycle', minWidth: 150, cell: server => <><Status state={server.lifecycle} />
+      {server.instance ? <Box variant="small">{server.instance.kind} instance, {server.instance.state}, door {server.instance.door}</Box> : null}</> },
+    { id: 'replication', header: 'Replication', minWidth: 280, sortingComparator: worst, cell: server => <ReplicationCell replication={server.replication} /> },
+    { id: 'eta', header: 'Caught up in', minWidth: 110, sortingComparator: by(untilCaughtUp), cell: server => (server.replication ? caughtUp(server.replication) : '–') },
+    { id: 'backlog', header: 'Backlog', minWidth: 110, sortingComparator: by(replication => replication.backlog_bytes), cell: server => bytes(server.replication?.backlog_bytes) },
+    { id: 'churn', header: 'Written anew', minWidth: 130, sortingComparator: by(replication => replication.churn_bytes_per_s), cell: server => (server.replication
+      ? <>{rate(server.replication.churn_bytes_per_s)}<Box variant="small">{rate(server.replication.rate_bytes_per_s)} get across</Box></> : '–') },
+    { id: 'point', header: 'Newest point', minWidth: 110, sortingComparator: by(replication => replication.newest_point_age_ms), cell: server => (server.replication ? server.replication.newest_point_age_ms === null ? 'none yet' : `${duration(server.replication.newest_point_age_ms)} old` : '–') },
+    { id: 'actions', header: 'Actions', cell: server => <ServerActions server={server} tasks={tasks} /> },
+  ];
+}
+
+/** The worst first, unless somebody sorts otherwise. */
 export function Servers({ servers, tasks, chosen, onChoose }: Props) {
+  const navigate = useNavigate();
+  const [sorting, setSorting] = useState<{ id: string; descending: boolean }>({ id: 'replication', descending: false });
+  const definitions = columns(tasks, name => navigate(`/servers/${encodeURIComponent(name)}`));
+  const column = definitions.find(definition => definition.id === sorting.id);
+  const sorted = [...(servers ?? [])].sort(column?.sortingComparator ?? worst);
+
   return (
     <Table<Server>
-      items={servers ?? []} loading={!servers} loadingText="Reading the servers" trackBy="name" selectionType="single"
+      items={sorting.descending ? sorted.reverse() : sorted} loading={!servers} loadingText="Reading the servers" trackBy="name" selectionType="single" wrapLines
       selectedItems={(servers ?? []).filter(server => server.name === chosen)}
       onSelectionChange={event => onChoose(event.detail.selectedItems[0]?.name ?? null)}
+      {...(column ? { sortingColumn: column } : {})} sortingDescending={sorting.descending}
+      onSortingChange={event => setSorting({ id: (event.detail.sortingColumn as Column).id ?? 'replication', descending: event.detail.isDescending ?? false })}
       ariaLabels={{ selectionGroupLabel: 'Show the tasks of one server', itemSelectionLabel: (_, server) => server.name, tableLabel: 'Servers' }}
-      header={<Header counter={servers ? `(${servers.length})` : ''} description="Choose one to see its tasks alone">Servers</Header>}
-      empty={<Empty>This wave has no server.</Empty>}
-      columnDefinitions={[
-        { id: 'name', header: 'Server', isRowHeader: true, cell: server => <><Box fontWeight="bold">{server.name}</Box><Box variant="small">{server.application}</Box></> },
-        { id: 'address', header: 'Address', cell: server => server.address },
-        { id: 'lifecycle', header: 'Lifecycle', cell: server => <Status state={server.lifecycle} /> },
-        { id: 'replication', header: 'Replication', minWidth: 260, cell: server => <ReplicationCell replication={server.replication} /> },
-        { id: 'instance', header: 'Instance', cell: server => (server.instance ? `${server.instance.kind}, ${server.instance.state}, door ${server.instance.door}` : '–') },
-        { id: 'actions', header: 'Actions', cell: server => <ServerActions server={server} tasks={tasks} /> },
-      ]}
+      header={<Header counter={servers ? `(${servers.length})` : ''} description="What does not keep up comes first. Choose one to see its tasks alone">Servers</Header>}
+      empty={<Empty>This wave has no server.</Empty>} columnDefinitions={definitions}
     />
   );
 }
 
 function ReplicationCell({ replication }: { replication: Replication | null }) {
   if (!replication) return <>Not started</>;
-  const error = typeof replication.error === 'string' ? replication.error : replication.error?.message;
   const copying = replication.state === 'INITIAL_SYNC' || replication.state === 'RESCAN';
 
   return (
     <SpaceBetween size="xxs">
-      <Status state={replication.state} />
-      {copying ? <ProgressBar value={replication.bytes_total ? 100 * replication.bytes_read / replication.bytes_total : 0} ariaLabel="Initial sync"
-        additionalInfo={`${bytes(replication.bytes_read)} of ${bytes(replication.bytes_total)} at ${bytes(replication.rate_bytes_per_s)}/s, ${replication.eta_ms === null ? 'time left unknown' : duration(replication.eta_ms) + ' left'}`} /> : null}
-      <Box variant="small">newest point {replication.newest_point_age_ms === null ? 'none yet' : duration(replication.newest_point_age_ms) + ' old'} · backlog {bytes(replication.backlog_bytes)} · sent {bytes(replication.bytes_sent)}</Box>
-      {error ? <Box color="text-status-error">{error}</Box> : null}
+      <ReplicationState replication={replication} />
+      {copying ? <ProgressBar value={replication.bytes_total ? 100 * Math.min(1, replication.bytes_read / replication.bytes_total) : 0} ariaLabel="Initial sync"
+        additionalInfo={`${bytes(replication.bytes_read)} of ${bytes(replication.bytes_total)}`} /> : null}
     </SpaceBetween>
   );
 }

@@ -1,0 +1,286 @@
+#include "replicator/cause.h"
+
+#include "base/clock.h"
+#include "base/words.h"
+
+#include <string.h>
+
+#define TAKEOVERS_LEAST 2
+#define ETA_NEVER (-2)
+#define POINT_LONG_US (600 * US_PER_S)
+#define AGENT_GONE_LEAST_US (5 * US_PER_S) /* an agent that starts over is away for a moment: its last word stands meanwhile */
+
+/* ---- what holds ---- */
+
+static bool agent_says(const struct cause_facts *f, const char *error_kind)
+{
+    const char *said = f->status->error_kind;
+
+    return said[0] && (!error_kind || strcmp(said, error_kind) == 0) && (f->connected || f->now_us - f->since_us < AGENT_GONE_LEAST_US);
+}
+
+static bool is_detached(const struct cause_facts *f) { return f->detached; }
+static bool has_rivals(const struct cause_facts *f) { return f->takeovers >= TAKEOVERS_LEAST; }
+static bool is_unreadable(const struct cause_facts *f) { return agent_says(f, err_meaning(ERR_IO)->name); }
+static bool is_stopped(const struct cause_facts *f) { return !f->connected && f->stopped; }
+static bool is_away(const struct cause_facts *f) { return !f->connected; }
+static bool is_full(const struct cause_facts *f) { return f->trouble->kind == ERR_NO_SPACE; }
+static bool has_trouble(const struct cause_facts *f) { return f->trouble->kind != ERR_NONE; }
+static bool has_agent_trouble(const struct cause_facts *f) { return agent_says(f, NULL); }
+static bool is_paused(const struct cause_facts *f) { return f->paused; }
+static bool is_held(const struct cause_facts *f) { return f->status->held; }
+static bool is_never(const struct cause_facts *f) { return f->status->eta_ms == ETA_NEVER; }
+static bool is_behind(const struct cause_facts *f) { return strcmp(f->status->state, "BACKLOG") == 0; }
+
+static bool held_up_by(const struct cause_facts *f, const char *what)
+{
+    const char *found = cause_bottleneck(f);
+
+    return is_never(f) && found && strcmp(found, what) == 0;
+}
+
+static bool is_limited(const struct cause_facts *f) { return held_up_by(f, "limit"); }
+static bool source_is_slow(const struct cause_facts *f) { return held_up_by(f, "source"); }
+static bool replicator_is_slow(const struct cause_facts *f) { return held_up_by(f, "replicator"); }
+
+static bool noted(const struct cause_facts *f, const char *kind) { return strcmp(f->status->note_kind, kind) == 0; }
+static bool marks_were_lost(const struct cause_facts *f) { return noted(f, "marks_lost"); }
+static bool state_was_lost(const struct cause_facts *f) { return noted(f, "state_lost"); }
+static bool agent_was_restarted(const struct cause_facts *f) { return noted(f, "agent_restarted"); }
+static bool disks_changed(const struct cause_facts *f) { return noted(f, "disks_changed"); }
+
+static bool point_failed(const struct cause_facts *f) { return f->point_trouble->kind != ERR_NONE && f->point_trouble->kind != ERR_UNREACHABLE; }
+static bool points_fail_long(const struct cause_facts *f) { return point_failed(f) && f->now_us - f->newest_at_us > POINT_LONG_US; }
+static bool is_rescanned(const struct cause_facts *f) { return strcmp(f->status->tracker, "rescan") == 0; }
+
+/* ---- words ---- */
+
+static void say_since(struct buf *out, const char *before, int64_t since_us)
+{
+    char text[CLOCK_TEXT_SIZE];
+
+    if (since_us)
+        buf_printf(out, "%s%.19sZ", before, clock_format(since_us, text));
+}
+
+static void say_agent_error(const struct cause_facts *f, struct buf *out) { buf_puts(out, f->status->error); }
+static void say_trouble(const struct cause_facts *f, struct buf *out) { buf_puts(out, f->trouble->message); }
+static void say_note(const struct cause_facts *f, struct buf *out) { buf_puts(out, f->status->note); }
+static void say_detached(const struct cause_facts *f, struct buf *out)
+{
+    (void)f;
+    buf_puts(out, "replication was ended on purpose");
+}
+
+static void say_rivals(const struct cause_facts *f, struct buf *out)
+{
+    buf_printf(out, "two agents use this server's name and take its connection from each other (%s and %s, %d times in the last minute)",
+               f->rivals[0], f->rivals[1], f->takeovers);
+}
+
+static void say_stopped(const struct cause_facts *f, struct buf *out)
+{
+    buf_puts(out, "the agent was stopped on the source");
+    say_since(out, ", at ", f->since_us);
+}
+
+static void say_away(const struct cause_facts *f, struct buf *out)
+{
+    buf_puts(out, "the agent is not connected");
+    say_since(out, ", since ", f->since_us);
+}
+
+static void say_paused(const struct cause_facts *f, struct buf *out)
+{
+    buf_puts(out, "replication is paused");
+    if (f->paused_by[0])
+        buf_printf(out, " by %s", f->paused_by);
+    say_since(out, ", since ", f->paused_us);
+    if (f->connected && f->status->backlog_bytes) {
+        buf_puts(out, "; ");
+        words_bytes(out, (double)f->status->backlog_bytes);
+        buf_puts(out, " of changes wait on the source");
+    }
+}
+
+static void say_held(const struct cause_facts *f, struct buf *out)
+{
+    (void)f;
+    buf_puts(out, "the source is held still at its newest point: its programs wait to write");
+}
+
+/* "12.0 Mbit/s are changed, 8.0 Mbit/s get there": what every cause of being behind begins with. */
+static void say_race(const struct cause_facts *f, struct buf *out)
+{
+    const struct wire_status *s = f->status;
+
+    words_bytes(out, (double)s->backlog_bytes);
+    buf_puts(out, " of changes wait; ");
+    if (s->churn_bytes_per_s >= 0)
+        words_rate(out, (double)s->churn_bytes_per_s);
+    else
+        buf_puts(out, "an unknown amount");
+    buf_puts(out, " are written anew, ");
+    if (s->rate_bytes_per_s >= 0)
+        words_rate(out, (double)s->rate_bytes_per_s);
+    else
+        buf_puts(out, "an unknown amount");
+    buf_puts(out, " get across");
+}
+
+static void say_limit(const struct cause_facts *f, struct buf *out)
+{
+    if (!f->status->limit_bytes_per_s)
+        return;
+    buf_puts(out, " the limit of ");
+    words_rate(out, (double)f->status->limit_bytes_per_s);
+    buf_puts(out, f->status->limit_bytes_per_s == f->limit_said_bytes_per_s ? " (bandwidth, set in Slipway)"
+                                                                            : " (bytes_per_s in the agent's own settings)");
+}
+
+static void say_limited_by(const struct cause_facts *f, struct buf *out)
+{
+    buf_puts(out, ", held up by");
+    say_limit(f, out);
+}
+
+static void say_limited(const struct cause_facts *f, struct buf *out)
+{
+    say_race(f, out);
+    say_limited_by(f, out);
+}
+
+static void say_link(const struct cause_facts *f, struct buf *out)
+{
+    say_race(f, out);
+    buf_puts(out, ", held up by the link");
+    buf_puts(out, f->status->limit_bytes_per_s ? ", not by" : "; no limit is in force");
+    say_limit(f, out);
+}
+
+static void say_source(const struct cause_facts *f, struct buf *out)
+{
+    say_race(f, out);
+    buf_puts(out, ", held up by reading the source's disks, or by its processors");
+}
+
+static void say_replicator(const struct cause_facts *f, struct buf *out)
+{
+    say_race(f, out);
+    buf_puts(out, ", held up by the replicator, which does not store faster");
+}
+
+static void say_behind(const struct cause_facts *f, struct buf *out)
+{
+    const char *found = cause_bottleneck(f);
+
+    say_race(f, out);
+    if (found && strcmp(found, "limit") == 0)
+        say_limited_by(f, out);
+    else if (found)
+        buf_printf(out, ", held up by the %s", found);
+    if (f->status->eta_ms >= 0) {
+        buf_puts(out, "; it has caught up in ");
+        words_duration(out, (double)f->status->eta_ms);
+    }
+}
+
+static void say_point(const struct cause_facts *f, struct buf *out)
+{
+    buf_printf(out, "no recovery point could be taken: %s", f->point_trouble->message);
+    say_since(out, "; the newest is of ", f->newest_at_us);
+}
+
+static void say_rescanned(const struct cause_facts *f, struct buf *out)
+{
+    buf_printf(out, "changes can't be followed on this source (%s), so all of its disks (", f->status->tracker_reason);
+    words_bytes(out, (double)f->status->bytes_total);
+    buf_printf(out, ") are read and compared every %lld s", (long long)f->status->rescan_interval_s);
+}
+
+/* ---- the table ---- */
+
+/* The first that holds is the cause. */
+static const struct cause {
+    const char *kind, *severity;
+    bool (*holds)(const struct cause_facts *f);
+    void (*say)(const struct cause_facts *f, struct buf *out);
+    const char *advice;
+} causes[] = {
+    {"detached", "info", is_detached, say_detached,
+     "nothing; to replicate it again, remove /etc/slipway-agent/detached on the source and start slipway-agent"},
+    {"same_name", "error", has_rivals, say_rivals,
+     "stop slipway-agent on the one that is not this server (a clone of its disks has its certificate, too), and push the agent there "
+     "under a name of its own"},
+    {"source_unreadable", "error", is_unreadable, say_agent_error,
+     "look at that disk on the source (dmesg, smartctl -a); replication goes on by itself once it can be read. No point is made without it"},
+    {"agent_stopped", "error", is_stopped, say_stopped,
+     "start it on the source: systemctl start slipway-agent. After a reboot it starts by itself"},
+    {"agent_away", "error", is_away, say_away,
+     "check that the source runs, that slipway-agent.service is active there (journalctl -u slipway-agent), and that it reaches this "
+     "replicator's address and port"},
+    {"replicator_full", "error", is_full, say_trouble,
+     "make room on the replicator's disk, or drop points and servers that are not needed; replication goes on by itself"},
+    {"replicator_trouble", "error", has_trouble, say_trouble,
+     "look at the replicator's log; replication goes on by itself once the reason is gone"},
+    {"agent_trouble", "error", has_agent_trouble, say_agent_error,
+     "look at the agent's log on the source: journalctl -u slipway-agent"},
+    {"paused", "warning", is_paused, say_paused,
+     "resume it when what it was paused for is over; changes are marked meanwhile, and nothing is lost"},
+    {"limit_too_low", "error", is_limited, say_limited,
+     "raise the limit above what is written, or lift it outside of business hours; else write less on the source, or it never catches up"},
+    {"source_too_slow", "error", source_is_slow, say_source,
+     "look at the load of the source's disks and processors (iostat -x, top); raise read_bytes_per_s where the agent has such a limit"},
+    {"replicator_too_slow", "error", replicator_is_slow, say_replicator,
+     "look at the load of the replicator's disk and processors; give it a faster disk, or bring fewer servers to it at a time"},
+    {"link_too_slow", "error", is_never, say_link,
+     "give it more bandwidth (another path, fewer servers at a time), or replicate and cut over outside of busy hours; else write less on "
+     "the source"},
+    {"catching_up", "warning", is_behind, say_behind,
+     "nothing, where the time fits; more bandwidth, or less writing on the source, makes it shorter"},
+    {"marks_lost", "warning", marks_were_lost, say_note,
+     "nothing: what is equal is not sent again. Where it comes again and again, `slipway-agent facts` and the agent's log tell more"},
+    {"state_lost", "warning", state_was_lost, say_note,
+     "nothing: all is read and compared, and what is equal is not sent again; look into the replicator's log for what happened to its "
+     "vault"},
+    {"disks_changed", "warning", disks_changed, say_note,
+     "nothing for replication: all is read again, and points hold the disks as they are now. Check the launch settings where the machine's "
+     "disks were meant to stay"},
+    {"agent_restarted", "info", agent_was_restarted, say_note,
+     "nothing: all is read and compared, and what is equal is not sent again"},
+    {"no_point", "error", points_fail_long, say_point,
+     "where the source never rests, give a longer freeze_budget_ms, or quiet its writers for a moment; else look into the agent's log"},
+    {"point_failed", "warning", point_failed, say_point,
+     "nothing yet: it is tried again; where it stays, give a longer freeze_budget_ms, or quiet the source's writers for a moment"},
+    {"held", "info", is_held, say_held,
+     "nothing: it is let go after the comparison, by a thaw, or by the agent itself after its limit (30 minutes)"},
+    {"not_tracked", "info", is_rescanned, say_rescanned,
+     "a kernel from 5.12 on with BTF (/sys/kernel/btf/vmlinux), not locked down, follows changes; without, points are held ones, as old as "
+     "that interval"},
+};
+
+const char *cause_bottleneck(const struct cause_facts *f)
+{
+    const char *said = f->status->bottleneck;
+
+    if (!f->connected || !said[0])
+        return NULL;
+    /* What the agent takes for the link is our not reading from it, where we are busy all the time. */
+    return f->busy && strcmp(said, "link") == 0 ? "replicator" : said;
+}
+
+json_t *cause_json(const struct cause_facts *f)
+{
+    CLEANUP(buf_release) struct buf text = {0};
+
+    buf_init(&text, 2048);
+    for (size_t i = 0; i < ARRAY_COUNT(causes); i++) {
+        const struct cause *c = &causes[i];
+
+        if (!c->holds(f))
+            continue;
+        c->say(f, &text);
+        return json_pack("{s:s, s:s, s:s, s:s}", "kind", c->kind, "severity", c->severity, "text", text.data, "advice", c->advice);
+    }
+    return json_null();
+}

@@ -1,0 +1,130 @@
+/* expire: which points stay. A group's stay together: for as long as the ladder of one of its servers keeps one. */
+#include "vault/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const struct vault_rung default_rungs[] = {
+    {600 * US_PER_S, 0}, {3600 * US_PER_S, 60 * US_PER_S}, {86400 * US_PER_S, 3600 * US_PER_S},
+    {3 * 86400 * US_PER_S, 86400 * US_PER_S}};
+const struct vault_ladder vault_ladder_default = {.keep_last = 3, .rung_count = ARRAY_COUNT(default_rungs), .rungs = default_rungs};
+
+/* Points come oldest first; bucket[] holds the last step seen on each rung. */
+static bool ladder_keeps(const struct vault_ladder *l, int64_t at_us, int64_t now_us, int64_t *bucket)
+{
+    bool keep = false;
+
+    for (size_t i = 0; i < l->rung_count; i++) {
+        int64_t step = l->rungs[i].step_us ? at_us / l->rungs[i].step_us : 0;
+
+        if (now_us - at_us > l->rungs[i].span_us)
+            continue;
+        keep = keep || l->rungs[i].step_us == 0 || step != bucket[i];
+        bucket[i] = step;
+    }
+    return keep;
+}
+
+/* A server's points, newest first, and which of them its ladder keeps. */
+struct kept {
+    struct kept *next;
+    char server[LIMIT_NAME_BYTES + 1];
+    struct vault_point *points;
+    bool *keep;
+    int count;
+};
+
+struct expiry {
+    struct vault *v;
+    const struct vault_ladder *ladder;
+    int64_t now_us;
+    struct kept *servers;
+};
+
+static void expiry_release(struct expiry *x)
+{
+    while (x->servers) {
+        struct kept *k = x->servers;
+
+        x->servers = k->next;
+        free(k->points);
+        free(k->keep);
+        free(k);
+    }
+}
+
+static struct kept *look_at(struct expiry *x, const char *server, struct err *e)
+{
+    CLEANUP(free_ptr) int64_t *bucket = xmalloc((x->ladder->rung_count + 1) * sizeof *bucket);
+    struct kept *k = x->servers;
+
+    while (k && strcmp(k->server, server) != 0)
+        k = k->next;
+    if (k)
+        return k;
+    k = xcalloc(1, sizeof *k);
+    snprintf(k->server, sizeof k->server, "%s", server);
+    k->count = vault_point_list(x->v, server, 0, &k->points, e);
+    if (k->count < 0) {
+        free(k);
+        return NULL;
+    }
+    k->keep = xcalloc((size_t)k->count + 1, sizeof *k->keep);
+    for (size_t i = 0; i <= x->ladder->rung_count; i++)
+        bucket[i] = INT64_MIN;
+    for (int i = k->count - 1; i >= 0; i--)
+        k->keep[i] = ladder_keeps(x->ladder, k->points[i].at_us, x->now_us, bucket) || (size_t)i < x->ladder->keep_last;
+    k->next = x->servers;
+    x->servers = k;
+    return k;
+}
+
+/* Whether a point stays on its own account: 1/0/-1. */
+static int stays_alone(struct expiry *x, const struct kept *k, int i, struct err *e)
+{
+    return k->keep[i] ? 1 : vault_point_pinned(x->v, k->points[i].id, NULL, e);
+}
+
+/* Whether one of its group's does. */
+static int stays_for_others(struct expiry *x, const struct vault_point *p, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_group *g = xcalloc(1, sizeof *g);
+    int stays = p->group[0] ? vault_group_get(x->v, p->group, g, e) : 0;
+
+    if (stays != 1)
+        return stays;
+    stays = 0;
+    for (size_t m = 0; m < g->count && stays == 0; m++) {
+        const struct kept *k = look_at(x, g->points[m].server, e);
+
+        if (!k)
+            return -1;
+        for (int i = 0; i < k->count && stays == 0; i++)
+            if (strcmp(k->points[i].id, g->points[m].id) == 0)
+                stays = stays_alone(x, k, i, e);
+    }
+    return stays;
+}
+
+int vault_expire(struct vault *v, const char *server, const struct vault_ladder *ladder, struct err *e)
+{
+    CLEANUP(expiry_release) struct expiry x = {.v = v, .ladder = ladder, .now_us = clock_read_us(v->options.clock)};
+    const struct kept *k = look_at(&x, server, e);
+    CLEANUP(free_ptr) char(*ids)[VAULT_POINT_ID_SIZE] = NULL;
+    size_t count = 0;
+
+    if (!k)
+        return -1;
+    ids = xcalloc((size_t)k->count + 1, sizeof *ids);
+    for (int i = k->count - 1; i >= 0; i--) {
+        int stays = stays_alone(&x, k, i, e);
+
+        if (stays == 0)
+            stays = stays_for_others(&x, &k->points[i], e);
+        if (stays < 0)
+            return -1;
+        if (!stays)
+            memcpy(ids[count++], k->points[i].id, sizeof ids[0]);
+    }
+    return count && points_drop(v, ids, count, e) < 0 ? -1 : (int)count;
+}

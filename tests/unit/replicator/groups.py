@@ -1,0 +1,287 @@
+#!/usr/bin/python3
+"""groups: the real replicator and two agents of the test's own: points of a group in step, and every way in which one of the two can fail the
+other: all of the group's points are there, or none. Prints TAP. Usage: groups SLIPWAY SLIPWAY_AGENT"""
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
+sys.dont_write_bytecode = True
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent), str(pathlib.Path(__file__).resolve().parents[2])]
+
+import tap  # pylint: disable=wrong-import-position
+from fake_agent import Agent  # pylint: disable=wrong-import-position
+from replicated import Refused, World  # pylint: disable=wrong-import-position
+from tap import ok  # pylint: disable=wrong-import-position
+
+SERVERS = ["db01", "web01"]
+
+
+class Asked:
+    """group_point, asked by somebody who waits beside the test."""
+
+    def __init__(self, world, consistency="frozen", timeout_ms=20000):
+        self.answer = self.refusal = None
+        self.thread = threading.Thread(target=self.run, args=(world, consistency, timeout_ms))
+        self.thread.start()
+
+    def run(self, world, consistency, timeout_ms):
+        try:
+            self.answer = world.ask("group_point", servers=SERVERS, consistency=consistency, timeout_ms=timeout_ms, name="shop")["group"]
+        except (Refused, OSError) as reason:
+            self.refusal = str(reason)
+
+    def end(self):
+        self.thread.join(60)
+        return self.answer or self.refusal
+
+
+class Both:
+    def __init__(self, world):
+        self.world = world
+        self.db, self.web = (Agent(world, server) for server in SERVERS)
+        self.known = self.count()
+
+    def count(self):
+        return [len(self.world.ask("points", server=server)["points"]) for server in SERVERS]
+
+    def all(self):
+        return self.db, self.web
+
+    def come_to(self, step):
+        """Both, through the steps before it, too."""
+        for agent in self.all():
+            agent.asked()
+        for at in range(1, step + 1):
+            for agent in self.all():
+                if at > 1:
+                    agent.told(at)
+                agent.at(at)
+
+    def none_more(self, what):
+        ok(self.count() == self.known, f"{what}: none has a point", str(self.count()))
+
+    def one_more(self, what):
+        self.known = [n + 1 for n in self.known]
+        ok(self.count() == self.known, f"{what}: each has one point more", str(self.count()))
+
+
+def in_step(both):
+    asked = Asked(both.world)
+    for agent in both.all():
+        message = agent.asked()
+        ok(message["group"] and message["consistency"] == "frozen" and not message["hold"], f"{agent.server} is asked for a point of a group")
+    both.db.at(1)
+    ok(both.db.hears_nothing() and both.web.hears_nothing(), "one is ready: nobody is told to stand still")
+    both.web.at(1)
+    for agent in both.all():
+        agent.told(2)
+    both.web.at(2)
+    ok(both.db.hears_nothing() and both.web.hears_nothing(), "one stands still: nobody is told to commit")
+    both.db.at(2)
+    for agent in both.all():
+        agent.told(3)
+    both.web.commit(consistency="application")
+    ok(both.web.hears_nothing() and both.db.hears_nothing(), "one has committed: it is not told that this counts")
+    both.none_more("one has committed")
+    both.db.commit()
+    group = asked.end()
+    both.one_more("both have")
+    for agent in both.all():
+        agent.expect("POINT_DONE", request=agent.request)
+    ok(group["name"] == "shop" and group["consistency"] == "frozen" and {p["server"] for p in group["points"]} == set(SERVERS) and
+       {p["consistency"] for p in group["points"]} == {"frozen", "application"} and all(p["group"] == group["id"] for p in group["points"]),
+       "the answer tells them; the group is what the least of them is: " + json.dumps(group))
+    newest = both.world.ask("points", server="web01")["points"][0]
+    ok(newest["group"] == group["id"] and 0 <= group["window_us"] < 10 ** 7, "the list, too")
+    listed = both.world.ask("points", group=group["id"])
+    ok({p["id"] for p in listed["points"]} == {p["id"] for p in group["points"]} and listed["group"]["name"] == "shop", "and a group's own list")
+    ok(both.world.refusal("points", group="g-none").startswith("not_found"), "an unknown group")
+
+
+def dies_at_the_barrier(both):
+    asked = Asked(both.world)
+    both.come_to(1)
+    for agent in both.all():
+        agent.told(2)
+    both.web.at(2)
+    both.db.close()
+    both.web.told(0)
+    both.web.fail("cancelled")
+    ok("unreachable: the connection to the agent of db01 was lost" in asked.end(), f"one dies at the barrier: {asked.refusal}")
+    both.none_more("and")
+    both.db = Agent(both.world, "db01")
+
+
+def cut_before_the_commit(both):
+    asked = Asked(both.world)
+    both.come_to(2)
+    for agent in both.all():
+        agent.told(3)
+    both.web.commit()
+    both.db.close()
+    ok("unreachable" in asked.end(), f"the link is cut between the order and the commit: {asked.refusal}")
+    both.none_more("though the other has committed")
+    both.web.expect("POINT_FAILED", request=both.web.request)
+    ok(True, "which is told so")
+    both.db = Agent(both.world, "db01")
+
+
+def never_comes(both):
+    asked = Asked(both.world, timeout_ms=2500)
+    both.come_to(1)
+    for agent in both.all():
+        agent.told(2)
+    both.web.at(2)
+    both.web.told(0)
+    both.web.fail("cancelled")
+    both.db.told(0)
+    both.db.fail("cancelled")
+    ok("timeout" in asked.end() and "db01" in asked.refusal, f"one does not come to stand still in time: {asked.refusal}")
+    both.none_more("and")
+    both.db.at(2)
+    both.db.told(0)
+    ok(True, "what it says later is answered: give up")
+    both.db.commit()
+    both.db.expect("POINT_FAILED", request=both.db.request)
+    both.none_more("even if it commits then")
+
+
+def again_with_all(both):
+    asked = Asked(both.world)
+    both.come_to(2)
+    for agent in both.all():
+        agent.told(3)
+    both.web.commit()
+    both.db.fail()
+    for agent in both.all():
+        agent.asked()
+    both.none_more("one's freeze ran out before the order: its point and the other's count for nothing, and both are asked again")
+    for step in (1, 2):
+        for agent in both.all():
+            agent.at(step)
+        for agent in both.all():
+            agent.told(step + 1)
+    for agent in both.all():
+        agent.commit()
+    ok(isinstance(asked.end(), dict) and asked.answer["attempts"] == 2, f"then they have it: {asked.refusal}")
+    both.one_more("with the second attempt")
+
+
+def can_not(both):
+    asked = Asked(both.world, "crash")
+    both.web.asked()
+    both.web.at(1)
+    both.db.asked(consistency="crash")
+    both.db.fail("unsupported")
+    both.web.told(0)
+    both.web.fail("cancelled")
+    ok("unsupported" in asked.end(), f"one whose writes can't be followed ends it, and is not asked again: {asked.refusal}")
+    both.none_more("and")
+
+
+def disobeys(both):
+    for group, what in ((True, "commits before it is told to"), (False, "commits as if it were alone")):
+        asked = Asked(both.world)
+        both.come_to(1)
+        for agent in both.all():
+            agent.told(2)
+        both.web.commit(group)
+        both.web.expect("POINT_FAILED", request=both.web.request)
+        both.db.told(0)
+        both.db.fail("cancelled")
+        ok("state" in asked.end(), f"one {what}: {asked.refusal}")
+        both.none_more("and")
+    asked = Asked(both.world, timeout_ms=60000)
+    both.come_to(2)
+    for agent in both.all():
+        agent.told(3)
+    both.web.commit(group=False)
+    both.db.commit()
+    ok("state" in asked.end(), f"or does so when it is told to: {asked.refusal}")
+    both.none_more("and")
+
+
+def goes_to_freeze(both):
+    asked = Asked(both.world, "any", timeout_ms=4000)
+    seen = []
+    while "frozen" not in seen:
+        for agent in both.all():
+            seen.append(agent.asked()["consistency"])
+        for agent in both.all():
+            if seen[-1] == "frozen":
+                agent.at(1)
+            else:
+                agent.fail()
+        if len(seen) > 200:
+            break
+    ok(set(seen) == {"crash", "frozen"} and seen.index("frozen") >= 4, f"any: {seen.count('crash') // 2} attempts without a freeze, then with one")
+    for agent in both.all():
+        agent.told(2)
+        agent.at(2)
+    for agent in both.all():
+        agent.told(3)
+        agent.commit()
+    ok(isinstance(asked.end(), dict), f"and that is the point: {asked.refusal}")
+    both.one_more("any")
+
+
+def asker_leaves(both):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(str(both.world.dir / "replicator/control.sock"))
+        s.sendall((json.dumps({"verb": "group_point", "servers": SERVERS, "consistency": "frozen"}) + "\n").encode())
+        both.come_to(1)
+        both.web.told(2)
+    both.web.told(0)
+    both.db.told(0)
+    for agent in both.all():
+        agent.fail("cancelled")
+    ok(True, "whoever asked goes away: both are told to give up")
+    time.sleep(0.3)
+    both.none_more("and")
+
+
+def killed_between(both):
+    asked = Asked(both.world)
+    both.come_to(2)
+    for agent in both.all():
+        agent.told(3)
+    both.web.commit()
+    time.sleep(0.5)  # it is durable by now, or will be
+    both.world.kill("replicator")
+    ok(asked.end() == "closed" or "Connection reset" in asked.refusal, f"the replicator is killed between the two commits: {asked.refusal}")
+    both.world.start_replicator()
+    both.world.wait("it starts again", lambda: (both.world.dir / "replicator/control.sock").exists() and both.world.ask("servers"))
+    both.none_more("the first has no point")
+    check = both.world.ask("check")
+    ok(check["finding_count"] == 0, "and nothing is damaged: " + json.dumps(check["findings"]))
+
+
+def main():
+    world = World(SLIPWAY, AGENT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
+    try:
+        world.certificates()
+        world.start_replicator()
+        world.wait("the replicator listens", lambda: world.ask("status"))
+        both = Both(world)
+        for part in (in_step, dies_at_the_barrier, cut_before_the_commit, never_comes, again_with_all, can_not, disobeys, goes_to_freeze, asker_leaves):
+            part(both)
+        in_step(both)
+        killed_between(both)
+    except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
+        ok(False, f"{type(reason).__name__}: {reason}")
+    finally:
+        world.close()
+    return tap.finish()
+
+
+status = main()
+sys.stdout.flush()
+os._exit(status)  # a listener that hangs is no reason to wait

@@ -1,0 +1,196 @@
+#!/usr/bin/python3
+"""states: the real agent and the real replicator over loopback: each state of a replication is reached by the path that a source takes, and each has
+its cause and figures. A writer outruns a limit: never; it stops: a time, and then all is well. Prints TAP.
+Usage: states SLIPWAY SLIPWAY_AGENT"""
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
+
+import tap  # pylint: disable=wrong-import-position
+from replicated import MIB, Refused, World, continuous, run  # pylint: disable=wrong-import-position
+from tap import ok  # pylint: disable=wrong-import-position
+
+LIMIT = 1 * MIB
+
+
+def cause(world):
+    return (world.server()["cause"] or {}).get("kind")
+
+
+def words(server):
+    return json.dumps({name: server[name] for name in ("state", "backlog_bytes", "lag_ms", "eta_ms", "eta", "rate_bytes_per_s", "churn_bytes_per_s", "bottleneck", "cause")})
+
+
+class Writer:
+    """Overwrites random pages of a file with noise, so many bytes a second, until told to stop."""
+
+    def __init__(self, path, rate):
+        self.path, self.rate, self.stopping = path, rate, threading.Event()
+        self.thread = threading.Thread(target=self.work)
+        self.thread.start()
+
+    def work(self):
+        with open(self.path, "r+b", buffering=0) as f:
+            pages, begun, written = os.fstat(f.fileno()).st_size // 4096, time.monotonic(), 0
+            while not self.stopping.is_set():
+                for _ in range(64):
+                    os.pwrite(f.fileno(), os.urandom(4096), random.randrange(pages) * 4096)
+                os.fdatasync(f.fileno())
+                written += 64 * 4096
+                time.sleep(max(0, written / self.rate - (time.monotonic() - begun)))
+
+    def stop(self):
+        self.stopping.set()
+        self.thread.join()
+
+
+def first_sync(world):
+    world.start_replicator()
+    seen = set()
+    world.start_agent(read_bytes_per_s=8 * MIB)
+
+    def synced():
+        server = world.server()
+        seen.add(server["state"])
+        if server["state"] == "INITIAL_SYNC" and server["eta_ms"]:
+            seen.add("ETA")
+        return continuous(world)
+    world.wait("the first sync ends", synced, 120)
+    ok({"INITIAL_SYNC", "ETA", "CONTINUOUS"} <= seen, f"it said so, and how long it takes: {sorted(seen)}")
+    server = world.server()
+    ok(server["cause"] is None and server["eta"] is None and server["bottleneck"] is None, "all is well: no cause: " + words(server))
+
+
+def stopped(world):
+    world.kill("agent-web01", signal.SIGTERM)
+    world.wait("an agent that was stopped: STOPPED, and why", lambda: world.server()["state"] == "STOPPED" and cause(world) == "agent_stopped")
+    seen = set()
+    world.start_agent(read_bytes_per_s=8 * MIB)
+
+    def back():
+        seen.add((world.server()["state"], cause(world)))
+        return continuous(world)
+    world.wait("started again it goes on", back, 120)
+    ok(("RESCAN", "agent_restarted") in seen, f"over RESCAN, which says why: {sorted(map(str, seen))}")
+    world.kill("agent-web01")
+    world.wait("an agent that was killed: STALLED, since when, and what to check",
+               lambda: world.server()["state"] == "STALLED" and cause(world) == "agent_away" and "since 20" in world.server()["cause"]["text"])
+
+
+def snapshot(world):
+    hook = world.dir / "hook"
+    hook.write_text("#!/bin/sh\nsleep 4\n")
+    hook.chmod(0o755)
+    world.start_agent(before_freeze=str(hook), bytes_per_s=LIMIT)
+    world.wait("again", lambda: continuous(world) and world.server()["connected"], 120)
+    asked = threading.Thread(target=world.ask, args=("point",), kwargs={"server": "web01", "consistency": "frozen", "timeout_ms": 60000})
+    asked.start()
+    world.wait("a point that takes its time: CREATING_SNAPSHOT", lambda: world.server()["state"] == "CREATING_SNAPSHOT")
+    asked.join()
+    world.wait("and then it is CONTINUOUS again", lambda: continuous(world))
+
+
+def paused(world):
+    world.ask("pause", server="web01", by="anna")
+    (world.mounted / "meanwhile").write_bytes(os.urandom(MIB))
+    world.sync()
+    world.wait("paused: PAUSED, by whom, and what waits", lambda: world.server()["state"] == "PAUSED" and "paused by anna, since 20" in
+               world.server()["cause"]["text"] and world.server()["backlog_bytes"] >= MIB and world.server()["eta_ms"] is None)
+    world.kill("replicator")
+    world.start_replicator()
+    world.wait("a restart of the replicator forgets neither", lambda: world.server()["connected"] and "paused by anna" in world.server()["cause"]["text"])
+    world.ask("resume", server="web01")
+    world.wait("resumed", lambda: continuous(world) and cause(world) is None)
+
+
+def outrun(world):
+    """More is written than the limit lets through."""
+    (world.mounted / "hot").write_bytes(os.urandom(48 * MIB))
+    world.sync()
+    world.wait("the file that will be written to is there", lambda: continuous(world) and world.server()["backlog_bytes"] == 0, 120)
+    writer = Writer(world.mounted / "hot", 4 * LIMIT)
+    try:
+        begun = time.monotonic()
+        world.wait("the writer outruns the limit: BACKLOG, never", lambda: world.server()["state"] == "BACKLOG" and world.server()["eta"] == "never", 90)
+        tap.note(f"after {time.monotonic() - begun:.0f} s: {words(world.server())}")
+        server = world.server()
+        ok(server["eta_ms"] is None and server["bottleneck"] == "limit" and server["limit_bytes_per_s"] == LIMIT, "no time is told, and what bounds it")
+        ok(server["cause"]["kind"] == "limit_too_low" and server["cause"]["severity"] == "error" and "the limit of 8.4 Mbit/s (bytes_per_s in the agent's" in
+           server["cause"]["text"] and "raise the limit" in server["cause"]["advice"], "the cause names the limit and whose it is, and what to do")
+        ok(server["churn_bytes_per_s"] > server["rate_bytes_per_s"] > LIMIT / 3, "churn and rate are about what they are")
+        states = set()
+        until = time.monotonic() + 15
+        while time.monotonic() < until:
+            states.add((world.server()["state"], world.server()["eta"]))
+            time.sleep(0.2)
+        ok(states == {("BACKLOG", "never")}, f"and so it stays: {states}")
+    finally:
+        writer.stop()
+    world.wait("the writer stops: a time is told", lambda: world.server()["eta_ms"] is not None and world.server()["eta"] is None, 30)
+    tap.note(words(world.server()))
+    told, begun = world.server()["eta_ms"] / 1000, time.monotonic()
+    world.wait("and then it is continuous, and all is well", lambda: continuous(world) and cause(world) is None, 180)
+    tap.note(f"{told:.0f} s were told, {time.monotonic() - begun:.0f} s it took")
+
+
+def grown(world):
+    world.kill("agent-web01")
+    world.start_agent()
+    world.wait("again", lambda: continuous(world) and world.server()["connected"], 120)
+    os.truncate(world.dir / "source.raw", 104 * MIB)
+    run("losetup", "-c", world.loop)
+    world.wait("a disk that has grown is noticed and said, with its sizes", lambda: cause(world) == "disks_changed" and
+               "(96.0 MiB) has grown to 104 MiB" in world.server()["cause"]["text"])
+    world.wait("and replicated as it is", lambda: continuous(world) and world.server()["bytes_total"] == 104 * MIB)
+
+
+def rivals(world):
+    """A clone of the source has its certificate, and its name."""
+    shutil.copytree(world.dir / "agent-web01", world.dir / "clone")
+    real = world.processes.pop("agent-web01")
+    world.start_agent("web01", "clone")
+    world.wait("two agents of one name: STALLED, with both addresses", lambda: world.server()["state"] == "STALLED" and cause(world) == "same_name" and
+               "127.0.0.1 and 127.0.0.1" in world.server()["cause"]["text"], 60)
+    world.kill("agent-web01")
+    world.processes["agent-web01"] = real
+
+
+def untracked(world):
+    world.kill("agent-web01")
+    world.start_agent(tracker="rescan", rescan_interval_s=3600, freeze_budget_ms=10)
+    world.wait("a source whose changes can't be followed says so, why, and what it costs", lambda: (lambda c: c and c["kind"] in ("not_tracked", "no_point", "point_failed")
+               and "the setting tracker is rescan" in c["text"])(world.server()["cause"]), 120)
+    ok(world.server()["churn_bytes_per_s"] is None, "and its churn is not known")
+    world.ask("detach", server="web01")
+    ok(world.server()["state"] == "DISCONNECTED" and cause(world) == "detached", "detached: DISCONNECTED")
+
+
+def main():
+    if os.geteuid() != 0:
+        print("1..0 # SKIP needs root for loop devices")
+        return 0
+    world = World(SLIPWAY, AGENT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
+    try:
+        world.certificates()
+        world.disk(96 * MIB)
+        for part in (first_sync, stopped, snapshot, paused, outrun, grown, rivals, untracked):
+            part(world)
+    except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
+        ok(False, f"{type(reason).__name__}: {reason}")
+    finally:
+        world.close()
+    return tap.finish()
+
+
+sys.exit(main())

@@ -1,0 +1,185 @@
+/* What is wrong with a server's replication, and what to do about it, over made-up facts. */
+#include "replicator/cause.h"
+#include "base/clock.h"
+#include "tap.h"
+
+#define NOW_US INT64_C(1800000000000000)
+#define MIB (1 << 20)
+
+static struct err trouble, point_trouble;
+static struct wire_status status;
+
+/* All is well. */
+static struct cause_facts fresh(void)
+{
+    trouble = point_trouble = (struct err){0};
+    status = (struct wire_status){.state = "CONTINUOUS", .tracker = "ebpf", .bytes_total = 96 * MIB, .rate_bytes_per_s = 1000000};
+    return (struct cause_facts){.now_us = NOW_US, .connected = true, .since_us = NOW_US - 3600 * US_PER_S, .rivals = {"192.0.2.5", "192.0.2.9"}, .paused_by = "",
+                                .trouble = &trouble, .status = &status, .point_trouble = &point_trouble, .newest_at_us = NOW_US - US_PER_S};
+}
+
+/* It is the cause of that kind, says those words, and what to do. */
+static void is_cause(const struct cause_facts *f, const char *kind, const char *severity, const char *words)
+{
+    CLEANUP(json_free) json_t *cause = cause_json(f);
+
+    is_str(json_get_string(cause, "kind", "none"), kind, "%s", kind);
+    is_str(json_get_string(cause, "severity", ""), severity, "%s", severity);
+    ok(strstr(json_get_string(cause, "text", ""), words), "\"%s\" says \"%s\"", json_get_string(cause, "text", ""), words);
+    ok(strlen(json_get_string(cause, "advice", "")) > 20, "and what to do: %s", json_get_string(cause, "advice", ""));
+}
+
+static void test_well(void)
+{
+    struct cause_facts f = fresh();
+    CLEANUP(json_free) json_t *none = cause_json(&f), *syncing = NULL;
+
+    ok(json_is_null(none), "all is well: no cause");
+    snprintf(status.state, sizeof status.state, "INITIAL_SYNC");
+    status.eta_ms = 60000;
+    syncing = cause_json(&f);
+    ok(json_is_null(syncing), "nor where the first sync goes on");
+    ok(!cause_bottleneck(&f), "nothing holds it up");
+}
+
+static void test_links(void)
+{
+    struct cause_facts f = fresh();
+
+    f.connected = false;
+    is_cause(&f, "agent_away", "error", "since 2027-01-15T07:00:00Z");
+    f.stopped = true;
+    is_cause(&f, "agent_stopped", "error", "was stopped on the source, at 2027-01-15T07:00:00Z");
+    f.takeovers = 3;
+    is_cause(&f, "same_name", "error", "192.0.2.5 and 192.0.2.9, 3 times");
+    f.detached = true;
+    is_cause(&f, "detached", "info", "ended on purpose");
+    f = fresh();
+    f.takeovers = 1;
+    ok(json_is_null(cause_json(&f)), "one takeover is none");
+}
+
+static void test_troubles(void)
+{
+    struct cause_facts f = fresh();
+
+    err_set(&trouble, ERR_NO_SPACE, "12 MiB are left: make room on it");
+    is_cause(&f, "replicator_full", "error", "12 MiB are left");
+    err_set(&trouble, ERR_IO, "it is sick");
+    is_cause(&f, "replicator_trouble", "error", "it is sick");
+    f = fresh();
+    snprintf(status.error_kind, sizeof status.error_kind, "%s", err_meaning(ERR_IO)->name);
+    snprintf(status.error, sizeof status.error, "disk sdb: can't read at 65536");
+    is_cause(&f, "source_unreadable", "error", "disk sdb: can't read at 65536");
+    f.connected = false;
+    f.since_us = NOW_US - US_PER_S;
+    is_cause(&f, "source_unreadable", "error", "disk sdb"); /* its agent starts over */
+    f.since_us = NOW_US - 60 * US_PER_S;
+    is_cause(&f, "agent_away", "error", "is not connected");
+    f = fresh();
+    snprintf(status.error_kind, sizeof status.error_kind, "not_found");
+    snprintf(status.error, sizeof status.error, "there is no disk sdb");
+    is_cause(&f, "agent_trouble", "error", "there is no disk sdb");
+}
+
+static void test_orders(void)
+{
+    struct cause_facts f = fresh();
+
+    f.paused = true;
+    is_cause(&f, "paused", "warning", "replication is paused");
+    f.paused_by = "anna";
+    f.paused_us = NOW_US - 60 * US_PER_S;
+    status.backlog_bytes = 300 * MIB;
+    is_cause(&f, "paused", "warning", "paused by anna, since 2027-01-15T07:59:00Z; 300 MiB of changes wait");
+    f = fresh();
+    status.held = true;
+    is_cause(&f, "held", "info", "held still");
+}
+
+static void test_behind(void)
+{
+    static const struct {
+        const char *bottleneck, *kind, *words;
+        bool busy;
+    } rows[] = {
+        {"limit", "limit_too_low", "12.0 Mbit/s are written anew, 8.0 Mbit/s get across, held up by the limit of 7.2 Mbit/s", false},
+        {"link", "link_too_slow", "held up by the link, not by the limit of 7.2 Mbit/s", false},
+        {"link", "replicator_too_slow", "by the replicator", true},
+        {"replicator", "replicator_too_slow", "by the replicator", false},
+        {"source", "source_too_slow", "reading the source's disks", true},
+        {"", "link_too_slow", "12.0 Mbit/s", false},
+    };
+
+    for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
+        struct cause_facts f = fresh();
+
+        snprintf(status.state, sizeof status.state, i % 2 ? "BACKLOG" : "INITIAL_SYNC");
+        status.eta_ms = -2;
+        status.backlog_bytes = 1 << 30;
+        status.churn_bytes_per_s = 1500000;
+        status.limit_bytes_per_s = 900000;
+        snprintf(status.bottleneck, sizeof status.bottleneck, "%s", rows[i].bottleneck);
+        f.busy = rows[i].busy;
+        is_cause(&f, rows[i].kind, "error", rows[i].words);
+    }
+}
+
+static void test_limit(void)
+{
+    struct cause_facts f = fresh();
+
+    snprintf(status.state, sizeof status.state, "BACKLOG");
+    snprintf(status.bottleneck, sizeof status.bottleneck, "limit");
+    status.limit_bytes_per_s = 900000;
+    status.eta_ms = 90000;
+    status.churn_bytes_per_s = -1;
+    is_cause(&f, "catching_up", "warning", "bytes_per_s in the agent's own settings); it has caught up in 90.0 s");
+    is_cause(&f, "catching_up", "warning", "an unknown amount are written anew");
+    f.limit_said_bytes_per_s = 900000;
+    is_cause(&f, "catching_up", "warning", "set in Slipway");
+    is_str(cause_bottleneck(&f), "limit", "by the limit");
+}
+
+static void test_notes(void)
+{
+    static const char *const kinds[][2] = {{"marks_lost", "warning"}, {"state_lost", "warning"}, {"disks_changed", "warning"}, {"agent_restarted", "info"}};
+
+    for (size_t i = 0; i < ARRAY_COUNT(kinds); i++) {
+        struct cause_facts f = fresh();
+
+        snprintf(status.note_kind, sizeof status.note_kind, "%s", kinds[i][0]);
+        snprintf(status.note, sizeof status.note, "disk sdb (10.0 GiB) has come");
+        is_cause(&f, kinds[i][0], kinds[i][1], "disk sdb (10.0 GiB) has come");
+    }
+}
+
+static void test_points(void)
+{
+    struct cause_facts f = fresh();
+
+    err_set(&point_trouble, ERR_TIMEOUT, "no moment without a write came");
+    is_cause(&f, "point_failed", "warning", "no moment without a write came; the newest is of 2027-01-15T07:59:59Z");
+    f.newest_at_us = NOW_US - 3600 * US_PER_S;
+    is_cause(&f, "no_point", "error", "the newest is of 2027-01-15T07:00:00Z");
+    f.newest_at_us = 0;
+    is_cause(&f, "no_point", "error", "no recovery point could be taken");
+    f = fresh();
+    snprintf(status.tracker, sizeof status.tracker, "rescan");
+    snprintf(status.tracker_reason, sizeof status.tracker_reason, "this kernel does not describe its types");
+    status.rescan_interval_s = 300;
+    is_cause(&f, "not_tracked", "info", "does not describe its types), so all of its disks (96.0 MiB) are read and compared every 300 s");
+}
+
+int main(void)
+{
+    test_well();
+    test_links();
+    test_troubles();
+    test_orders();
+    test_behind();
+    test_limit();
+    test_notes();
+    test_points();
+    return tap_done();
+}

@@ -1,0 +1,69 @@
+import Box from '@cloudscape-design/components/box';
+import Container from '@cloudscape-design/components/container';
+import Header from '@cloudscape-design/components/header';
+import KeyValuePairs from '@cloudscape-design/components/key-value-pairs';
+import Link from '@cloudscape-design/components/link';
+import SpaceBetween from '@cloudscape-design/components/space-between';
+import Table from '@cloudscape-design/components/table';
+import { useQuery } from '@tanstack/react-query';
+import { useNavigate, useParams } from 'react-router-dom';
+import { get, type Replication, type Server } from '../api';
+import { bytes, caughtUp, duration, rate, time } from '../format';
+import { Chart } from '../parts/chart';
+import { Empty, Failure, Status } from '../parts/common';
+import { CauseAlert } from '../parts/replication';
+
+export function ServerPage() {
+  const { name = '' } = useParams();
+  const navigate = useNavigate();
+  const server = useQuery({ queryKey: ['server', name], queryFn: () => get<Server>(`/v1/servers/${encodeURIComponent(name)}`) });
+
+  if (server.error) return <Failure error={server.error} what={`The server ${name} could not be read`} />;
+  if (!server.data) return <Box padding="l">Reading the server…</Box>;
+  const { wave, address, owner, application, lifecycle, disks, replication } = server.data;
+  const path = `/waves/${encodeURIComponent(wave)}`;
+
+  return (
+    <SpaceBetween size="l">
+      <Header variant="h1" description={[application, address, owner].filter(Boolean).join(' · ')}>{name}</Header>
+      <CauseAlert replication={replication} />
+      <Container header={<Header variant="h2" {...(replication?.reported ? { description: `Reported ${time(replication.reported)}` } : {})}>Replication</Header>}>
+        {replication ? <SpaceBetween size="l"><Figures replication={replication} /><Chart server={name} /></SpaceBetween> : <Empty>Replication has not started: the wave pushes the agent.</Empty>}
+      </Container>
+      <Container>
+        <KeyValuePairs columns={3} items={[
+          { label: 'Wave', value: <Link href={path} onFollow={event => { event.preventDefault(); navigate(path); }}>{wave}</Link> },
+          { label: 'Lifecycle', value: <Status state={lifecycle} /> },
+          { label: 'Instance', value: server.data.instance ? `${server.data.instance.kind}, ${server.data.instance.state}, door ${server.data.instance.door}` : '–' },
+        ]} />
+      </Container>
+      <Table<Server['disks'][number]> items={disks} trackBy="id" header={<Header variant="h2" counter={`(${disks.length})`}>Disks</Header>} empty={<Empty>No disk is known yet.</Empty>}
+        ariaLabels={{ tableLabel: 'Disks', itemSelectionLabel: (_, disk) => disk.name, selectionGroupLabel: 'Disks' }}
+        columnDefinitions={[
+          { id: 'name', header: 'Disk', isRowHeader: true, cell: disk => disk.name },
+          { id: 'size', header: 'Size', cell: disk => bytes(disk.size_bytes) },
+          { id: 'id', header: 'Identity', cell: disk => disk.id },
+        ]} />
+    </SpaceBetween>
+  );
+}
+
+function Figures({ replication }: { replication: Replication }) {
+  const limit = replication.limit_bytes_per_s ? `; limit ${rate(replication.limit_bytes_per_s)}` : '; no limit in force';
+  return (
+    <KeyValuePairs columns={4} items={[
+      { label: 'State', value: <Status state={replication.state} /> },
+      { label: 'Caught up in', value: caughtUp(replication) },
+      { label: 'Backlog', value: bytes(replication.backlog_bytes) },
+      { label: 'Lag', value: duration(replication.lag_ms) },
+      { label: 'Written anew (churn)', value: rate(replication.churn_bytes_per_s) },
+      { label: 'Gets across (rate)', value: rate(replication.rate_bytes_per_s) + limit },
+      { label: 'Held up by', value: replication.bottleneck ?? 'nothing' },
+      { label: 'Newest point', value: replication.newest_point_age_ms === null ? 'none yet' : `${duration(replication.newest_point_age_ms)} old` },
+      { label: 'Disks', value: bytes(replication.bytes_total) },
+      { label: 'Read', value: bytes(replication.bytes_read) },
+      { label: 'Sent', value: bytes(replication.bytes_sent) },
+      { label: 'Stored', value: bytes(replication.bytes_stored) },
+    ]} />
+  );
+}
