@@ -164,20 +164,15 @@ class Place(ends.Ends):
         got = work()
         return time.monotonic() - begun, got
 
-    @staticmethod
-    def settle(look):
-        """Waits until what is counted stands still for longer than the agent's words are apart."""
-        last, since = look(), time.monotonic()
-        while time.monotonic() - since < 2.5:
-            time.sleep(0.2)
-            if look() != last:
-                last, since = look(), time.monotonic()
-
     def same_as(self, point, loop):
         """Raises where the point's first disk is not, byte by byte, what the device holds."""
         uri = self.ask("export", point=point)["disks"][0]["nbd_uri"]
         run("bash", "-o", "pipefail", "-c", f"nbdcopy '{uri}' - | cmp - {loop}")
         self.ask("unexport", point=point)
+
+    def follows(self, server):
+        """Waits until the agent has sent all once, and follows what changes."""
+        wait_for(f"the agent of {server} to follow changes", lambda: self.ask("status", server=server)["servers"][0]["state"] == "CONTINUOUS", 1800)
 
     def synced(self, server):
         """Seconds until the server's first recovery point is committed, and its replication object."""

@@ -9,7 +9,7 @@ import time
 from common import MIB, Place, run, wait_for
 from lag import percentile
 
-DURATION = "8 min, quick 1 min (--minutes: how long the churn lasts, 3)"
+DURATION = "4 min, quick 1 min (--minutes: how long the churn lasts, 2)"
 DISK_MIB, NOISE_MIB = 1024, 4
 PAGE, WRITES_PER_S = 4096, 5  # by each
 LAG_LIMIT_S = 60              # steps/verify_replication's own
@@ -104,7 +104,7 @@ def check(place, servers, loops):
 
 def measure(build, quick, minutes=None, agents=None):
     agents = agents or (10 if quick else 200)
-    seconds = (minutes or (0.2 if quick else 3)) * 60
+    seconds = (minutes or (0.2 if quick else 2)) * 60
     servers = [f"web{number:03}" for number in range(agents)]
     with Place(build) as place:
         place.certificates("replicator:r1", *(f"agent:{server}" for server in servers))
@@ -119,6 +119,8 @@ def measure(build, quick, minutes=None, agents=None):
         sizes_after = memory(place.processes["replicator"])
         check(place, servers, loops)
         gone = [server for server in servers if place.processes[f"agent-{server}"].poll() is not None]
+        for server in servers:  # all at once: each takes a moment
+            place.processes[f"agent-{server}"].terminate()
         for server in servers:
             place.stop(f"agent-{server}")
     rate = churn.count / seconds
@@ -129,7 +131,8 @@ def measure(build, quick, minutes=None, agents=None):
     yield {"what": f"agents of {agents} with an error, or gone", "unit": "", "ours": len({line.split(":")[0] for line in wrong} | set(gone)), "goal": {"ours_at_most": 0}, "how": how}
     yield {"what": "longest lag of any", "unit": "s", "ours": round(max(lags), 2), "goal": {"ours_at_most": LAG_LIMIT_S}, "how": f"the same run; p99 {percentile(lags, 0.99):.2f} s"}
     yield {"what": "p99 of the age of the newest point, all servers", "unit": "s", "ours": round(percentile(ages, 0.99), 2), "how": f"the same run; longest {max(ages):.2f} s"}
-    yield {"what": "memory of the replicator for each session", "unit": "MiB", "ours": round(slope([(count, own) for count, own, _ in sizes]) / MIB, 3), "goal": {"ours_at_most": 2.0},
-           "how": f"slope over 0 to {agents} sessions of its anonymous memory: {sizes[0][1] / MIB:.0f} to {sizes[-1][1] / MIB:.0f} MiB ({sizes_after[0] / MIB:.0f} after the churn); "
-                  f"all resident {sizes_after[1] / MIB:.0f} MiB, the index's file included"}
+    resting, churning = slope([(count, own) for count, own, _ in sizes]), (sizes_after[0] - sizes[0][1]) / agents
+    yield {"what": "memory of the replicator for each session", "unit": "MiB", "ours": round(max(resting, churning) / MIB, 3), "goal": {"ours_at_most": 2.0},
+           "how": f"the larger of: the slope of its anonymous memory over 0 to {agents} sessions, {sizes[0][1] / MIB:.0f} to {sizes[-1][1] / MIB:.0f} MiB ({resting / MIB:.2f} each); what it holds after "
+                  f"the churn, {sizes_after[0] / MIB:.0f} MiB ({churning / MIB:.2f} each); all resident {sizes_after[1] / MIB:.0f} MiB, the index's file included"}
     yield {"what": "memory of an agent", "unit": "MiB", "ours": round(percentile(agent_memory, 0.5) / MIB, 1), "how": "median, anonymous memory, with memory_mib 8 and a disk of 1 GiB"}

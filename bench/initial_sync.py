@@ -3,7 +3,7 @@ import roofline
 from common import Place
 from peers import ALL, warm
 
-DURATION = "11 min, quick 1 min"
+DURATION = "9 min, quick 1 min"
 
 
 def ours(place, loop):

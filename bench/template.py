@@ -5,7 +5,7 @@ from common import MIB, Place, run
 from incremental import loopback_bytes
 from peers import Borg, Nbdcopy, Pipe, Restic, warm
 
-DURATION = "4 min, quick 1 min"
+DURATION = "3 min, quick 1 min"
 
 
 def rsync(place, first, second):
@@ -50,7 +50,7 @@ def second_of(place, kind, disks):
 
 
 def measure(build, quick):
-    size_mib, own_mib = (256, 10) if quick else (10240, 200)
+    size_mib, own_mib = (256, 10) if quick else (4096, 200)
     with Place(build) as place:
         disks = [place.disk("first", size_mib)]
         disks.append(place.disk("second", size_mib, own_mib, template=disks[0][1]))

@@ -3,7 +3,7 @@ from common import MIB, Place
 from link import Link
 from peers import ALL, Convert, warm
 
-DURATION = "10 min, quick 1 min"
+DURATION = "4 min, quick 1 min"
 MBIT_PER_S, RTT_MS = 100, 50
 # qemu-img does as nbdcopy, which sends as much: one stands for both.
 PEERS = [kind for kind in ALL if kind is not Convert]
@@ -36,7 +36,7 @@ def figures(size_mib, got, shares):
 
 
 def measure(build, quick):
-    size_mib = 64 if quick else 1024
+    size_mib = 64 if quick else 768
     with Place(build) as place:
         loop, image = place.disk("source", size_mib)
         with Link(place, MBIT_PER_S, RTT_MS) as link:

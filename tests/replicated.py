@@ -24,12 +24,13 @@ class World(ends.Ends):
     def certificates(self, *names):
         super().certificates("replicator:r1", "agent:web01", "agent:db01", *names)
 
-    def disk(self, size):
+    def disk(self, size, behind=0):
+        """With so many bytes behind its file system."""
         image = self.dir / "source.raw"
         with open(image, "wb") as f:
             f.truncate(size)
         self.loop = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
-        run("mkfs.ext4", "-q", "-F", "-b", "4096", self.loop)
+        run("mkfs.ext4", "-q", "-F", "-b", "4096", self.loop, (size - behind) // 4096)
         self.mounted = self.dir / "mnt"
         self.mounted.mkdir()
         run("mount", self.loop, self.mounted)

@@ -15,7 +15,9 @@ const char agent_config_help[] =
     "  \"hold_limit_s\": 1800,                 how long a held point stays frozen without a thaw\n"
     "  \"bytes_per_s\": 0,                     on the network; 0: no limit\n"
     "  \"read_bytes_per_s\": 0,                from the disks\n"
+    "  \"cpu_percent\": 0,                     of one processor (200: two)\n"
     "  \"memory_mib\": 64,                     buffers for chunks on their way\n"
+    "  \"memory_bound_mib\": 128,              all that it takes; fewer buffers where the disks need the rest\n"
     "  \"tracker\": \"auto\",                    or \"rescan\": compare checksums instead of following writes\n"
     "  \"rescan_interval_s\": 300,\n"
     "  \"before_freeze\": \"\",                  programs around a freeze\n"
@@ -34,7 +36,9 @@ static const struct number numbers[] = {
     NUMBER("hold_limit_s", hold_limit_ms, 1, 86400, 1800, 1000),
     NUMBER("bytes_per_s", bytes_per_s, 0, INT64_C(1) << 50, 0, 1),
     NUMBER("read_bytes_per_s", read_bytes_per_s, 0, INT64_C(1) << 50, 0, 1),
+    NUMBER("cpu_percent", cpu_percent, 0, 6400, 0, 1),
     NUMBER("memory_mib", memory_mib, 8, 4096, 64, 1),
+    NUMBER("memory_bound_mib", memory_bound_mib, 48, INT64_C(1) << 20, 128, 1),
     NUMBER("rescan_interval_s", rescan_interval_s, 1, 604800, 300, 1),
 };
 struct text {

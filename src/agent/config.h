@@ -19,9 +19,11 @@ struct agent_config {
     char disks[LIMIT_DISKS_PER_SERVER][64]; /* names in /sys/block */
     int64_t freeze_budget_ms;           /* how long filesystems may stand still for a point: 200 */
     int64_t hold_limit_ms;              /* how long a held point stays frozen without a THAW: 30 minutes */
-    int64_t bytes_per_s;                /* on the wire; 0: no limit. LIMIT overrides it */
+    int64_t bytes_per_s;                /* on the wire; 0: no limit. Of these three and LIMIT's the lower hold */
     int64_t read_bytes_per_s;           /* from disks, outside points; 0: no limit */
-    int64_t memory_mib;                 /* of buffers for chunks in flight: 64 */
+    int64_t cpu_percent;                /* of one processor, for the workers together, outside points; 0: no limit */
+    int64_t memory_mib;                 /* of buffers for chunks in flight: 64, or less where memory_bound_mib leaves less */
+    int64_t memory_bound_mib;           /* all that the agent takes: 128 */
     int64_t rescan_interval_s;          /* between scans where changes can't be followed: 300 */
     bool rescan_only;                   /* "tracker": "rescan": don't try eBPF */
     char before_freeze[256];            /* programs run around a freeze; "": none. One that fails stops the point */

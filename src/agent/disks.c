@@ -41,6 +41,14 @@ __attribute__((format(printf, 3, 4))) static bool sys_line(char *out, size_t siz
     return true;
 }
 
+int64_t disks_request_bytes(const char *name)
+{
+    char text[32];
+    int64_t kib = sys_line(text, sizeof text, "/sys/block/%s/queue/max_sectors_kb", name) ? strtoll(text, NULL, 10) : 0;
+
+    return (kib > 0 ? kib : 512) * 1024;
+}
+
 int disks_size(const char *name, int64_t *size_bytes, struct err *e)
 {
     char text[32];

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <malloc.h>
 #include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -150,6 +151,7 @@ int engine_advance_pass(struct agent *a)
     }
     if (a->pass == PASS_DRAINING && a->acked >= a->pass_watermark) {
         a->pass = PASS_DONE;
+        a->pass_ended = true;
         a->rescan_pass = false;
         a->synced_at_us = clock_monotonic_us();
     }
@@ -201,6 +203,15 @@ static void set_watermark(struct agent *a)
 
 /* ---- disks ---- */
 
+/* A disk's part of what there is for the chunks to do. */
+static int64_t blocks_of(const struct agent *a, int64_t chunk_count)
+{
+    int64_t most = bits_blocks(chunk_count), part;
+
+    part = BITS_BLOCKS_LEAST + (int64_t)((double)a->memory.spare_blocks * (double)chunk_count / (double)a->memory.chunk_count);
+    return part < most ? part : most > BITS_BLOCKS_LEAST ? most : BITS_BLOCKS_LEAST;
+}
+
 static int open_disk(struct agent *a, int disk, struct err *e)
 {
     struct agent_disk *d = &a->disks[disk];
@@ -211,7 +222,8 @@ static int open_disk(struct agent *a, int disk, struct err *e)
     if (d->fd < 0)
         return err_errno(e, errno, "can't open %s", path);
     d->chunk_count = track_chunks(d->info.size_bytes);
-    d->todo = xcalloc((size_t)(d->chunk_count + 63) / 64, sizeof *d->todo);
+    d->request_bytes = disks_request_bytes(d->info.name);
+    d->todo = bits_new(d->chunk_count, blocks_of(a, d->chunk_count));
     if (!a->tracker)
         d->sums = track_sums_new(d->chunk_count);
     todo_all(a, disk);
@@ -222,7 +234,7 @@ static void close_disk(struct agent_disk *d)
 {
     if (d->fd >= 0)
         close(d->fd);
-    free(d->todo);
+    bits_free(&d->todo);
     track_sums_free(&d->sums);
     *d = (struct agent_disk){.fd = -1};
 }
@@ -273,6 +285,32 @@ static void attach(struct agent *a, const struct disk *disks, int count)
     set_tracker(a, t, e.message);
 }
 
+/* What there is memory for. Buffers and workers stay as they were made at the start. */
+static int plan_memory(struct agent *a, const struct disk *disks, int count, struct err *e)
+{
+    struct agent_config c = *a->config;
+    struct memory_wants w = {.disk_count = count, .tracked = a->tracker != NULL, .cores = (int)sysconf(_SC_NPROCESSORS_ONLN)};
+    struct memory_plan plan;
+
+    for (int i = 0; i < count; i++) {
+        w.disk_bytes += disks[i].size_bytes;
+        w.chunk_count += track_chunks(disks[i].size_bytes);
+    }
+    if (a->batch_count) {
+        c.memory_mib = (int64_t)a->batch_count * (int64_t)BATCH_BYTES >> 20;
+        w.cores = a->worker_count;
+    }
+    if (memory_plan(&c, &w, &plan, e) < 0)
+        return -1;
+    if (a->batch_count && plan.buffers_bytes < (int64_t)a->batch_count * (int64_t)BATCH_BYTES)
+        return err_set(e, ERR_LIMIT, "the disks have grown: there is too little memory for them beside the buffers. Restart the agent, or set memory_bound_mib higher");
+    if (plan.buffers_bytes < c.memory_mib << 20)
+        log_warn("%lld MiB of buffers, not %lld: the disks need the rest of the %lld MiB that memory_bound_mib allows", (long long)(plan.buffers_bytes >> 20),
+                 (long long)c.memory_mib, (long long)c.memory_bound_mib);
+    a->memory = plan;
+    return 0;
+}
+
 /* The disks as they are now, all their chunks to do, in a new epoch. No job may be at work. */
 static int set_up_disks(struct agent *a, struct err *e)
 {
@@ -286,6 +324,8 @@ static int set_up_disks(struct agent *a, struct err *e)
         close_disk(&a->disks[i]);
     a->disk_count = 0;
     attach(a, found, count);
+    if (plan_memory(a, found, count, e) < 0)
+        return -1;
     for (int i = 0; i < count; i++) {
         a->disks[i] = (struct agent_disk){.info = found[i], .fd = -1};
         a->disk_count = i + 1;
@@ -295,6 +335,7 @@ static int set_up_disks(struct agent *a, struct err *e)
         log_info("disk %s (%s): %lld bytes", found[i].name, found[i].id, (long long)found[i].size_bytes);
     }
     atomic_store(&a->bytes_total, total);
+    burden_begin(a);
     return new_epoch(a, e);
 }
 
@@ -383,9 +424,7 @@ static void obey(struct agent *a, const struct command *c)
         break;
     case WIRE_LIMIT:
         pthread_mutex_lock(&a->lock);
-        a->rate_void |= a->limit_bytes_per_s != c->simple.value;
-        a->limit_bytes_per_s = c->simple.value;
-        a->limit_free_us = 0;
+        link_limit(a, &c->limit);
         pthread_mutex_unlock(&a->lock);
         break;
     case WIRE_DETACH:
@@ -424,6 +463,7 @@ static int turn(struct agent *a)
     check_disks(a);
     if (!a->conn)
         return -1;
+    burden_look(a);
     if (!a->paused && !a->held) {
         engine_advance_pass(a);
         take_regularly(a);
@@ -551,6 +591,9 @@ static void unmake(struct agent **at)
     free_ptr(at);
 }
 
+/* One arena for all threads: each other one would lock 64 MiB of addresses. */
+static void be_small(void) { mallopt(M_ARENA_MAX, 1); }
+
 static void lock_in_memory(void)
 {
     if (mlockall(MCL_CURRENT | MCL_FUTURE) < 0)
@@ -574,6 +617,7 @@ int agent_run(const struct agent_config *c, const atomic_bool *stop, struct err 
     if (freezer_start(marker, &a->freezer, e) < 0)
         return -1;
     be_modest();
+    be_small();
     if (open_identity(a, e) < 0 || set_up_disks(a, e) < 0 || pipeline_start(a, e) < 0 || reporter_start(a, e) < 0)
         return -1;
     lock_in_memory();

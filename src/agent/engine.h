@@ -10,8 +10,11 @@
 #pragma once
 
 #include "agent/agent.h"
+#include "agent/bits.h"
 #include "agent/disks.h"
 #include "agent/freeze.h"
+#include "agent/gentle.h"
+#include "agent/memory.h"
 #include "agent/outlook.h"
 #include "track/track.h"
 #include "wire/conn.h"
@@ -70,10 +73,10 @@ struct agent_disk {
     struct disk info;
     int fd;               /* O_DIRECT */
     int64_t chunk_count;
-    uint64_t *todo;       /* the engine's: chunks to offer; (chunk_count + 63) / 64 words. a->pages has pages of some of them */
-    int64_t todo_count;
+    int64_t request_bytes; /* the kernel makes requests of at most so many */
+    struct bits *todo;    /* the engine's: chunks to offer. a->pages has pages of some of them */
     int64_t todo_bytes;   /* pages where only pages are to do */
-    int64_t cursor;       /* the engine's: the next word of todo to look at */
+    int64_t cursor;       /* the engine's: the next chunk of todo to look at */
     struct track_sums *sums; /* where writes can't be followed; else NULL */
 };
 
@@ -83,6 +86,7 @@ struct command {
         struct wire_take_point take_point;
         struct wire_hash *hash; /* owned */
         struct wire_simple simple;
+        struct wire_limit limit;
     };
 };
 
@@ -94,6 +98,18 @@ struct note {
     char kind[WIRE_NAME_SIZE]; /* "": none */
     char text[WIRE_TEXT_SIZE];
     int64_t at_us;             /* monotonic */
+};
+
+/* Totals of the disks and of what the agent did on them. */
+struct burden {
+    bool known; /* the kernel keeps statistics of every disk */
+    int64_t at_us, reads, read_us, writes, write_us, own_requests, own_us, own_bytes;
+    int64_t stalled_us; /* -1: not known */
+};
+
+struct flow { /* what the connection was doing when it was looked at last */
+    int64_t looked_us, sent_bytes, quiet_until_us;
+    struct tls_flow tcp;
 };
 
 enum pass { PASS_RUNNING, PASS_DRAINING, PASS_DONE };
@@ -113,6 +129,8 @@ struct agent {
     char boot_id[WIRE_TOKEN_SIZE];
 
     uint8_t zero_hash[HASH_SHA256_SIZE]; /* of a chunk of zero bytes */
+
+    struct memory_plan memory; /* of the disks that there are */
 
     /* offers */
     uint8_t **free_batches;
@@ -147,6 +165,8 @@ struct agent {
     struct wire_welcome *welcome;
     int64_t last_heard_us; /* the receiver's */
     int64_t last_ping_us;  /* the reporter's */
+    atomic_int pack_level; /* of what is sent; 0: chunk by chunk. See flow.c */
+    struct flow flow;      /* the reporter's */
     struct command commands[COMMANDS_MAX];
     unsigned command_first, command_count;
 
@@ -160,6 +180,7 @@ struct agent {
     uint64_t held_writes[LIMIT_DISKS_PER_SERVER];
     int64_t step_request, step_told; /* of the point that is taken in step with other servers (0: none): the last POINT_GO; -1: none yet */
     struct freezer *freezer; /* the engine's */
+    int vain_hopes;          /* the engine's: for a quiet moment, since the last one that came */
     int64_t last_take_us, synced_at_us, take_watermark_us; /* monotonic; see engine_take */
     uint64_t take_watermark;
     int64_t next_scan_us, next_disk_check_us;
@@ -168,13 +189,19 @@ struct agent {
     struct err trouble;      /* a disk can't be read, …: for a minute the state is STALLED */
     int64_t trouble_us;
     struct note note;
-    int64_t limit_bytes_per_s, limit_free_us, read_free_us;
+    struct pace send_pace, read_pace; /* bytes */
+    int64_t read_limit, read_back_off; /* of which read_pace keeps to the lower */
+    struct gentle gentle;
+    struct burden burden;             /* the engine's: at the last look */
+    struct pace cpu_pace;             /* microseconds of a processor */
 
     atomic_llong bytes_total, bytes_read, bytes_sent, bytes_acked, bytes_marked, todo_bytes;
+    atomic_llong own_requests, own_read_us; /* of reading: see burden.c */
     bool taking_marks;        /* while it is set, marks that wait can't be told from those just taken */
     int64_t waiting_bytes;    /* that marks in the kernel name */
     bool outlook_void;        /* counters began anew */
     bool rate_void;           /* the limit has changed */
+    bool pass_ended;          /* and the reporter has not seen it */
     struct outlook outlook;   /* the reporter's */
     double weights[SPENT_COUNT]; /* the reporter's: spent_us, of late */
     int64_t weighed_us[SPENT_COUNT];
@@ -206,6 +233,12 @@ int chunks_read(struct agent *a, struct offer *o, struct err *e); /* into the ba
 /* The pages that were read, one after the other at the chunk's start: their bytes. */
 size_t chunks_gather(uint8_t *chunk, uint32_t pages);
 
+/* flow.c: where the network is what limits, more is compressed. */
+void flow_begin(struct agent *a, const struct wire_conn *c); /* a new connection */
+void flow_look(struct agent *a);                             /* the reporter's, several times a second, while it keeps the connection */
+bool flow_packs(const struct agent *a, const struct offer *o); /* whether what is needed of it goes as a part of the stream */
+int flow_next_level(int level, double busy_share, double held_share, double bytes_per_s, bool has_work);
+
 /* todo.c */
 void todo_set(struct agent *a, int disk, int64_t chunk); /* as a whole */
 void todo_mark(struct agent *a, int disk, int64_t chunk, uint32_t pages); /* these pages, too */
@@ -217,6 +250,8 @@ int todo_next(struct agent *a, int disk, uint32_t *chunks, uint16_t *pages, int 
 
 /* link.c */
 int link_dial(const struct agent_config *c, struct err *e); /* a connected socket to the replicator, through the proxy where there is one */
+void link_limit(struct agent *a, const struct wire_limit *l); /* under lock: what the replicator says, and our own settings: the lower holds */
+void link_pace_reading(struct agent *a); /* under lock: the limit or the back-off has changed */
 int link_open(struct agent *a, struct err *e);  /* dials, says HELLO, hears WELCOME, starts the receiver */
 void link_close(struct agent *a);               /* requeues what wasn't acknowledged */
 void link_say_bye(struct agent *a, enum err_kind kind, const char *message);
@@ -243,6 +278,9 @@ void step_hear(struct agent *a, const struct wire_simple *go); /* the receiver's
 int step_say(struct agent *a, enum wire_step step, struct err *e);
 /* Until told to come to that step (at most deadline_us). */
 int step_wait(struct agent *a, enum wire_step step, int64_t deadline_us, struct err *e);
+/* burden.c: the engine's */
+void burden_begin(struct agent *a); /* other disks */
+void burden_look(struct agent *a);  /* may be called often */
 
 /* status.c */
 /* Under lock. Stands while all is read again; that disks have changed, two minutes longer. */

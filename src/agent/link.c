@@ -90,6 +90,8 @@ static void hear_command(struct agent *a, const struct wire_frame *f, struct err
     if (f->type == WIRE_HASH) {
         c.hash = xcalloc(1, sizeof *c.hash);
         result = wire_json_decode(f->type, f->payload, f->size, c.hash, sizeof *c.hash, e);
+    } else if (f->type == WIRE_LIMIT) {
+        result = wire_json_decode(f->type, f->payload, f->size, &c.limit, sizeof c.limit, e);
     } else if (f->type == WIRE_TAKE_POINT) {
         result = wire_json_decode(f->type, f->payload, f->size, &c.take_point, sizeof c.take_point, e);
     } else {
@@ -198,6 +200,22 @@ static int start_receiver(struct agent *a, struct err *e)
     return 0;
 }
 
+void link_pace_reading(struct agent *a)
+{
+    pace_set(&a->read_pace, pace_lower(a->read_limit, a->read_back_off), clock_monotonic_us());
+}
+
+void link_limit(struct agent *a, const struct wire_limit *l)
+{
+    int64_t now_us = clock_monotonic_us(), sent = a->send_pace.per_s, read = a->read_pace.per_s;
+
+    pace_set(&a->send_pace, pace_lower(l->value, a->config->bytes_per_s), now_us);
+    a->read_limit = pace_lower(l->read_bytes_per_s, a->config->read_bytes_per_s);
+    link_pace_reading(a);
+    pace_set(&a->cpu_pace, pace_lower(l->cpu_percent, a->config->cpu_percent) * US_PER_S / 100, now_us);
+    a->rate_void |= a->send_pace.per_s != sent || a->read_pace.per_s != read;
+}
+
 /* Why all is offered again, unless that is known already. */
 static void say_why(struct agent *a, bool same, bool whole)
 {
@@ -220,7 +238,6 @@ static void resume(struct agent *a)
 {
     bool same = strcmp(a->welcome->epoch, a->epoch) == 0 && (uint64_t)a->welcome->applied >= a->reported_ack;
     bool whole = true;
-    int64_t limit;
 
     for (int i = 0; i < a->disk_count; i++)
         whole &= a->welcome->disks[i].whole;
@@ -236,11 +253,10 @@ static void resume(struct agent *a)
         a->rescan_pass = whole;
         a->reported_ack = 0;
     }
-    limit = a->welcome->limit_bytes_per_s ? a->welcome->limit_bytes_per_s : a->config->bytes_per_s;
+    a->paused = false; /* the replicator says it again where it still holds */
     a->window = (uint64_t)a->welcome->window_offers;
-    a->rate_void |= a->limit_bytes_per_s != limit;
-    a->limit_bytes_per_s = limit;
-    a->limit_free_us = 0;
+    link_limit(a, &(struct wire_limit){.value = a->welcome->limit_bytes_per_s});
+    a->send_pace.free_us = 0;
     atomic_store(&a->todo_bytes, todo_bytes(a));
 }
 
@@ -265,6 +281,7 @@ int link_open(struct agent *a, struct err *e)
         return -1;
     pthread_mutex_lock(&a->lock);
     resume(a);
+    flow_begin(a, c);
     a->conn = c;
     c = NULL;
     a->broken = false;

@@ -21,6 +21,8 @@ void outlook_forget_rate(struct outlook *o, int64_t now_us)
     o->rate = OUTLOOK_UNKNOWN;
 }
 
+void outlook_end_pass(struct outlook *o, int64_t now_us) { o->rate_from_us = now_us; }
+
 static const struct outlook_sample *at(const struct outlook *o, int index) { return &o->samples[(o->first + index) % OUTLOOK_SAMPLES]; }
 
 /* The oldest sample that is not older than from_us. */

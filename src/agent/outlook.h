@@ -25,7 +25,7 @@
 #define OUTLOOK_NEVER (-2)
 #define OUTLOOK_SAMPLES 620 /* at one a second: ten minutes and some */
 
-/* Counters that only rise, but for what outlook_reset and outlook_forget_rate are for. */
+/* Counters that only rise, but for what outlook_reset is for. */
 struct outlook_sample {
     int64_t at_us;         /* monotonic */
     int64_t acked_bytes;   /* content made durable */
@@ -45,6 +45,8 @@ struct outlook {
 
 void outlook_reset(struct outlook *o); /* before the first sample, and when a counter starts anew */
 void outlook_forget_rate(struct outlook *o, int64_t now_us); /* the limit has changed */
+/* A pass is over: of its chunks many did not travel, and changes will be slower. The rate stands until there is one of changes alone. */
+void outlook_end_pass(struct outlook *o, int64_t now_us);
 /* lag_us: for how long the copy has been behind; 0: not known. Sets rate and churn. */
 void outlook_feed(struct outlook *o, const struct outlook_sample *s, int64_t lag_us);
 /* behind: there is a pass over all chunks, or the lag is long: then churn counts. Milliseconds, OUTLOOK_UNKNOWN or OUTLOOK_NEVER. */

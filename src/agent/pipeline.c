@@ -8,9 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #define STACK_BYTES (256u << 10) /* locked in memory, so not the usual 8 MiB */
+#define PACE_PIECE_US (50 * US_PER_MS)
 
 static struct offer *slot_of(struct agent *a, uint64_t number) { return &a->offers[number % OFFERS_MAX]; }
 
@@ -52,7 +54,7 @@ int pipeline_fill(struct agent *a, bool read_only)
     struct offer *o = NULL;
     int disk = 0;
 
-    while (disk < a->disk_count && !a->disks[disk].todo_count)
+    while (disk < a->disk_count && !a->disks[disk].todo->count)
         disk++;
     if (disk == a->disk_count)
         return 0;
@@ -139,24 +141,27 @@ bool pipeline_all_read(const struct agent *a)
 
 /* ---- reading ---- */
 
-/* A limit in bytes a second: *free_us is when the next bytes may go. Sleeps in pieces, so that a stop is seen. */
-static void keep_to_limit(struct agent *a, int64_t bytes_per_s, int64_t *free_us, int64_t bytes)
-{
-    int64_t until_us, now_us = clock_monotonic_us();
+/* Under lock: the source stands still, or somebody waits for a point: no pace but the network's. */
+static bool in_a_hurry(const struct agent *a) { return a->urgent_reads || a->held; }
 
-    if (bytes_per_s <= 0)
-        return;
+/* Waits for the turn of so many units, in pieces, so that a stop is seen, and another limit: then what is left of the wait changes with it. */
+static void keep_to_pace(struct agent *a, struct pace *p, int64_t units)
+{
+    int64_t now_us = clock_monotonic_us(), until_us, per_s;
+    bool waits = true;
+
     pthread_mutex_lock(&a->lock);
-    if (*free_us < now_us)
-        *free_us = now_us;
-    until_us = *free_us;
-    *free_us += bytes * US_PER_S / bytes_per_s;
+    per_s = p->per_s;
+    until_us = now_us + pace_book(p, units, now_us);
     pthread_mutex_unlock(&a->lock);
-    while ((now_us = clock_monotonic_us()) < until_us && !atomic_load(a->stop)) {
-        clock_sleep_us(until_us - now_us > 100 * US_PER_MS ? 100 * US_PER_MS : until_us - now_us);
+    while (waits && (now_us = clock_monotonic_us()) < until_us && !atomic_load(a->stop)) {
+        clock_sleep_us(until_us - now_us > PACE_PIECE_US ? PACE_PIECE_US : until_us - now_us);
         pthread_mutex_lock(&a->lock);
-        if (a->workers_stop || (a->broken && free_us == &a->limit_free_us)) /* nobody waits for these bytes any more */
-            until_us = 0;
+        if (p->per_s != per_s)
+            until_us = p->per_s ? now_us + (int64_t)((double)(until_us - now_us) * (double)per_s / (double)p->per_s) : 0;
+        per_s = p->per_s;
+        /* Nobody waits for these bytes any more; or somebody waits for a point. */
+        waits = !a->workers_stop && (p == &a->send_pace ? !a->broken : !in_a_hurry(a));
         pthread_mutex_unlock(&a->lock);
     }
 }
@@ -323,10 +328,30 @@ int pipeline_ack(struct agent *a, uint64_t number, struct err *e)
     return result;
 }
 
+static int send_frame(struct agent *a, const struct buf *frame, bool packed, struct err *e)
+{
+    int64_t sent = (int64_t)frame->size_bytes, begun_us = clock_monotonic_us();
+    int level = atomic_load(&a->pack_level), result;
+
+    if (packed && level) {
+        result = wire_send_packed(a->conn, frame, level, &sent, e); /* the link's: where it is not, flow.c ends the packing */
+        begun_us = spend(a, SPENT_LINK, begun_us);
+        if (result == 0)
+            keep_to_pace(a, &a->send_pace, sent); /* how much it was is known only now: the next waits */
+        spend(a, SPENT_LIMIT, begun_us);
+    } else {
+        keep_to_pace(a, &a->send_pace, sent);
+        begun_us = spend(a, SPENT_LIMIT, begun_us);
+        result = wire_send_buf(a->conn, WIRE_DATA, frame, e);
+        spend(a, SPENT_LINK, begun_us);
+    }
+    return result;
+}
+
 static int send_chunks(struct agent *a, struct offer *o, struct zip *z, uint8_t *packed, struct buf *frame, struct err *e)
 {
-    int64_t limit, begun_us = clock_monotonic_us();
-    int result;
+    int64_t begun_us = clock_monotonic_us();
+    bool in_stream = flow_packs(a, o);
 
     frame->size_bytes = 0;
     wire_data_begin(frame, o->number);
@@ -338,7 +363,7 @@ static int send_chunks(struct agent *a, struct offer *o, struct zip *z, uint8_t 
 
         if (!wire_needs(&o->need, (unsigned)i))
             continue;
-        packed_size = zip_pack(z, chunk, size, packed);
+        packed_size = in_stream ? 0 : zip_pack(z, chunk, size, packed);
         if (packed_size) {
             c.codec = WIRE_ZSTD;
             c.stored_size = (uint32_t)packed_size;
@@ -346,15 +371,8 @@ static int send_chunks(struct agent *a, struct offer *o, struct zip *z, uint8_t 
         }
         MUST(wire_data_add(frame, &c) == 0); /* a batch's worth always fits a frame */
     }
-    pthread_mutex_lock(&a->lock);
-    limit = a->limit_bytes_per_s;
-    pthread_mutex_unlock(&a->lock);
-    begun_us = spend(a, SPENT_SOURCE, begun_us);
-    keep_to_limit(a, limit, &a->limit_free_us, (int64_t)frame->size_bytes);
-    begun_us = spend(a, SPENT_LIMIT, begun_us);
-    result = wire_send_buf(a->conn, WIRE_DATA, frame, e);
-    spend(a, SPENT_LINK, begun_us);
-    return result;
+    spend(a, SPENT_SOURCE, begun_us);
+    return send_frame(a, frame, in_stream, e);
 }
 
 /* ---- the workers ---- */
@@ -382,13 +400,16 @@ static void do_read(struct agent *a, struct offer *o)
 {
     int64_t begun_us = clock_monotonic_us();
     struct err e = {0};
-    bool limited;
+    bool limited, held_back;
 
     pthread_mutex_lock(&a->lock);
-    limited = !a->urgent_reads;
+    limited = !in_a_hurry(a);
+    held_back = a->read_back_off && a->read_pace.per_s == a->read_back_off;
     pthread_mutex_unlock(&a->lock);
-    if (limited)
-        keep_to_limit(a, a->config->read_bytes_per_s, &a->read_free_us, (int64_t)o->count * WIRE_CHUNK_SIZE);
+    if (limited) {
+        keep_to_pace(a, &a->read_pace, o->for_hashing ? (int64_t)o->count * WIRE_CHUNK_SIZE : o->bytes);
+        begun_us = spend(a, held_back ? SPENT_SOURCE : SPENT_LIMIT, begun_us);
+    }
     after_read(a, o, chunks_read(a, o, &e) < 0, &e);
     spend(a, SPENT_SOURCE, begun_us);
 }
@@ -453,6 +474,28 @@ static void do_job(struct agent *a, const struct job *job, struct tools *t)
     }
 }
 
+static int64_t own_cpu_us(void)
+{
+    struct timespec used;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    return (int64_t)used.tv_sec * US_PER_S + used.tv_nsec / 1000;
+}
+
+/* What a job has used is booked after it, and the worker rests until its turn comes; not while a point is taken. */
+static void do_job_paced(struct agent *a, const struct job *job, struct tools *t)
+{
+    int64_t begun_us = own_cpu_us();
+    bool urgent;
+
+    do_job(a, job, t);
+    pthread_mutex_lock(&a->lock);
+    urgent = in_a_hurry(a);
+    pthread_mutex_unlock(&a->lock);
+    if (!urgent)
+        keep_to_pace(a, &a->cpu_pace, own_cpu_us() - begun_us);
+}
+
 static bool next_job(struct agent *a, struct job *job)
 {
     struct job_queue *q = a->urgent.count ? &a->urgent : &a->later;
@@ -488,7 +531,7 @@ static void *work(void *user)
         if (next_job(a, &job)) {
             a->busy_workers++;
             pthread_mutex_unlock(&a->lock);
-            do_job(a, &job, &t);
+            do_job_paced(a, &job, &t);
             pthread_mutex_lock(&a->lock);
             a->busy_workers--;
             pthread_cond_broadcast(&a->changed);
@@ -509,18 +552,17 @@ static void *work(void *user)
 
 static int make_batches(struct agent *a, struct err *e)
 {
-    a->batch_count = (int)(a->config->memory_mib * (1 << 20) / (int64_t)BATCH_BYTES);
+    a->batch_count = (int)(a->memory.buffers_bytes / (int64_t)BATCH_BYTES);
     a->free_batches = xcalloc((size_t)a->batch_count, sizeof *a->free_batches);
     for (; a->free_count < a->batch_count; a->free_count++)
         if (posix_memalign((void **)&a->free_batches[a->free_count], 4096, BATCH_BYTES) != 0)
-            return err_set(e, ERR_LIMIT, "there is no memory for %lld MiB of buffers: set memory_mib lower",
-                           (long long)a->config->memory_mib);
+            return err_set(e, ERR_LIMIT, "there is no memory for %lld MiB of buffers: set memory_mib or memory_bound_mib lower",
+                           (long long)(a->memory.buffers_bytes >> 20));
     return 0;
 }
 
 int pipeline_start(struct agent *a, struct err *e)
 {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
     pthread_attr_t attributes;
     static const uint8_t zeros[WIRE_CHUNK_SIZE];
 
@@ -531,7 +573,7 @@ int pipeline_start(struct agent *a, struct err *e)
         return -1;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    for (long i = 0; i < (cores < 2 ? 2 : cores > WORKERS_MAX ? WORKERS_MAX : cores); i++) {
+    while (a->worker_count < a->memory.workers) {
         int reason = pthread_create(&a->workers[a->worker_count], &attributes, work, a);
 
         if (reason) {

@@ -30,7 +30,9 @@ static void look_out(struct agent *a, int64_t now_us, int64_t lag_us)
         outlook_reset(&a->outlook);
     else if (a->rate_void)
         outlook_forget_rate(&a->outlook, now_us);
-    a->outlook_void = a->rate_void = false;
+    else if (a->pass_ended)
+        outlook_end_pass(&a->outlook, now_us);
+    a->outlook_void = a->rate_void = a->pass_ended = false;
     if (a->taking_marks) /* the next second tells */
         return;
     if (a->tracker)
@@ -148,8 +150,12 @@ static void describe(struct agent *a, struct wire_status *s)
     s->lag_ms = lag_us / US_PER_MS;
     s->rate_bytes_per_s = a->outlook.rate;
     s->churn_bytes_per_s = a->outlook.churn;
-    s->limit_bytes_per_s = a->limit_bytes_per_s;
+    s->limit_bytes_per_s = a->send_pace.per_s;
     s->eta_ms = moves ? outlook_eta_ms(&a->outlook, s->backlog_bytes, is_behind(a, lag_us), now_us) : s->backlog_bytes ? OUTLOOK_UNKNOWN : 0;
+    s->source_latency_us = a->gentle.latency_us;
+    s->source_latency_without_us = a->gentle.without_us;
+    s->source_latency_with_us = a->gentle.with_us;
+    s->backoff_bytes_per_s = a->gentle.rate;
     s->held = a->held;
     describe_note(a, now_us, s);
     describe_trouble(a, now_us, s);
@@ -189,6 +195,24 @@ static void report(struct agent *a)
     pthread_mutex_unlock(&a->lock);
 }
 
+/* Keeps the connection while it looks: see pipeline_requeue. */
+static void look_at_flow(struct agent *a)
+{
+    bool look;
+
+    pthread_mutex_lock(&a->lock);
+    look = a->conn && !a->broken;
+    a->busy_workers += look;
+    pthread_mutex_unlock(&a->lock);
+    if (!look)
+        return;
+    flow_look(a);
+    pthread_mutex_lock(&a->lock);
+    a->busy_workers--;
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+}
+
 /* Under lock: offers are on their way, and there is nothing for us to do about them. */
 static bool waits_for_answers(const struct agent *a)
 {
@@ -205,6 +229,7 @@ static void *report_regularly(void *user)
         report(a);
         for (int i = 0; i < 10; i++) {
             clock_sleep_us(TICK_US);
+            look_at_flow(a);
             pthread_mutex_lock(&a->lock);
             stop = a->reporter_stop;
             if (waits_for_answers(a))

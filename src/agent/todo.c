@@ -33,15 +33,20 @@ static uint64_t *find_slot(struct agent *a, int disk, int64_t chunk, bool free_o
     return free_one ? empty : NULL;
 }
 
+/* Where memory is short others become to do with one that is added or dropped (bits.h): as a whole, for they have no slot. */
+static void count_others(struct agent_disk *d, int64_t expected)
+{
+    d->todo_bytes += (d->todo->count - expected) * WIRE_CHUNK_SIZE;
+}
+
 /* True where it was not to do before. Whoever calls it counts its bytes. */
 static bool add_chunk(struct agent_disk *d, int64_t chunk)
 {
-    uint64_t bit = UINT64_C(1) << (chunk % 64);
-    bool fresh = !(d->todo[chunk / 64] & bit);
+    bool fresh = !bits_has(d->todo, chunk);
+    int64_t expected = d->todo->count + fresh;
 
-    MUST(chunk >= 0 && chunk < d->chunk_count);
-    d->todo_count += fresh;
-    d->todo[chunk / 64] |= bit;
+    bits_add(d->todo, chunk);
+    count_others(d, expected);
     return fresh;
 }
 
@@ -82,13 +87,8 @@ void todo_mark(struct agent *a, int disk, int64_t chunk, uint32_t pages)
 void todo_all(struct agent *a, int disk)
 {
     struct agent_disk *d = &a->disks[disk];
-    int64_t words = (d->chunk_count + 63) / 64;
 
-    for (int64_t i = 0; i < words; i++)
-        d->todo[i] = UINT64_MAX;
-    if (d->chunk_count % 64)
-        d->todo[words - 1] = UINT64_MAX >> (64 - d->chunk_count % 64);
-    d->todo_count = d->chunk_count;
+    bits_fill(d->todo);
     d->todo_bytes = d->chunk_count * WIRE_CHUNK_SIZE;
     d->cursor = 0;
     for (uint32_t i = 0; i < TRACK_SLOT_COUNT; i++)
@@ -101,7 +101,7 @@ int64_t todo_total(const struct agent *a)
     int64_t total = 0;
 
     for (int i = 0; i < a->disk_count; i++)
-        total += a->disks[i].todo_count;
+        total += a->disks[i].todo->count;
     return total;
 }
 
@@ -128,28 +128,22 @@ static uint16_t take_pages(struct agent *a, int disk, int64_t chunk)
 int todo_next(struct agent *a, int disk, uint32_t *chunks, uint16_t *pages, int limit)
 {
     struct agent_disk *d = &a->disks[disk];
-    int64_t words = (d->chunk_count + 63) / 64, looked = 0;
     int count = 0;
 
-    while (count < limit && d->todo_count > 0 && looked <= words) {
-        uint64_t bits;
+    while (count < limit && d->todo->count > 0) {
+        int64_t chunk = bits_next(d->todo, d->cursor), expected;
 
-        if (d->cursor >= words) {
-            if (count)
-                break; /* an offer's chunks rise */
-            d->cursor = 0;
-        }
-        bits = d->todo[d->cursor];
-        if (!bits) {
-            d->cursor++;
-            looked++;
+        if (chunk < 0 && count)
+            break; /* an offer's chunks rise */
+        d->cursor = chunk + 1;
+        if (chunk < 0)
             continue;
-        }
-        chunks[count] = (uint32_t)(d->cursor * 64 + __builtin_ctzll(bits));
-        pages[count] = take_pages(a, disk, chunks[count]);
+        chunks[count] = (uint32_t)chunk;
+        pages[count] = take_pages(a, disk, chunk);
         count++;
-        d->todo[d->cursor] &= bits - 1;
-        d->todo_count--;
+        expected = d->todo->count - 1;
+        bits_drop(d->todo, chunk);
+        count_others(d, expected);
     }
     return count;
 }

@@ -103,8 +103,33 @@ static void broadcast(struct http_call *c, const json_t *servers)
     }
 }
 
+/* What holds for those servers now: the replicator keeps it until it is told otherwise. */
+static int add_orders(struct http_call *c, const json_t *servers, json_t *answer, struct err *e)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    CLEANUP(json_free) json_t *settings = NULL;
+    json_t *all = json_object(), *said, *orders;
+    int64_t version;
+    size_t index;
+
+    json_object_set_new(answer, "servers", all);
+    if (api_read(c, &tx, e) < 0 || settings_read(tx, &settings, &version, e) < 0)
+        return -1;
+    json_array_foreach(servers, index, said) {
+        const char *server = json_get_string(said, "server", "");
+        int found = inventory_replication_orders(tx, server, json_object_get(settings, "replication"), &orders, e);
+
+        if (found < 0)
+            return -1;
+        if (found)
+            json_object_set_new(all, server, orders);
+    }
+    return 0;
+}
+
 int route_replicator_status(struct http_call *c, struct err *e)
 {
+    CLEANUP(json_free) json_t *answer = json_object();
     CLEANUP(store_rollback) struct store_tx *tx = NULL;
     CLEANUP(json_free) json_t *own = json_copy(c->body), *unknown = json_array();
     struct inventory_by by = api_by(c);
@@ -125,5 +150,6 @@ int route_replicator_status(struct http_call *c, struct err *e)
     if (replicators_keep(tx, c->who.name, own, by.now_us, e) < 0 || store_commit(&tx, e) < 0)
         return -1;
     broadcast(c, servers);
-    return reply_json(c, 200, json_pack("{s:O}", "unknown", unknown));
+    json_object_set(answer, "unknown", unknown);
+    return add_orders(c, servers, answer, e) < 0 ? -1 : reply_json(c, 200, json_incref(answer));
 }

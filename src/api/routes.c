@@ -76,7 +76,7 @@ const struct http_route api_routes[] = {
     ROUTE(POST, "/v1/runner/attempts/{id}/report", route_attempt_report, RUNNER, JSON, .limit_bytes = LIMIT_JSON_BYTES, .summary = "Report progress, renew the lease", .takes = "AttemptReport", .gives = "AttemptAnswer"),
     ROUTE(PUT, "/v1/runner/attempts/{id}/artifacts/{name}", route_attempt_artifact, RUNNER, .input = INPUT_BYTES, .limit_bytes = LIMIT_ARTIFACT_BYTES, .query = "fence", .summary = "Keep an artifact", .takes = "application/octet-stream"),
     ROUTE(POST, "/v1/runner/attempts/{id}/finish", route_attempt_finish, RUNNER, JSON, .limit_bytes = LIMIT_JSON_BYTES, .summary = "Finish an attempt; the same twice is fine", .takes = "AttemptFinish"),
-    ROUTE(POST, "/v1/replicator/status", route_replicator_status, REPLICATOR, JSON, .limit_bytes = LIMIT_JSON_BYTES, .summary = "What a replicator says of its servers and its vault", .takes = "ReplicatorStatus", .gives = "Unknown"),
+    ROUTE(POST, "/v1/replicator/status", route_replicator_status, REPLICATOR, JSON, .limit_bytes = LIMIT_JSON_BYTES, .summary = "What a replicator says of its servers and its vault; it is told how they are to be replicated", .takes = "ReplicatorStatus", .gives = "ReplicatorOrders"),
 
     ROUTE(GET, "/healthz", route_health, PUBLIC, .quick = true, .summary = "The process answers", .gives = "Health"),
     ROUTE(GET, "/readyz", route_ready, PUBLIC, .summary = "The store can be written and the children are up", .gives = "Health"),

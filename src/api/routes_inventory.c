@@ -141,11 +141,28 @@ int route_servers(struct http_call *c, struct err *e)
     return inventory_servers_json(tx, &list, &answer, e) < 0 ? -1 : reply_json(c, 200, answer);
 }
 
+/* What holds for its replication, and who says so. */
+static int add_settings(struct store_tx *tx, const char *name, json_t *server, struct err *e)
+{
+    CLEANUP(json_free) json_t *factory = NULL;
+    json_t *settings = NULL;
+    int64_t version;
+
+    if (settings_read(tx, &factory, &version, e) < 0 ||
+        inventory_replication_settings(tx, name, json_object_get(factory, "replication"), &settings, e) < 0)
+        return -1;
+    return json_object_set_new(server, "replication_settings", settings ? settings : json_null());
+}
+
 static int reply_server(struct http_call *c, struct store_tx *tx, const char *name, int status, struct err *e)
 {
     json_t *server = NULL;
     int found = inventory_server_json(tx, name, &server, e);
 
+    if (found > 0 && add_settings(tx, name, server, e) < 0) {
+        json_decref(server);
+        return -1;
+    }
     if (api_reply_found(c, found, server, "server", name, e) < 0)
         return -1;
     c->reply.status = status;

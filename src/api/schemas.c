@@ -37,7 +37,7 @@ const struct schema schema_table[] = {
     {"NewServer", "name:string! wave:string! application:string? owner:string? address:string! port:integer attributes:object"},
     {"ServerChange", "wave:string application:string? owner:string? address:string port:integer attributes:object host_key:string?"},
     {"Server", "name:string! wave:string? application:string? owner:string? address:string! port:integer! lifecycle:string! attributes:object! "
-               "facts:object? disks:[Disk]! replication:Replication? instance:Instance? host_key:string? version:integer!"},
+               "facts:object? disks:[Disk]! replication:Replication? replication_settings:object? instance:Instance? host_key:string? version:integer!"},
     {"ServerList", "items:[Server]! next:string? total:integer"},
     {"Back", "confirm:string?"},
     {"Import", "applied:boolean! counts:object! changes:[object]! faults:[object]!"},
@@ -54,7 +54,7 @@ const struct schema schema_table[] = {
     {"Check", "phase:string! name:string! title:string! passed:boolean! evidence:string! advice:string?"},
     {"Doctor", "passed:boolean! checks:[Check]!"},
     {"Credential", "name:string! kind:string! user:string secret:string! sudo:string sudo_secret:string"},
-    {"Settings", "replicator:object target:object cmdb:object credential:object sources:object backup:object"},
+    {"Settings", "replicator:object target:object cmdb:object credential:object sources:object replication:object backup:object"},
     {"Backup", "path:string!"},
     {"NewEnrolment", "kind:string! name:string! labels:[string] ttl_s:integer"},
     {"Enrolment", "token:string! expires:time! ca_fingerprint:string!"},
@@ -67,7 +67,7 @@ const struct schema schema_table[] = {
     {"AttemptAnswer", "cancelled:boolean! lease_ms:integer!"},
     {"AttemptFinish", "fence:integer! outcome:string! error:object? result:object?"},
     {"ReplicatorStatus", "servers:[object]! vault:object"},
-    {"Unknown", "unknown:[string]!"},
+    {"ReplicatorOrders", "unknown:[string]! servers:object!"},
     {NULL, NULL},
 };
 

@@ -2,6 +2,7 @@
 #include "api/api.h"
 #include "api/routes.h"
 #include "base/clock.h"
+#include "inventory/rule.h"
 
 #include <string.h>
 
@@ -24,6 +25,7 @@ static const struct setting {
     {"cmdb", "the source CMDB", {TEXT("kind", true), TEXT("url", false), TEXT("token_credential", false)}},
     {"credential", "the credential of servers that name none", {TEXT("name", true)}},
     {"sources", "source networks: {NETWORK:{probe:\"HOST:PORT\"}}", {{NULL, JSON_NULL, false}}},
+    {"replication", "how servers are replicated where neither they nor their wave say", {{NULL, JSON_NULL, false}}},
     {"backup", "how old the newest backup may be for doctor", {NUMBER("max_age_s", false)}},
 };
 
@@ -35,7 +37,7 @@ static const char *type_name(json_type type)
 static void fault(json_t *faults, const char *field, const char *format, ...) __attribute__((format(printf, 3, 4)));
 static void fault(json_t *faults, const char *field, const char *format, ...)
 {
-    char text[300];
+    char text[RULE_REASON_SIZE];
     va_list args;
 
     va_start(args, format);
@@ -50,6 +52,27 @@ static const struct setting *find(const char *name)
         if (strcmp(known[i].name, name) == 0)
             return &known[i];
     return NULL;
+}
+
+/* The rows that waves and servers have, too. */
+static void check_replication(const json_t *value, json_t *faults)
+{
+    CLEANUP(free_ptr) char *names = rule_names(replication_settings);
+    char reason[RULE_REASON_SIZE], field[100];
+    const char *name;
+    json_t *member;
+
+    json_object_foreach((json_t *)(uintptr_t)value, name, member) {
+        const struct rule *r = rule_find(replication_settings, name);
+        json_t *taken = NULL;
+
+        snprintf(field, sizeof field, "replication.%.60s", name);
+        if (!r)
+            fault(faults, field, "there is no such setting; there are: %s", names);
+        else if (rule_take(r, member, &taken, reason) < 0)
+            fault(faults, field, "%s", reason);
+        json_decref(taken);
+    }
 }
 
 static void check(const char *name, const json_t *value, json_t *faults)
@@ -82,6 +105,8 @@ static void check(const char *name, const json_t *value, json_t *faults)
             fault(faults, field, "must be %s", type_name(m->type));
         }
     }
+    if (strcmp(name, "replication") == 0)
+        check_replication(value, faults);
     if (strcmp(name, "replicator") == 0 && json_is_integer(json_object_get(value, "port")) &&
         (json_get_int(value, "port", 0) < 1 || json_get_int(value, "port", 0) > 65535))
         fault(faults, "replicator.port", "must be from 1 to 65535");

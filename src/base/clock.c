@@ -121,7 +121,7 @@ int clock_parse_duration(const char *text, int64_t *duration_us, struct err *e)
 
     if (end != text && count >= 0 && count < 1000000000)
         for (size_t i = 0; i < sizeof units / sizeof units[0]; i++)
-            if (strcmp(end, units[i].suffix) == 0) {
+            if (strcmp(end, units[i].suffix) == 0 && count <= INT64_MAX / units[i].unit_us) {
                 *duration_us = count * units[i].unit_us;
                 return 0;
             }

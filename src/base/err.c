@@ -103,6 +103,25 @@ int err_wrap(struct err *e, const char *format, ...)
     return -1;
 }
 
+int err_also(struct err *e, enum err_kind kind, const char *format, ...)
+{
+    va_list args;
+    size_t used;
+
+    if (!e)
+        return -1;
+    used = e->kind ? strlen(e->message) : 0;
+    if (used)
+        used += (size_t)snprintf(e->message + used, sizeof e->message - used, "; ");
+    if (!e->kind)
+        e->kind = kind;
+    va_start(args, format);
+    if (used < sizeof e->message)
+        vsnprintf(e->message + used, sizeof e->message - used, format, args);
+    va_end(args);
+    return -1;
+}
+
 void err_clear(struct err *e)
 {
     if (e)

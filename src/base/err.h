@@ -53,4 +53,6 @@ int err_set(struct err *e, enum err_kind kind, const char *format, ...) __attrib
 int err_errno(struct err *e, int error_number, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* Puts "what: " before the message that is there. Returns -1. */
 int err_wrap(struct err *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* One fault more: the first as by err_set, the others after it and a semicolon. Returns -1. */
+int err_also(struct err *e, enum err_kind kind, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void err_clear(struct err *e);

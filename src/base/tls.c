@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <netinet/tcp.h>
+#include <linux/tcp.h> /* glibc's lacks tcpi_busy_time */
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
@@ -318,6 +318,17 @@ void tls_cut(struct tls_stream *s)
 {
     atomic_store(&s->cut, true);
     shutdown(s->fd, SHUT_RDWR);
+}
+
+bool tls_flow(const struct tls_stream *s, struct tls_flow *out)
+{
+    struct tcp_info told = {0};
+    socklen_t size = sizeof told;
+
+    if (getsockopt(s->fd, IPPROTO_TCP, TCP_INFO, &told, &size) < 0 || size < offsetof(struct tcp_info, tcpi_sndbuf_limited) + sizeof told.tcpi_sndbuf_limited)
+        return false;
+    *out = (struct tls_flow){.busy_us = (int64_t)told.tcpi_busy_time, .held_us = (int64_t)(told.tcpi_rwnd_limited + told.tcpi_sndbuf_limited), .rtt_us = told.tcpi_rtt};
+    return true;
 }
 
 bool tls_is_stranded(const struct tls_stream *s)

@@ -38,5 +38,13 @@ void tls_cut(struct tls_stream *s);
  * after minutes. false where it can't be told. */
 bool tls_is_stranded(const struct tls_stream *s);
 
+/* What holds up what is sent, by the kernel's count since the connection began. */
+struct tls_flow {
+    int64_t busy_us; /* there was something on its way or waiting to be */
+    int64_t held_us; /* of it: the other end had no room for it, or this one's own buffer was full: not the network */
+    int64_t rtt_us;
+};
+bool tls_flow(const struct tls_stream *s, struct tls_flow *out); /* false where it can't be told (no TCP) */
+
 /* A connected TCP socket (no delay, keep-alive) to a numeric IPv4 or IPv6 address within timeout_ms: the descriptor, or -1. */
 int tls_dial(const char *address, int port, int timeout_ms, struct err *e);

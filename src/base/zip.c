@@ -47,3 +47,87 @@ int zip_unpack(struct zip *z, const void *packed, size_t packed_size, void *out,
         return err_set(e, ERR_CORRUPT, "a compressed block gave %zu bytes where %zu were expected", raw, raw_size);
     return 0;
 }
+
+struct zip_stream {
+    ZSTD_CCtx *packing;   /* one of the two */
+    ZSTD_DCtx *unpacking;
+    bool open; /* unpacking: something was, and its end has not come */
+};
+
+#define WINDOW_LOG 21
+_Static_assert(1u << WINDOW_LOG == ZIP_WINDOW_BYTES, "the window's size");
+
+struct zip_stream *zip_stream_new(int level)
+{
+    struct zip_stream *s = xcalloc(1, sizeof *s);
+
+    s->packing = ZSTD_createCCtx();
+    MUST(s->packing && !ZSTD_isError(ZSTD_CCtx_setParameter(s->packing, ZSTD_c_compressionLevel, level)) &&
+         !ZSTD_isError(ZSTD_CCtx_setParameter(s->packing, ZSTD_c_windowLog, WINDOW_LOG)));
+    return s;
+}
+
+struct zip_stream *zip_stream_unpacker(void)
+{
+    struct zip_stream *s = xcalloc(1, sizeof *s);
+
+    s->unpacking = ZSTD_createDCtx();
+    MUST(s->unpacking && !ZSTD_isError(ZSTD_DCtx_setParameter(s->unpacking, ZSTD_d_windowLogMax, WINDOW_LOG)));
+    return s;
+}
+
+void zip_stream_free(struct zip_stream **s)
+{
+    if (!*s)
+        return;
+    ZSTD_freeCCtx((*s)->packing);
+    ZSTD_freeDCtx((*s)->unpacking);
+    free_ptr(s);
+}
+
+void zip_stream_pack(struct zip_stream *s, const void *bytes, size_t size, bool last, struct buf *out)
+{
+    ZSTD_inBuffer in = {bytes, size, 0};
+    uint8_t part[16384];
+    size_t left;
+
+    do {
+        ZSTD_outBuffer packed = {part, sizeof part, 0};
+
+        left = ZSTD_compressStream2(s->packing, &packed, &in, last ? ZSTD_e_end : ZSTD_e_flush);
+        MUST(!ZSTD_isError(left) && buf_add(out, part, packed.pos) == 0); /* it fails for lack of memory only */
+    } while (left);
+}
+
+/* zstd holds back what had no room. */
+static bool has_more(struct zip_stream *s)
+{
+    uint8_t byte;
+    ZSTD_outBuffer one = {&byte, 1, 0};
+    ZSTD_inBuffer nothing = {NULL, 0, 0};
+
+    return ZSTD_isError(ZSTD_decompressStream(s->unpacking, &one, &nothing)) || one.pos > 0;
+}
+
+int zip_stream_unpack(struct zip_stream *s, const void *packed, size_t packed_size, void *out, size_t raw_size, struct err *e)
+{
+    ZSTD_inBuffer in = {packed, packed_size, 0};
+    ZSTD_outBuffer raw = {out, raw_size, 0};
+
+    while (in.pos < in.size) {
+        size_t at = in.pos, came = raw.pos, left = ZSTD_decompressStream(s->unpacking, &raw, &in);
+
+        if (ZSTD_isError(left))
+            return err_set(e, ERR_CORRUPT, "a compressed stream can't be unpacked: %s", ZSTD_getErrorName(left));
+        s->open = left != 0;
+        if (in.pos == at && raw.pos == came)
+            break;
+    }
+    if (in.pos < in.size || (s->open && has_more(s)))
+        return err_set(e, ERR_CORRUPT, "a compressed stream gives more than the %zu bytes that were expected", raw_size);
+    if (raw.pos != raw_size)
+        return err_set(e, ERR_CORRUPT, "a compressed stream gave %zu bytes where %zu were expected", raw.pos, raw_size);
+    return 0;
+}
+
+bool zip_stream_ended(const struct zip_stream *s) { return !s->open; }

@@ -40,7 +40,8 @@ struct cli_field {
 
 struct cli_call;
 struct cli_section {
-    const char *title, *path; /* an array inside the answer, shown as a table of its own; ends the list with NULL */
+    /* an array inside the answer, or an object of objects, shown as a table of its own; ends the list with NULL */
+    const char *title, *path;
     const struct cli_column *columns;
 };
 
@@ -55,6 +56,7 @@ struct cli_verb {
     /* "/v1/waves/{0}/start", "/v1/servers?wave={wave}" (a query member only where the option was given) */
     const char *path;
     const struct cli_field *fields;
+    const struct rule *assigns;         /* the names of NAME=VALUE, for the help; NULL: none */
     const struct cli_column *columns;   /* of each of the answer's items, or of the answer itself */
     const struct cli_section *sections; /* after the answer itself */
     const char *asks;                   /* a question, asked on a terminal unless --yes: "%s" is the first word */

@@ -43,6 +43,22 @@ static void say_done(struct cli_call *call)
     fputc('\n', call->out);
 }
 
+/* A section's rows: a list, or the members of an object, each with its "name". The caller frees. */
+static json_t *section_rows(const json_t *value)
+{
+    json_t *rows = json_is_array(value) ? json_copy((json_t *)(uintptr_t)value) : json_array(), *member;
+    const char *name;
+
+    if (json_is_object(value))
+        json_object_foreach ((json_t *)(uintptr_t)value, name, member) {
+            json_t *row = json_is_object(member) ? json_copy(member) : json_object();
+
+            json_object_set_new(row, "name", json_string(name));
+            json_array_append_new(rows, row);
+        }
+    return rows;
+}
+
 void cli_show_answer(struct cli_call *call, const json_t *answer)
 {
     const json_t *items = json_object_get(answer, "items");
@@ -63,7 +79,7 @@ void cli_show_answer(struct cli_call *call, const json_t *answer)
     else
         cli_show_object(call->out, answer, call->verb->columns);
     for (const struct cli_section *s = call->verb->sections; s && s->title; s++) {
-        const json_t *rows = json_object_get(answer, s->path);
+        CLEANUP(json_free) json_t *rows = section_rows(json_object_get(answer, s->path));
 
         if (!json_array_size(rows))
             continue;

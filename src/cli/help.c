@@ -1,5 +1,6 @@
 /* Help and shell completion, made from the table of verbs. */
 #include "cli/cli_private.h"
+#include "inventory/rule.h"
 
 #include <string.h>
 
@@ -25,11 +26,20 @@ static void show_options(FILE *out, const struct cli_option *options)
     }
 }
 
+static void show_names(FILE *out, const struct rule *rules)
+{
+    fputs("\nNAME is one of:\n", out);
+    for (; rules->name; rules++)
+        fprintf(out, "  %-28s %s%s%s\n", rules->name, rules->title, rules->hint ? ": " : "", rules->hint ? rules->hint : "");
+}
+
 void cli_help(FILE *out, const struct cli_verb *verb)
 {
     fprintf(out, "usage: slipway %s%s%s%s%s%s\n\n%s\n", verb->command, verb->verb ? " " : "",
             verb->verb ? verb->verb : "", verb->arguments ? " " : "", verb->arguments ? verb->arguments : "",
             " [OPTIONS]", verb->summary);
+    if (verb->assigns)
+        show_names(out, verb->assigns);
     if (verb->options)
         fputs("\nOptions:\n", out);
     show_options(out, verb->options);

@@ -1,5 +1,6 @@
 /* The table of the command line: every command, verb, argument, option, column. Nothing else knows them. */
 #include "cli/cli_private.h"
+#include "inventory/rule.h"
 
 #define END_OPTION {NULL, NULL, NULL, false}
 #define END_COLUMN {NULL, NULL, CLI_TEXT}
@@ -57,6 +58,7 @@ const struct cli_column cli_replication_columns[] = {{"SERVER", "name", 0}, {"ST
     {"BACKLOG", "replication.backlog_bytes", CLI_BYTES}, {"CHURN", "replication.churn_bytes_per_s", CLI_RATE},
     {"RATE", "replication.rate_bytes_per_s", CLI_RATE}, {"LAG", "replication.lag_ms", CLI_MS},
     {"NEWEST POINT'S AGE", "replication.newest_point_age_ms", CLI_MS}, {"WAVE", "wave", 0}, END_COLUMN};
+static const struct cli_column setting_list[] = {{"SETTING", "name", 0}, {"HOLDS", "value", 0}, {"SET BY", "source", 0}, END_COLUMN};
 static const struct cli_column disk_list[] = {{"DISK", "id", 0}, {"NAME", "name", 0}, {"SIZE", "size_bytes", CLI_BYTES}, END_COLUMN};
 static const struct cli_column run_list[] = {{"RUN", "id", 0}, {"WHAT", "template", 0}, {"WAVE", "wave", 0}, {"SERVER", "server", 0}, {"STATE", "state", 0},
     {"STARTED", "started", 0}, {"FINISHED", "finished", 0}, {"BY", "actor", 0}, END_COLUMN};
@@ -114,7 +116,8 @@ static const struct cli_section group_sections[] = {{"Points", "points", group_p
 static const struct cli_section run_sections[] = {{"Tasks", "tasks", task_list}, {NULL, NULL, NULL}};
 static const struct cli_section task_sections[] = {{"Evidence", "evidence", evidence_list}, {"Artifacts", "artifacts", artifact_list},
     {"Decisions", "decisions", decision_list}, {NULL, NULL, NULL}};
-static const struct cli_section server_sections[] = {{"Disks", "disks", disk_list}, {NULL, NULL, NULL}};
+static const struct cli_section server_sections[] = {{"Disks", "disks", disk_list},
+    {"How it is replicated", "replication_settings", setting_list}, {NULL, NULL, NULL}};
 static const struct cli_section report_sections[] = {{"Servers", "servers", report_server}, {"Refused", "refusals", report_refusal}, {NULL, NULL, NULL}};
 
 /* ---- Options and bodies ---- */
@@ -214,7 +217,7 @@ const struct cli_verb cli_verbs[] = {
     {.command = "wave", .verb = "create", .arguments = "WAVE", .summary = "make a wave", .options = title_option, .method = "POST", .path = "/v1/waves",
      .fields = wave_fields, .columns = wave_one, .example = "wave create wave-1 --title 'The shop'"},
     {.command = "wave", .verb = "set", .arguments = "WAVE NAME=VALUE...", .summary = "change a wave's settings (VALUE null removes one)",
-     .options = title_option, .run = cli_run_wave_set, .columns = wave_one, .example = "wave set wave-1 hold_s=86400"},
+     .options = title_option, .run = cli_run_wave_set, .assigns = wave_settings, .columns = wave_one, .example = "wave set wave-1 hold_s=86400"},
     {.command = "wave", .verb = "start", .arguments = "WAVE", .summary = "start the wave's run", .method = "POST", .path = "/v1/waves/{0}/start",
      .columns = started_run, .example = "wave start wave-1"},
     {.command = "wave", .verb = "cutover", .arguments = "WAVE", .summary = "cut the wave over now; refused outside its window", .options = yes_option,
@@ -234,7 +237,7 @@ const struct cli_verb cli_verbs[] = {
     {.command = "server", .verb = "show", .arguments = "SERVER", .summary = "one server", .method = "GET", .path = "/v1/servers/{0}", .columns = server_one,
      .sections = server_sections, .example = "server show db01"},
     {.command = "server", .verb = "set", .arguments = "SERVER NAME=VALUE...", .summary = "change a server (VALUE null removes an attribute)",
-     .run = cli_run_server_set, .columns = server_one, .example = "server set db01 door=ask memory_mib=4096"},
+     .run = cli_run_server_set, .assigns = server_attributes, .columns = server_one, .example = "server set db01 door=ask memory_mib=4096"},
     {.command = "server", .verb = "trust", .arguments = "SERVER FINGERPRINT", .summary = "pin the server's SSH host key", .method = "PATCH",
      .path = "/v1/servers/{0}", .fields = trust_fields, .done = "The host key of %s is pinned.",
      .example = "server trust db01 SHA256:0V0oGtWzKYzEkGCkHGUPVEnwUgkEaXmFwxtfXlfdhqE"},

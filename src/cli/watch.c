@@ -43,10 +43,28 @@ static void show_replication(FILE *out, const json_t *event)
     fputc('\n', out);
 }
 
+/* What an event says of itself: changes of fields as "state: CONTINUOUS → BACKLOG", else its data as they are. */
+static void show_details(FILE *out, const json_t *data)
+{
+    json_t *fields = json_object_get(data, "fields"), *change;
+    CLEANUP(buf_release) struct buf text = {0};
+    const char *name;
+
+    if (!json_is_object(fields))
+        cli_show_value(&text, data, "", CLI_TEXT);
+    else
+        json_object_foreach (fields, name, change) {
+            buf_printf(&text, "%s%s: ", text.size_bytes ? ", " : "", name);
+            cli_show_value(&text, change, "before", CLI_TEXT);
+            buf_puts(&text, " → ");
+            cli_show_value(&text, change, "after", CLI_TEXT);
+        }
+    cli_show_clean(out, text.data ? text.data : "");
+}
+
 static void show_event(struct watch *w)
 {
     CLEANUP(json_free) json_t *event = NULL;
-    CLEANUP(buf_release) struct buf details = {0};
     FILE *out = w->call->out;
 
     if (json_read(w->data.data, w->data.size_bytes, &event, NULL) < 0)
@@ -59,14 +77,12 @@ static void show_event(struct watch *w)
     } else if (strcmp(w->kind, "replication") == 0) {
         show_replication(out, event);
     } else {
-        buf_init(&details, 0);
-        cli_show_value(&details, event, "data", CLI_TEXT);
         fprintf(out, "%.19s  ", json_get_string(event, "at", "-"));
         cli_show_clean(out, json_get_string(event, "kind", w->kind));
         fputs("  ", out);
         cli_show_clean(out, json_get_string(event, "entity_id", ""));
         fputs("  ", out);
-        cli_show_clean(out, details.data ? details.data : "");
+        show_details(out, json_object_get(event, "data"));
         fputs("  by ", out);
         cli_show_clean(out, json_get_string(event, "actor", "?"));
         fputc('\n', out);

@@ -84,6 +84,15 @@ int inventory_server_set_host_key(struct store_tx *tx, const char *server, const
 int inventory_server_set_replication(struct store_tx *tx, const char *server, const json_t *replication, const struct inventory_by *by,
                                      struct err *e);
 
+/* ---- How servers are replicated: settings of the server, of its wave, of the factory (its `replication`, may be NULL) ---- */
+
+/* What holds and who says so: {bandwidth:{value, source:"server|wave|factory|default"}, …, wave_bandwidth, site_bandwidth (what all of them
+ * may send together)}; value null: nobody has set any. 1, 0, -1. */
+int inventory_replication_settings(struct store_tx *tx, const char *server, const json_t *factory, json_t **out, struct err *e);
+/* What its replicator is told: {NAME: value} of those that somebody has set, and shared:{KEY:{bandwidth, time_zone?}} where it shares a limit
+ * with all that have the same KEY ("wave:NAME", "site"). 1 (the caller frees *out), 0, -1. */
+int inventory_replication_orders(struct store_tx *tx, const char *server, const json_t *factory, json_t **out, struct err *e);
+
 /* ---- CSV ---- */
 
 struct inventory_import_options {

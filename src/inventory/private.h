@@ -2,7 +2,7 @@
  *
  *   rule.c      what a field may hold: the tables · names.c a table of names
  *   wave.c      waves · server.c servers' fields · life.c lifecycle, facts, instance, host key, replication
- *   render.c    JSON and lists
+ *   render.c    JSON and lists · replication.c what holds for a server's replication
  *   csv.c       RFC 4180 · import.c · export.c */
 #pragma once
 

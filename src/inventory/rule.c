@@ -1,10 +1,13 @@
 #include "inventory/rule.h"
 
+#include "base/calendar.h"
+#include "base/ladder.h"
 #include "base/limits.h"
 #include "base/proxy.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -156,6 +159,49 @@ static bool is_checks(const char *text)
 
 /* Run as it is, without a shell. */
 static bool is_program(const char *text) { return text[0] == '/' && text[1] && text[strlen(text) - 1] != '/'; }
+static int reads_rate(const char *text, struct err *e)
+{
+    int64_t rate;
+
+    return rate_parse(text, &rate, e);
+}
+
+static int reads_calendar(const char *text, struct err *e)
+{
+    struct calendar calendar;
+
+    return calendar_parse(text, &calendar, e);
+}
+
+static int reads_ladder(const char *text, struct err *e)
+{
+    struct ladder ladder;
+
+    return ladder_parse(text, &ladder, e);
+}
+
+static int reads_zone(const char *text, struct err *e)
+{
+    CLEANUP(zone_free) struct zone *zone = NULL;
+
+    return zone_open(text, &zone, e);
+}
+
+/* How a server is replicated: what is said of it holds before what is said of its wave, and that before the factory's (replication.c). */
+#define BANDWIDTH {"bandwidth", "Network use, by calendar", RULE_READ, .max = LONG_TEXT_MAX, .reads = reads_calendar, .otherwise = "none", \
+                   .hint = "for each server, as \"100Mbit/s; mon-fri 08:00-18:00 20Mbit/s; sun pause\", or none"}
+#define CPU_PERCENT {"cpu_percent", "Processor use of the agent", RULE_INT, .min = 1, .max = 6400, .hint = "100 is one processor"}
+#define POINT_INTERVAL_S {"point_interval_s", "Seconds between recovery points", RULE_INT, .min = 1, .max = 86400, .otherwise = "5"}
+#define READ_RATE {"read_rate", "Read from disks", RULE_READ, .max = TEXT_MAX, .reads = reads_rate, .otherwise = "none", \
+                   .hint = "outside points, as 200MB/s, or none"}
+#define RETENTION {"retention", "Recovery points kept", RULE_READ, .max = TEXT_MAX, .reads = reads_ladder, .otherwise = "10m all, 1h 1m, 1d 1h, 3d 1d", \
+                   .hint = "as \"10m all, 1h 1m, 1d 1h, 3d 1d\": all of ten minutes, one a minute for an hour, …"}
+#define SHARED_BANDWIDTH {"shared_bandwidth", "Network use of all together, by calendar", RULE_READ, .max = LONG_TEXT_MAX, .reads = reads_calendar, \
+                          .hint = "shared by the servers that have something to send"}
+#define TIME_ZONE {"time_zone", "Time zone of calendars", RULE_READ, .max = ZONE_NAME_MAX, .reads = reads_zone, .otherwise = "UTC", \
+                   .hint = "as Europe/Berlin"}
+
+const struct rule replication_settings[] = {BANDWIDTH, CPU_PERCENT, POINT_INTERVAL_S, READ_RATE, RETENTION, SHARED_BANDWIDTH, TIME_ZONE, {0}};
 
 const struct rule server_columns[] = {
     {"name", "Server", RULE_NAME, .required = true, .max = SERVER_NAME_MAX},
@@ -171,35 +217,49 @@ const struct rule server_attributes[] = {
     {"after", "Cut over after", RULE_NAMES, .max = LONG_TEXT_MAX, .hint = "servers of the same wave that go first, separated by commas"},
     {"after_thaw", "Program after a freeze", RULE_FORM, .max = PROGRAM_MAX, .fits = is_program, .hint = "a program's path on the source, run without a shell"},
     {"before_freeze", "Program before a freeze", RULE_FORM, .max = PROGRAM_MAX, .fits = is_program, .hint = "a program's path on the source, run without a shell"},
+    BANDWIDTH,
     {"bytes_per_s", "Network use at most", RULE_INT, .min = 1024, .max = INT64_C(1) << 40, .hint = "bytes a second that the agent sends"},
     {"checks", "Checks of the owner", RULE_FORM, .max = LONG_TEXT_MAX, .fits = is_checks,
      .hint = "\"http://HOST:PORT/PATH contains TEXT\" or \"command CMD\", separated by ;"},
     {"cmdb_id", "Record in the CMDB", RULE_TEXT, .max = TEXT_MAX},
     {"cpu", "CPUs of the copy", RULE_INT, .min = 1, .max = 512},
+    CPU_PERCENT,
     {"credential", "Credential", RULE_NAME, .max = LIMIT_NAME_BYTES},
     {"door", "Door at cutover", RULE_CHOICE, .choices = (const char *const[]){"auto", "ask", NULL}},
     {"freeze_budget_ms", "Longest freeze", RULE_INT, .min = 1, .max = 60000},
     {"jump", "Jump host", RULE_FORM, .max = TEXT_MAX, .fits = is_jump, .hint = "user@host or user@host:port"},
     {"jump_host_key", "Jump host's key", RULE_FORM, .max = TEXT_MAX, .fits = is_fingerprint, .hint = "SHA256: and 43 characters, as ssh-keygen -l prints it"},
+    {"memory_bound_mib", "Memory of the agent at most", RULE_INT, .min = 48, .max = 1 << 20, .hint = "128 where nothing is said"},
     {"memory_mib", "Memory of the copy", RULE_INT, .min = 64, .max = 64 << 20},
     {"network", "Source network", RULE_NAME, .max = LIMIT_NAME_BYTES, .hint = "the NETWORK of the runner's label source:NETWORK"},
     {"parking_address", "Address after cutover", RULE_CIDR, .hint = "an address of its network that is free, as 192.0.2.7/24"},
+    POINT_INTERVAL_S,
     {"proxy", "Proxy to the replicator", RULE_FORM, .max = TEXT_MAX, .fits = is_proxy, .hint = "http://ADDRESS:PORT, numeric; an HTTP proxy that allows CONNECT"},
+    READ_RATE,
+    RETENTION,
     {"services", "Services to stop", RULE_FORM, .max = LONG_TEXT_MAX, .fits = is_services,
      .hint = "units in the order in which they stop, separated by commas"},
     {"target_network", "Network of the copy", RULE_TEXT, .max = LIMIT_NAME_BYTES},
+    TIME_ZONE,
     {0},
 };
 
 const struct rule wave_settings[] = {
+    BANDWIDTH,
     {"boot_s", "Time for a copy's first login", RULE_INT, .min = 1, .max = 86400},
     {"clock_skew_limit_ms", "Clock skew allowed", RULE_INT, .min = 1, .max = 86400000},
+    CPU_PERCENT,
     {"hold_s", "Hold before decommissioning", RULE_INT, .min = 0, .max = 10 * YEAR_S},
     {"host_keys", "New SSH host keys", RULE_CHOICE, .choices = (const char *const[]){"ask", "accept-first", NULL}},
     {"lag_limit_ms", "Replication lag allowed", RULE_INT, .min = 1, .max = 86400000},
     {"network", "Source network", RULE_NAME, .max = LIMIT_NAME_BYTES},
     {"point_age_limit_ms", "Age of the newest point allowed", RULE_INT, .min = 1, .max = 86400000},
+    POINT_INTERVAL_S,
+    READ_RATE,
+    RETENTION,
     {"services_s", "Time for services after a boot", RULE_INT, .min = 1, .max = 86400},
+    SHARED_BANDWIDTH,
+    TIME_ZONE,
     {"right_size_measure_s", "How long right-sizing measures", RULE_INT, .min = 1, .max = YEAR_S},
     {"right_size_after_s", "Measured before right-sizing", RULE_INT, .min = 0, .max = YEAR_S},
     {0},
@@ -268,6 +328,7 @@ bool rule_check(const struct rule *r, const char *text, char reason[static RULE_
 {
     size_t length = strlen(text);
     int64_t value = 0;
+    struct err why = {0};
 
     if (!length)
         return r->required ? refuse(reason, "is missing") : true;
@@ -290,6 +351,7 @@ bool rule_check(const struct rule *r, const char *text, char reason[static RULE_
     case RULE_CIDR: return is_cidr(text) || refuse(reason, "must be %s", r->hint);
     case RULE_CHOICE: return check_choice(r, text, reason);
     case RULE_FORM: return r->fits(text) || refuse(reason, "must be %s", r->hint);
+    case RULE_READ: return r->reads(text, &why) == 0 || refuse(reason, "%s", why.message);
     }
     MUST(!"a rule's type");
     return false;
@@ -316,6 +378,12 @@ int rule_take(const struct rule *r, const json_t *value, json_t **out, char reas
             return -1;
         *out = json_integer(json_integer_value(value));
         return 0;
+    }
+    if (json_is_integer(value) && r->type == RULE_READ) { /* "bandwidth": 0 */
+        char number[32];
+
+        snprintf(number, sizeof number, "%lld", (long long)json_integer_value(value));
+        return rule_take_text(r, number, out, reason);
     }
     if (!json_is_string(value) || strlen(json_string_value(value)) != json_string_length(value)) {
         refuse(reason, r->type == RULE_INT ? "must be a whole number" : "must be a text");

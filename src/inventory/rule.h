@@ -13,6 +13,7 @@ enum rule_type {
     RULE_CIDR,    /* 192.0.2.7/24 */
     RULE_CHOICE,  /* one of choices */
     RULE_FORM,    /* what `fits` takes */
+    RULE_READ,    /* what `reads` takes; it says itself what is wrong */
 };
 
 struct rule {
@@ -23,16 +24,19 @@ struct rule {
     const char *hint;           /* how it must look, for people; needed for RULE_FORM */
     const char *const *choices; /* ends with NULL */
     bool (*fits)(const char *text);
+    int (*reads)(const char *text, struct err *e);
+    const char *otherwise;      /* what holds where nobody says anything, for people; NULL: it is not said here */
 };
 
 /* Each table ends with name NULL. */
 extern const struct rule server_columns[];    /* name wave application owner address port */
 extern const struct rule server_attributes[];
 extern const struct rule wave_settings[];
+extern const struct rule replication_settings[]; /* the factory's `replication`; servers and waves have rows of these names, too */
 
 bool is_fingerprint(const char *text); /* "SHA256:" and 43 characters of base64, as OpenSSH prints it */
 
-#define RULE_REASON_SIZE 320
+#define RULE_REASON_SIZE 640
 const struct rule *rule_find(const struct rule *table, const char *name); /* NULL: none */
 char *rule_names(const struct rule *table);                              /* "cpu, door, …"; the caller frees */
 /* Whether text may stand there; else false and why. An empty text is only refused where it is required. */

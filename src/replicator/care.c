@@ -1,4 +1,4 @@
-/* care: what goes on by itself: points on schedule, expiry and space, telling the factory. */
+/* care: what goes on by itself: points on schedule, limits by calendar, expiry and space, telling the factory. */
 #include "base/http.h"
 #include "base/log.h"
 #include "replicator/private.h"
@@ -12,6 +12,7 @@
 #define EXPIRE_EVERY_US (20 * US_PER_S)
 #define SPACE_EVERY_US (300 * US_PER_S)
 #define SPACE_URGENT_EVERY_US (10 * US_PER_S)
+#define LIMITS_EVERY_US (200 * US_PER_MS)
 #define FACTORY_EVERY_US (1 * US_PER_S)
 #define FACTORY_TIMEOUT_MS 5000
 
@@ -47,7 +48,7 @@ static bool point_is_due(struct peer *p)
         *s = (struct slot){0}; /* never answered */
     due = p->session && p->has_status && !p->paused && !p->detached && !p->status.held && !s->busy &&
           (strcmp(p->status.state, "CONTINUOUS") == 0 || strcmp(p->status.state, "BACKLOG") == 0) &&
-          now_us - p->last_try_us >= p->r->options.point_interval_us;
+          (!p->last_try_us || now_us - p->last_try_us >= settings_point_interval_us(p));
     if (due)
         p->last_try_us = now_us;
     pthread_mutex_unlock(&p->lock);
@@ -72,6 +73,19 @@ void *care_points(void *replicator)
     return NULL;
 }
 
+/* ---- limits ---- */
+
+void *care_limits(void *replicator)
+{
+    struct replicator *r = replicator;
+
+    while (!atomic_load(&r->stopping)) {
+        settings_apply(r);
+        rest(r, LIMITS_EVERY_US);
+    }
+    return NULL;
+}
+
 /* ---- expiry and space ---- */
 
 static bool no_room(struct replicator *r)
@@ -89,9 +103,12 @@ static bool no_room(struct replicator *r)
 static void expire_all(struct replicator *r)
 {
     for (struct peer *p = first_peer(r); p; p = p->next) {
+        struct vault_rung rungs[LADDER_RUNGS_MAX];
+        struct vault_ladder ladder;
         struct err e = {0};
 
-        if (vault_expire(r->vault, p->server, &vault_ladder_default, &e) < 0 && e.kind != ERR_NO_SPACE)
+        settings_ladder(p, rungs, &ladder);
+        if (vault_expire(r->vault, p->server, &ladder, &e) < 0 && e.kind != ERR_NO_SPACE)
             log_err(&e, "expiring points of %s", p->server);
     }
 }
@@ -145,12 +162,13 @@ void *care_space(void *replicator)
 
 /* ---- the factory ---- */
 
+/* Its answer says how the servers are to be replicated. */
 static int tell_factory(struct replicator *r, struct http_client *client, const char *url, struct err *e)
 {
-    CLEANUP(json_free) json_t *body = status_json(r, NULL);
+    CLEANUP(json_free) json_t *body = status_json(r, NULL), *answer = NULL;
     struct http_request request = {.method = "POST", .url = url, .timeout_ms = FACTORY_TIMEOUT_MS};
 
-    return http_json(client, &request, body, NULL, NULL, e);
+    return http_json(client, &request, body, &answer, NULL, e) < 0 ? -1 : settings_take(r, answer, e);
 }
 
 void *care_factory(void *replicator)

@@ -28,6 +28,8 @@ static bool is_full(const struct cause_facts *f) { return f->trouble->kind == ER
 static bool has_trouble(const struct cause_facts *f) { return f->trouble->kind != ERR_NONE; }
 static bool has_agent_trouble(const struct cause_facts *f) { return agent_says(f, NULL); }
 static bool is_paused(const struct cause_facts *f) { return f->paused; }
+static bool is_paused_by_calendar(const struct cause_facts *f) { return f->paused_by_calendar; }
+static bool settings_are_refused(const struct cause_facts *f) { return f->settings_trouble && f->settings_trouble->kind != ERR_NONE; }
 static bool is_held(const struct cause_facts *f) { return f->status->held; }
 static bool is_never(const struct cause_facts *f) { return f->status->eta_ms == ETA_NEVER; }
 static bool is_behind(const struct cause_facts *f) { return strcmp(f->status->state, "BACKLOG") == 0; }
@@ -103,6 +105,21 @@ static void say_paused(const struct cause_facts *f, struct buf *out)
     }
 }
 
+static void say_paused_by_calendar(const struct cause_facts *f, struct buf *out)
+{
+    buf_puts(out, "the calendar of its bandwidth, its wave's or the site's pauses it now");
+    if (f->connected && f->status->backlog_bytes) {
+        buf_puts(out, "; ");
+        words_bytes(out, (double)f->status->backlog_bytes);
+        buf_puts(out, " of changes wait on the source");
+    }
+}
+
+static void say_settings(const struct cause_facts *f, struct buf *out)
+{
+    buf_printf(out, "what was set for its replication last can't be taken, so what held before goes on: %s", f->settings_trouble->message);
+}
+
 static void say_held(const struct cause_facts *f, struct buf *out)
 {
     (void)f;
@@ -158,10 +175,20 @@ static void say_link(const struct cause_facts *f, struct buf *out)
     say_limit(f, out);
 }
 
+static void say_back_off(const struct cause_facts *f, struct buf *out)
+{
+    buf_printf(out, ": the agent reads no more than ");
+    words_rate(out, (double)f->status->backoff_bytes_per_s);
+    buf_printf(out, ", for an I/O of the source's own takes %lld us, and %lld us without it", (long long)f->status->source_latency_us,
+               (long long)f->status->source_latency_without_us);
+}
+
 static void say_source(const struct cause_facts *f, struct buf *out)
 {
     say_race(f, out);
     buf_puts(out, ", held up by reading the source's disks, or by its processors");
+    if (f->status->backoff_bytes_per_s)
+        say_back_off(f, out);
 }
 
 static void say_replicator(const struct cause_facts *f, struct buf *out)
@@ -227,6 +254,8 @@ static const struct cause {
      "look at the agent's log on the source: journalctl -u slipway-agent"},
     {"paused", "warning", is_paused, say_paused,
      "resume it when what it was paused for is over; changes are marked meanwhile, and nothing is lost"},
+    {"calendar_pause", "info", is_paused_by_calendar, say_paused_by_calendar,
+     "nothing, where that is as it was meant; `slipway server show` says which settings hold, and who set them"},
     {"limit_too_low", "error", is_limited, say_limited,
      "raise the limit above what is written, or lift it outside of business hours; else write less on the source, or it never catches up"},
     {"source_too_slow", "error", source_is_slow, say_source,
@@ -238,6 +267,8 @@ static const struct cause {
      "the source"},
     {"catching_up", "warning", is_behind, say_behind,
      "nothing, where the time fits; more bandwidth, or less writing on the source, makes it shorter"},
+    {"settings_refused", "warning", settings_are_refused, say_settings,
+     "set it again so that this replicator can read it; a time zone must be known on its machine (tzdata)"},
     {"marks_lost", "warning", marks_were_lost, say_note,
      "nothing: what is equal is not sent again. Where it comes again and again, `slipway-agent facts` and the agent's log tell more"},
     {"state_lost", "warning", state_was_lost, say_note,

@@ -16,6 +16,8 @@ struct cause_facts {
     bool paused;
     const char *paused_by; /* "": not known */
     int64_t paused_us;     /* 0: not known */
+    bool paused_by_calendar;
+    const struct err *settings_trouble; /* why what the factory said last of how to replicate it is not taken; NULL, or of kind ERR_NONE: it is */
     const struct err *trouble; /* on the replicator's side; kind ERR_NONE: none */
     const struct wire_status *status; /* the agent's last; of state "" where there was none */
     bool busy;             /* the replicator's own work is what takes the time */

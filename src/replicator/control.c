@@ -250,13 +250,14 @@ static int order(struct talk *t, const json_t *q, unsigned type, struct peer **o
     }
     p->paused = type == WIRE_PAUSE || (type == WIRE_DETACH && p->paused);
     p->detached = type == WIRE_DETACH;
-    connected = p->session != NULL;
+    connected = p->session && p->greeted; /* before, its session tells it with the standing orders */
     pthread_mutex_unlock(&p->lock);
     *out = p;
     if (peers_save(t->r, e) < 0)
         return -1;
-    /* An agent that is away is told when it comes back. */
-    return connected ? peer_send(p, type, &message, sizeof message, e) : 0;
+    /* An agent that is away is told when it comes back. A pause is what a calendar may want, too. */
+    settings_tell(p);
+    return connected && type == WIRE_DETACH ? peer_send(p, type, &message, sizeof message, e) : 0;
 }
 
 static int do_pause(struct talk *t, const json_t *q, json_t *answer, struct err *e)

@@ -24,7 +24,7 @@ static struct peer *make_peer(struct replicator *r, const char *server)
     p->r = r;
     copy_name(p->server, sizeof p->server, server);
     MUST(pthread_condattr_init(&attributes) == 0 && pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC) == 0 &&
-         pthread_cond_init(&p->changed, &attributes) == 0 && pthread_mutex_init(&p->lock, NULL) == 0);
+         pthread_cond_init(&p->changed, &attributes) == 0 && pthread_mutex_init(&p->lock, NULL) == 0 && pthread_mutex_init(&p->telling, NULL) == 0);
     pthread_condattr_destroy(&attributes);
     p->since_us = clock_now_us();
     /* 1 … 2^31-1 (wire.md); a number from before a restart should not meet one of ours. */
@@ -59,7 +59,9 @@ void peers_free(struct replicator *r)
         struct peer *p = r->peers;
 
         r->peers = p->next;
+        settings_release(p);
         pthread_mutex_destroy(&p->lock);
+        pthread_mutex_destroy(&p->telling);
         pthread_cond_destroy(&p->changed);
         free(p);
     }
@@ -153,7 +155,7 @@ int peer_send(struct peer *p, unsigned type, const void *message, size_t size, s
     int result;
 
     pthread_mutex_lock(&p->lock);
-    s = p->session;
+    s = p->greeted ? p->session : NULL;
     p->session_users += s != NULL;
     pthread_mutex_unlock(&p->lock);
     if (!s)
@@ -272,8 +274,16 @@ void peer_link_lost(struct peer *p, const struct err *why)
     }
 }
 
-int peer_take_point(struct peer *p, const struct wire_take_point *wanted, int64_t timeout_ms, struct talk *t,
-                    char point[static VAULT_POINT_ID_SIZE], struct err *e)
+static void count_people(struct peer *p, int more)
+{
+    pthread_mutex_lock(&p->lock);
+    p->people += more;
+    pthread_mutex_unlock(&p->lock);
+    settings_tell(p);
+}
+
+static int ask_for_point(struct peer *p, const struct wire_take_point *wanted, int64_t timeout_ms, struct talk *t,
+                         char point[static VAULT_POINT_ID_SIZE], struct err *e)
 {
     struct wire_take_point ask = *wanted;
     struct ask a = {SLOT_POINT, WIRE_TAKE_POINT, &ask, sizeof ask, &ask.request, NULL, false, false};
@@ -292,6 +302,17 @@ int peer_take_point(struct peer *p, const struct wire_take_point *wanted, int64_
     /* It may have frozen the source by now, and nobody would thaw it. Request 0: nobody waits for the answer. */
     if (result < 0 && wanted->hold)
         (void)peer_send(p, WIRE_THAW, &thaw, sizeof thaw, NULL);
+    return result;
+}
+
+int peer_take_point(struct peer *p, const struct wire_take_point *wanted, int64_t timeout_ms, struct talk *t,
+                    char point[static VAULT_POINT_ID_SIZE], struct err *e)
+{
+    int result;
+
+    count_people(p, 1);
+    result = ask_for_point(p, wanted, timeout_ms, t, point, e);
+    count_people(p, -1);
     return result;
 }
 

@@ -1,7 +1,9 @@
 /* private: what the files of replicator/ share. */
 #pragma once
 
+#include "base/calendar.h"
 #include "base/clock.h"
+#include "base/ladder.h"
 #include "base/tls.h"
 #include "replicator/replicator.h"
 #include "vault/nbd.h"
@@ -50,15 +52,36 @@ struct slot {
     int64_t bytes_done, bytes_total;     /* what slot_wait tells meanwhile; 0: nothing but that it waits */
 };
 
+/* How much may travel, and when. */
+struct limit_calendar {
+    struct calendar calendar;
+    struct zone *zone; /* owned; NULL: UTC */
+};
+#define SHARES_MAX 2 /* the wave's and the site's */
+/* How a server is to be replicated: settings.c. */
+struct settings {
+    int64_t point_interval_us;             /* 0: nobody said; the replicator's own */
+    struct ladder ladder;                  /* without rungs: the vault's default */
+    int64_t read_bytes_per_s, cpu_percent; /* 0: no limit from here */
+    struct limit_calendar own;
+    int share_count;
+    struct share { /* a limit of several servers together: those with the same key */
+        char key[LIMIT_NAME_BYTES + 8];
+        struct limit_calendar limit;
+    } shares[SHARES_MAX];
+};
+
 /* One source server, known from its first HELLO on (or from the vault); never freed while the replicator runs. */
 struct peer {
     struct replicator *r;
     struct peer *next;
     char server[LIMIT_NAME_BYTES + 1];
 
+    pthread_mutex_t telling; /* held over the sending of LIMIT, PAUSE and RESUME, so that they arrive in their order; taken before lock */
     pthread_mutex_t lock; /* guards all below; r->lock is never taken under it */
     pthread_cond_t changed;
     struct session *session; /* NULL: not connected */
+    bool greeted;            /* its agent has WELCOME and the standing orders: others may be sent */
     unsigned session_users;  /* who is sending over it: it isn't freed before they are done */
     struct wire_hello hello;
     struct wire_status status;
@@ -67,6 +90,16 @@ struct peer {
     char paused_by[LIMIT_NAME_BYTES + 1]; /* "": not said */
     int64_t paused_us;     /* wall */
     bool stopped;          /* the agent said so when it left */
+    struct settings settings;
+    json_t *settings_said;    /* what they were read from; NULL: nothing was said yet */
+    json_t *settings_refused; /* what was said since and can't be taken, so that it is not looked at again; else NULL */
+    struct err settings_trouble; /* why */
+    int64_t active_us;        /* monotonic: when it last had something to send */
+    struct wire_limit limit;  /* what its agent is to keep to now; value 0: no limit */
+    bool calendar_pause;      /* the calendar says that nothing is sent now */
+    struct wire_limit told;   /* what its agent was told */
+    bool told_pause;
+    int people;               /* who wait for a point that they asked for: no calendar stops that */
     bool was_connected, gone; /* gone: dropped, and nothing of it is left */
     int64_t since_us;      /* wall: connected or disconnected since */
     struct err trouble;    /* why nothing moves on our side (no space) */
@@ -87,7 +120,7 @@ struct replicator {
     struct replicator_options options;
     char *home; /* DATA/replicator: all else lies in it */
     int64_t write_bytes_per_s; /* of its disk, tried at the start */
-    char *vault_path, *nbd_path, *control_path, *marks_path, *identity;
+    char *vault_path, *nbd_path, *control_path, *marks_path, *settings_path, *identity;
     int control_fd, agents_fd;
     char *certificate_file, *key_file, *ca_file; /* what we show, to agents and to the factory */
     struct vault *vault;
@@ -97,6 +130,8 @@ struct replicator {
     atomic_uint sessions, talks;
     pthread_mutex_t lock; /* guards peers' chain and the marks file */
     struct peer *peers;
+    const struct clock *clock; /* of calendars */
+    pthread_mutex_t settings_lock; /* guards the settings' file; the others may be taken under it */
     pthread_mutex_t stat_lock; /* guards what follows; no other of ours is taken under it */
     struct vault_stat stat;
     int64_t stat_due_us; /* monotonic */
@@ -154,6 +189,23 @@ struct group_wanted {
  * caller's. t may be NULL. */
 int group_take(struct replicator *r, struct peer *const *peers, size_t count, const struct group_wanted *w, struct talk *t, json_t **out, struct err *e);
 void group_stir(struct replicator *r); /* a slot has changed */
+/* settings.c: how servers are to be replicated, as the factory last said it; and what follows from it now */
+int settings_load(struct replicator *r, struct err *e); /* the last word of before a restart */
+/* The factory's answer: what it says of a server holds from now on, where it can be read; else what held before goes on, and the server's
+ * status says why. -1 only where it could not be kept (it holds all the same). */
+int settings_take(struct replicator *r, const json_t *answer, struct err *e);
+int64_t settings_point_interval_us(const struct peer *p);                     /* its lock held */
+void settings_ladder(struct peer *p, struct vault_rung rungs[static LADDER_RUNGS_MAX], struct vault_ladder *out);
+/* Reckons every agent's limit by calendars, shares and what there is to send, and tells those for whom it has changed. */
+void settings_apply(struct replicator *r);
+void settings_tell(struct peer *p); /* the latter, for one */
+/* The session's, when its agent has come: WELCOME's limit. The rest is told with the first STATUS. */
+int64_t settings_greeting(struct peer *p);
+json_t *settings_json(const struct peer *p); /* its lock held: what holds now, and why what was said last does not */
+void settings_release(struct peer *p);
+/* How much each of count askers gets of a limit, each no more than it asks for (0: as much as there is), so that nothing is left over while
+ * one lacks. */
+void settings_share_out(int64_t limit, int64_t *rates, size_t count);
 
 /* status.c */
 json_t *peer_json(struct peer *p);  /* {server, state, …, points:[…]} */
@@ -165,8 +217,9 @@ void *control_accept(void *replicator);
 int control_listen(struct replicator *r, struct err *e);
 int compare_point(struct talk *t, struct peer *p, const struct vault_point *point, json_t **disks, struct err *e);
 
-/* care.c: the threads of the house: points on schedule; expiry and space; the factory */
+/* care.c: the threads of the house: points on schedule; limits; expiry and space; the factory */
 void *care_points(void *replicator);
+void *care_limits(void *replicator);
 void *care_space(void *replicator);
 void *care_factory(void *replicator);
 /* Damage that is known: the maps forget it, and the agents of those servers start a session anew, in which they are asked for it. Returns how many places. */

@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
@@ -17,6 +18,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define LARGE_BYTES (256 << 10) /* from here on memory that is freed goes back to the system, and is not kept for each of hundreds of threads */
 #define SESSION_LIMIT 1024
 #define STOP_WAIT_US (10 * US_PER_S)
 #define DEFAULT_POINT_INTERVAL_US (5 * US_PER_S)
@@ -43,9 +45,9 @@ static const struct option_row option_rows[] = {
     {"key", OPTION_TEXT, AT(key_file), "FILE", "PEM: its key", false},
     {"vault-key-file", OPTION_TEXT, AT(vault_key_file), "FILE", "a line of 64 hexadecimal digits: the vault is encrypted, and opens with this key alone (not encrypted)", false},
     {"make-vault-key", OPTION_FLAG, AT(make_vault_key), NULL, "makes that file where it is missing and nothing is encrypted yet", false},
-    {"point-interval", OPTION_DURATION, AT(point_interval_us), "DURATION", "how often a recovery point is taken (5s)", false},
+    {"point-interval", OPTION_DURATION, AT(point_interval_us), "DURATION", "how often a recovery point is taken where the factory says nothing (5s)", false},
     {"guard-mib", OPTION_NUMBER, AT(guard_mib), "MIB", "how much of the disk stays free (512)", false},
-    {"limit", OPTION_NUMBER, AT(limit_bytes_per_s), "BYTES", "bytes a second that each agent may send; 0: no limit (0)", false},
+    {"limit", OPTION_NUMBER, AT(limit_bytes_per_s), "BYTES", "bytes a second that each agent may send at most, whatever the factory says; 0: no limit (0)", false},
 };
 #undef AT
 static const struct option_table option_table = {
@@ -247,14 +249,15 @@ static int open_all(struct replicator *r, struct err *e)
     if (file_make_dirs(r->home, 0700, e) < 0)
         return -1;
     r->write_bytes_per_s = try_disk(r->home);
-    if (take_identity(r, e) < 0 || open_vault(r, e) < 0 || peers_load(r, e) < 0 || nbd_server_start(r->vault, r->nbd_path, &r->nbd, e) < 0 || control_listen(r, e) < 0)
+    if (take_identity(r, e) < 0 || open_vault(r, e) < 0 || peers_load(r, e) < 0 || settings_load(r, e) < 0 ||
+        nbd_server_start(r->vault, r->nbd_path, &r->nbd, e) < 0 || control_listen(r, e) < 0)
         return -1;
     return listen_for_agents(r, e);
 }
 
 static int serve_all(struct replicator *r, struct err *e)
 {
-    void *(*const work[])(void *) = {control_accept, care_points, care_space, care_factory};
+    void *(*const work[])(void *) = {control_accept, care_points, care_limits, care_space, care_factory};
     size_t wanted = r->options.factory_url ? ARRAY_COUNT(work) : ARRAY_COUNT(work) - 1, count = 0;
     pthread_t threads[ARRAY_COUNT(work)];
     int result = 0;
@@ -293,8 +296,10 @@ static void close_all(struct replicator *r)
     free(r->nbd_path);
     free(r->control_path);
     free(r->marks_path);
+    free(r->settings_path);
     free(r->identity);
     pthread_mutex_destroy(&r->lock);
+    pthread_mutex_destroy(&r->settings_lock);
     pthread_mutex_destroy(&r->stat_lock);
     pthread_mutex_destroy(&r->stir_lock);
     pthread_cond_destroy(&r->stirred);
@@ -302,19 +307,21 @@ static void close_all(struct replicator *r)
 
 static int run(const struct replicator_options *o, struct err *e)
 {
-    struct replicator r = {.options = *o, .control_fd = -1, .agents_fd = -1};
+    struct replicator r = {.options = *o, .control_fd = -1, .agents_fd = -1, .clock = &clock_real};
     pthread_condattr_t monotonic;
     int result;
 
     MUST(pthread_condattr_init(&monotonic) == 0 && pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC) == 0 &&
          pthread_cond_init(&r.stirred, &monotonic) == 0);
     pthread_condattr_destroy(&monotonic);
-    MUST(pthread_mutex_init(&r.lock, NULL) == 0 && pthread_mutex_init(&r.stat_lock, NULL) == 0 && pthread_mutex_init(&r.stir_lock, NULL) == 0);
+    MUST(pthread_mutex_init(&r.lock, NULL) == 0 && pthread_mutex_init(&r.stat_lock, NULL) == 0 && pthread_mutex_init(&r.settings_lock, NULL) == 0 &&
+         pthread_mutex_init(&r.stir_lock, NULL) == 0);
     r.home = o->state ? xstrdup(o->state) : xasprintf("%s/replicator", o->data);
     r.vault_path = xasprintf("%s/vault", r.home);
     r.nbd_path = xasprintf("%s/nbd.sock", r.home);
     r.control_path = xasprintf("%s/control.sock", r.home);
     r.marks_path = xasprintf("%s/servers.json", r.home);
+    r.settings_path = xasprintf("%s/settings.json", r.home);
     r.identity = xasprintf("%s/identity", r.home);
     result = open_all(&r, e);
     if (result == 0)
@@ -339,6 +346,7 @@ int replicator_main(int argc, char **argv)
         return status;
     if (check_options(&options, &e) < 0)
         return options_refuse(&option_table, &e);
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
     log_open("slipway-replicator", LOG_INFO);
     sigaction(SIGTERM, &stop, NULL);
     sigaction(SIGINT, &stop, NULL);

@@ -212,6 +212,7 @@ static int take_place(struct session *s, struct err *e)
     if (result == 0) {
         s->p = p;
         p->session = s;
+        p->greeted = false;
         p->hello = s->hello;
         p->has_status = false;
         p->offers_since_point = 1; /* what came before is not known to be in a point */
@@ -298,7 +299,7 @@ static int welcome(struct session *s, struct err *e)
     snprintf(w->epoch, sizeof w->epoch, "%s", feed.epoch);
     w->applied = (int64_t)feed.applied;
     w->window_offers = WINDOW_OFFERS;
-    w->limit_bytes_per_s = s->r->options.limit_bytes_per_s;
+    w->limit_bytes_per_s = settings_greeting(s->p);
     w->disk_count = s->hello.disk_count;
     for (int64_t i = 0; i < w->disk_count; i++) {
         memcpy(w->disks[i].id, s->hello.disks[i].id, sizeof w->disks[i].id);
@@ -317,19 +318,27 @@ static int welcome(struct session *s, struct err *e)
     return wire_send_message(s->conn, WIRE_WELCOME, w, e);
 }
 
-/* Orders that were given while the agent was away. */
+/* Orders that were given while the agent was away, and until it has been told: a fresh link is not paused. From then on whoever gives one sends it. */
 static int repeat_orders(struct session *s, struct err *e)
 {
     struct wire_simple order = {0};
-    bool paused, detached;
+    bool paused = false, pause, detach;
 
-    pthread_mutex_lock(&s->p->lock);
-    paused = s->p->paused;
-    detached = s->p->detached;
-    pthread_mutex_unlock(&s->p->lock);
-    if (detached)
-        return wire_send_message(s->conn, WIRE_DETACH, &order, e);
-    return paused ? wire_send_message(s->conn, WIRE_PAUSE, &order, e) : 0;
+    for (;;) {
+        pthread_mutex_lock(&s->p->lock);
+        pause = s->p->paused || s->p->calendar_pause;
+        detach = s->p->detached;
+        s->p->greeted = detach || pause == paused;
+        s->p->told_pause = paused;
+        pthread_mutex_unlock(&s->p->lock);
+        if (detach)
+            return wire_send_message(s->conn, WIRE_DETACH, &order, e);
+        if (pause == paused)
+            return 0;
+        if (wire_send_message(s->conn, pause ? WIRE_PAUSE : WIRE_RESUME, &order, e) < 0)
+            return -1;
+        paused = pause;
+    }
 }
 
 /* ---- hearing ---- */

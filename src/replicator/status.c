@@ -60,7 +60,8 @@ static struct cause_facts facts_of(const struct peer *p)
         .now_us = clock_now_us(), .detached = p->detached, .connected = p->session != NULL, .stopped = p->stopped, .since_us = p->since_us,
         .takeovers = takeovers(p), .rivals = {p->rivals[0], p->rivals[1]}, .paused = p->paused, .paused_by = p->paused_by,
         .paused_us = p->paused_us, .trouble = &p->trouble, .status = &p->status, .busy = p->busy_share > BUSY_SHARE,
-        .limit_said_bytes_per_s = p->r->options.limit_bytes_per_s, .point_trouble = &p->point_trouble, .newest_at_us = p->newest_at_us};
+        .paused_by_calendar = p->calendar_pause && !p->paused, .settings_trouble = &p->settings_trouble,
+        .limit_said_bytes_per_s = p->limit.value, .point_trouble = &p->point_trouble, .newest_at_us = p->newest_at_us};
 }
 
 static json_t *integer_or_null(int64_t value) { return value < 0 ? json_null() : json_integer(value); }
@@ -94,6 +95,10 @@ static json_t *replication_json(struct peer *p)
     json_object_set_new(j, "newest_point", pointed ? json_string(p->newest) : json_null());
     json_set_time(j, "newest_point_at", pointed ? p->newest_at_us : 0);
     json_object_set_new(j, "newest_point_age_ms", pointed ? json_integer((clock_now_us() - p->newest_at_us) / US_PER_MS) : json_null());
+    json_object_set_new(j, "settings", settings_json(p));
+    json_object_set_new(j, "source_latency", json_pack("{s:I, s:I, s:I, s:I}", "now_us", (json_int_t)s->source_latency_us, "without_us",
+                                                       (json_int_t)s->source_latency_without_us, "with_us", (json_int_t)s->source_latency_with_us,
+                                                       "backoff_bytes_per_s", (json_int_t)s->backoff_bytes_per_s));
     json_object_set_new(j, "error", error_json(p));
     json_object_set_new(j, "cause", cause_json(&facts));
     return j;

@@ -79,7 +79,7 @@ static int put_program(struct step *s, struct remote *r, struct err *e)
 static json_t *make_config(const struct step *s, const char *server, struct err *e)
 {
     int64_t port = step_int(s, "settings.replicator.port", 0), budget_ms = step_int(s, "server.attributes.freeze_budget_ms", 0),
-            rate = step_int(s, "server.attributes.bytes_per_s", 0);
+            rate = step_int(s, "server.attributes.bytes_per_s", 0), bound_mib = step_int(s, "server.attributes.memory_bound_mib", 0);
     static const char *const texts[] = {"proxy", "before_freeze", "after_thaw"}; /* attributes that are settings of the agent */
     const char *address;
     json_t *config;
@@ -96,6 +96,8 @@ static json_t *make_config(const struct step *s, const char *server, struct err 
         json_object_set_new(config, "freeze_budget_ms", json_integer(budget_ms));
     if (rate > 0)
         json_object_set_new(config, "bytes_per_s", json_integer(rate));
+    if (bound_mib > 0)
+        json_object_set_new(config, "memory_bound_mib", json_integer(bound_mib));
     for (size_t i = 0; i < ARRAY_COUNT(texts); i++) {
         CLEANUP(free_ptr) char *path = xasprintf("server.attributes.%s", texts[i]);
         const char *text = step_string(s, path, NULL);

@@ -217,8 +217,8 @@ struct sweep {
     bool more;
 };
 
-/* The pages that are taken of a record that is there for others only; 0: it is wanted as it is, or not at all. append_lock held: vault_has adds to the
- * barrier, and takes no gc_lock. */
+/* The pages that are taken of a record that is there for others only; 0: it is wanted as it is, or not at all. append_lock held: vault_has
+ * adds to the barrier, and takes no gc_lock. */
 static uint32_t taken(const struct gc *g, const struct vault_hash *hash)
 {
     return hash_set_has(&g->marked, hash) || hash_set_has(&g->barrier, hash) ? 0 : hash_bits_get(&g->uses, hash);
@@ -265,8 +265,8 @@ static int sweep_row(MDB_val key, MDB_val value, struct sweep *s, struct err *e)
     return 0;
 }
 
-/* Deletes the dead rows among the next SWEEP_BATCH. Inside the flush's transaction, with all writers held. vault_has goes on: who is told by it that
- * a chunk is there, and then maps it, is told that it is gone, and sends it again. */
+/* Deletes the dead rows among the next SWEEP_BATCH. Inside the flush's transaction, with all writers held. vault_has goes on: who is told by
+ * it that a chunk is there, and then maps it, is told that it is gone, and sends it again. */
 static int sweep_batch(struct vault *v, MDB_txn *txn, void *user, struct err *e)
 {
     CLEANUP(index_cursor_close) MDB_cursor *cursor = NULL;

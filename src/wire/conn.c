@@ -1,6 +1,8 @@
 #include "wire/conn.h"
 
+#include "base/bytes.h"
 #include "base/clock.h"
+#include "base/zip.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -8,16 +10,24 @@
 
 #define FRAME_TIMEOUT_US (30 * US_PER_S) /* without any movement: as long as silence between frames may last at both ends */
 #define FRAME_LOOK_MS 500
+#define PACKED_HEAD_SIZE 4
+#define PAYLOAD_KEPT_BYTES (64u << 10) /* while nothing comes: most connections of a replicator rest most of the time */
 
 struct wire_conn {
     struct tls_stream *tls;
     int write_timeout_ms;
-    pthread_mutex_t sending; /* held over a whole frame; guards send_sequence and broken */
+    pthread_mutex_t sending; /* held over a whole frame; guards what follows it up to packed */
     uint32_t send_sequence;
     bool broken;             /* a frame went out in part: nothing may follow it */
+    struct zip_stream *packing; /* NULL: no stream is open */
+    int64_t packed_at_us;
+    struct buf packed;
     uint32_t receive_sequence; /* the receiving thread's */
-    uint8_t *payload;          /* WIRE_PAYLOAD_LIMIT + 1, the receiving thread's; grown as needed */
+    uint8_t *payload;          /* WIRE_PAYLOAD_LIMIT + 1, the receiving thread's; grown as needed, given back while nothing comes */
     size_t payload_held;
+    struct zip_stream *unpacking; /* the receiving thread's; NULL: nothing is remembered */
+    uint8_t *unpacked;            /* as payload */
+    size_t unpacked_held;
     atomic_llong sent_bytes, received_bytes;
 };
 
@@ -39,6 +49,10 @@ void wire_conn_free(struct wire_conn **c)
     tls_close(&(*c)->tls);
     pthread_mutex_destroy(&(*c)->sending);
     free_ptr(&(*c)->payload);
+    free_ptr(&(*c)->unpacked);
+    zip_stream_free(&(*c)->packing);
+    zip_stream_free(&(*c)->unpacking);
+    buf_release(&(*c)->packed);
     free_ptr(c);
 }
 
@@ -46,6 +60,8 @@ void wire_conn_cut(struct wire_conn *c) { tls_cut(c->tls); }
 const char *wire_conn_peer(const struct wire_conn *c) { return tls_peer_name(c->tls); }
 int64_t wire_conn_sent_bytes(const struct wire_conn *c) { return atomic_load(&c->sent_bytes); }
 int64_t wire_conn_received_bytes(const struct wire_conn *c) { return atomic_load(&c->received_bytes); }
+
+bool wire_conn_flow(const struct wire_conn *c, struct tls_flow *out) { return tls_flow(c->tls, out); }
 
 int wire_conn_stands(const struct wire_conn *c, struct err *e)
 {
@@ -93,6 +109,72 @@ int wire_send_json(struct wire_conn *c, unsigned type, const void *message, size
     return wire_send_buf(c, type, &text, e);
 }
 
+/* ---- packed ---- */
+
+/* Under the lock: size bytes (0: only the end of the stream) as a frame. */
+static int send_packed_locked(struct wire_conn *c, const void *bytes, size_t size, struct err *e)
+{
+    uint8_t head[PACKED_HEAD_SIZE];
+
+    put_le32(head, (uint32_t)size);
+    c->packed.size_bytes = 0;
+    c->packed.limit_bytes = PACKED_HEAD_SIZE + ZIP_STREAM_BOUND(WIRE_PAYLOAD_LIMIT);
+    MUST(buf_add(&c->packed, head, sizeof head) == 0);
+    zip_stream_pack(c->packing, bytes, size, size == 0, &c->packed);
+    return send_locked(c, WIRE_PACKED, c->packed.data, c->packed.size_bytes, e);
+}
+
+int wire_send_packed(struct wire_conn *c, const struct buf *data, int level, int64_t *sent_bytes, struct err *e)
+{
+    int result;
+
+    MUST(!data->over && data->size_bytes > 0 && PACKED_HEAD_SIZE + ZIP_STREAM_BOUND(data->size_bytes) <= WIRE_PAYLOAD_LIMIT);
+    pthread_mutex_lock(&c->sending);
+    if (!c->packing)
+        c->packing = zip_stream_new(level);
+    result = send_packed_locked(c, data->data, data->size_bytes, e);
+    *sent_bytes = (int64_t)(c->packed.size_bytes + WIRE_HEADER_SIZE);
+    c->packed_at_us = clock_monotonic_us();
+    pthread_mutex_unlock(&c->sending);
+    return result;
+}
+
+int wire_conn_rest(struct wire_conn *c, int64_t idle_us, struct err *e)
+{
+    int result = 0;
+
+    pthread_mutex_lock(&c->sending);
+    if (c->packing && clock_monotonic_us() - c->packed_at_us >= idle_us) {
+        result = send_packed_locked(c, NULL, 0, e);
+        zip_stream_free(&c->packing);
+        buf_release(&c->packed);
+    }
+    pthread_mutex_unlock(&c->sending);
+    return result;
+}
+
+/* What a PACKED held becomes the frame: 1; 0 where it was the stream's end. */
+static int unpack(struct wire_conn *c, struct wire_frame *f, struct err *e)
+{
+    size_t raw_size = f->size >= PACKED_HEAD_SIZE ? get_le32(f->payload) : SIZE_MAX;
+
+    if (raw_size > WIRE_PAYLOAD_LIMIT)
+        return err_set(e, ERR_PROTOCOL, "PACKED of %zu bytes gives no frame", f->size);
+    if (raw_size + 1 > c->unpacked_held) {
+        c->unpacked_held = raw_size + 1;
+        c->unpacked = xrealloc(c->unpacked, c->unpacked_held);
+    }
+    if (!c->unpacking)
+        c->unpacking = zip_stream_unpacker();
+    if (zip_stream_unpack(c->unpacking, f->payload + PACKED_HEAD_SIZE, f->size - PACKED_HEAD_SIZE, c->unpacked, raw_size, e) < 0)
+        return err_wrap(e, "PACKED");
+    c->unpacked[raw_size] = 0;
+    *f = (struct wire_frame){.type = WIRE_DATA, .size = raw_size, .payload = c->unpacked};
+    return raw_size > 0;
+}
+
+/* ---- receiving ---- */
+
 /* The rest of a frame. A machine that gave up the address that the connection was made from hears no more of it: that is seen at once. */
 static int receive_rest(struct wire_conn *c, uint8_t *bytes, size_t size, struct err *e)
 {
@@ -128,7 +210,20 @@ static int receive_payload(struct wire_conn *c, const struct wire_header *h, str
     return 0;
 }
 
-int wire_recv(struct wire_conn *c, struct wire_frame *out, int timeout_ms, bool *closed, struct err *e)
+/* What the largest frames needed is given back while nothing comes. */
+static void give_back(struct wire_conn *c)
+{
+    if (c->unpacking && zip_stream_ended(c->unpacking))
+        zip_stream_free(&c->unpacking);
+    free_ptr(&c->unpacked);
+    c->unpacked_held = 0;
+    if (c->payload_held <= PAYLOAD_KEPT_BYTES)
+        return;
+    free_ptr(&c->payload);
+    c->payload_held = 0;
+}
+
+static int receive_frame(struct wire_conn *c, struct wire_frame *out, int timeout_ms, bool *closed, struct err *e)
 {
     uint8_t head[WIRE_HEADER_SIZE];
     struct wire_header h;
@@ -136,8 +231,10 @@ int wire_recv(struct wire_conn *c, struct wire_frame *out, int timeout_ms, bool 
     int64_t got = tls_read(c->tls, head, sizeof head, timeout_ms, &why);
 
     *closed = got == 0;
-    if (got < 0 && why.kind == ERR_TIMEOUT)
+    if (got < 0 && why.kind == ERR_TIMEOUT) {
+        give_back(c);
         return 0;
+    }
     if (got < 0) {
         if (e)
             *e = why;
@@ -157,4 +254,11 @@ int wire_recv(struct wire_conn *c, struct wire_frame *out, int timeout_ms, bool 
     atomic_fetch_add(&c->received_bytes, (long long)(h.payload_size + sizeof head));
     *out = (struct wire_frame){.type = h.type, .size = h.payload_size, .payload = c->payload};
     return 1;
+}
+
+int wire_recv(struct wire_conn *c, struct wire_frame *out, int timeout_ms, bool *closed, struct err *e)
+{
+    int got = receive_frame(c, out, timeout_ms, closed, e);
+
+    return got == 1 && out->type == WIRE_PACKED ? unpack(c, out, e) : got;
 }

@@ -67,6 +67,9 @@ static const struct field point_done_fields[] = {INT(wire_point_done, request, 1
 static const struct field failure_fields[] = {INT(wire_failure, request, 0, REQUEST_MOST), TEXT(wire_failure, kind),
                                               TEXT(wire_failure, message), END};
 static const struct field simple_fields[] = {INT(wire_simple, request, 0, REQUEST_MOST), INT(wire_simple, value, 0, BYTES_MOST), END};
+static const struct field limit_fields[] = {INT(wire_limit, request, 0, REQUEST_MOST), INT(wire_limit, value, 0, BYTES_MOST),
+                                            MAY_INT(wire_limit, read_bytes_per_s, 0, BYTES_MOST),
+                                            MAY_INT(wire_limit, cpu_percent, 0, 1000000), END};
 static const struct field thawed_fields[] = {INT(wire_thawed, request, 0, REQUEST_MOST), BOOL(wire_thawed, was_held),
                                              BOOL(wire_thawed, still), INT(wire_thawed, held_ms, 0, MS_MOST), END};
 static const struct field hash_disk_fields[] = {TEXT(wire_hash_disk, id), END};
@@ -82,7 +85,9 @@ static const struct field status_fields[] = {
     INT(wire_status, bytes_done, 0, BYTES_MOST), INT(wire_status, backlog_bytes, 0, BYTES_MOST),
     INT(wire_status, lag_ms, 0, MS_MOST), INT(wire_status, eta_ms, -2, MS_MOST), INT(wire_status, rate_bytes_per_s, -1, BYTES_MOST),
     INT(wire_status, churn_bytes_per_s, -1, BYTES_MOST), MAY_INT(wire_status, limit_bytes_per_s, 0, BYTES_MOST),
-    MAY_TEXT(wire_status, bottleneck), BOOL(wire_status, held), MAY_TEXT(wire_status, tracker_reason),
+    MAY_TEXT(wire_status, bottleneck), MAY_INT(wire_status, source_latency_us, 0, MS_MOST),
+    MAY_INT(wire_status, source_latency_without_us, 0, MS_MOST), MAY_INT(wire_status, source_latency_with_us, 0, MS_MOST),
+    MAY_INT(wire_status, backoff_bytes_per_s, 0, BYTES_MOST), BOOL(wire_status, held), MAY_TEXT(wire_status, tracker_reason),
     MAY_INT(wire_status, rescan_interval_s, 0, MS_MOST), MAY_TEXT(wire_status, note_kind), MAY_TEXT(wire_status, note),
     TEXT(wire_status, error_kind), TEXT(wire_status, error), END};
 
@@ -108,7 +113,7 @@ static const struct shape {
     {WIRE_STATUS, sizeof(struct wire_status), status_fields},
     {WIRE_PAUSE, sizeof(struct wire_simple), simple_fields},
     {WIRE_RESUME, sizeof(struct wire_simple), simple_fields},
-    {WIRE_LIMIT, sizeof(struct wire_simple), simple_fields},
+    {WIRE_LIMIT, sizeof(struct wire_limit), limit_fields},
     {WIRE_DETACH, sizeof(struct wire_simple), simple_fields},
     {WIRE_PING, sizeof(struct wire_simple), simple_fields},
     {WIRE_PONG, sizeof(struct wire_simple), simple_fields},

@@ -45,6 +45,7 @@ enum wire_type {
     WIRE_BYE = 10,         /* struct wire_failure: the agent ends on purpose (detached, stopped); request is 0 */
     WIRE_RESTORE = 11,     /* struct wire_restore: the first frame of a connection that brings a point back to disks; then the replicator offers */
     WIRE_POINT_AT = 12,    /* struct wire_simple: value is the enum wire_step that the agent has come to, with a point of a group */
+    WIRE_PACKED = 16,      /* a DATA as the next piece of the connection's zstd stream; conn.h unpacks it, nobody else sees it */
     /* from the replicator */
     WIRE_WELCOME = 32,     /* struct wire_welcome: the answer to HELLO */
     WIRE_NEED = 33,        /* struct wire_need: the answer to OFFER, also where nothing is needed */
@@ -55,7 +56,7 @@ enum wire_type {
     WIRE_HASH = 38,        /* struct wire_hash: answered by HASHES…, HASH_DONE, or HASH_FAILED */
     WIRE_PAUSE = 39,       /* struct wire_simple: read and send nothing; marks go on */
     WIRE_RESUME = 40,      /* struct wire_simple */
-    WIRE_LIMIT = 41,       /* struct wire_simple: value is bytes a second on the wire; 0: none */
+    WIRE_LIMIT = 41,       /* struct wire_limit */
     WIRE_DETACH = 42,      /* struct wire_simple: replication is over: answer BYE, stop and don't dial again */
     WIRE_RESTORING = 43,   /* struct wire_restoring: the answer to RESTORE; OFFERs of every chunk follow */
     WIRE_POINT_GO = 44,    /* struct wire_simple: value is the enum wire_step to come to now */
@@ -253,6 +254,12 @@ struct wire_simple {
     int64_t request;
     int64_t value;
 };
+struct wire_limit {
+    int64_t request;
+    int64_t value;            /* bytes a second on the wire; 0: no limit */
+    int64_t read_bytes_per_s; /* from disks, outside points; 0, and where it is missing: no limit */
+    int64_t cpu_percent;      /* of one processor; 0, and where it is missing: no limit */
+};
 struct wire_thawed {
     int64_t request;
     bool was_held; /* false: there was nothing to thaw, or the hold deadline had ended it */
@@ -292,6 +299,9 @@ struct wire_status {
     int64_t churn_bytes_per_s;  /* newly marked: pages, or chunks where no more is known; -1: unknown */
     int64_t limit_bytes_per_s;  /* in force on the wire; 0: none */
     char bottleneck[WIRE_NAME_SIZE]; /* "": nothing holds it up, "source", "limit", "link" or "replicator" */
+    /* An I/O of the source's own, in microseconds (0: not known): of late, while the agent rests or reads slowly, while it reads; and what the
+     * agent holds its reading to because it takes longer (0: it does not). */
+    int64_t source_latency_us, source_latency_without_us, source_latency_with_us, backoff_bytes_per_s;
     bool held;
     char tracker_reason[WIRE_TEXT_SIZE]; /* why tracker is "rescan" */
     int64_t rescan_interval_s;           /* how often then */

@@ -85,7 +85,11 @@ static void test_never(void)
     }
     ok(after_s >= 15 && after_s <= 25, "churn outruns the link: never, after %d s, not at once", after_s);
     is_int(steps(&w, 300, 10 * MB, 11 * MB), OUTLOOK_NEVER, "and never it stays, also where it is by little");
-    is_int(steps(&w, 1, 10 * MB, 9.5 * MB), OUTLOOK_NEVER, "a second of less is no turn");
+    for (int i = 0; i < 7; i++) {
+        eta_ms = step(&w, 10 * MB, 1000, i < 6 ? 0 : 30 * MB, 11 * MB);
+        ok(eta_ms == OUTLOOK_NEVER, "a rest of six seconds in all the writing is no turn (%lld bytes a second)", (long long)w.o.churn);
+    }
+    steps(&w, 40, 10 * MB, 11 * MB);
     is_int(steps(&w, 60, 10 * MB, 9.5 * MB), OUTLOOK_NEVER, "nor is a rest that is nearly the link's all");
     for (after_s = 0; eta_ms == OUTLOOK_NEVER && after_s < 100; after_s++)
         eta_ms = steps(&w, 1, 10 * MB, 0);
@@ -133,6 +137,17 @@ static void test_same_places(void)
     ok(count <= 16, "until it stops: %d s later that is seen, in the midst of a round", count);
 }
 
+static void test_pass_ends(void)
+{
+    struct world w;
+
+    begin(&w, 100 * MB);
+    steps(&w, 60, 500 * MB, 0);
+    outlook_end_pass(&w.o, w.s.at_us);
+    is_int(w.o.rate, 500 * MB, "a pass over what is there already is fast");
+    is_int(steps(&w, 3, MB, 0), 100000, "changes are not: at once that is known");
+}
+
 static void test_limit(void)
 {
     struct world w;
@@ -166,6 +181,7 @@ int main(void)
     test_never();
     test_blip();
     test_same_places();
+    test_pass_ends();
     test_limit();
     test_long();
     return tap_done();

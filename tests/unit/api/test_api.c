@@ -532,6 +532,46 @@ static void test_replicator_tells_all(void)
     answer_release(&a);
 }
 
+/* What holds is the server's before its wave's before the factory's; the replicator is told that, and people who says so. */
+static void test_replication_settings(void)
+{
+    static const char status[] = "{\"servers\":[{\"server\":\"web01\",\"state\":\"CONTINUOUS\",\"lag_ms\":5}],\"vault\":{}}";
+    struct answer a = as(operator, "PUT", "/v1/settings", "{\"replication\":{\"retention\":\"1h 2h, x all\",\"speed\":1,\"point_interval_s\":0}}");
+
+    ok(a.status == 422 && answer_has(&a, "replication.retention") && answer_has(&a, "rung 2") && answer_has(&a, "replication.speed") &&
+       answer_has(&a, "replication.point_interval_s"), "the factory's settings are checked, every one");
+    answer_release(&a);
+    a = as(operator, "PUT", "/v1/settings", "{\"replication\":{\"point_interval_s\":30,\"bandwidth\":\"9MB/s\",\"shared_bandwidth\":\"50MB/s\","
+                                            "\"time_zone\":\"Europe/Berlin\"}}");
+    is_int(a.status, 200, "good ones are taken");
+    answer_release(&a);
+    a = as(operator, "PATCH", "/v1/waves/w1", "{\"settings\":{\"bandwidth\":\"8MB/s; mon-fri 08:00-18:00 2MB/s\",\"shared_bandwidth\":\"20MB/s\"}}");
+    is_int(a.status, 200, "and a wave's");
+    answer_release(&a);
+    a = as(operator, "PATCH", "/v1/servers/web01", "{\"attributes\":{\"bandwidth\":0,\"retention\":\"1h all\",\"cpu_percent\":40}}");
+    is_int(a.status, 200, "and a server's");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers/web01", NULL);
+    ok(answer_has(&a, "\"bandwidth\":{\"value\":\"0\",\"source\":\"server\"}") && answer_has(&a, "\"retention\":{\"value\":\"1h all\",\"source\":\"server\"}") &&
+       answer_has(&a, "\"point_interval_s\":{\"value\":30,\"source\":\"factory\"}") && answer_has(&a, "\"read_rate\":{\"value\":\"none\",\"source\":\"default\"}") &&
+       answer_has(&a, "\"wave_bandwidth\":{\"value\":\"20MB/s\",\"source\":\"wave\"}") &&
+       answer_has(&a, "\"site_bandwidth\":{\"value\":\"50MB/s\",\"source\":\"factory\"}"), "the server shows what holds, and who says so");
+    answer_release(&a);
+    a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
+    is_str(a.body.data, "{\"unknown\":[],\"servers\":{\"web01\":{\"bandwidth\":\"0\",\"cpu_percent\":40,\"point_interval_s\":30,\"retention\":\"1h all\","
+                        "\"time_zone\":\"Europe/Berlin\",\"shared\":{\"wave:w1\":{\"bandwidth\":\"20MB/s\",\"time_zone\":\"Europe/Berlin\"},"
+                        "\"site\":{\"bandwidth\":\"50MB/s\",\"time_zone\":\"Europe/Berlin\"}}}}}", "and the replicator is told it");
+    answer_release(&a);
+    a = as(operator, "PATCH", "/v1/servers/web01", "{\"attributes\":{\"bandwidth\":null}}");
+    ok(a.status == 200 && answer_has(&a, "\"bandwidth\":{\"value\":\"8MB/s; mon-fri 08:00-18:00 2MB/s\",\"source\":\"wave\"}"), "without the server's the wave's holds");
+    answer_release(&a);
+    a = as(operator, "PATCH", "/v1/waves/w1", "{\"settings\":{\"bandwidth\":null,\"shared_bandwidth\":null}}");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers/web01", NULL);
+    ok(answer_has(&a, "\"bandwidth\":{\"value\":\"9MB/s\",\"source\":\"factory\"}"), "and without that the factory's");
+    answer_release(&a);
+}
+
 static void test_replicator(void)
 {
     static const char status[] = "{\"servers\":[{\"server\":\"web01\",\"state\":\"CONTINUOUS\",\"bytes_total\":1000,\"bytes_read\":1000,\"bytes_sent\":900,"
@@ -540,7 +580,7 @@ static void test_replicator(void)
     struct answer a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
 
     is_int(a.status, 200, "a replicator tells its state");
-    is_str(a.body.data, "{\"unknown\":[\"ghost\"]}", "and is told what isn't ours");
+    is_str(a.body.data, "{\"unknown\":[\"ghost\"],\"servers\":{\"web01\":{}}}", "and is told what isn't ours, and nothing where nothing is set");
     answer_release(&a);
     a = as(viewer, "GET", "/v1/servers/web01", NULL);
     ok(answer_has(&a, "\"replication\":{\"state\":\"CONTINUOUS\""), "the server shows it");
@@ -554,12 +594,13 @@ static void test_replicator(void)
        answer_has(&a, "\"the replicator r1 does not tell whether its vault is damaged\""), "doctor says what it tells, and what it doesn't");
     answer_release(&a);
     test_replicator_tells_all();
+    test_replication_settings();
     a = as(viewer, "GET", "/metrics", NULL);
     ok(answer_has(&a, "slipway_replication_state{server=\"web01\",state=\"CONTINUOUS\",cause=\"link_too_slow\",severity=\"error\"} 1") &&
        answer_has(&a, "slipway_replication_never{server=\"web01\"} 1") && answer_has(&a, "slipway_replication_churn_bytes_per_second{server=\"web01\"} 7.000") &&
        !answer_has(&a, "slipway_replication_eta_seconds{"), "states, causes and figures for Prometheus; what is not known is not there");
     ok(answer_has(&a, "slipway_replication_lag_seconds{server=\"web01\"} 0.005") && answer_has(&a, "slipway_tasks{state=\"READY\"} 1") &&
-       answer_has(&a, "slipway_http_requests_total{method=\"POST\",route=\"/v1/replicator/status\",status=\"2xx\"} 2"), "numbers for Prometheus");
+       answer_has(&a, "slipway_http_requests_total{method=\"POST\",route=\"/v1/replicator/status\",status=\"2xx\"} 3"), "numbers for Prometheus");
     answer_release(&a);
 }
 

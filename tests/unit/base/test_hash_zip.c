@@ -49,9 +49,65 @@ static void test_zip(void)
     is_int((long long)zip_pack(z, noise, sizeof noise, packed), 0, "noise stays as it is");
 }
 
+/* Blocks that are much alike, but not in themselves: noise, with a few bytes of each changed. */
+static void make_block(uint8_t *block, size_t size, unsigned number)
+{
+    uint32_t state = 1;
+
+    for (size_t i = 0; i < size; i++) {
+        state = state * 1664525 + 1013904223;
+        block[i] = (uint8_t)(state >> 24);
+    }
+    block[number] ^= 1;
+}
+
+static void test_stream(void)
+{
+    CLEANUP(zip_stream_free) struct zip_stream *s = zip_stream_new(3), *u = zip_stream_unpacker(), *other = zip_stream_unpacker();
+    CLEANUP(buf_release) struct buf first = {0}, second = {0}, end = {0}, anew = {0};
+    static uint8_t block[65536], back[65536 + 1];
+    struct err e = {0};
+
+    ok(zip_stream_ended(u), "a stream that has not begun remembers nothing");
+    make_block(block, sizeof block, 0);
+    zip_stream_pack(s, block, sizeof block, false, &first);
+    ok(first.size_bytes > 65536 && first.size_bytes <= ZIP_STREAM_BOUND(65536), "noise takes what it takes: %zu bytes", first.size_bytes);
+    is_int(zip_stream_unpack(u, first.data, first.size_bytes, back, 65536, &e), 0, "it comes back at once");
+    ok(memcmp(block, back, 65536) == 0 && !zip_stream_ended(u), "the same, and is remembered");
+    make_block(block, sizeof block, 9);
+    zip_stream_pack(s, block, sizeof block, false, &second);
+    ok(second.size_bytes < 1000, "what is nearly as before takes %zu bytes", second.size_bytes);
+    back[65536] = 77;
+    is_int(zip_stream_unpack(other, second.data, second.size_bytes, back, 65536, &e), -1, "out of order it is refused");
+    is_int(e.kind, ERR_CORRUPT, "as corrupt");
+    is_int(zip_stream_unpack(u, second.data, second.size_bytes, back, 65536, &e), 0, "in order it comes back");
+    ok(memcmp(block, back, 65536) == 0 && back[65536] == 77, "the same, and nothing after it is touched");
+    zip_stream_pack(s, NULL, 0, true, &end);
+    is_int(zip_stream_unpack(u, end.data, end.size_bytes, back, 0, &e), 0, "an end");
+    ok(zip_stream_ended(u), "ends it");
+    zip_stream_pack(s, block, sizeof block, false, &anew);
+    ok(anew.size_bytes > 65536, "what follows knows of nothing before");
+    is_int(zip_stream_unpack(u, anew.data, anew.size_bytes, back, 65535, &e), -1, "more than was expected is refused");
+}
+
+/* A stream whose window is larger than ours would make whoever unpacks it hold as much. */
+static void test_window(void)
+{
+    static const uint8_t frame[] = {0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x60, 0x01, 0x00, 0x00}; /* RFC 8878 3.1.1: window 4 MiB, an empty last block */
+    static const uint8_t ours[] = {0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58, 0x01, 0x00, 0x00};  /* 2 MiB */
+    CLEANUP(zip_stream_free) struct zip_stream *u = zip_stream_unpacker(), *v = zip_stream_unpacker();
+    struct err e = {0};
+    uint8_t back;
+
+    is_int(zip_stream_unpack(v, ours, sizeof ours, &back, 0, &e), 0, "a window of 2 MiB is fine");
+    is_int(zip_stream_unpack(u, frame, sizeof frame, &back, 0, &e), -1, "a larger one is refused");
+}
+
 int main(void)
 {
     test_hash();
     test_zip();
+    test_stream();
+    test_window();
     return tap_done();
 }

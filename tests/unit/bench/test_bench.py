@@ -1,11 +1,13 @@
 #!/usr/bin/python3
 """What the benches judge by: they must not say that a goal holds when it doesn't, nor measure what wasn't there. Prints TAP."""
+import importlib
 import importlib.machinery
 import importlib.util
 import json
 import os
 import pathlib
 import sys
+import types
 
 sys.dont_write_bytecode = True
 BENCH = pathlib.Path(__file__).resolve().parent.parent.parent.parent / "bench"
@@ -16,6 +18,11 @@ loader.exec_module(run)
 
 import api  # pylint: disable=wrong-import-position
 import downtime  # pylint: disable=wrong-import-position
+import fleet  # pylint: disable=wrong-import-position
+import lag  # pylint: disable=wrong-import-position
+import link as link_of_wan  # pylint: disable=wrong-import-position
+import roofline  # pylint: disable=wrong-import-position
+import wan  # pylint: disable=wrong-import-position
 import tracker  # pylint: disable=wrong-import-position
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
@@ -40,6 +47,8 @@ def verdicts():
     ok(figure(10.0, {"a": 4.0, "b": 20.0}, at_least, True)["ratio"] == 0.5, "or more")
     ok(figure(2.0, {"a": 4.0}, at_least)["holds"] is True and figure(5.0, {"a": 4.0}, at_least)["holds"] is False, "a goal holds, or doesn't")
     ok(figure(2.0, {}, at_least)["holds"] is False, "and doesn't where no peer was measured")
+    ok(figure(96.0, {}, {"ours_at_least": 95})["holds"] is True and figure(94.0, {}, {"ours_at_least": 95})["holds"] is False, "nor where it must not be less")
+    ok("at least 95 s" in run.goal(figure(94.0, {}, {"ours_at_least": 95})), "which is said in words")
     ok(figure(9.0, {}, {"ours_at_most": 8})["holds"] is False and figure(2.0, {})["holds"] is None, "without a goal there is no verdict")
     wanted = {"bench", "what", "unit", "ours", "peers", "ratio", "goal", "holds", "machine", "commit"}
     ok(wanted <= set(figure(2.0, {})), "a line says all that it must")
@@ -53,6 +62,42 @@ def drawing():
     ok([line["ours"] for line in kept] == [2.0], "the newest figure is drawn; a quick one takes no real one's place, nor stands beside it")
     ok("**no**" in run.table(kept) and "quick:" not in run.table(kept), "a goal that was missed is seen")
     ok("quick:" in run.table(run.newest([text("a", 3.0, True)])), "a quick one alone is drawn as such")
+
+
+class Link:
+    """Counts what went over it: what a copy sends, and a tenth of it back."""
+
+    def __init__(self):
+        self.sent = [1000, 100]
+
+    def bytes(self):
+        return list(self.sent)
+
+
+def counting():
+    link = Link()
+
+    def copy():
+        link.sent = [link.sent[0] + 500, link.sent[1] + 50]
+        return 2.0
+    ok(wan.over(link, copy) == {"seconds": 2.0, "sent": 500, "all": 550}, "of a link's bytes those count that a copy sent, both ways")
+    ok(abs(link_of_wan.Link.share(types.SimpleNamespace(mbit_per_s=8), 1000000, 2.0) - 0.5) < 1e-9, "the share of a link is of what it carries one way")
+    ok(lag.percentile([1, 2, 3, 4, 5, 6, 7, 8, 9, 100], 0.99) == 100 and lag.percentile(list(range(1000)), 0.99) == 990, "a p99 does not leave the worst of a few out")
+    ok(abs(fleet.slope([(0, 10.0), (100, 60.0), (200, 110.0)]) - 0.5) < 1e-9, "memory by session is the slope")
+    churn = lag.Churn.__new__(lag.Churn)
+    churn.process, churn.place = types.SimpleNamespace(wait=lambda seconds: 0), types.SimpleNamespace(processes={"churn": 1})
+    churn.report = types.SimpleNamespace(read_text=lambda: json.dumps({"jobs": [{"write": {"bw_bytes": 10e6}}]}))
+    ok(refused(churn.end, 1), "a load that wrote half of what it should is none")
+    limits = {"reading the disk": 2.0, "SHA-256": 1.0}
+    held = [run.finish("initial_sync", roofline.figure("x", seconds, limits), False)["holds"] for seconds in (2.6, 2.7)]
+    ok(held == [True, False], "the machine's limit is that of its slowest stage")
+
+
+def lists():
+    benches = {name: importlib.import_module(name) for name in run.BENCHES}
+    ok(all(bench.DURATION and bench.__doc__ for bench in benches.values()), "each bench says what it measures and how long it takes")
+    ok({name for name, bench in benches.items() if run.takes_minutes(bench)} == {"lag", "fleet"}, "those with a load of any length take --minutes")
+    ok(not [name for name in run.PROGRAMS if name.startswith("bench/") and name[6:] not in (BENCH / "meson.build").read_text()], "every program of theirs is built")
 
 
 def report(outages, state="SUCCEEDED", result="passed"):
@@ -88,6 +133,8 @@ def outputs():
 
 verdicts()
 drawing()
+counting()
+lists()
 cutovers()
 outputs()
 sys.exit(tap.finish())

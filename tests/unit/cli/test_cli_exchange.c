@@ -6,8 +6,12 @@
 #include "tap.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
+#include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 static struct httpd_server *server;
 static char seen[4096]; /* what the last change was asked with: "METHOD PATH If-Match BODY" */
@@ -75,9 +79,14 @@ static int replicating(struct http_call *c, bool behind)
 
 static int servers(struct http_call *c, struct err *e)
 {
-    const char *page = call_query(c, "page"), *wave = call_query(c, "wave");
+    const char *page = call_query(c, "page"), *wave = call_query(c, "wave"), *q = call_query(c, "q");
 
     (void)e;
+    if (q) /* it looks for the word in names and addresses, too */
+        return reply_json(c, 200, strcmp(q, "shop") == 0 ? json_pack("{s:[{s:s,s:s},{s:s,s:s},{s:s,s:n},{s:s,s:s}],s:n}", "items", "name", "web01", "application",
+                                                                     "shop", "name", "old01", "application", "shop-old", "name", "shop01", "application", "name",
+                                                                     "db01", "application", "shop", "next")
+                                                         : json_pack("{s:[],s:n}", "items", "next"));
     if (wave && (strcmp(wave, "behind") == 0 || strcmp(wave, "late") == 0))
         return replicating(c, strcmp(wave, "behind") == 0);
     if (!page)
@@ -155,6 +164,8 @@ static ssize_t events_read(void *user, char *bytes, size_t size)
     static const char text[] =
         ": hello\n\nid: 5\r\nevent: wave.changed\r\ndata: {\"id\":5,\"at\":\"2027-01-01T00:00:00.000Z\",\r\n"
         "data: \"actor\":\"user:anna\",\"kind\":\"wave.changed\",\"entity_id\":\"w1\",\"data\":{}}\r\n\r\n"
+        "event: server.replication\r\ndata: {\"at\":\"2027-01-01T00:00:01.000Z\",\"actor\":\"replicator:r1\",\"kind\":\"server.replication\",\"entity_id\":\"db01\",\"data\":"
+        "{\"fields\":{\"state\":{\"before\":\"CONTINUOUS\",\"after\":\"BACKLOG\"},\"cause\":{\"before\":null,\"after\":\"limit_too_low\"}}}}\r\n\r\n"
         "event: replication\r\ndata: {\"server\":\"db01\",\"state\":\"BACKLOG\",\"backlog_bytes\":314572800,\"rate_bytes_per_s\":1000000,\"eta\":\"never\","
         "\"cause\":{\"text\":\"the limit\",\"advice\":\"raise it\"}}\r\n\r\n";
     bool *sent = user;
@@ -381,8 +392,70 @@ static void shows_replication(void)
     is_int(SLIPWAY("server", "list", "--wave", "behind"), 0, "the list of servers");
     ok(strstr(out_text, "limit_too_low") && strstr(out_text, "never"), "names the cause");
     is_int(SLIPWAY("watch", "--replication"), 4, "watching");
+    ok(strstr(out_text, "server.replication  db01  state: CONTINUOUS → BACKLOG, cause: - → limit_too_low  by replicator:r1"), "a change of state says from what to what");
     ok(strstr(out_text, "db01  BACKLOG  backlog 300 MiB  churn -  rate 8.0 Mbit/s  lag -  caught up in never") && strstr(out_text, "    why: the limit\n    do:  raise it\n"),
        "tells it as it changes");
+}
+
+/* The control socket of a replicator that has a vault open: answers, and keeps what it was asked last. */
+static struct {
+    int fd;
+    char asked[2048];
+} control;
+
+static void *answer(void *user)
+{
+    static const char *const answers[] = {
+        "{\"ok\":true,\"servers\":[]}\n",
+        "{\"ok\":true,\"group\":{\"id\":\"g1\",\"name\":\"shop\",\"at\":\"2027-03-01T22:00:00Z\",\"window_us\":321,\"consistency\":\"frozen\",\"attempts\":1,"
+        "\"points\":[{\"id\":\"p1\",\"server\":\"db01\",\"consistency\":\"frozen\",\"freeze_ms\":12,\"bytes\":65536,\"disks\":[]}]}}\n"};
+    int fd;
+
+    (void)user;
+    while ((fd = accept(control.fd, NULL, NULL)) >= 0) {
+        char line[2048] = "";
+        const char *text;
+
+        for (size_t size = 0; size < sizeof line - 1 && !strchr(line, '\n'); size++)
+            if (read(fd, line + size, 1) != 1)
+                break;
+        text = answers[strstr(line, "group_point") != NULL];
+        memcpy(control.asked, line, sizeof line);
+        MUST(write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+        close(fd);
+    }
+    return NULL;
+}
+
+static void takes_points(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    pthread_t thread;
+    int lock;
+
+    MUST(mkdir(in("vault"), 0700) == 0);
+    put("vault/vault.json", "{\"format\":\"slipway-vault\",\"version\":1,\"id\":\"00112233445566778899aabbccddeeff\"}");
+    lock = open(in("vault/lock"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    MUST(lock >= 0 && flock(lock, LOCK_EX) == 0);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", in("control.sock"));
+    control.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    MUST(bind(control.fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(control.fd, 4) == 0);
+    MUST(pthread_create(&thread, NULL, answer, NULL) == 0);
+    is_int(SLIPWAY("point", "take", "--application", "shop", "--consistency", "frozen", "--timeout", "9", "--vault", in("vault")), 0,
+           "points of an application: %s", flat(err_text));
+    ok(strstr(control.asked, "\"servers\":[\"web01\",\"db01\"]") && strstr(control.asked, "\"name\":\"shop\"") && strstr(control.asked, "\"timeout_ms\":9000") &&
+       strstr(control.asked, "\"consistency\":\"frozen\""), "of its servers, and no other: %s", flat(control.asked));
+    ok(strstr(out_text, "g1") && strstr(out_text, "321") && strstr(out_text, "db01"), "what came of it is shown: %s", flat(out_text));
+    is_int(SLIPWAY("point", "take", "--server", "a", "--server", "b", "--vault", in("vault")), 0, "of servers by name: %s", flat(err_text));
+    ok(strstr(control.asked, "\"servers\":[\"a\",\"b\"]") && strstr(control.asked, "\"consistency\":\"any\""), "as they are given: %s", flat(control.asked));
+    control.asked[0] = '\0';
+    is_int(SLIPWAY("point", "take", "--application", "nobody", "--vault", in("vault")), 5, "of nobody: %s", flat(err_text));
+    is_int(SLIPWAY("point", "take", "--application", "shop", "--server", "a", "--vault", in("vault")), 2, "both ways at once: %s", flat(err_text));
+    is_str(control.asked, "", "no replicator is asked for that");
+    shutdown(control.fd, SHUT_RDWR);
+    pthread_join(thread, NULL);
+    close(control.fd);
+    close(lock);
 }
 
 static void signs_out(void)
@@ -413,6 +486,7 @@ int main(void)
     imports();
     looks_after();
     shows_replication();
+    takes_points();
     signs_out();
     httpd_stop(&server);
     fixture_end();

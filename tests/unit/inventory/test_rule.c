@@ -62,6 +62,20 @@ static const struct {
     {server_attributes, "cpu", "4.5", false},
     {server_attributes, "jump_host_key", "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU", true},
     {server_attributes, "jump_host_key", "SHA256:short", false},
+    {server_attributes, "bandwidth", "100Mbit/s; mon-fri 08:00-18:00 20Mbit/s; sun pause", true},
+    {server_attributes, "bandwidth", "100Mbit/s; 08:00 20Mbit/s", false},
+    {server_attributes, "retention", "10m all, 1h 1m, 1d 1h, 3d 1d", true},
+    {server_attributes, "retention", "1h 1m, 10m all", false},
+    {server_attributes, "read_rate", "200MB/s", true},
+    {server_attributes, "read_rate", "200", false},
+    {server_attributes, "cpu_percent", "150", true},
+    {server_attributes, "cpu_percent", "0", false},
+    {server_attributes, "point_interval_s", "5", true},
+    {server_attributes, "point_interval_s", "0", false},
+    {server_attributes, "time_zone", "Europe/Berlin", true},
+    {server_attributes, "time_zone", "Europe/Atlantis", false},
+    {wave_settings, "shared_bandwidth", "1Gbit/s; daily 2MB/s", false},
+    {wave_settings, "shared_bandwidth", "1Gbit/s", true},
     {wave_settings, "host_keys", "accept-first", true},
     {wave_settings, "host_keys", "yes", false},
     {wave_settings, "hold_s", "0", true},
@@ -85,7 +99,7 @@ static void page_knows_all(const char *path)
 int main(int argc, char **argv)
 {
     char reason[RULE_REASON_SIZE] = "";
-    json_t *out = NULL, *number = json_integer(8), *text = json_string("8"), *wrong = json_true();
+    json_t *out = NULL, *number = json_integer(8), *text = json_string("8"), *wrong = json_true(), *nought = json_integer(0);
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const struct rule *r = rule_find(cases[i].table, cases[i].name);
@@ -99,6 +113,14 @@ int main(int argc, char **argv)
     is_int(rule_take(rule_find(server_attributes, "cpu"), text, &out, reason), 0, "and from a text");
     ok(json_is_integer(out) && json_integer_value(out) == 8, "becomes one");
     json_decref(out);
+    is_int(rule_take(rule_find(server_attributes, "bandwidth"), number, &out, reason), -1, "8 is no rate: %s", reason);
+    is_int(rule_take(rule_find(server_attributes, "bandwidth"), nought, &out, reason), 0, "but 0 is");
+    ok(json_is_string(out), "and becomes a text");
+    json_decref(out);
+    for (const struct rule *r = replication_settings; r->name; r++)
+        ok((!r->otherwise || rule_check(r, r->otherwise, reason)) && rule_find(wave_settings, r->name) &&
+               !rule_find(server_attributes, r->name) == !strcmp(r->name, "shared_bandwidth"),
+           "%s is a setting of the factory, of waves, and, but for what is shared, of servers", r->name);
     is_int(rule_take(rule_find(server_attributes, "cpu"), wrong, &out, reason), -1, "true %s", reason);
     is_int(rule_take(rule_find(server_attributes, "services"), number, &out, reason), -1, "a number for a text %s", reason);
     ok(!rule_find(server_attributes, "color"), "what isn't in the table isn't known");
@@ -106,5 +128,6 @@ int main(int argc, char **argv)
     json_decref(number);
     json_decref(text);
     json_decref(wrong);
+    json_decref(nought);
     return tap_done();
 }

@@ -1,6 +1,7 @@
 """An agent of the test's own, on the wire (docs/formats/wire.md): says what it is told to say, when it is told to. Its disk is all zeros."""
 import json
 import queue
+import select
 import socket
 import ssl
 import struct
@@ -22,7 +23,7 @@ class Agent:
         context.load_verify_locations(folder / "ca.pem")
         context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
         self.stream = context.wrap_socket(socket.create_connection(("127.0.0.1", world.port), timeout=30))
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # one thread at a time uses the stream: OpenSSL's wish
         threading.Thread(target=self.listen, daemon=True).start()
         self.say("HELLO", version=1, agent_version="test", server=server, boot_id="b", tracker="ebpf", epoch=f"e-{server}-{id(self)}",
                  disks=[{"id": "disk", "name": "vda", "size_bytes": CHUNKS * 65536}])
@@ -33,6 +34,7 @@ class Agent:
     def frame(self, name, payload):
         with self.lock:
             self.sequence += 1
+            self.stream.settimeout(20)
             self.stream.sendall(struct.pack("<IHHI", len(payload), TYPES[name], 0, self.sequence) + payload)
 
     def say(self, name, **message):
@@ -47,7 +49,14 @@ class Agent:
     def read(self, size):
         data = b""
         while len(data) < size:
-            piece = self.stream.recv(size - len(data))
+            if not self.stream.pending():
+                select.select([self.stream], [], [], 0.2)
+            with self.lock:
+                self.stream.settimeout(0)
+                try:
+                    piece = self.stream.recv(size - len(data))
+                except ssl.SSLWantReadError:
+                    continue
             if not piece:
                 raise OSError("closed")
             data += piece

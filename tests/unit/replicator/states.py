@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
 import tap  # pylint: disable=wrong-import-position
-from replicated import MIB, Refused, World, continuous, run  # pylint: disable=wrong-import-position
+from replicated import MIB, World, continuous, run  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
 LIMIT = 1 * MIB
@@ -54,6 +55,40 @@ class Writer:
         self.thread.join()
 
 
+class Narrow:
+    """A link that lets through so many bytes a second, one way; the other way all."""
+
+    def __init__(self, port, rate):
+        self.to, self.rate = port, rate
+        self.listener = socket.socket()
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # what it has taken in looks as if it were across
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen()
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                agent = self.listener.accept()[0]
+                replicator = socket.create_connection(("127.0.0.1", self.to))
+            except OSError:
+                return
+            threading.Thread(target=self.carry, args=(agent, replicator, self.rate), daemon=True).start()
+            threading.Thread(target=self.carry, args=(replicator, agent, 0), daemon=True).start()
+
+    @staticmethod
+    def carry(source, target, rate):
+        try:
+            while piece := source.recv(16384):
+                target.sendall(piece)
+                time.sleep(len(piece) / rate if rate else 0)
+        except OSError:
+            pass
+        for end in (source, target):
+            end.close()
+
+
 def first_sync(world):
     world.start_replicator()
     seen = set()
@@ -64,9 +99,11 @@ def first_sync(world):
         seen.add(server["state"])
         if server["state"] == "INITIAL_SYNC" and server["eta_ms"]:
             seen.add("ETA")
+        if server["bottleneck"]:
+            seen.add("held up by the " + server["bottleneck"])
         return continuous(world)
     world.wait("the first sync ends", synced, 120)
-    ok({"INITIAL_SYNC", "ETA", "CONTINUOUS"} <= seen, f"it said so, and how long it takes: {sorted(seen)}")
+    ok({"INITIAL_SYNC", "ETA", "CONTINUOUS", "held up by the limit"} <= seen, f"it said so, how long it takes, and that a limit is what holds it up: {sorted(seen)}")
     server = world.server()
     ok(server["cause"] is None and server["eta"] is None and server["bottleneck"] is None, "all is well: no cause: " + words(server))
 
@@ -143,10 +180,30 @@ def outrun(world):
     tap.note(f"{told:.0f} s were told, {time.monotonic() - begun:.0f} s it took")
 
 
-def grown(world):
+def start_over(world, what, **settings):
+    """A new agent; what was said of the old one is not taken for its word."""
     world.kill("agent-web01")
-    world.start_agent()
-    world.wait("again", lambda: continuous(world) and world.server()["connected"], 120)
+    world.wait("its agent is gone", lambda: not world.server()["connected"])
+    world.start_agent(**settings)
+    world.wait(what, lambda: world.server()["connected"] and continuous(world), 120)
+
+
+def narrow(world):
+    """No limit, and a link that is no wider than one."""
+    link = Narrow(world.port, LIMIT)
+    start_over(world, "over a narrow link it goes on", replicator_port=link.port)
+    (world.mounted / "hot").write_bytes(os.urandom(24 * MIB))
+    world.sync()
+    world.wait("what is much for the link is a backlog, and the link is what holds it up", lambda: world.server()["state"] == "BACKLOG" and world.server()["bottleneck"] == "link" and
+               cause(world) == "catching_up" and "held up by the link" in world.server()["cause"]["text"])
+    tap.note(words(world.server()))
+    ok(LIMIT / 3 < world.server()["rate_bytes_per_s"] < 2 * LIMIT, "the rate is the link's, not that of the rescan before")
+    world.wait("until it has caught up", lambda: continuous(world) and cause(world) is None, 120)
+    link.listener.close()
+
+
+def grown(world):
+    start_over(world, "over a wide one, too")
     os.truncate(world.dir / "source.raw", 104 * MIB)
     run("losetup", "-c", world.loop)
     world.wait("a disk that has grown is noticed and said, with its sizes", lambda: cause(world) == "disks_changed" and
@@ -184,9 +241,9 @@ def main():
     try:
         world.certificates()
         world.disk(96 * MIB)
-        for part in (first_sync, stopped, snapshot, paused, outrun, grown, rivals, untracked):
+        for part in (first_sync, stopped, snapshot, paused, outrun, narrow, grown, rivals, untracked):
             part(world)
-    except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
+    except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
         ok(False, f"{type(reason).__name__}: {reason}")
     finally:
         world.close()

@@ -122,6 +122,12 @@ static void test_behind(void)
         snprintf(status.bottleneck, sizeof status.bottleneck, "%s", rows[i].bottleneck);
         f.busy = rows[i].busy;
         is_cause(&f, rows[i].kind, "error", rows[i].words);
+        if (strcmp(rows[i].kind, "source_too_slow") != 0)
+            continue;
+        status.backoff_bytes_per_s = 5 << 20;
+        status.source_latency_us = 9000;
+        status.source_latency_without_us = 700;
+        is_cause(&f, rows[i].kind, "error", "for an I/O of the source's own takes 9000 us, and 700 us without it");
     }
 }
 
@@ -171,6 +177,20 @@ static void test_points(void)
     is_cause(&f, "not_tracked", "info", "does not describe its types), so all of its disks (96.0 MiB) are read and compared every 300 s");
 }
 
+static void test_settings(void)
+{
+    struct cause_facts f = fresh();
+    struct err refused = {0};
+
+    f.paused_by_calendar = true;
+    status.backlog_bytes = 3 << 20;
+    is_cause(&f, "calendar_pause", "info", "pauses it now; 3.0 MiB of changes wait");
+    f = fresh();
+    err_set(&refused, ERR_INVALID, "time_zone: there is no time zone Mars/Utopia");
+    f.settings_trouble = &refused;
+    is_cause(&f, "settings_refused", "warning", "what held before goes on: time_zone: there is no time zone Mars/Utopia");
+}
+
 int main(void)
 {
     test_well();
@@ -181,5 +201,6 @@ int main(void)
     test_limit();
     test_notes();
     test_points();
+    test_settings();
     return tap_done();
 }

@@ -268,6 +268,9 @@ def push():
     config = json.loads(pathlib.Path("/etc/slipway-agent/config.json").read_text())
     ok(outcome.status == 0 and "systemctl restart slipway-agent" in asked() and config["freeze_budget_ms"] == 150 and
        config["before_freeze"] == "/opt/shop/freeze" and "after_thaw" not in config, "another configuration starts it anew")
+    attributes["memory_bound_mib"] = "256"
+    ok(step("push_agent").status == 0 and json.loads(pathlib.Path("/etc/slipway-agent/config.json").read_text())["memory_bound_mib"] == 256,
+       "its bound of memory reaches it")
     settings["agent_path"] = "/no/such/agent"
     outcome = step("push_agent")
     ok(outcome.status != 0 and "agent_path" in outcome.error, f"an agent that isn't there: {outcome.error[:80]}")

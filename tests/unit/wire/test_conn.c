@@ -1,8 +1,10 @@
 /* Frames over TLS: several threads send, one receives; sequence, cut ends, time-outs. */
 #include "wire/conn.h"
+#include "base/clock.h"
 #include "tap.h"
 #include "testca.h"
 
+#include <malloc.h>
 #include <pthread.h>
 #include <sys/socket.h>
 
@@ -71,6 +73,118 @@ static void test_many_senders(void)
     is_int(wire_conn_sent_bytes(ends[0]), wire_conn_received_bytes(ends[1]), "both ends count the same bytes");
 }
 
+/* A frame that is too large for the socket's buffer is sent by a thread of its own. */
+static struct {
+    struct buf data;
+    bool packed;
+    int64_t sent_bytes;
+    int result;
+} large;
+
+static void *send_large(void *unused)
+{
+    large.result = large.packed ? wire_send_packed(ends[0], &large.data, 6, &large.sent_bytes, NULL) : wire_send_buf(ends[0], WIRE_DATA, &large.data, NULL);
+    return unused;
+}
+
+static void pass_large(bool packed, const char *what)
+{
+    struct wire_frame frame = {0};
+    struct err e = {0};
+    pthread_t thread;
+    bool closed;
+    int got;
+
+    large.packed = packed;
+    MUST(pthread_create(&thread, NULL, send_large, NULL) == 0);
+    got = wire_recv(ends[1], &frame, 5000, &closed, &e);
+    pthread_join(thread, NULL);
+    ok(large.result == 0 && got == 1 && frame.type == WIRE_DATA && frame.size == large.data.size_bytes && memcmp(frame.payload, large.data.data, frame.size) == 0, "%s", what);
+}
+
+static size_t held_bytes(void)
+{
+    struct mallinfo2 held = mallinfo2();
+
+    return held.uordblks + held.hblkhd;
+}
+
+static void fill_large(void)
+{
+    uint32_t state = 1;
+
+    buf_init(&large.data, WIRE_PAYLOAD_LIMIT);
+    while (large.data.size_bytes < (1u << 20)) {
+        state = state * 1664525 + 1013904223;
+        MUST(buf_add(&large.data, &state, sizeof state) == 0);
+    }
+}
+
+static void test_rest(void)
+{
+    struct wire_frame frame;
+    struct err e = {0};
+    bool closed;
+    size_t before, after;
+
+    pass_large(false, "a large frame comes");
+    before = held_bytes();
+    is_int(wire_recv(ends[1], &frame, 20, &closed, &e), 0, "then nothing");
+    after = held_bytes();
+    ok(!before || before - after >= large.data.size_bytes, "and its room is given back: %zu of %zu bytes are left", after, before);
+    pass_large(false, "another comes all the same");
+}
+
+static void test_packed(void)
+{
+    struct wire_frame frame;
+    struct err e = {0};
+    int64_t first_sent;
+    bool closed;
+    size_t before;
+
+    while (wire_recv(ends[1], &frame, 20, &closed, &e) > 0)
+        ;
+    before = held_bytes();
+    pass_large(true, "a DATA comes packed, and is a DATA");
+    first_sent = large.sent_bytes;
+    pass_large(true, "and the same again");
+    ok(large.sent_bytes < first_sent / 100, "which takes %lld bytes after %lld", (long long)large.sent_bytes, (long long)first_sent);
+    is_int(wire_conn_sent_bytes(ends[0]), wire_conn_received_bytes(ends[1]), "both ends count what went over the wire");
+    is_int(wire_conn_rest(ends[0], 60 * US_PER_S, &e), 0, "a stream that was used just now goes on");
+    pass_large(true, "with what it knew");
+    ok(large.sent_bytes < first_sent / 100, "which takes %lld bytes", (long long)large.sent_bytes);
+    is_int(wire_conn_rest(ends[0], 0, &e), 0, "a stream may rest");
+    is_int(wire_recv(ends[1], &frame, 2000, &closed, &e), 0, "which is no frame for anybody");
+    ok(!closed && wire_recv(ends[1], &frame, 20, &closed, &e) == 0, "nor an end");
+    ok(!before || held_bytes() < before + (1u << 20), "neither end keeps a window: %zu bytes, %zu before", held_bytes(), before);
+    pass_large(true, "and begins anew");
+    ok(large.sent_bytes > first_sent / 2, "with nothing that it knew: %lld bytes", (long long)large.sent_bytes);
+}
+
+static void test_bad_packed(void)
+{
+    static const struct {
+        const char *bytes, *what;
+        size_t size;
+    } bad[] = {
+        {"\0\0", "PACKED without a head", 2},
+        {"\xff\xff\xff\xff", "PACKED of more than a frame's most", 4},
+        {"\x04\0\0\0....", "PACKED that is no zstd", 8},
+        {"\x04\0\0\0", "PACKED that gives less than it says", 4},
+    };
+    struct wire_frame frame;
+    bool closed;
+
+    for (size_t i = 0; i < ARRAY_COUNT(bad); i++) {
+        struct err e = {0};
+
+        MUST(wire_send(ends[0], WIRE_PACKED, bad[i].bytes, bad[i].size, NULL) == 0);
+        is_int(wire_recv(ends[1], &frame, 2000, &closed, &e), -1, "%s is refused", bad[i].what);
+        ok(e.kind == ERR_PROTOCOL || e.kind == ERR_CORRUPT, "as such: %s", e.message);
+    }
+}
+
 static void test_ends(void)
 {
     struct wire_simple ping = {1, 2}, back;
@@ -105,6 +219,11 @@ int main(void)
     MUST(tls_context_new(TLS_SERVER, replicator[0], replicator[1], ca.pem, &contexts[1], NULL) == 0);
     connect_ends();
     test_many_senders();
+    fill_large();
+    test_rest();
+    test_packed();
+    test_bad_packed();
+    buf_release(&large.data);
     test_ends();
     for (int i = 0; i < 2; i++) {
         tls_context_free(&contexts[i]);

@@ -184,7 +184,7 @@ static void test_bad_json(void)
         {"{\"request\":1,\"request\":1,\"value\":0}", "a member twice"},
         {"{\"request\":1,\"value\":0} x", "something after it"},
     };
-    struct wire_simple simple = {7, 7};
+    struct wire_limit simple = {7, 7, 7, 7};
     struct err e = {0};
 
     for (size_t i = 0; i < ARRAY_COUNT(bad); i++) {
@@ -195,6 +195,8 @@ static void test_bad_json(void)
     ok(simple.request == 7 && simple.value == 7, "the output is untouched");
     is_int(wire_json_decode(WIRE_LIMIT, "{\"request\":1,\"value\":5,\"new\":{}}", 33, &simple, sizeof simple, &e), -1, "a NUL at the end is refused");
     is_int(wire_json_decode(WIRE_LIMIT, "{\"request\":1,\"value\":5,\"new\":{}}", 32, &simple, sizeof simple, &e), 0, "unknown members are ignored");
+    ok(simple.value == 5 && simple.read_bytes_per_s == 0 && simple.cpu_percent == 0, "and what came later than the others may be missing");
+    is_int(wire_json_decode(WIRE_LIMIT, "{\"request\":1,\"value\":5,\"cpu_percent\":-1}", 40, &simple, sizeof simple, &e), -1, "but not be wrong");
 }
 
 int main(void)

@@ -1,0 +1,164 @@
+/* The controller that keeps the agent from slowing the source: a source and a clock that are made up, a second a look. */
+#include "agent/gentle.h"
+#include "base/clock.h"
+#include "tap.h"
+
+#define MIB (INT64_C(1) << 20)
+
+/* A disk: an I/O of the source's takes base_us, and more the more is read: twice as long at half of what the disk can give, and so on. */
+struct source {
+    int64_t base_us, ios, can_read, stalled;
+};
+
+struct run {
+    struct gentle g;
+    int64_t now_us, rate, wants; /* wants: what is read where nothing holds it back */
+    int64_t read, looks_held, lowest, highest_latency_us;
+};
+
+static int64_t latency_of(const struct source *d, int64_t read) { return d->base_us * d->can_read / (d->can_read - read * 9 / 10); }
+
+static void second(struct run *r, const struct source *d)
+{
+    int64_t limit = r->rate && r->rate < r->wants ? r->rate : r->wants, read = limit < d->can_read ? limit : d->can_read;
+    int64_t latency_us = latency_of(d, read);
+    struct gentle_sample s = {.now_us = r->now_us += US_PER_S, .span_us = US_PER_S, .ios = d->ios, .io_us = d->ios * latency_us, .own_bytes = read,
+                              .stalled = d->stalled};
+
+    r->rate = gentle_look(&r->g, &s);
+    r->read += read;
+    r->looks_held += r->rate != 0;
+    r->lowest = !r->lowest || read < r->lowest ? read : r->lowest;
+    r->highest_latency_us = latency_us > r->highest_latency_us ? latency_us : r->highest_latency_us;
+}
+
+static struct run begin(int64_t ios, int64_t io_us, int64_t wants)
+{
+    struct run r = {.wants = wants};
+
+    gentle_init(&r.g, ios, io_us, 0);
+    return r;
+}
+
+static void live(struct run *r, const struct source *d, int seconds)
+{
+    r->looks_held = r->lowest = r->highest_latency_us = r->read = 0;
+    for (int i = 0; i < seconds; i++)
+        second(r, d);
+}
+
+static void an_idle_source(void)
+{
+    const struct source idle = {.base_us = 200, .ios = GENTLE_LEAST_IOS - 1, .can_read = 1000 * MIB, .stalled = -1};
+    struct run r = begin(0, 0, 900 * MIB);
+
+    live(&r, &idle, 600);
+    ok(r.looks_held == 0 && r.read == 600 * 900 * MIB, "a source that does nothing never slows the agent");
+    is_int(r.g.latency_us, 0, "and nothing is said of its latency");
+}
+
+static void a_source_with_room(void)
+{
+    const struct source busy = {.base_us = 1000, .ios = 500, .can_read = 1000 * MIB, .stalled = -1};
+    struct run r = begin(0, 0, 300 * MIB);
+
+    live(&r, &busy, 600);
+    ok(r.g.without_us >= 1000 && r.g.without_us < 1050 && r.g.with_us > r.g.without_us && r.g.with_us < 2 * r.g.without_us,
+       "its latency is known without the agent (%lld us) and with (%lld us)", (long long)r.g.without_us, (long long)r.g.with_us);
+    ok(r.read > 97 * 600 * 300 * MIB / 100 && r.g.rate == 0, "where it stays low enough, nothing is held back but to look: %lld of %d MiB were read",
+       (long long)(r.read / MIB), 600 * 300);
+    ok(r.looks_held >= 2 * 4 && r.looks_held <= 2 * 6, "for two seconds every two minutes (%lld s in all)", (long long)r.looks_held);
+}
+
+static void a_source_that_suffers(void)
+{
+    const struct source busy = {.base_us = 1000, .ios = 500, .can_read = 100 * MIB, .stalled = -1};
+    struct source free = busy;
+    struct run r = begin(100000, 100000 * 1000, 95 * MIB);
+
+    second(&r, &busy);
+    ok(r.rate > 0 && r.rate <= 95 * MIB / 2, "when it takes longer, the next second's reading is halved (%lld MiB/s)", (long long)(r.rate / MIB));
+    live(&r, &busy, 20);
+    live(&r, &busy, 600);
+    ok(r.read / 600 > GENTLE_FLOOR && r.read / 600 < 60 * MIB, "in the long run it reads what the disk has room for: %lld MiB/s",
+       (long long)(r.read / 600 / MIB));
+    ok(r.lowest >= GENTLE_FLOOR && r.highest_latency_us < 4000, "never less than the floor, and the source waits %lld us at worst, not 7000",
+       (long long)r.highest_latency_us);
+    free.can_read = 10000 * MIB;
+    live(&r, &free, 30);
+    ok(r.g.rate == 0 && r.rate == 0, "when the disk has room again, nothing is held back any more");
+}
+
+static void a_source_with_a_load_of_its_own(void)
+{
+    struct source d = {.base_us = 1000, .ios = 500, .can_read = 1000 * MIB, .stalled = -1};
+    struct run r = begin(100000, 100000 * 1000, 200 * MIB);
+
+    live(&r, &d, 60);
+    d.base_us = 20000; /* its own work has become heavy; the agent has little part in it */
+    live(&r, &d, 10);
+    ok(r.looks_held > 0 && r.lowest >= GENTLE_FLOOR, "it backs off at first: who can know");
+    live(&r, &d, 300);
+    ok(r.g.rate == 0 && 2 * r.g.without_us > d.base_us, "and comes back, once it has seen that the source is like that without it (%lld us)", (long long)r.g.without_us);
+}
+
+static void an_agent_that_rests(void)
+{
+    struct source d = {.base_us = 1000, .ios = 500, .can_read = 1000 * MIB, .stalled = -1};
+    struct run r = begin(0, 0, 0);
+
+    live(&r, &d, 20);
+    ok(r.g.without_us == 1000 && r.g.with_us == 0 && r.looks_held == 0, "while the agent reads nothing it learns what the source is like");
+    d.base_us = 50000;
+    live(&r, &d, 20);
+    is_int(r.looks_held, 0, "and holds back nothing, whatever the source does to itself");
+}
+
+static void stalls(void)
+{
+    struct source d = {.base_us = 1000, .ios = 0, .can_read = 1000 * MIB, .stalled = 30};
+    struct run r = begin(0, 0, 2 * MIB);
+
+    live(&r, &d, 10);
+    r.wants = 400 * MIB;
+    live(&r, &d, 10);
+    is_int(r.looks_held, 0, "little stalling is no reason to hold back");
+    d.stalled = 30 + GENTLE_STALL_RISE + 50;
+    live(&r, &d, 5);
+    ok(r.looks_held > 0 && r.rate < 400 * MIB, "other programs that wait for I/O more than before are one, where the disks tell nothing");
+    r = begin(0, 0, 400 * MIB);
+    live(&r, &d, 60);
+    is_int(r.looks_held, 0, "where it is not known how it was before, that alone says nothing");
+}
+
+static void paces(void)
+{
+    struct pace p = {0};
+
+    is_int(pace_book(&p, 1 << 30, 1000), 0, "without a limit nobody waits");
+    pace_set(&p, 1000, 1000);
+    is_int(pace_book(&p, 500, 1000), 0, "the first goes at once");
+    is_int(pace_book(&p, 500, 1000), US_PER_S / 2, "the second when its time has come");
+    pace_set(&p, 10000, 1000);
+    is_int(pace_book(&p, 1, 1000), US_PER_S / 10, "under ten times the limit what was booked takes a tenth");
+    pace_set(&p, 1, 1000);
+    is_int(pace_book(&p, 1, 1000), INT64_C(1001) * US_PER_S, "under a lower one it takes longer");
+    pace_set(&p, 0, 1000);
+    is_int(pace_book(&p, 1, 1000), 0, "and without a limit nothing is left of it");
+    pace_set(&p, 1, 1000);
+    pace_book(&p, INT64_MAX, 1000);
+    is_int(pace_book(&p, 1, 1000), INT64_C(86400) * US_PER_S, "nobody waits for longer than a day");
+    ok(pace_lower(0, 5) == 5 && pace_lower(5, 0) == 5 && pace_lower(3, 5) == 3 && pace_lower(0, 0) == 0, "the lower of two limits, where 0 is none");
+}
+
+int main(void)
+{
+    an_idle_source();
+    a_source_with_room();
+    a_source_that_suffers();
+    a_source_with_a_load_of_its_own();
+    an_agent_that_rests();
+    stalls();
+    paces();
+    return tap_done();
+}

@@ -1,0 +1,200 @@
+/* How servers are to be replicated: what is said is taken or refused as a whole, kept over restarts, and becomes limits by calendar; a week
+ * is lived in a second. */
+#include "base/file.h"
+#include "replicator/private.h"
+#include "tap.h"
+
+#include <unistd.h>
+
+#define MBIT 125000
+#define MINUTE_US (60 * US_PER_S)
+
+static int64_t now_us;
+static int64_t read_now(void *user) { (void)user; return now_us; }
+static const struct clock made_up = {.now_us = read_now};
+
+static void begin(struct replicator *r, const char *folder)
+{
+    *r = (struct replicator){.options = {.point_interval_us = 5 * US_PER_S}, .clock = &made_up};
+    MUST(pthread_mutex_init(&r->lock, NULL) == 0 && pthread_mutex_init(&r->settings_lock, NULL) == 0);
+    r->settings_path = xasprintf("%s/settings.json", folder);
+}
+
+static void end(struct replicator *r)
+{
+    peers_free(r);
+    free(r->settings_path);
+    pthread_mutex_destroy(&r->lock);
+    pthread_mutex_destroy(&r->settings_lock);
+}
+
+static void say(struct replicator *r, const char *text)
+{
+    CLEANUP(json_free) json_t *answer = NULL;
+    struct err e = {0};
+
+    ok(json_read(text, strlen(text), &answer, &e) == 0 && settings_take(r, answer, &e) == 0, "it is said: %.100s %s", text, e.message);
+}
+
+/* Its agent is there, and has that much to send. */
+static struct peer *with_agent(struct replicator *r, const char *server, int64_t backlog_bytes)
+{
+    struct peer *p = peer_find(r, server, true);
+
+    p->session = (struct session *)(uintptr_t)1; /* never looked into: nothing is told before a STATUS has come */
+    p->detached = false;
+    p->has_status = true;
+    p->status.backlog_bytes = backlog_bytes;
+    p->active_us = 0;
+    return p;
+}
+
+/* settings_apply without the telling: there is nobody at the other end. */
+static void reckon(struct replicator *r)
+{
+    struct peer *p = peer_find(r, "asks", true);
+
+    (void)settings_greeting(p);
+}
+
+static void taken_or_refused(const char *folder)
+{
+    struct replicator r;
+    struct peer *p;
+    struct vault_ladder ladder;
+    struct vault_rung rungs[LADDER_RUNGS_MAX];
+    CLEANUP(json_free) json_t *shown = NULL;
+
+    begin(&r, folder);
+    p = peer_find(&r, "web01", true);
+    is_int(settings_point_interval_us(p), 5 * US_PER_S, "where nothing was said the replicator's own interval holds");
+    settings_ladder(p, rungs, &ladder);
+    ok(ladder.rungs == vault_ladder_default.rungs, "and the vault's ladder");
+    say(&r, "{\"unknown\":[],\"servers\":{\"web01\":{\"point_interval_s\":60,\"retention\":\"1h all, 2h 1m\",\"read_rate\":\"50MB/s\",\"cpu_percent\":30},"
+            "\"ghost\":{\"point_interval_s\":1}}}");
+    settings_ladder(p, rungs, &ladder);
+    ok(settings_point_interval_us(p) == 60 * US_PER_S && ladder.rung_count == 2 && ladder.rungs[1].step_us == MINUTE_US && ladder.keep_last == 3,
+       "then what was said does");
+    say(&r, "{\"servers\":{\"web01\":{\"point_interval_s\":0,\"retention\":\"1h\",\"color\":\"red\",\"bandwidth\":\"fast\",\"time_zone\":\"Mars/Utopia\","
+            "\"read_rate\":7,\"shared\":{\"site\":{\"bandwidth\":\"slow\"}}}}}");
+    ok(settings_point_interval_us(p) == 60 * US_PER_S && p->settings.cpu_percent == 30, "what can't be read changes nothing");
+    shown = settings_json(p);
+    for (const char *const *word = (const char *const[]){"point_interval_s is no whole number", "retention: rung 1", "color is not known", "bandwidth: part 1",
+                                                         "time_zone: there is no time zone Mars/Utopia", "read_rate is no text", "shared site: bandwidth", NULL};
+         *word; word++)
+        ok(strstr(json_get_string(json_object_get(shown, "error"), "message", ""), *word) != NULL, "the status names the fault: %s", *word);
+    say(&r, "{\"servers\":{\"web01\":{\"point_interval_s\":60,\"retention\":\"1h all, 2h 1m\",\"read_rate\":\"50MB/s\",\"cpu_percent\":30}}}");
+    ok(!p->settings_trouble.kind, "and no longer once it is taken back");
+    say(&r, "{\"unknown\":[\"web01\"]}");
+    is_int(settings_point_interval_us(p), 60 * US_PER_S, "a server that an answer doesn't name keeps its settings");
+    end(&r);
+}
+
+static void kept(const char *folder)
+{
+    struct replicator r;
+    struct err e = {0};
+
+    begin(&r, folder);
+    ok(peer_find(&r, "web01", true) && settings_load(&r, &e) == 0, "after a restart, with no factory: %s", e.message);
+    is_int(settings_point_interval_us(peer_find(&r, "web01", false)), 60 * US_PER_S, "the last good word holds");
+    ok(!peer_find(&r, "ghost", false), "and what was said of a server that isn't here was passed over");
+    ok(file_write(r.settings_path, "{", 1, 0600, &e) == 0 && settings_load(&r, &e) < 0 && strstr(e.message, "remove the file"),
+       "a file that is none is no reason to forget limits in silence: %s", e.message);
+    unlink(r.settings_path);
+    end(&r);
+}
+
+static void a_week(const char *folder)
+{
+    struct replicator r;
+    struct peer *p;
+    int wrong = 0, pauses = 0, working = 0;
+
+    begin(&r, folder);
+    p = with_agent(&r, "web01", 1);
+    say(&r, "{\"servers\":{\"web01\":{\"bandwidth\":\"100Mbit/s; mon-fri 08:00-18:00 20Mbit/s; sun pause\",\"time_zone\":\"Europe/Berlin\"}}}");
+    clock_parse("2026-11-22T23:00:00Z", &now_us, NULL); /* Monday begins in Berlin */
+    for (int minute = 0; minute < 7 * 1440; minute++, now_us += MINUTE_US) {
+        int day = minute / 1440, of_day = minute % 1440;
+        bool works = day < 5 && of_day >= 8 * 60 && of_day < 18 * 60;
+
+        reckon(&r);
+        wrong += p->calendar_pause != (day == 6) || p->limit.value != (day == 6 ? 0 : works ? 20 * MBIT : 100 * MBIT);
+        pauses += p->calendar_pause;
+        working += p->limit.value == 20 * MBIT;
+    }
+    is_int(wrong, 0, "each minute of the week its agent's limit is the calendar's");
+    ok(pauses == 1440 && working == 5 * 600, "with the pause and the working hours in it");
+    r.options.limit_bytes_per_s = 50 * MBIT;
+    reckon(&r);
+    is_int(p->limit.value, 50 * MBIT, "the replicator's own limit holds besides");
+    end(&r);
+}
+
+static void share_out(void)
+{
+    int64_t equal[] = {0, 0, 0, 0}, some[] = {100, 0, 2000, 300, 0}, enough[] = {100, 200}, tiny[] = {0, 0, 0};
+
+    settings_share_out(1000, equal, 4);
+    ok(equal[0] == 250 && equal[3] == 250, "four that ask for all get a quarter each");
+    settings_share_out(2000, some, 5);
+    ok(some[0] == 100 && some[3] == 300 && some[1] == 533 && some[2] == 533 && some[4] == 533, "what some don't want goes to the others");
+    settings_share_out(1000, enough, 2);
+    ok(enough[0] == 100 && enough[1] == 200, "nobody gets more than is asked for");
+    settings_share_out(2, tiny, 3);
+    ok(tiny[0] == 1 && tiny[2] == 1, "nobody gets 0, which is no limit");
+}
+
+#define SITE "\"site\":{\"bandwidth\":\"80Mbit/s; sun pause\"}"
+#define WAVE "\"wave:w1\":{\"bandwidth\":\"40Mbit/s\"}"
+
+static void shared(const char *folder)
+{
+    struct replicator r;
+    struct peer *p[4], *fresh;
+
+    begin(&r, folder);
+    clock_parse("2026-11-23T12:00:00Z", &now_us, NULL);
+    p[0] = with_agent(&r, "a", 1), p[1] = with_agent(&r, "b", 1), p[2] = with_agent(&r, "c", 1), p[3] = with_agent(&r, "d", 0);
+    say(&r, "{\"servers\":{\"a\":{\"shared\":{" WAVE "," SITE "}},\"b\":{\"bandwidth\":\"8Mbit/s\",\"shared\":{" WAVE "," SITE "}},"
+            "\"c\":{\"shared\":{" SITE "}},\"d\":{\"shared\":{" SITE "}}}}");
+    reckon(&r);
+    is_int(p[1]->limit.value, 8 * MBIT, "a server's own limit holds within those that it shares");
+    is_int(p[0]->limit.value, 32 * MBIT, "the rest of the wave's is another's");
+    is_int(p[2]->limit.value, 40 * MBIT, "the rest of the site's is that of a server of another wave");
+    ok(p[3]->limit.value > 0 && p[3]->limit.value <= 80 * MBIT / 4 + 1, "one that has nothing to send takes nothing, and would begin with its share");
+    with_agent(&r, "b", 0), with_agent(&r, "c", 0);
+    reckon(&r);
+    is_int(p[0]->limit.value, 40 * MBIT, "alone, a server has all of its wave's");
+    fresh = with_agent(&r, "new", 1);
+    reckon(&r);
+    ok(fresh->limit.value == 40 * MBIT && p[0]->limit.value == 40 * MBIT, "one of whom nothing was said yet shares the site's");
+    p[0]->paused = true;
+    reckon(&r);
+    is_int(fresh->limit.value, 80 * MBIT, "one that is paused has no share");
+    now_us += 6 * 1440 * MINUTE_US;
+    reckon(&r);
+    ok(p[0]->calendar_pause && p[2]->calendar_pause && fresh->calendar_pause, "when the site pauses all do");
+    end(&r);
+}
+
+int main(void)
+{
+    char folder[] = "/tmp/slipway-settings.XXXXXX";
+
+    if (!mkdtemp(folder))
+        return 1;
+    taken_or_refused(folder);
+    kept(folder);
+    a_week(folder);
+    share_out();
+    shared(folder);
+    for (const char *const *name = (const char *const[]){"settings.json", NULL}; *name; name++) {
+        CLEANUP(free_ptr) char *path = xasprintf("%s/%s", folder, *name);
+
+        unlink(path);
+    }
+    rmdir(folder);
+    return tap_done();
+}
