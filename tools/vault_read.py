@@ -105,7 +105,7 @@ class Vault:
             raise Refused("not a vault of version 1 or 2")
         self.id = bytes.fromhex(about["id"])
         self.keys = Keys(about["sealed"], self.id, key_file) if about.get("sealed") else None
-        self.places, self.points, self.graves, self.grouped, self.documents = {}, {}, set(), set(), set()
+        self.places, self.points, self.graves, self.documents, self.grouped = {}, {}, set(), set(), set()
         for path in sorted((self.folder / "segments").glob("[0-9]" * 10 + ".seg")):
             self.walk(path)
 

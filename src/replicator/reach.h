@@ -10,7 +10,8 @@
 int reach_find_vault(const char *folder, char **out, struct err *e);
 /* Whether the vault in that folder (its own) says that it is encrypted. */
 bool reach_is_encrypted(const char *vault);
-/* The options to open a vault at rest with: its key from the file given, or (NULL) from where a factory keeps it. Looking takes no room: a full one can be looked at. */
+/* The options to open a vault at rest with: its key from the file given, or (NULL) from where a factory keeps it. Looking takes no room: a
+ * full one can be looked at. */
 struct reach_key {
     struct vault_key key;
     struct vault_options options; /* points to the key */

@@ -513,16 +513,3 @@ json_t *vault_stat_json(const struct vault_stat *s)
         json_object_set_new(j, members[i].name, json_integer((json_int_t)members[i].value));
     return j;
 }
-
-json_t *vault_usage_json(const struct vault_usage *u)
-{
-    json_t *ages = json_array(), *j = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "chunks_whole", (json_int_t)u->whole_count, "chunks_divided",
-                                                (json_int_t)u->divided_count, "page_bytes", (json_int_t)u->page_bytes, "packed_bytes", (json_int_t)u->packed_bytes,
-                                                "living_bytes", (json_int_t)u->living_bytes, "mapped_chunks", (json_int_t)u->mapped_count, "distinct_chunks",
-                                                (json_int_t)u->distinct_count, "index_bytes", (json_int_t)u->index_bytes);
-
-    for (size_t i = 0; i < VAULT_AGES; i++)
-        json_array_append_new(ages, json_integer((json_int_t)u->points[i]));
-    json_object_set_new(j, "points_by_age", ages);
-    return j;
-}

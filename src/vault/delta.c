@@ -1,6 +1,6 @@
-/* delta: a small change inside a chunk is kept as the pages that are new, and the names of the records that hold the others: a chunk's record has *parts*,
- * and what is taken from a part are the pages that the part's record holds itself. So a read costs sixteen records at most, however often a chunk has
- * changed; each page is stored once; and one that no chunk in use names any more is given back (gc.c). */
+/* delta: a small change inside a chunk is kept as the pages that are new, and the names of the records that hold the others: a chunk's record
+ * has *parts*, and what is taken from a part are the pages that the part's record holds itself. So a read costs sixteen records at most,
+ * however often a chunk has changed; each page is stored once; and one that no chunk in use names any more is given back (gc.c). */
 #include "vault/internal.h"
 
 #include <stddef.h>

@@ -5,30 +5,16 @@
  *
  * A record that no map names may be there for others: as a part, with some of its pages. It counts as alive by those, and is copied out with those only. */
 #include "base/bytes.h"
-#include "vault/internal.h"
+#include "vault/gc.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define SWEEP_BATCH 4096 /* rows looked at while writers wait */
 
-struct gc {
-    struct vault *v;
-    struct hash_set marked, barrier;
-    struct hash_bits uses; /* which pages of a record's own the marked chunks take */
-    uint64_t *live_bytes; /* by segment id */
-    uint32_t segment_limit;
-    unsigned live_percent; /* a segment of which less lives is copied out */
-    bool seal_anew;        /* and one that is not sealed under the newest data key */
-    uint64_t freed_bytes;
-    struct vault_point *staged; /* as of the snapshot */
-    size_t staged_count;
-};
-
-static void gc_release(struct gc *g)
+void gc_release(struct gc *g)
 {
     hash_set_release(&g->marked);
     hash_set_release(&g->barrier);
@@ -175,7 +161,7 @@ static int mark_parts(MDB_val key, MDB_val value, void *user, struct err *e)
     return 0;
 }
 
-static int mark_all(struct gc *g, MDB_txn *txn, struct err *e)
+int gc_mark(struct gc *g, MDB_txn *txn, struct err *e)
 {
     struct graves s = {g, txn};
     MDB_val all = index_val("", 0);
@@ -191,7 +177,7 @@ static int mark_all(struct gc *g, MDB_txn *txn, struct err *e)
                ? -1 : 0;
 }
 
-static void set_barrier(struct gc *g, bool on)
+void gc_set_barrier(struct gc *g, bool on)
 {
     pthread_mutex_lock(&g->v->append_lock);
     g->v->barrier = on ? &g->barrier : NULL;
@@ -199,7 +185,7 @@ static void set_barrier(struct gc *g, bool on)
 }
 
 /* From the snapshot on, the barrier sees every new use; before it, everything pending is in the snapshot. */
-static int snapshot(struct gc *g, MDB_txn **txn, struct err *e)
+int gc_snapshot(struct gc *g, MDB_txn **txn, struct err *e)
 {
     struct vault *v = g->v;
     int r;
@@ -212,7 +198,7 @@ static int snapshot(struct gc *g, MDB_txn **txn, struct err *e)
     if (r == 0)
         r = staged_each(v, mark_staged, g, e);
     if (r == 0) {
-        set_barrier(g, true);
+        gc_set_barrier(g, true);
         /* Only segments that are full by now: no row that comes later can name them. */
         g->segment_limit = v->current.fd >= 0 ? v->current.id : v->next_segment;
     }
@@ -231,25 +217,25 @@ struct sweep {
     bool more;
 };
 
-/* The pages that are taken of a record that is there for others only; 0: it is wanted as it is, or not at all. append_lock held: vault_has adds to the
- * barrier, and takes no gc_lock. */
+/* The pages that are taken of a record that is there for others only; 0: it is wanted as it is, or not at all. append_lock held: vault_has
+ * adds to the barrier, and takes no gc_lock. */
 static uint32_t taken(const struct gc *g, const struct vault_hash *hash)
 {
     return hash_set_has(&g->marked, hash) || hash_set_has(&g->barrier, hash) ? 0 : hash_bits_get(&g->uses, hash);
 }
 
 /* How much of the record lives. */
-static int living_bytes(const struct sweep *s, const struct vault_hash *hash, const struct chunk_place *place, uint64_t *out, struct err *e)
+int gc_living_bytes(const struct gc *g, MDB_txn *txn, const struct vault_hash *hash, const struct chunk_place *place, uint64_t *out, struct err *e)
 {
     struct record_pages p = {.own = RECORD_ALL_PAGES};
-    uint32_t mask = taken(s->g, hash);
+    uint32_t mask = taken(g, hash);
     MDB_val row;
     int found = 0;
 
     *out = RECORD_HEADER_SIZE + place->stored_size;
     if (!mask)
         return 0;
-    found = index_get(&s->g->v->index, s->txn, INDEX_BASE, index_val(hash, sizeof *hash), &row, e);
+    found = index_get(&g->v->index, txn, INDEX_BASE, index_val(hash, sizeof *hash), &row, e);
     if (found < 0 || (found == 1 && pages_row_decode(row, &p, e) < 0))
         return -1;
     *out = *out * (unsigned)__builtin_popcount(mask & p.own) / (unsigned)__builtin_popcount(p.own);
@@ -273,14 +259,14 @@ static int sweep_row(MDB_val key, MDB_val value, struct sweep *s, struct err *e)
         s->dead[s->dead_count++] = hash;
         return 0;
     }
-    if (living_bytes(s, &hash, &place, &living, e) < 0)
+    if (gc_living_bytes(s->g, s->txn, &hash, &place, &living, e) < 0)
         return -1;
     s->g->live_bytes[place.segment] += living;
     return 0;
 }
 
-/* Deletes the dead rows among the next SWEEP_BATCH. Inside the flush's transaction, with all writers held. vault_has goes on: who is told by it that
- * a chunk is there, and then maps it, is told that it is gone, and sends it again. */
+/* Deletes the dead rows among the next SWEEP_BATCH. Inside the flush's transaction, with all writers held. vault_has goes on: who is told by
+ * it that a chunk is there, and then maps it, is told that it is gone, and sends it again. */
 static int sweep_batch(struct vault *v, MDB_txn *txn, void *user, struct err *e)
 {
     CLEANUP(index_cursor_close) MDB_cursor *cursor = NULL;
@@ -576,126 +562,17 @@ static int empty_segments(struct gc *g, struct err *e)
 static int run(struct gc *g, struct err *e)
 {
     MDB_txn *txn = NULL;
-    int r = snapshot(g, &txn, e);
+    int r = gc_snapshot(g, &txn, e);
 
     if (r == 0)
-        r = mark_all(g, txn, e);
+        r = gc_mark(g, txn, e);
     index_abort(&txn);
     if (r == 0)
         r = sweep_rows(g, e);
     if (r == 0)
         r = empty_segments(g, e);
-    set_barrier(g, false); /* up to now it also said what must not be shrunk */
+    gc_set_barrier(g, false); /* up to now it also said what must not be shrunk */
     return r;
-}
-
-/* ---- being told ---- */
-
-struct counting {
-    struct gc *g;
-    MDB_txn *txn;
-    struct vault_usage *u;
-    struct hash_set distinct;
-};
-
-static int count_row(MDB_val key, MDB_val value, void *user, struct err *e)
-{
-    struct counting *c = user;
-    struct record_pages p = {.own = RECORD_ALL_PAGES};
-    struct sweep s = {.g = c->g, .txn = c->txn};
-    struct chunk_place place;
-    struct vault_hash hash;
-    uint64_t living;
-    MDB_val row;
-    int divided;
-
-    if (key.mv_size != sizeof hash || value.mv_size != sizeof place)
-        return 0;
-    memcpy(&hash, key.mv_data, sizeof hash);
-    memcpy(&place, value.mv_data, sizeof place);
-    if (hash_set_has(&c->g->marked, &hash) || hash_bits_get(&c->g->uses, &hash)) {
-        if (living_bytes(&s, &hash, &place, &living, e) < 0)
-            return -1;
-        c->u->living_bytes += living;
-    }
-    if (place.kind != RECORD_CHUNK)
-        return 0;
-    divided = index_get(&c->g->v->index, c->txn, INDEX_BASE, key, &row, e);
-    if (divided < 0 || (divided == 1 && pages_row_decode(row, &p, e) < 0))
-        return -1;
-    c->u->whole_count += divided == 0;
-    c->u->divided_count += divided == 1;
-    c->u->page_bytes += (uint64_t)__builtin_popcount(p.own) * VAULT_PAGE_BYTES;
-    c->u->packed_bytes += RECORD_HEADER_SIZE + place.stored_size;
-    return 0;
-}
-
-static int count_work(MDB_val key, MDB_val value, void *user, struct err *e)
-{
-    struct counting *c = user;
-
-    (void)key;
-    (void)e;
-    for (size_t at = 0; at + VAULT_HASH_SIZE <= value.mv_size; at += VAULT_HASH_SIZE) {
-        struct vault_hash hash;
-
-        memcpy(&hash, (const uint8_t *)value.mv_data + at, sizeof hash);
-        if (vault_hash_is_zero(&hash) || vault_hash_is_unknown(&hash))
-            continue;
-        c->u->mapped_count++;
-        c->u->distinct_count += hash_set_add(&c->distinct, &hash);
-    }
-    return 0;
-}
-
-static int count_point(MDB_val key, MDB_val value, void *user, struct err *e)
-{
-    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
-    const struct vault_ladder *l = &vault_ladder_default;
-    struct counting *c = user;
-    uint64_t sequence;
-    size_t rung = 0;
-
-    (void)key;
-    if (point_parse(value.mv_data, value.mv_size, p, &sequence, e) < 0)
-        return -1;
-    while (rung < l->rung_count && rung + 1 < VAULT_AGES && clock_read_us(c->g->v->options.clock) - p->at_us > l->rungs[rung].span_us)
-        rung++;
-    c->u->points[rung]++;
-    return 0;
-}
-
-static int count_all(struct counting *c, struct err *e)
-{
-    const struct vault_index *x = &c->g->v->index;
-    MDB_val all = index_val("", 0);
-
-    return mark_all(c->g, c->txn, e) < 0 || index_each(x, c->txn, INDEX_CHUNK, all, count_row, c, e) < 0 ||
-           index_each(x, c->txn, INDEX_WORK, all, count_work, c, e) < 0 || index_each(x, c->txn, INDEX_POINT, all, count_point, c, e) < 0 ? -1 : 0;
-}
-
-int vault_usage(struct vault *v, struct vault_usage *out, struct err *e)
-{
-    CLEANUP(gc_release) struct gc g = {.v = v};
-    CLEANUP(free_ptr) char *path = xasprintf("%s/data.mdb", v->index_dir);
-    struct vault_usage u = {0};
-    struct counting c = {.g = &g, .u = &u};
-    struct stat st;
-    int r;
-
-    pthread_mutex_lock(&v->gc_run_lock);
-    r = snapshot(&g, &c.txn, e);
-    if (r == 0)
-        r = count_all(&c, e);
-    index_abort(&c.txn);
-    set_barrier(&g, false);
-    pthread_mutex_unlock(&v->gc_run_lock);
-    hash_set_release(&c.distinct);
-    if (r < 0)
-        return err_wrap(e, "counting what the vault holds");
-    u.index_bytes = stat(path, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
-    *out = u;
-    return 0;
 }
 
 static int collect(struct vault *v, unsigned live_percent, bool seal_anew, uint64_t *freed_bytes, struct err *e)

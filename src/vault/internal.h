@@ -99,8 +99,8 @@ int record_add_packed(struct vault *v, enum record_kind kind, const void *raw, s
 int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e);
 /* The same for a record whose size is not known before; the caller frees *bytes. */
 int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **bytes, size_t *size, struct err *e);
-/* A record's stored bytes to raw bytes; its parts' pages are read from the vault, through the cache or not. One whose own bytes do not hold is marked
- * bad. Takes append_lock itself. */
+/* A record's stored bytes to raw bytes; its parts' pages are read from the vault, through the cache or not. One whose own bytes do not hold is
+ * marked bad. Takes append_lock itself. */
 int record_restore(struct vault *v, const struct record *r, const void *payload, void *raw, bool cached, struct err *e);
 /* Reads and checks what the vault has of it, past the cache: all of it, or its own pages where it is there for others only. */
 int record_check(struct vault *v, const struct vault_hash *hash, size_t *size, struct err *e);

@@ -14,9 +14,9 @@
 enum record_kind { RECORD_CHUNK = 1, RECORD_NODE = 2, RECORD_POINT = 3, RECORD_GRAVE = 4, RECORD_GROUP = 5, RECORD_KIND_END };
 enum record_codec { CODEC_RAW = 0, CODEC_ZSTD = 1, CODEC_DELTA = 2 /* of version 1, not written any more */, CODEC_PAGES = 3, CODEC_END };
 
-/* Which pages of a chunk its record holds itself, and where the others are: each part names another chunk's record, and those of the pages that *it* holds
- * itself. So a chunk is read from its record and those of its parts, and never from theirs. A record whose pages and parts do not make a whole chunk
- * is there for others only. */
+/* Which pages of a chunk its record holds itself, and where the others are: each part names another chunk's record, and those of the pages
+ * that *it* holds itself. So a chunk is read from its record and those of its parts, and never from theirs. A record whose pages and parts do
+ * not make a whole chunk is there for others only. */
 #define RECORD_PARTS_MOST (VAULT_CHUNK_PAGES - 1)
 #define RECORD_ALL_PAGES ((1u << VAULT_CHUNK_PAGES) - 1)
 struct record_part {
@@ -71,14 +71,14 @@ void record_lay_pages(uint8_t raw[static VAULT_CHUNK_BYTES], uint32_t mask, cons
 int record_pages_of(const struct record *r, const void *payload, struct record_pages *out, struct err *e);
 /* Every page is there, by itself or by a part. */
 bool record_pages_whole(const struct record_pages *p);
-/* Those of its own pages that are in mask, to their places in raw. ERR_NOT_FOUND where it lacks one, ERR_CORRUPT where it does not unpack; a record of the
- * whole chunk is checked against its hash, others can't be. */
+/* Those of its own pages that are in mask, to their places in raw. ERR_NOT_FOUND where it lacks one, ERR_CORRUPT where it does not unpack; a
+ * record of the whole chunk is checked against its hash, others can't be. */
 int record_own_pages(const struct record *r, const void *payload, uint32_t mask, const struct seal *s, uint8_t raw[static VAULT_CHUNK_BYTES], struct err *e);
 int record_decode(const uint8_t bytes[static RECORD_HEADER_SIZE], struct record *out, struct err *e);
 /* Space from one record's start to the next's: a multiple of 8. */
 size_t record_span(uint32_t stored_size);
 /* Whether the stored bytes are those that were written. */
 bool record_payload_intact(const struct record *r, const void *payload);
-/* Stored bytes to raw_size raw bytes, checked against the hash. Where the record has parts, raw must hold their pages before. After ERR_CORRUPT raw
- * holds nothing to be used. s: whose names they are; the record must not be sealed any more. */
+/* Stored bytes to raw_size raw bytes, checked against the hash. Where the record has parts, raw must hold their pages before. After
+ * ERR_CORRUPT raw holds nothing to be used. s: whose names they are; the record must not be sealed any more. */
 int record_unpack(const struct record *r, const void *payload, const struct seal *s, void *raw, struct err *e);

@@ -1,5 +1,6 @@
-/* repair: what is known to be damaged leaves the working maps. A chunk's place becomes unknown, so that its source is asked for it; a node of the newest tree is
- * made again from the working map, which has all that it held. What comes again has the same name, so older points that use it are whole again, too. */
+/* repair: what is known to be damaged leaves the working maps. A chunk's place becomes unknown, so that its source is asked for it; a node of
+ * the newest tree is made again from the working map, which has all that it held. What comes again has the same name, so older points that use
+ * it are whole again, too. */
 #include "vault/internal.h"
 
 #include <stdlib.h>

@@ -1,7 +1,8 @@
-/* seal: encryption at rest. Payloads of records are sealed with AES-256-GCM under a key of their segment, which comes from one of the vault's data keys; those
- * lie in vault.json, wrapped under the key that was given with vault_open. Nonces are random: a killed writer, a torn tail that is written over and a
- * restored copy of a vault repeat none (2^-40 for 2^28 records of one segment; a segment has fewer than 2^20). The names of chunks and map nodes are enciphered, too, in a vault that
- * was encrypted from its first day: the SHA-256 of a chunk would tell whoever has a copy of it that it is there. docs/formats/vault.md describes the bytes. */
+/* seal: encryption at rest. Payloads of records are sealed with AES-256-GCM under a key of their segment, which comes from one of the vault's
+ * data keys; those lie in vault.json, wrapped under the key that was given with vault_open. Nonces are random: a killed writer, a torn tail
+ * that is written over and a restored copy of a vault repeat none (a segment has fewer than 2^20 records: two alike once in 2^57 segments). The
+ * names of chunks and map nodes are enciphered, too, in a vault that was encrypted from its first day: the SHA-256 of a chunk would tell
+ * whoever has a copy of it that it is there. docs/formats/vault.md describes the bytes. */
 #pragma once
 
 #include "vault/record.h"
@@ -32,5 +33,6 @@ void seal_reveal(const struct seal *s, struct vault_hash *name);
 
 /* Header, sealed payload and padding of a packed record, for that segment. The caller frees *sealed. */
 size_t seal_record(const struct seal *s, uint32_t segment, const uint8_t *packed, uint8_t **sealed);
-/* In place: *r and payload become those of the record as it was packed. ERR_CORRUPT where it does not open, ERR_DENIED where its key is not there. */
+/* In place: *r and payload become those of the record as it was packed. ERR_CORRUPT where it does not open, ERR_DENIED where its key is not
+ * there. */
 int seal_open_record(const struct seal *s, uint32_t segment, struct record *r, uint8_t *payload, struct err *e);

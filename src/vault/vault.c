@@ -21,8 +21,8 @@
 
 /* ---- opening and closing ---- */
 
-/* With this file an encrypted vault would lose its keys: the same bytes lie beside it. It counts; a copy that is not there yet, or of before, is made when the
- * vault is opened. */
+/* With this file an encrypted vault would lose its keys: the same bytes lie beside it. It counts; a copy that is not there yet, or of before,
+ * is made when the vault is opened. */
 static void copy_superblock(const char *path, const char *text, size_t size)
 {
     CLEANUP(free_ptr) char *copy = xasprintf("%s.copy", path);

@@ -44,9 +44,9 @@ struct vault_options {
     size_t key_count;             /* 0: none: a new vault is not encrypted, an encrypted one is refused (ERR_DENIED) */
 };
 
-/* Opens or makes the vault. Repairs what a killed writer left (a torn tail is cut off), makes a missing index anew from the segments.
- * options may be NULL. ERR_CONFLICT when another process has it open, ERR_UNSUPPORTED for a later version's. A vault that is not encrypted, opened with a
- * key, is from now on: what it holds already stays as it is until vault_compact moves it, and its names stay SHA-256. */
+/* Opens or makes the vault. Repairs what a killed writer left (a torn tail is cut off), makes a missing index anew from the segments. options
+ * may be NULL. ERR_CONFLICT when another process has it open, ERR_UNSUPPORTED for a later version's. A vault that is not encrypted, opened
+ * with a key, is from now on: what it holds already stays as it is until vault_compact moves it, and its names stay SHA-256. */
 int vault_open(const char *dir, const struct vault_options *options, struct vault **out, struct err *e);
 void vault_close(struct vault **v); /* syncs; NULL inside is fine; for CLEANUP */
 
@@ -81,8 +81,9 @@ int vault_store(struct vault *v, const void *bytes, const struct vault_hash *exp
 /* The same where the caller holds a zstd frame of exactly these bytes (as it came over the wire): it is kept as it is. */
 int vault_store_packed(struct vault *v, const void *bytes, const void *packed, size_t packed_size, const struct vault_hash *expected,
                        struct vault_hash *hash, uint64_t *stored_bytes, struct err *e);
-/* Stores the chunk that is base's with some pages replaced: those whose bits are set in mask, one after the other in pages. Kept as these pages where
- * that pays. 1, and *hash and *stored_bytes (may be NULL) as above; 0: the base is not there whole, and the chunk is wanted as a whole. */
+/* Stores the chunk that is base's with some pages replaced: those whose bits are set in mask, one after the other in pages. Kept as these
+ * pages where that pays. 1, and *hash and *stored_bytes (may be NULL) as above; 0: the base is not there whole, and the chunk is wanted as a
+ * whole. */
 int vault_store_delta(struct vault *v, const struct vault_hash *base, uint32_t mask, const void *pages, struct vault_hash *hash,
                       uint64_t *stored_bytes, struct err *e);
 /* Puts a chunk that the vault has into the map. 0: it has it not, and the map is as before. */
@@ -252,12 +253,13 @@ int vault_forget_damaged(struct vault *v, char **servers, struct err *e);
 
 /* Gives back the space of chunks that no point and no working map uses. Runs beside readers and writers. *freed may be NULL. */
 int vault_gc(struct vault *v, uint64_t *freed_bytes, struct err *e);
-/* The same, and copies what lives out of every segment of which less than live_percent lives (vault_gc: 50), the one that is being filled included.
- * seal_anew: out of every one that is not sealed under the newest data key, too. */
+/* The same, and copies what lives out of every segment of which less than live_percent lives (vault_gc: 50), the one that is being filled
+ * included. seal_anew: out of every one that is not sealed under the newest data key, too. */
 #define VAULT_COMPACT_LIVE 80u /* what `slipway vault compact` asks for */
 int vault_compact(struct vault *v, unsigned live_percent, bool seal_anew, uint64_t *freed_bytes, struct err *e);
-/* Makes the index anew from the segments; the vault must not be open. Working maps are lost (the next session rescans). options: its keys; may be NULL. */
+/* Makes the index anew from the segments; the vault must not be open. Working maps are lost (the next session rescans). options: its keys; may
+ * be NULL. */
 int vault_rebuild(const char *dir, const struct vault_options *options, struct err *e);
-/* A new data key for all that is written from now on; what is there keeps its own until it is moved. wrap (may be NULL): the vault's keys are wrapped under
- * this one instead, and the one before does not open it any more. ERR_WRONG_STATE: it is not encrypted. */
+/* A new data key for all that is written from now on; what is there keeps its own until it is moved. wrap (may be NULL): the vault's keys are
+ * wrapped under this one instead, and the one before does not open it any more. ERR_WRONG_STATE: it is not encrypted. */
 int vault_rotate(struct vault *v, const struct vault_key *wrap, struct err *e);
