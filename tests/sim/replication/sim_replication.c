@@ -470,10 +470,16 @@ static void look_at_all(struct vault *v, bool damaged, bool all)
     MUST_HOLD(count >= 0, "%s", e.message);
     for (int i = 0; i < count; i++) {
         bool right = false;
+        int n = 0;
 
-        for (int n = 0; n < ask_count && !right; n++)
-            if (asks[n].id[0] ? strcmp(asks[n].id, list[i].id) == 0 : !damaged && !found[n])
-                found[n] = right = reads_as(v, list[i].id, asks[n].chunks, damaged);
+        while (n < ask_count && strcmp(asks[n].id, list[i].id) != 0)
+            n++;
+        if (n < ask_count)
+            found[n] = right = reads_as(v, list[i].id, asks[n].chunks, damaged);
+        /* One that was not answered is one of those that were not. */
+        for (n = n < ask_count || damaged ? ask_count : 0; n < ask_count && !right; n++)
+            if (!asks[n].id[0] && !found[n])
+                found[n] = right = reads_as(v, list[i].id, asks[n].chunks, false);
         MUST_HOLD(right || damaged, "point %s is not what was asked for", list[i].id);
     }
     for (int n = 0; n < ask_count; n++)
