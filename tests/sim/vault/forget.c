@@ -14,6 +14,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#define NAMELESS ".nameless-" /* what was flushed of a file whose name was not */
+
 struct forget f = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static void *grown(void *list, size_t count, size_t size)
@@ -314,16 +316,17 @@ static void write_file(const char *path, const struct node *n)
 }
 
 /* What the disk holds, as a folder; list (may be NULL): which file is which. */
-static void write_out(const char *path, const struct node *n, FILE *list)
+static void write_out(const char *path, struct node *n, FILE *list)
 {
     char below[PATH_MAX];
 
     if (syscall(SYS_mkdirat, AT_FDCWD, path, 0700) < 0)
         abort();
     for (size_t i = 0; i < n->entry_count; i++) {
-        const struct node *node = n->entries[i].node;
+        struct node *node = n->entries[i].node;
 
         snprintf(below, sizeof below, "%s/%s", path, n->entries[i].name);
+        node->named = true;
         if (list)
             fprintf(list, "%llu %d %s\n", (unsigned long long)(node->gone ? 0 : node->ino), node->folder, below);
         if (node->folder)
@@ -389,6 +392,15 @@ static _Noreturn void kill_locked(void)
     if (!list)
         abort();
     write_out(disk_path, f.nodes[0], list);
+    for (size_t i = 1; i < f.node_count; i++) {
+        char path[PATH_MAX + 64];
+
+        snprintf(path, sizeof path, "%s/" NAMELESS "%zu", disk_path, i);
+        if (f.nodes[i]->named || f.nodes[i]->folder || f.nodes[i]->gone)
+            continue;
+        fprintf(list, "%llu 0 %s\n", (unsigned long long)f.nodes[i]->ino, path);
+        write_file(path, f.nodes[i]);
+    }
     if (fclose(list) != 0)
         abort();
     fflush(stdout);
@@ -508,7 +520,7 @@ static void load_listed(FILE *list)
     while (fgets(line, sizeof line, list) && sscanf(line, "%llu %d %[^\n]", &ino, &folder, path) == 3) {
         struct node *n = load_node(path, (ino_t)ino, folder);
 
-        for (size_t i = 0; i < folder_count; i++)
+        for (size_t i = 0; i < folder_count && strncmp(name_of(path), NAMELESS, sizeof NAMELESS - 1) != 0; i++)
             if (strncmp(folders[i].path, path, (size_t)(name_of(path) - path - 1)) == 0 && folders[i].path[name_of(path) - path - 1] == '\0')
                 put_entry(folders[i].node, name_of(path), n);
         if (folder && folder_count < 32) {

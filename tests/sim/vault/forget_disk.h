@@ -21,6 +21,7 @@ struct change {
 struct node {
     ino_t ino;
     bool folder, gone; /* gone: its last name was taken away, and the number may be another's by now */
+    bool named;        /* on the disk; while what the disk holds is written out */
     bool unlike;       /* a flush failed: what is read is not what the disk holds */
     uint8_t *bytes;    /* a file's, as on the disk */
     uint64_t size;

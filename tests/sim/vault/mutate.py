@@ -50,8 +50,9 @@ mutate.MUTANTS = {
     # A sync that failed is asked for again, and believed.
     "sync_again": {"commit.c": [("            v->broken = true;\n", "            v->broken = false;\n")]},
     # A point's document is not in the transaction that makes it known.
-    "document_unsynced": {"commit_point.c": [("    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0)\n        return -1;\n    return vault_flush(v, commit_rows, &c, e);\n",
-                                              "    if (vault_flush(v, commit_rows, &c, e) < 0)\n        return -1;\n    return record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e);\n")]},
+    "document_unsynced": {"commit_point.c": [
+        ("    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0)\n        return -1;\n    if (vault_flush(v, p->group[0] ? root_rows : commit_rows, &c, e) < 0)\n        return -1;\n",
+         "    if (vault_flush(v, p->group[0] ? root_rows : commit_rows, &c, e) < 0)\n        return -1;\n    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0)\n        return -1;\n")]},
 }
 
 if __name__ == "__main__":
