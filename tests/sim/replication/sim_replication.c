@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define HISTORIES 16
+#define HISTORIES 8
 #define HISTORIES_MUTANT 100
 #define CHUNKS 40
 #define SIZE_BYTES ((uint64_t)CHUNKS * CHUNK - 8192)
