@@ -2,6 +2,7 @@
  * returns tap_done(). */
 #pragma once
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

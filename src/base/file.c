@@ -32,14 +32,19 @@ int file_read(const char *path, size_t limit_bytes, struct buf *out, struct err 
     }
 }
 
-static int sync_folder(const char *path, struct err *e)
+int file_sync_dir(const char *dir, struct err *e)
+{
+    CLEANUP(close_fd) int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    return fd < 0 || fsync(fd) < 0 ? err_errno(e, errno, "can't sync the folder %s", dir) : 0;
+}
+
+/* Of the folder that it lies in. */
+static int sync_name(const char *path, struct err *e)
 {
     CLEANUP(free_ptr) char *copy = xstrdup(path);
-    CLEANUP(close_fd) int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-    if (fd < 0 || fsync(fd) < 0)
-        return err_errno(e, errno, "can't sync the folder of %s", path);
-    return 0;
+    return file_sync_dir(dirname(copy), e);
 }
 
 int file_write(const char *path, const void *bytes, size_t size, unsigned mode, struct err *e)
@@ -55,7 +60,14 @@ int file_write(const char *path, const void *bytes, size_t size, unsigned mode, 
         unlink(temporary);
         return err_errno(e, reason, "can't write %s", path);
     }
-    return sync_folder(path, e);
+    return sync_name(path, e);
+}
+
+static int make_dir(const char *path, unsigned mode, struct err *e)
+{
+    if (mkdir(path, mode) == 0)
+        return sync_name(path, e);
+    return errno == EEXIST ? 0 : err_errno(e, errno, "can't make the folder %s", path);
 }
 
 int file_make_dirs(const char *path, unsigned mode, struct err *e)
@@ -66,13 +78,11 @@ int file_make_dirs(const char *path, unsigned mode, struct err *e)
         if (*at != '/')
             continue;
         *at = '\0';
-        if (mkdir(copy, mode) < 0 && errno != EEXIST)
-            return err_errno(e, errno, "can't make the folder %s", copy);
+        if (make_dir(copy, mode, e) < 0)
+            return -1;
         *at = '/';
     }
-    if (mkdir(copy, mode) < 0 && errno != EEXIST)
-        return err_errno(e, errno, "can't make the folder %s", copy);
-    return 0;
+    return make_dir(copy, mode, e);
 }
 
 bool file_exists(const char *path) { return access(path, F_OK) == 0; }

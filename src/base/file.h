@@ -7,7 +7,9 @@
 int file_read(const char *path, size_t limit_bytes, struct buf *out, struct err *e);
 /* Atomic: a temporary file beside it, fsync, rename, fsync of the folder. mode as for open(2). */
 int file_write(const char *path, const void *bytes, size_t size, unsigned mode, struct err *e);
-/* mkdir -p; folders that exist are fine. */
+/* What was made, renamed or removed in the folder is durable when this returns. */
+int file_sync_dir(const char *dir, struct err *e);
+/* mkdir -p; folders that exist are fine, and what is made is durable. */
 int file_make_dirs(const char *path, unsigned mode, struct err *e);
 bool file_exists(const char *path);
 /* Reads or writes exactly size bytes, over short counts and EINTR. read_all: 1 whole, 0 end of file before the first byte, -1. */

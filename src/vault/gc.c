@@ -5,6 +5,7 @@
  *
  * A record that no map names may be there for others: as a part, with some of its pages. It counts as alive by those, and is copied out with those only. */
 #include "base/bytes.h"
+#include "base/file.h"
 #include "vault/internal.h"
 
 #include <errno.h>
@@ -545,10 +546,11 @@ static int empty_segment(struct choosing *c, struct doomed *d, struct err *e)
         return -1;
     if (!copied)
         return 0;
-    if (vault_flush(v, forget_segment, d, e) < 0)
-        return -1;
+    /* Its row goes when it is gone for good: one that came back with no row would be taken in again, whatever it says by now. */
     if (unlink(path) < 0 && errno != ENOENT)
         return err_errno(e, errno, "can't remove %s", path);
+    if (file_sync_dir(v->segment_dir, e) < 0 || vault_flush(v, forget_segment, d, e) < 0)
+        return -1;
     c->g->freed_bytes += d->size_bytes;
     return 0;
 }

@@ -2,8 +2,10 @@
 #include "base/file.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 /* Address space only: the file grows as it is used. 48 bytes a chunk and 2 KiB for 4 MiB of working map fit for 100 TiB. */
 #define INDEX_MAP_BYTES (UINT64_C(256) << 30)
@@ -47,19 +49,17 @@ static int open_tables(struct vault_index *x, struct err *e)
     return index_commit(&txn, e);
 }
 
-int index_open(const char *dir, struct vault_index *out, struct err *e)
+static int open_at(const char *path, unsigned flags, struct vault_index *out, struct err *e)
 {
     struct vault_index x = {0};
-    int code;
+    int code = mdb_env_create(&x.env);
 
-    if (file_make_dirs(dir, 0700, e) < 0)
-        return -1;
-    code = mdb_env_create(&x.env);
     if (code)
         return index_fail(e, code, "start");
+    /* None of the flags that write later or through the mapping: a commit syncs its pages before the one sector that makes them count. */
     if ((code = mdb_env_set_maxdbs(x.env, INDEX_TABLES)) || (code = mdb_env_set_mapsize(x.env, INDEX_MAP_BYTES)) ||
         (code = mdb_env_set_maxreaders(x.env, INDEX_READERS)) ||
-        (code = mdb_env_open(x.env, dir, MDB_NOTLS | MDB_NORDAHEAD, 0600))) {
+        (code = mdb_env_open(x.env, path, MDB_NOTLS | MDB_NORDAHEAD | flags, 0600))) {
         index_close(&x);
         return index_fail(e, code, "open it");
     }
@@ -68,6 +68,39 @@ int index_open(const char *dir, struct vault_index *out, struct err *e)
         return -1;
     }
     *out = x;
+    return 0;
+}
+
+/* LMDB begins a file by writing to it unsynced, and takes one that was half begun for damaged. So it is begun under another name, and gets its own
+ * when it is whole and synced. */
+static int make_file(const char *path, struct err *e)
+{
+    CLEANUP(free_ptr) char *new = xasprintf("%s.new", path), *lock = xasprintf("%s.new-lock", path);
+    CLEANUP(index_close) struct vault_index x = {0};
+
+    if (unlink(new) < 0 && errno != ENOENT)
+        return err_errno(e, errno, "can't remove %s", new);
+    if (open_at(new, MDB_NOSUBDIR, &x, e) < 0)
+        return -1;
+    index_close(&x);
+    return unlink(lock) < 0 || rename(new, path) < 0 ? err_errno(e, errno, "can't make %s", path) : 0;
+}
+
+int index_open(const char *dir, struct vault_index *out, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/data.mdb", dir);
+    int code;
+
+    if (file_make_dirs(dir, 0700, e) < 0 || (!file_exists(path) && make_file(path, e) < 0))
+        return -1;
+    if (open_at(dir, 0, out, e) < 0)
+        return -1;
+    /* A process that was killed in a commit may have left it to be read, and not on the disk: what is believed from now on must stay. */
+    code = mdb_env_sync(out->env, 1);
+    if (code) {
+        index_close(out);
+        return index_fail(e, code, "sync it");
+    }
     return 0;
 }
 

@@ -46,6 +46,7 @@ struct vault_index {
     MDB_dbi table[INDEX_TABLES];
 };
 
+/* Makes it where it is not there; its name is for the caller to sync. What it holds then is durable. */
 int index_open(const char *dir, struct vault_index *out, struct err *e);
 void index_close(struct vault_index *x);
 int index_begin(const struct vault_index *x, bool write, MDB_txn **out, struct err *e);

@@ -14,6 +14,9 @@
 
 #define FULL_LIMIT 16 /* segments held open before a flush */
 
+/* In the index's META from its beginning until all segments, and the points in them, are in it. */
+static const char unfinished[] = "unfinished";
+
 /* Documents met on the way; looked at when every record is in. */
 struct note {
     uint8_t *bytes;
@@ -383,12 +386,34 @@ static int take_notes(struct recovery *r, struct err *e)
 
 /* ---- the whole ---- */
 
+/* Begins an index, or begins again one that was not made to its end: it knows segments, and not the points in them. */
+static int begin_index(struct vault *v, MDB_txn *txn, struct err *e)
+{
+    for (int t = 0; t < INDEX_TABLES; t++) {
+        int code = mdb_drop(txn, v->index.table[t], 0);
+
+        if (code)
+            return index_fail(e, code, "begin it again");
+    }
+    return index_put(&v->index, txn, INDEX_META, index_val("vault_id", 8), index_val(v->id, VAULT_ID_SIZE), e) < 0
+               ? -1 : index_put(&v->index, txn, INDEX_META, index_val(unfinished, sizeof unfinished - 1), index_val("", 0), e);
+}
+
+static int finish_index(struct vault *v, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+
+    return index_begin(&v->index, true, &txn, e) < 0 ||
+                   index_del(&v->index, txn, INDEX_META, index_val(unfinished, sizeof unfinished - 1), e) < 0
+               ? -1 : index_commit(&txn, e);
+}
+
 static int claim_index(struct vault *v, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
     MDB_val value;
     uint64_t next;
-    int found;
+    int found, half;
 
     if (index_begin(&v->index, true, &txn, e) < 0)
         return -1;
@@ -397,14 +422,15 @@ static int claim_index(struct vault *v, struct err *e)
         return -1;
     if (found == 1 && (value.mv_size != VAULT_ID_SIZE || memcmp(value.mv_data, v->id, VAULT_ID_SIZE) != 0))
         return err_set(e, ERR_CORRUPT, "the index belongs to another vault: move the folder index/ away and start again");
+    half = index_get(&v->index, txn, INDEX_META, index_val(unfinished, sizeof unfinished - 1), &value, e);
+    if (half < 0 || ((found == 0 || half == 1) && begin_index(v, txn, e) < 0))
+        return -1;
     if (index_get(&v->index, txn, INDEX_META, index_val("next_segment", 12), &value, NULL) == 1 && value.mv_size == sizeof next) {
         memcpy(&next, value.mv_data, sizeof next);
         v->next_segment = (uint32_t)next;
     }
     if (index_get(&v->index, txn, INDEX_META, index_val("next_point", 10), &value, NULL) == 1 && value.mv_size == sizeof next)
         memcpy(&v->next_point, value.mv_data, sizeof next);
-    if (found == 0 && index_put(&v->index, txn, INDEX_META, index_val("vault_id", 8), index_val(v->id, VAULT_ID_SIZE), e) < 0)
-        return -1;
     return index_commit(&txn, e);
 }
 
@@ -423,12 +449,14 @@ int segments_recover(struct vault *v, struct err *e)
         if (recover_segment(&r, i + 1 == r.id_count, e) < 0)
             return -1;
     }
-    return vault_flush(v, NULL, NULL, e) < 0 ? -1 : take_notes(&r, e);
+    if (vault_flush(v, NULL, NULL, e) < 0 || take_notes(&r, e) < 0)
+        return -1;
+    return finish_index(v, e);
 }
 
 int vault_rebuild(const char *dir, const struct vault_options *options, struct err *e)
 {
-    static const char *const files[] = {"data.mdb", "lock.mdb"};
+    static const char *const files[] = {"data.mdb", "lock.mdb", "data.mdb.new", "data.mdb.new-lock"};
     CLEANUP(free_ptr) char *index = xasprintf("%s/index", dir), *aside = xasprintf("%s/index.before", dir);
     CLEANUP(vault_close) struct vault *v = NULL;
 

@@ -29,13 +29,6 @@ uint32_t segment_id_of_name(const char *name)
     return strcmp(rest, ".seg") == 0 && id <= UINT32_MAX ? (uint32_t)id : 0;
 }
 
-static int sync_dir(const char *dir, struct err *e)
-{
-    CLEANUP(close_fd) int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    return fd < 0 || fsync(fd) < 0 ? err_errno(e, errno, "can't sync the folder %s", dir) : 0;
-}
-
 int segment_create(const char *dir, const struct segment_header *header, struct segment *out, struct err *e)
 {
     CLEANUP(free_ptr) char *path = segment_path(dir, (uint32_t)header->id);
@@ -45,7 +38,7 @@ int segment_create(const char *dir, const struct segment_header *header, struct 
     if (fd < 0)
         return err_errno(e, errno, "can't make the vault segment %s", path);
     segment_header_encode(header, bytes);
-    if (fd_pwrite_all(fd, bytes, sizeof bytes, 0, e) < 0 || sync_dir(dir, e) < 0) {
+    if (fd_pwrite_all(fd, bytes, sizeof bytes, 0, e) < 0 || file_sync_dir(dir, e) < 0) {
         unlink(path);
         return err_wrap(e, "making the vault segment %s", path);
     }

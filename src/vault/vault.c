@@ -204,10 +204,19 @@ static int load_bad(struct vault *v, struct err *e)
     return 0;
 }
 
+/* The folders', the index's, and those that a killed process made and did not sync: what is committed from now on lies behind them. */
+static int sync_names(struct vault *v, struct err *e)
+{
+    CLEANUP(free_ptr) char *above = xasprintf("%s/..", v->dir);
+
+    return file_sync_dir(above, e) < 0 || file_sync_dir(v->dir, e) < 0 || file_sync_dir(v->segment_dir, e) < 0 ? -1
+           : file_sync_dir(v->index_dir, e);
+}
+
 static int open_parts(struct vault *v, struct err *e)
 {
     if (file_make_dirs(v->segment_dir, 0700, e) < 0 || lock_out_others(v, e) < 0 || superblock(v, e) < 0 ||
-        index_open(v->index_dir, &v->index, e) < 0)
+        index_open(v->index_dir, &v->index, e) < 0 || sync_names(v, e) < 0)
         return -1;
     return segments_recover(v, e) < 0 || load_bad(v, e) < 0 || disks_load(v, e) < 0 ? -1 : 0;
 }

@@ -1,0 +1,57 @@
+#!/usr/bin/python3
+"""mutate NAME SOURCE OUTPUT: writes a copy of one of the vault's files with a mistake in it, for the simulation to find (as tests/e2e/exactness/mutate.py)."""
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "e2e/exactness"))
+import mutate
+
+synced_first = ("    if (batch_sync(v, &b, e) < 0 || index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &b, e) < 0 ||\n"
+                "        (extra && extra(v, txn, user, e) < 0) || index_commit(&txn, e) < 0)\n")
+lmdb_flags = "MDB_NOTLS | MDB_NORDAHEAD | flags"
+
+mutate.MUTANTS = {
+    # The index says where records lie before they are on the disk.
+    "index_first": {"commit.c": [(synced_first,
+        "    if (index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &b, e) < 0 || (extra && extra(v, txn, user, e) < 0) ||\n"
+        "        index_commit(&txn, e) < 0 || batch_sync(v, &b, e) < 0)\n")]},
+    # A segment that was filled since the last sync is not synced.
+    "full_unsynced": {"commit.c": [("    for (size_t i = 0; i < b->segment_count; i++)\n        if (segment_sync(",
+                                    "    for (size_t i = b->full_count; i < b->segment_count; i++)\n        if (segment_sync(")]},
+    # A feed is in a transaction before that of the changes that it speaks of.
+    "feed_first": {"commit.c": [("    b->set_count = v->pending.set_count;\n",
+                                 "    b->set_count = v->pending.feed_count ? v->pending.set_count / 2 : v->pending.set_count;\n"),
+                                ("    return broken ? err_set(e, ERR_IO, \"the vault can't be written",
+                                 "    (void)0;\n    return broken ? err_set(e, ERR_IO, \"the vault can't be written")]},
+    # A segment's name is not synced.
+    "segment_unnamed": {"segment.c": [(" || file_sync_dir(dir, e) < 0)", ")")]},
+    # The index is begun under its own name.
+    "index_in_place": {"index.c": [(" || (!file_exists(path) && make_file(path, e) < 0))", ")\n        return -1;\n    if (0 && make_file(path, e) < 0)")]},
+    # LMDB's flags that are faster: no sync at all; the page that makes a commit count is not synced; pages are written by the mapping.
+    "index_unsynced": {"index.c": [(lmdb_flags, lmdb_flags + " | MDB_NOSYNC")]},
+    "index_meta_unsynced": {"index.c": [(lmdb_flags, lmdb_flags + " | MDB_NOMETASYNC")]},
+    # What a killed process left of a commit is believed, and not synced.
+    "open_unsynced": {"index.c": [("    code = mdb_env_sync(out->env, 1);\n", "    code = 0;\n")]},
+    # Neither the folders' and the index's names are synced, nor those that a killed process left.
+    "names_unsynced": {"vault.c": [(" || sync_names(v, e) < 0)", " || (0 && sync_names(v, e) < 0))")]},
+    # What lies in a torn tail is taken in unread.
+    "tail_unread": {"segment.c": [("    return record_payload_intact(r, payload);\n", "    return 1;\n")]},
+    # An index that was not made to its end is gone on with: it knows segments, and not their points.
+    "unfinished_believed": {"recover.c": [("    if (half < 0 || ((found == 0 || half == 1) && begin_index", "    if (half < 0 || (found == 0 && begin_index")]},
+    # A deleted segment's row goes before it is gone for good.
+    "segment_comes_back": {"gc.c": [("    if (unlink(path) < 0 && errno != ENOENT)\n        return err_errno(e, errno, \"can't remove %s\", path);\n"
+                                     "    if (file_sync_dir(v->segment_dir, e) < 0 || vault_flush(v, forget_segment, d, e) < 0)\n        return -1;\n",
+                                     "    if (vault_flush(v, forget_segment, d, e) < 0 || file_sync_dir(v->segment_dir, e) < 0)\n        return -1;\n"
+                                     "    if (unlink(path) < 0 && errno != ENOENT)\n        return err_errno(e, errno, \"can't remove %s\", path);\n")]},
+    # What lives in a sparse segment is copied, and not synced before the segment goes.
+    "copy_unsynced": {"gc.c": [("    if (copied < 0 || vault_flush(v, NULL, NULL, e) < 0)\n        return -1;\n", "    if (copied < 0)\n        return -1;\n")]},
+    # A sync that failed is asked for again, and believed.
+    "sync_again": {"commit.c": [("            v->broken = true;\n", "            v->broken = false;\n")]},
+    # A point's document is not in the transaction that makes it known.
+    "document_unsynced": {"commit_point.c": [
+        ("    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0)\n        return -1;\n    if (vault_flush(v, p->group[0] ? root_rows : commit_rows, &c, e) < 0)\n        return -1;\n",
+         "    if (vault_flush(v, p->group[0] ? root_rows : commit_rows, &c, e) < 0)\n        return -1;\n    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0)\n        return -1;\n")]},
+}
+
+if __name__ == "__main__":
+    pathlib.Path(sys.argv[3]).write_text(mutate.mutate(sys.argv[1], pathlib.Path(sys.argv[2])))
