@@ -45,8 +45,6 @@ mutate.MUTANTS = {
                                      "    if (unlink(path) < 0 && errno != ENOENT)\n        return err_errno(e, errno, \"can't remove %s\", path);\n")]},
     # What lives in a sparse segment is copied, and not synced before the segment goes.
     "copy_unsynced": {"gc.c": [("    if (copied < 0 || vault_flush(v, NULL, NULL, e) < 0)\n        return -1;\n", "    if (copied < 0)\n        return -1;\n")]},
-    # The base of a delta that is kept is given back.
-    "base_given_back": {"gc.c": [("    if (!hash_set_has(&g->marked, &hash) && (found == 0 || place.segment < g->segment_limit))", "    if (!hash_set_has(&g->marked, &hash))")]},
     # A sync that failed is asked for again, and believed.
     "sync_again": {"commit.c": [("            v->broken = true;\n", "            v->broken = false;\n")]},
     # A point's document is not in the transaction that makes it known.
