@@ -302,6 +302,7 @@ int group_take(struct replicator *r, struct peer *const *peers, size_t count, co
     CLEANUP(free_ptr) struct vault_group *made = xcalloc(1, sizeof *made);
     struct group g = {.r = r, .t = t, .wanted = w, .count = count, .made = made, .deadline_us = clock_monotonic_us() + w->timeout_ms * US_PER_MS,
                       .consistency = w->consistency == WIRE_ANY ? WIRE_CRASH : w->consistency};
+    int result;
 
     if (count < 1 || count > VAULT_GROUP_MOST)
         return err_set(e, ERR_INVALID, "a group has 1 to %d servers", VAULT_GROUP_MOST);
@@ -310,5 +311,10 @@ int group_take(struct replicator *r, struct peer *const *peers, size_t count, co
     for (size_t i = 1; i < count; i++)
         if (g.peers[i] == g.peers[i - 1])
             return err_set(e, ERR_INVALID, "server %s is named twice", g.peers[i]->server);
-    return try_on(&g, e) < 0 ? -1 : describe(&g, out, e);
+    for (size_t i = 0; i < count; i++)
+        peer_people(g.peers[i], 1);
+    result = try_on(&g, e);
+    for (size_t i = 0; i < count; i++)
+        peer_people(g.peers[i], -1);
+    return result < 0 ? -1 : describe(&g, out, e);
 }

@@ -274,7 +274,7 @@ void peer_link_lost(struct peer *p, const struct err *why)
     }
 }
 
-static void count_people(struct peer *p, int more)
+void peer_people(struct peer *p, int more)
 {
     pthread_mutex_lock(&p->lock);
     p->people += more;
@@ -310,9 +310,9 @@ int peer_take_point(struct peer *p, const struct wire_take_point *wanted, int64_
 {
     int result;
 
-    count_people(p, 1);
+    peer_people(p, 1);
     result = ask_for_point(p, wanted, timeout_ms, t, point, e);
-    count_people(p, -1);
+    peer_people(p, -1);
     return result;
 }
 

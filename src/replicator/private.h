@@ -170,6 +170,7 @@ void slot_leave(struct peer *p, enum slot_kind kind);
 struct slot *slot_answered(struct peer *p, enum slot_kind kind, int64_t request); /* lock held; NULL: ignored */
 void slot_finish(struct peer *p, struct slot *s); /* lock held */
 void peer_link_lost(struct peer *p, const struct err *why); /* lock held: fails what waits */
+void peer_people(struct peer *p, int more); /* somebody begins (1), ends (-1) to wait for a point of it: no calendar's pause stops that */
 /* Asks for a point and waits for it. A held one whose asker went away is thawed. */
 int peer_take_point(struct peer *p, const struct wire_take_point *wanted, int64_t timeout_ms, struct talk *t,
                     char point[static VAULT_POINT_ID_SIZE], struct err *e);

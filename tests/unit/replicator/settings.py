@@ -138,6 +138,9 @@ def bandwidth(world, factory):
     ok(world.server()["state"] == "PAUSED", "a resume by order does not end the calendar's")
     point = world.ask("point", server="web01", consistency="any", timeout_ms=60000)["point"]
     ok(point["id"], "a point that somebody asks for is taken all the same")
+    world.wait("and the pause goes on", lambda: world.server()["state"] == "PAUSED")
+    group = world.ask("group_point", servers=["web01"], consistency="any", timeout_ms=60000)
+    ok(len(group["group"]["points"]) == 1, "so is a group's")
     factory.settings = {"bandwidth": "3MB/s", "point_interval_s": 1}
     world.wait("then it goes on", lambda: world.server()["state"] == "CONTINUOUS" and holds(world)["limit_bytes_per_s"] == 3000000)
 
