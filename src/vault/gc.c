@@ -117,7 +117,7 @@ static int mark_work(MDB_val key, MDB_val value, void *user, struct err *e)
     return 0;
 }
 
-struct snapshot {
+struct graves {
     struct gc *g;
     MDB_txn *txn;
 };
@@ -125,7 +125,7 @@ struct snapshot {
 /* A grave is wanted for as long as the record that it covers may come back in a rebuild. */
 static int mark_grave(MDB_val key, MDB_val value, void *user, struct err *e)
 {
-    struct snapshot *s = user;
+    struct graves *s = user;
     struct vault_hash hash;
     uint8_t segment[4];
     MDB_val row;
@@ -143,27 +143,17 @@ static int mark_grave(MDB_val key, MDB_val value, void *user, struct err *e)
     return found < 0 ? -1 : 0;
 }
 
-/* What a marked chunk is made of is in use, and what one is made of that stays all the same: its segment is not looked at yet. Of a part it takes what the
- * part's record holds itself, so once is enough. */
+/* What a marked chunk is made of is in use. Of a part it takes what the part's record holds itself, so once is enough. */
 static int mark_parts(MDB_val key, MDB_val value, void *user, struct err *e)
 {
-    struct snapshot *s = user;
-    struct gc *g = s->g;
-    struct chunk_place place = {0};
+    struct gc *g = user;
     struct record_pages p;
     struct vault_hash hash;
-    MDB_val row;
-    int found;
 
     if (key.mv_size != sizeof hash)
         return err_set(e, ERR_CORRUPT, "the vault's index has a damaged row of a chunk's pages");
     memcpy(&hash, key.mv_data, sizeof hash);
-    found = index_get(&g->v->index, s->txn, INDEX_CHUNK, key, &row, e);
-    if (found < 0 || (found == 1 && row.mv_size != sizeof place))
-        return found < 0 ? -1 : err_set(e, ERR_CORRUPT, "the vault's index has a chunk row of %zu bytes", row.mv_size);
-    if (found == 1)
-        memcpy(&place, row.mv_data, sizeof place);
-    if (!hash_set_has(&g->marked, &hash) && (found == 0 || place.segment < g->segment_limit))
+    if (!hash_set_has(&g->marked, &hash))
         return 0;
     if (pages_row_decode(value, &p, e) < 0)
         return -1;
@@ -174,7 +164,7 @@ static int mark_parts(MDB_val key, MDB_val value, void *user, struct err *e)
 
 int gc_mark(struct gc *g, MDB_txn *txn, struct err *e)
 {
-    struct snapshot s = {g, txn};
+    struct graves s = {g, txn};
     MDB_val all = index_val("", 0);
     const struct vault_index *x = &g->v->index;
 
@@ -184,7 +174,7 @@ int gc_mark(struct gc *g, MDB_txn *txn, struct err *e)
     return index_each(x, txn, INDEX_POINT, all, mark_point, g, e) < 0 || index_each(x, txn, INDEX_GROUP, all, mark_group, g, e) < 0 ||
                    index_each(x, txn, INDEX_DISK, all, mark_disk, g, e) < 0 ||
                    index_each(x, txn, INDEX_WORK, all, mark_work, g, e) < 0 || index_each(x, txn, INDEX_GRAVE, all, mark_grave, &s, e) < 0 ||
-                   index_each(x, txn, INDEX_BASE, all, mark_parts, &s, e) < 0
+                   index_each(x, txn, INDEX_BASE, all, mark_parts, g, e) < 0
                ? -1 : 0;
 }
 

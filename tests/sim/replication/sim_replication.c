@@ -104,8 +104,11 @@ static _Noreturn void live(const struct forget_plan *plan, int end)
     r.tls = contexts[1];
     r.options.name = "sim";
     r.identity = xstrdup("replicator:sim");
-    pthread_mutex_init(&r.lock, NULL);
-    pthread_mutex_init(&r.stat_lock, NULL);
+    r.clock = &clock_real;
+    r.marks_path = xasprintf("%s.marks", dir);
+    r.settings_path = xasprintf("%s.settings", dir);
+    MUST(pthread_mutex_init(&r.lock, NULL) == 0 && pthread_mutex_init(&r.stat_lock, NULL) == 0 && pthread_mutex_init(&r.settings_lock, NULL) == 0 &&
+         pthread_mutex_init(&r.stir_lock, NULL) == 0 && pthread_cond_init(&r.stirred, NULL) == 0);
     if (pthread_create(&thread, NULL, accept_all, NULL) != 0)
         abort();
     while (read(end, &how, 1) < 0 && errno == EINTR)
