@@ -167,7 +167,7 @@ def outrun(world):
            server["cause"]["text"] and "raise the limit" in server["cause"]["advice"], "the cause names the limit and whose it is, and what to do")
         ok(server["churn_bytes_per_s"] > server["rate_bytes_per_s"] > LIMIT / 3, "churn and rate are about what they are")
         states = set()
-        until = time.monotonic() + 15
+        until = time.monotonic() + 6
         while time.monotonic() < until:
             states.add((world.server()["state"], world.server()["eta"]))
             time.sleep(0.2)
