@@ -201,7 +201,8 @@ def repaired(world):
     sent = world.server()["bytes_sent"]
     flip(world)
     status, text = look(world, "scrub")
-    ok(status == 14 and "1 places in the disks are asked for again of their sources" in text, "scrub finds damage and has it asked for again: " + text.strip()[-200:])
+    # The replicator itself may have met it first, and asked: then there is nothing left for scrub to ask for.
+    ok(status == 14 and "uses a damaged chunk" in text, "scrub finds damage, and names the points: " + text.strip()[-200:])
 
     def usable():
         try:
