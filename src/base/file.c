@@ -1,8 +1,10 @@
 #include "base/file.h"
+#include "base/clock.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,4 +149,20 @@ int fd_pwrite_all(int fd, const void *bytes, size_t size, int64_t offset, struct
         done += (size_t)put;
     }
     return 0;
+}
+
+int fd_wait(int fd, short events, int64_t until_us, const char *who, struct err *e)
+{
+    for (;;) {
+        struct pollfd p = {fd, events, 0};
+        int64_t left_us = until_us - clock_monotonic_us();
+        int ready = left_us <= 0 ? 0 : poll(&p, 1, (int)(left_us / US_PER_MS) + 1);
+
+        if (ready > 0)
+            return 0;
+        if (ready == 0)
+            return err_set(e, ERR_TIMEOUT, "%s did not answer in time", who);
+        if (errno != EINTR)
+            return err_errno(e, errno, "can't wait for %s", who);
+    }
 }

@@ -1,6 +1,7 @@
 #include "base/proxy.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "base/tls.h"
 
@@ -76,23 +77,6 @@ static void add_login(const struct proxy *p, struct buf *request)
     buf_printf(request, "Proxy-Authorization: Basic %s\r\n", coded);
 }
 
-/* Waits for the descriptor: 0, or -1 ERR_TIMEOUT. */
-static int wait_for(int fd, short events, int64_t until_us, struct err *e)
-{
-    for (;;) {
-        struct pollfd p = {fd, events, 0};
-        int64_t left_us = until_us - clock_monotonic_us();
-        int ready = left_us <= 0 ? 0 : poll(&p, 1, (int)(left_us / US_PER_MS) + 1);
-
-        if (ready > 0)
-            return 0;
-        if (ready == 0)
-            return err_set(e, ERR_TIMEOUT, "the proxy does not answer CONNECT in time");
-        if (errno != EINTR)
-            return err_errno(e, errno, "waiting for the proxy");
-    }
-}
-
 static int ask(int fd, const struct proxy *p, const char *address, int port, int64_t until_us, struct err *e)
 {
     CLEANUP(buf_release) struct buf request = {.limit_bytes = PROXY_ANSWER_LIMIT};
@@ -106,7 +90,7 @@ static int ask(int fd, const struct proxy *p, const char *address, int port, int
 
         if (n < 0 && errno != EAGAIN && errno != EINTR)
             return err_errno(e, errno, "asking the proxy");
-        if (n < 0 && wait_for(fd, POLLOUT, until_us, e) < 0)
+        if (n < 0 && fd_wait(fd, POLLOUT, until_us, "the proxy", e) < 0)
             return -1;
         done += n > 0 ? (size_t)n : 0;
     }
@@ -167,7 +151,7 @@ static int hear(int fd, int64_t until_us, struct err *e)
         if (seen < 0 && errno != EAGAIN && errno != EINTR)
             return err_errno(e, errno, "hearing the proxy");
         if (seen < 0) {
-            if (wait_for(fd, POLLIN, until_us, e) < 0)
+            if (fd_wait(fd, POLLIN, until_us, "the proxy", e) < 0)
                 return -1;
             continue;
         }

@@ -1,5 +1,6 @@
 #include "target/qmp.h"
 #include "base/clock.h"
+#include "base/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -63,22 +64,6 @@ int qmp_take(struct buf *in, json_t **out, enum qmp_kind *kind, struct err *e)
     return 1;
 }
 
-static int wait_for(int fd, short events, int64_t until_us, struct err *e)
-{
-    for (;;) {
-        struct pollfd p = {fd, events, 0};
-        int64_t left_us = until_us - clock_monotonic_us();
-        int ready = left_us <= 0 ? 0 : poll(&p, 1, (int)(left_us / US_PER_MS) + 1);
-
-        if (ready > 0)
-            return 0;
-        if (ready == 0)
-            return err_set(e, ERR_TIMEOUT, "QEMU did not answer in time");
-        if (errno != EINTR)
-            return err_errno(e, errno, "can't wait for QEMU");
-    }
-}
-
 /* The next message of any kind. */
 static int receive(struct qmp *q, int64_t until_us, json_t **out, enum qmp_kind *kind, struct err *e)
 {
@@ -90,7 +75,7 @@ static int receive(struct qmp *q, int64_t until_us, json_t **out, enum qmp_kind 
 
         if (taken != 0)
             return taken < 0 ? -1 : 0;
-        if (wait_for(q->fd, POLLIN, until_us, e) < 0)
+        if (fd_wait(q->fd, POLLIN, until_us, "QEMU", e) < 0)
             return -1;
         got = read(q->fd, block, sizeof block);
         if (got < 0 && (errno == EINTR || errno == EAGAIN))
@@ -110,7 +95,7 @@ static int send_text(struct qmp *q, const char *text, size_t size, int64_t until
 
         if (put > 0)
             done += (size_t)put;
-        else if (errno == EAGAIN && wait_for(q->fd, POLLOUT, until_us, e) < 0)
+        else if (errno == EAGAIN && fd_wait(q->fd, POLLOUT, until_us, "QEMU", e) < 0)
             return -1;
         else if (errno != EINTR && errno != EAGAIN)
             return err_errno(e, errno, "can't write to QEMU");
