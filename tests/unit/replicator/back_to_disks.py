@@ -161,7 +161,9 @@ def forgetful_disk(world, point):
     status, said = restore(world, "--point", point, "--onto", os.path.basename(target))
     over.set()
     thread.join()
-    ok(status != 0, f"a disk that changes under it is never said to be done: {said.splitlines()[-1]}")
+    # Two writers of one loop device: the kernel has refused a flush once.
+    ok(status != 0 and any(words in said for words in ("still differ", "in use", "Input/output error")),
+       f"a disk that changes under it is never said to be done: {said.splitlines()[-1]}")
 
 
 def damaged(world, target):
