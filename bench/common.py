@@ -174,6 +174,11 @@ class Place(ends.Ends):
         """Waits until the agent has sent all once, and follows what changes."""
         wait_for(f"the agent of {server} to follow changes", lambda: self.ask("status", server=server)["servers"][0]["state"] == "CONTINUOUS", 1800)
 
+    def processor_s(self, name):
+        """Seconds of a processor that a process has used, all its threads."""
+        fields = open(f"/proc/{self.processes[name].pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def synced(self, server):
         """Seconds until the server's first recovery point is committed, and its replication object."""
         begun = time.monotonic()

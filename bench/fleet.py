@@ -114,7 +114,9 @@ def measure(build, quick, minutes=None, agents=None):
         agent_memory = [memory(place.processes[f"agent-{server}"])[0] for server in servers]
         churn = Churn(loops.values())
         churn.start()
+        before = place.processor_s("replicator")
         lags, ages, wrong = watch(place, seconds)
+        used = (place.processor_s("replicator") - before) / seconds
         churn.end()
         sizes_after = memory(place.processes["replicator"])
         check(place, servers, loops)
@@ -131,6 +133,8 @@ def measure(build, quick, minutes=None, agents=None):
     yield {"what": f"agents of {agents} with an error, or gone", "unit": "", "ours": len({line.split(":")[0] for line in wrong} | set(gone)), "goal": {"ours_at_most": 0}, "how": how}
     yield {"what": "longest lag of any", "unit": "s", "ours": round(max(lags), 2), "goal": {"ours_at_most": LAG_LIMIT_S}, "how": f"the same run; p99 {percentile(lags, 0.99):.2f} s"}
     yield {"what": "p99 of the age of the newest point, all servers", "unit": "s", "ours": round(percentile(ages, 0.99), 2), "how": f"the same run; longest {max(ages):.2f} s"}
+    yield {"what": f"processors that the replicator uses for {agents} servers that churn a little", "unit": "", "ours": round(used, 3),
+           "how": "the same run; asked for its status every second meanwhile"}
     resting, churning = slope([(count, own) for count, own, _ in sizes]), (sizes_after[0] - sizes[0][1]) / agents
     yield {"what": "memory of the replicator for each session", "unit": "MiB", "ours": round(max(resting, churning) / MIB, 3), "goal": {"ours_at_most": 2.0},
            "how": f"the larger of: the slope of its anonymous memory over 0 to {agents} sessions, {sizes[0][1] / MIB:.0f} to {sizes[-1][1] / MIB:.0f} MiB ({resting / MIB:.2f} each); what it holds after "

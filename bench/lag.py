@@ -97,7 +97,10 @@ def measure(build, quick, minutes=None):
         Churn(place, mount, size_mib, 5).end(5, 0)  # lays the file out
         churn = Churn(place, mount, size_mib, seconds + 10)
         time.sleep(8)
+        names = ("agent-web01", "replicator")
+        before = {name: place.processor_s(name) for name in names}
         samples, points = ages(place, seconds)
+        used = {name: (place.processor_s(name) - before[name]) / seconds for name in names}
         write = churn.end(20, least)
         taken = [residue(place, mount, size_mib, least)[0] for _ in range(repetitions)]
         point = place.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
@@ -107,6 +110,8 @@ def measure(build, quick, minutes=None):
             raise RuntimeError(f"the last point is not the disk: {compared}")
         place.stop("agent-web01")
     yield from figures(seconds, samples, points, write, taken)
+    yield {"what": f"processors that the replicator uses at {CHURN_MB_PER_S} MB/s of churn", "unit": "", "ours": round(used["replicator"], 3),
+           "how": f"the same run, a point every {INTERVAL_S} s; the agent at the source {used['agent-web01']:.3f}"}
 
 
 def figures(seconds, samples, points, write, taken):

@@ -77,8 +77,9 @@ def figures(size_mib, ours, index, peers):
            "peers": {name: round(size_mib / seconds["gc"], 1) for name, (seconds, _) in peers.items()}, "goal": {"ratio_at_least": 1.0},
            "how": f"MiB of the source's data; of {ours['stored_bytes'] / MIB:.0f} MiB on disk {ours['kept_bytes'] / MIB:.0f} are left; restic forget and prune, borg delete and compact"}
     count = index["index_raw_bytes"] // CHUNK
+    parts = ", ".join(f"{name} {size / count:.0f}" for name, size in sorted(index["tables"].items(), key=lambda one: -one[1]) if size >= count)
     yield {"what": "index for 10 TiB of distinct data", "unit": "GiB", "ours": round(index["index_bytes"] / index["index_raw_bytes"] * 10 * 1024, 2), "goal": {"ours_at_most": 1.0},
-           "how": f"LMDB's file after {count} distinct chunks ({index['index_raw_bytes'] >> 30} GiB), one disk, one point; maps included"}
+           "how": f"LMDB's file after {count} distinct chunks ({index['index_raw_bytes'] >> 30} GiB), one disk, one point; maps included; bytes a chunk: {parts}, the rest of the file is free pages"}
     yield {"what": "memory", "unit": "MiB", "ours": round(index["memory_bytes"] / MIB, 1), "peers": {name: round(memory / MIB, 1) for name, (_, memory) in peers.items()},
            "how": f"the most that a process held; ours while {count} chunks are put, the index's pages that the kernel may drop included; the peers' with the two files"}
 

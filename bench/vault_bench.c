@@ -2,9 +2,10 @@
  * own), makes a point of each, reads both points back, scrubs, drops the second server and gives its space back. Prints {"bytes","put_s","get_s",
  * "scrub_s","gc_s","freed_bytes","stored_bytes","kept_bytes"}. Every byte that is read back is compared, after the clock has stopped.
  *
- * vault_bench index FOLDER CHUNKS: what the index of so many chunks takes: {"index_bytes","index_raw_bytes","memory_bytes"}; memory: the most that the
- * process held at any time. */
+ * vault_bench index FOLDER CHUNKS: what the index of so many chunks takes: {"index_bytes","index_raw_bytes","memory_bytes","tables":{name:bytes}}; memory: the most that
+ * the process held at any time; tables: LMDB's pages in use, the rest of its file is free. */
 #include "base/clock.h"
+#include "vault/index.h"
 #include "vault/vault.h"
 
 #include <errno.h>
@@ -182,6 +183,23 @@ static int fill_index(struct vault *v, uint64_t count, struct err *e)
     return result;
 }
 
+static int print_tables(const char *folder, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/index", folder);
+    CLEANUP(index_close) struct vault_index x = {0};
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    uint64_t bytes;
+
+    if (index_open(path, &x, e) < 0 || index_begin(&x, false, &txn, e) < 0)
+        return -1;
+    for (enum index_table t = 0; t < INDEX_TABLES; t++) {
+        if (index_table_bytes(&x, txn, t, &bytes, e) < 0)
+            return -1;
+        printf("%s\"%s\":%llu", t ? "," : "", index_table_name(t), (unsigned long long)bytes);
+    }
+    return 0;
+}
+
 /* What the index takes on disk: LMDB's file, where it is not a hole. */
 static int measure_index(const char *folder, uint64_t count, struct err *e)
 {
@@ -193,8 +211,12 @@ static int measure_index(const char *folder, uint64_t count, struct err *e)
         return -1;
     if (stat(path, &about) < 0)
         return err_errno(e, errno, "can't look at %s", path);
-    printf("{\"index_bytes\":%lld,\"index_raw_bytes\":%llu,\"memory_bytes\":%lld}\n", (long long)about.st_blocks * 512, (unsigned long long)(count * VAULT_CHUNK_BYTES),
+    printf("{\"index_bytes\":%lld,\"index_raw_bytes\":%llu,\"memory_bytes\":%lld,\"tables\":{", (long long)about.st_blocks * 512, (unsigned long long)(count * VAULT_CHUNK_BYTES),
            memory_bytes());
+    vault_close(&v);
+    if (print_tables(folder, e) < 0)
+        return -1;
+    printf("}}\n");
     return 0;
 }
 

@@ -75,7 +75,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         {WIRE_THAWED, sizeof(struct wire_thawed)}, {WIRE_HASH, sizeof(struct wire_hash)}, {WIRE_HASH_DONE, sizeof(struct wire_hash_done)},
         {WIRE_STATUS, sizeof(struct wire_status)}, {WIRE_REFUSE, sizeof(struct wire_failure)}, {WIRE_RESTORE, sizeof(struct wire_restore)},
         {WIRE_RESTORING, sizeof(struct wire_restoring)}, {WIRE_PING, sizeof(struct wire_simple)},
-        {WIRE_POINT_AT, sizeof(struct wire_simple)},
+        {WIRE_POINT_AT, sizeof(struct wire_simple)}, {WIRE_RESCUE, sizeof(struct wire_rescue)},
+        {WIRE_MOVE, sizeof(struct wire_move)}, {WIRE_MOVE_FAILED, sizeof(struct wire_failure)}, {WIRE_COPY, sizeof(struct wire_copy)},
+        {WIRE_COPYING, sizeof(struct wire_copying)}, {WIRE_COPY_POINT, sizeof(struct wire_copy_point)}, {WIRE_COPY_PINS, sizeof(struct wire_copy_pins)},
+        {WIRE_COPY_WAITS, sizeof(struct wire_failure)},
     };
     struct wire_header header;
 

@@ -3,6 +3,7 @@ replicator's control socket answers. The tests (tests/replicated.py) and the ben
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -21,9 +22,15 @@ def run(*words, **more):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """One that is free, and that no outgoing connection takes while whoever listens there is away: those have ports from 32768 on."""
+    while True:
+        port = random.randrange(10000, 32768)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
 
 
 class Refused(RuntimeError):
@@ -47,9 +54,12 @@ class Ends:
             folder = self.dir / name.replace(":", "-")
             folder.mkdir()
             run(*new, "-keyout", folder / "key.pem", "-out", folder / "csr.pem", "-subj", f"/CN={name}")
-            run("openssl", "x509", "-req", "-in", folder / "csr.pem", "-CA", self.dir / "ca.pem", "-CAkey", self.dir / "ca.key", "-CAcreateserial",
-                "-days", "2", "-out", folder / "cert.pem")
+            self.sign(folder)
             shutil.copy(self.dir / "ca.pem", folder / "ca.pem")
+
+    def sign(self, folder, days=2):
+        run("openssl", "x509", "-req", "-in", folder / "csr.pem", "-CA", self.dir / "ca.pem", "-CAkey", self.dir / "ca.key", "-CAcreateserial", "-days", days,
+            "-out", folder / "cert.pem")
 
     def start(self, name, *words, **more):
         with open(self.dir / f"{name}.log", "ab") as log:
@@ -82,11 +92,11 @@ class Ends:
             "runtime_dir": str(self.dir / f"run-{folder.name}"), **settings}))
         return [self.agent_program, "run", "--folder", folder]
 
-    def ask(self, verb, timeout=600, **more):
-        """The answer of the replicator's control socket; Refused where it is a no."""
+    def ask(self, verb, timeout=600, at=None, **more):
+        """The answer of the replicator's control socket (of the one in that folder); Refused where it is a no."""
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(timeout)
-            s.connect(str(self.dir / "replicator/control.sock"))
+            s.connect(str((at or self.dir / "replicator") / "control.sock"))
             s.sendall((json.dumps({"verb": verb, **more}) + "\n").encode())
             with s.makefile() as lines:
                 for line in lines:

@@ -48,8 +48,9 @@ class World(ends.Ends):
         """This file system only: another one may be frozen by somebody else's test."""
         run("sync", "-f", self.mounted)
 
-    def start_replicator(self, *more):
-        self.start("replicator", *self.replicator_words("--point-interval", "1s", "--vault-key-file", self.vault_key, "--make-vault-key", *more), env={**os.environ, "SLIPWAY_LOG": "text"})
+    def start_replicator(self, *more, **environment):
+        self.start("replicator", *self.replicator_words("--point-interval", "1s", "--vault-key-file", self.vault_key, "--make-vault-key", *more),
+                   env={**os.environ, "SLIPWAY_LOG": "text", **environment})
 
     def kept(self, folder):
         """Where an agent's tracker lives on: names of a BPF filesystem have no dots."""
@@ -113,9 +114,11 @@ def device_hash(path):
 
 
 def flip(world):
-    """One byte of the stored noise, which every point uses since the beginning."""
-    with open(sorted((world.dir / "replicator/vault/segments").glob("*.seg"))[0], "r+b") as f:
-        f.seek(8 * MIB)
+    """One byte of the stored noise, which every point uses since the beginning: most of the largest segment."""
+    segment = max((world.dir / "replicator/vault/segments").glob("*.seg"), key=lambda path: path.stat().st_size)
+    with open(segment, "r+b") as f:
+        at = segment.stat().st_size // 2
+        f.seek(at)
         byte = f.read(1)
-        f.seek(8 * MIB)
+        f.seek(at)
         f.write(bytes([byte[0] ^ 1]))

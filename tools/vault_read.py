@@ -101,8 +101,8 @@ class Vault:
     def __init__(self, folder, key_file=None):
         self.folder = pathlib.Path(folder)
         about = json.loads((self.folder / "vault.json").read_text())
-        if about.get("format") != "slipway-vault" or about.get("version") not in (1, 2):
-            raise Refused("not a vault of version 1 or 2")
+        if about.get("format") != "slipway-vault" or about.get("version") not in (1, 2, 3):
+            raise Refused("not a vault of version 1 to 3")
         self.id = bytes.fromhex(about["id"])
         self.keys = Keys(about["sealed"], self.id, key_file) if about.get("sealed") else None
         self.places, self.points, self.graves, self.documents, self.grouped = {}, {}, set(), set(), set()
@@ -195,7 +195,7 @@ class Vault:
 
     def living(self):
         return sorted((p for name, p in self.points.items() if name not in self.graves and
-                       ("group" not in p or (name, p["group"]) in self.grouped)), key=lambda p: p["sequence"])
+                       ("group" not in p or p.get("copied") or (name, p["group"]) in self.grouped)), key=lambda p: p["sequence"])
 
     def chunks(self, name, level, first, count):
         """Numbers and content of the chunks that are not zero."""
@@ -251,7 +251,8 @@ def main():
         key_file, words = words[1], words[2:]
     if len(words) == 2 and words[1] == "points":
         for point in Vault(words[0], key_file).living():
-            print(point["id"], point["server"], point["consistency"], *(f"{d['id']}={d['size_bytes']}" for d in point["disks"]))
+            print(point["id"], point["server"], point["consistency"], *(f"{d['id']}={d['size_bytes']}" for d in point["disks"]),
+                  *([f"unreadable={point['unreadable']['bytes']}"] if "unreadable" in point else []))
     elif len(words) == 4 and words[1] == "read":
         Vault(words[0], key_file).read(words[2], words[3], sys.stdout.buffer)
     else:

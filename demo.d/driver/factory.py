@@ -48,11 +48,11 @@ class Factory:
         wait_for(f"the factory (its log: {self.world.processes.logs}/serve.log)", self.answers, 60, 0.3)
         self.run("login", "--name", self.user, "--password-file", self.password_file)
 
-    def start_serve(self):
+    def start_serve(self, *more):
         self.world.processes.start("serve", *inside(
             self.description["namespaces"]["factory"], self.slipway, "serve", "--data", self.data, "--listen", f"{self.address}:{API_PORT}",
             "--name", self.address, "--replicator-listen", f"{self.address}:{REPLICATOR_PORT}",
-            "--init-user", self.user, "--init-password-file", self.password_file), env=self.environment)
+            "--init-user", self.user, "--init-password-file", self.password_file, *more), env=self.environment)
 
     def answers(self):
         if not self.world.processes.pid("serve"):

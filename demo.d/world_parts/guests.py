@@ -143,8 +143,8 @@ def boot_and_save(pristine, folder, accelerator, say):
 
 def settle(shell, folder):
     """Waits until the guest is done booting, lets it write the configuration of its boot loader as a Debian machine does, syncs. Its name."""
-    wait_for(f"{shell.name}'s SSH (its console: {folder}/{shell.name}.serial)", lambda: shell.command("echo up"), 240, 1)
-    wait_for(f"{shell.name} to finish booting", lambda: "running" in shell.command("systemctl is-system-running || true"), 120, 1)
+    wait_for(f"{shell.name}'s SSH (its console: {folder}/{shell.name}.serial)", lambda: shell.command("echo up"), 600, 1)
+    wait_for(f"{shell.name} to finish booting", lambda: "running" in shell.command("systemctl is-system-running || true"), 300, 1)
     shell.root("update-grub && sync", 120)
     return shell.name
 

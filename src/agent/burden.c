@@ -1,8 +1,9 @@
 /* What the source's disks do, and what of it is ours: looked at every second for the back-off (gentle.h). The engine's.
  *
  * The agent writes nothing to the disks, so what the kernel counts of writes is the source's. Of reads it is what is left when ours are
- * taken off; ours are known in bytes and in how long they took, which tells requests of the kernel's only nearly: reads count only where
- * the source's are many beside ours. */
+ * taken off. Ours are known in bytes and in how long they took; into how many requests the kernel cuts them is not (it depends on the disk's
+ * queue, and on where our buffers happen to lie). So others' reads are told by their bytes: what the kernel has counted, less all that we have
+ * asked for, whether it has come or not; the most of that so far is theirs for certain. Reads count only where they are many beside ours. */
 #include "agent/engine.h"
 
 #include "base/clock.h"
@@ -14,6 +15,7 @@
 #include <string.h>
 
 #define LOOK_US US_PER_S
+#define READ_LEAST_BYTES 4096 /* by which reads are reckoned from bytes */
 #define OWN_MOST 4 /* of our own requests for one of the source's: beyond that, its reads drown in ours */
 
 /* /sys/block/NAME/stat (Documentation/block/stat): of reads, then of writes: completed, merged, sectors, milliseconds. */
@@ -21,12 +23,13 @@ static bool add_stat(const char *name, struct burden *b)
 {
     CLEANUP(buf_release) struct buf text = {0};
     CLEANUP(free_ptr) char *path = xasprintf("/sys/block/%s/stat", name);
-    long long reads, read_ms, writes, write_ms;
+    long long reads, read_sectors, read_ms, writes, write_ms;
 
     if (file_read(path, 4096, &text, NULL) < 0 ||
-        sscanf(text.data, "%lld %*d %*d %lld %lld %*d %*d %lld", &reads, &read_ms, &writes, &write_ms) != 4)
+        sscanf(text.data, "%lld %*d %lld %lld %lld %*d %*d %lld", &reads, &read_sectors, &read_ms, &writes, &write_ms) != 5)
         return false;
     b->reads += reads;
+    b->read_bytes += 512 * read_sectors;
     b->read_us += read_ms * US_PER_MS;
     b->writes += writes;
     b->write_us += write_ms * US_PER_MS;
@@ -72,6 +75,7 @@ static struct burden burden_now(struct agent *a)
     b.known = a->disk_count > 0;
     for (int i = 0; i < a->disk_count; i++)
         b.known = add_stat(a->disks[i].info.name, &b) && b.known;
+    b.others_read_bytes = b.read_bytes - atomic_load(&a->own_asked_bytes); /* in this order: what was counted had been asked for */
     return b;
 }
 
@@ -89,14 +93,17 @@ void burden_begin(struct agent *a)
     pthread_mutex_unlock(&a->lock);
 }
 
-static struct gentle_sample sample_of(const struct burden *was, const struct burden *is)
+struct gentle_sample burden_between(const struct burden *was, const struct burden *is)
 {
-    int64_t reads = is->reads - was->reads - (is->own_requests - was->own_requests), stalled = is->stalled_us - was->stalled_us;
+    int64_t own_requests = is->own_requests - was->own_requests, all = is->reads - was->reads, reads = all - own_requests, stalled = is->stalled_us - was->stalled_us;
+    int64_t most = (is->others_read_bytes - was->others_read_bytes) / READ_LEAST_BYTES;
     struct gentle_sample s = {.now_us = is->at_us, .span_us = is->at_us - was->at_us, .ios = is->writes - was->writes,
                               .io_us = is->write_us - was->write_us, .own_bytes = is->own_bytes - was->own_bytes, .stalled = -1};
 
-    if (reads > GENTLE_LEAST_IOS && reads * OWN_MOST > is->own_requests - was->own_requests) {
-        int64_t read_us = is->read_us - was->read_us - (is->own_us - was->own_us);
+    if (reads > most)
+        reads = most;
+    if (reads > GENTLE_LEAST_IOS && reads * OWN_MOST > own_requests) {
+        int64_t own_us = own_requests ? (is->own_us - was->own_us) * (all - reads) / own_requests : 0, read_us = is->read_us - was->read_us - own_us;
 
         s.ios += reads;
         s.io_us += read_us > 0 ? read_us : 0;
@@ -115,7 +122,9 @@ void burden_look(struct agent *a)
     if (clock_monotonic_us() - a->burden.at_us < LOOK_US)
         return;
     b = burden_now(a);
-    s = sample_of(&a->burden, &b);
+    if (b.others_read_bytes < a->burden.others_read_bytes)
+        b.others_read_bytes = a->burden.others_read_bytes;
+    s = burden_between(&a->burden, &b);
     if (!a->burden.known || !b.known)
         s.ios = 0;
     pthread_mutex_lock(&a->lock);

@@ -11,6 +11,7 @@ const char agent_config_help[] =
     "  \"replicator_port\": 7443,\n"
     "  \"proxy\": \"\",                          an HTTP proxy on the way there: \"http://[USER:PASSWORD@]192.0.2.3:3128\"\n"
     "  \"disks\": \"auto\",                      or [\"sda\", \"sdb\"]; auto: all whole disks that aren't removable\n"
+    "  \"disk_ids\": {},                       {\"serial:x\": \"wwid:y\"}: the disk x is reported as y; each must be there\n"
     "  \"freeze_budget_ms\": 200,              how long filesystems may stand still for a point\n"
     "  \"hold_limit_s\": 1800,                 how long a held point stays frozen without a thaw\n"
     "  \"bytes_per_s\": 0,                     on the network; 0: no limit\n"
@@ -20,6 +21,7 @@ const char agent_config_help[] =
     "  \"memory_bound_mib\": 128,              all that it takes; fewer buffers where the disks need the rest\n"
     "  \"tracker\": \"auto\",                    or \"rescan\": compare checksums instead of following writes\n"
     "  \"rescan_interval_s\": 300,\n"
+    "  \"unreadable_retry_s\": 300,            how often sectors that could not be read are tried again\n"
     "  \"before_freeze\": \"\",                  programs around a freeze\n"
     "  \"after_thaw\": \"\" }\n"
     "All but server, replicator_address and replicator_port may be left out.\n";
@@ -32,6 +34,7 @@ struct number {
 #define NUMBER(json, member, lo, hi, other, by) {json, offsetof(struct agent_config, member), lo, hi, other, by}
 static const struct number numbers[] = {
     NUMBER("replicator_port", replicator_port, 1, 65535, -1, 1),
+    NUMBER("other_replicator_port", other_replicator_port, 0, 65535, 0, 1), /* it and the address: the agent's own, in the midst of a move */
     NUMBER("freeze_budget_ms", freeze_budget_ms, 10, 60000, 200, 1),
     NUMBER("hold_limit_s", hold_limit_ms, 1, 86400, 1800, 1000),
     NUMBER("bytes_per_s", bytes_per_s, 0, INT64_C(1) << 50, 0, 1),
@@ -40,6 +43,7 @@ static const struct number numbers[] = {
     NUMBER("memory_mib", memory_mib, 8, 4096, 64, 1),
     NUMBER("memory_bound_mib", memory_bound_mib, 48, INT64_C(1) << 20, 128, 1),
     NUMBER("rescan_interval_s", rescan_interval_s, 1, 604800, 300, 1),
+    NUMBER("unreadable_retry_s", unreadable_retry_s, 1, 604800, 300, 1),
 };
 struct text {
     const char *name;
@@ -47,7 +51,7 @@ struct text {
     bool needed;
 };
 #define WORD(member, need) {#member, offsetof(struct agent_config, member), sizeof ((struct agent_config *)0)->member, need}
-static const struct text texts[] = {WORD(server, true), WORD(replicator_address, true), WORD(runtime_dir, false), WORD(tracker_dir, false),
+static const struct text texts[] = {WORD(server, true), WORD(replicator_address, true), WORD(other_replicator_address, false), WORD(runtime_dir, false), WORD(tracker_dir, false),
                                     WORD(before_freeze, false), WORD(after_thaw, false)};
 
 /* Every fault is added to this one message. */
@@ -118,6 +122,30 @@ static void read_disks(const json_t *value, struct agent_config *c, struct buf *
     }
 }
 
+static void read_disk_ids(json_t *value, struct agent_config *c, struct buf *faults)
+{
+    const char *found;
+    json_t *reported;
+
+    if (value && (!json_is_object(value) || json_object_size(value) > LIMIT_DISKS_PER_SERVER)) {
+        fault(faults, "disk_ids must be an object of at most %d identities", LIMIT_DISKS_PER_SERVER);
+        return;
+    }
+    json_object_foreach(value, found, reported) {
+        const char *text = json_string_value(reported);
+
+        if (!*found || strlen(found) >= sizeof c->disk_ids[0].found || !text || !*text || strlen(text) >= sizeof c->disk_ids[0].reported) {
+            fault(faults, "disk_ids: \"%.160s\" must be an identity, and name one", found);
+            continue;
+        }
+        for (int i = 0; i < c->disk_id_count; i++)
+            if (strcmp(c->disk_ids[i].reported, text) == 0)
+                fault(faults, "disk_ids: two disks are to be %s", text);
+        memcpy(c->disk_ids[c->disk_id_count].found, found, strlen(found) + 1);
+        memcpy(c->disk_ids[c->disk_id_count++].reported, text, strlen(text) + 1);
+    }
+}
+
 static void read_proxy(const json_t *value, struct agent_config *c, struct buf *faults)
 {
     const char *text = json_string_value(value);
@@ -131,7 +159,7 @@ static void read_proxy(const json_t *value, struct agent_config *c, struct buf *
 
 static bool is_known(const char *name)
 {
-    static const char *const others[] = {"disks", "tracker", "proxy"};
+    static const char *const others[] = {"disks", "disk_ids", "tracker", "proxy"};
 
     for (size_t i = 0; i < ARRAY_COUNT(numbers); i++)
         if (strcmp(name, numbers[i].name) == 0)
@@ -163,6 +191,7 @@ static void read_all(json_t *object, struct agent_config *c, struct buf *faults)
         snprintf(c->tracker_dir, sizeof c->tracker_dir, AGENT_TRACKER_DIR);
     read_texts(object, c, faults);
     read_disks(json_object_get(object, "disks"), c, faults);
+    read_disk_ids(json_object_get(object, "disk_ids"), c, faults);
     read_proxy(json_object_get(object, "proxy"), c, faults);
     c->rescan_only = strcmp(tracker, "rescan") == 0;
     if (!c->rescan_only && strcmp(tracker, "auto") != 0)
@@ -179,10 +208,11 @@ int agent_config_read(const char *path, struct agent_config *out, struct err *e)
     if (json_read_file(path, &object, e) < 0)
         return -1;
     read_all(object, &c, &faults);
-    if ((slash ? (size_t)(slash - path) : 1) >= sizeof c.folder)
+    if ((slash ? (size_t)(slash - path) : 1) >= sizeof c.folder || strlen(path) >= sizeof c.path)
         fault(&faults, "its path is too long");
     if (faults.size_bytes)
         return err_set(e, ERR_INVALID, "%s: %s", path, faults.data);
+    snprintf(c.path, sizeof c.path, "%s", path);
     snprintf(c.folder, sizeof c.folder, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
     *out = c;
     return 0;

@@ -108,13 +108,41 @@ static void place_of(const char *name, char *out, size_t size)
     snprintf(out, size, "%.500s", strncmp(real, "/sys/devices/", 13) == 0 ? real + 13 : real);
 }
 
+/* Whether a device-mapper device is one disk that is reached by several ways (dm-multipath). */
+static bool is_multipath(const char *name)
+{
+    char uuid[256];
+
+    return sys_line(uuid, sizeof uuid, "/sys/block/%s/dm/uuid", name) && strncmp(uuid, "mpath-", 6) == 0;
+}
+
+/* A device in /sys/block/NAME/KIND (holders: what lies on it; slaves: what it lies on) that may be had; false: none. */
+static bool sys_related(const char *name, const char *kind, bool (*wanted)(const char *name), char *out, size_t size)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("/sys/block/%s/%s", name, kind);
+    DIR *folder = opendir(path);
+    bool found = false;
+
+    for (struct dirent *entry; folder && !found && (entry = readdir(folder));)
+        if (entry->d_name[0] != '.' && strlen(entry->d_name) < size && (!wanted || wanted(entry->d_name))) {
+            memcpy(out, entry->d_name, strlen(entry->d_name) + 1);
+            found = true;
+        }
+    if (folder)
+        closedir(folder);
+    return found;
+}
+
+/* By any of its ways a disk says the same of itself. */
 static void identify(struct disk *d)
 {
+    char way[64];
+    const char *name = is_multipath(d->name) && sys_related(d->name, "slaves", NULL, way, sizeof way) ? way : d->name;
     static const char *const sources[][2] = {{"wwid", "wwid"}, {"wwid", "device/wwid"}, {"serial", "serial"}, {"serial", "device/serial"}};
     char text[128], place[512];
 
     for (size_t i = 0; i < ARRAY_COUNT(sources); i++)
-        if (sys_line(text, sizeof text, "/sys/block/%s/%s", d->name, sources[i][1])) {
+        if (sys_line(text, sizeof text, "/sys/block/%s/%s", name, sources[i][1])) {
             set_id(d, sources[i][0], text);
             return;
         }
@@ -126,11 +154,13 @@ static void identify(struct disk *d)
 
 static bool is_whole_disk(const char *name)
 {
-    static const char *const not_disks[] = {"loop", "ram", "zram", "sr", "fd", "nbd", "dm-", "md", "mtdblock", "drbd", "rbd_", "zd"};
-    char text[32];
+    static const char *const not_disks[] = {"loop", "ram", "zram", "sr", "fd", "nbd", "dm-", "md", "mtdblock", "drbd", "rbd_", "zd", "bcache"};
+    char text[32], whole[64];
 
+    if (sys_related(name, "holders", is_multipath, whole, sizeof whole))
+        return false;
     for (size_t i = 0; i < ARRAY_COUNT(not_disks); i++)
-        if (strncmp(name, not_disks[i], strlen(not_disks[i])) == 0)
+        if (strncmp(name, not_disks[i], strlen(not_disks[i])) == 0 && !is_multipath(name))
             return false;
     if (sys_line(text, sizeof text, "/sys/block/%s/removable", name) && strcmp(text, "0") != 0)
         return false;
@@ -182,6 +212,43 @@ static void tell_apart(struct disk *disks, int count)
     }
 }
 
+/* A write by one way is seen on that way only: what is reached by several must be followed where they come together. */
+static int check_ways(const struct agent_config *c, const struct disk *disks, int count, struct err *e)
+{
+    char whole[64];
+
+    for (int i = 0; i < count; i++) {
+        if (sys_related(disks[i].name, "holders", is_multipath, whole, sizeof whole))
+            return err_set(e, ERR_CONFLICT, "%s is one of the ways to %s: name that one in the setting \"disks\"", disks[i].name, whole);
+        for (int k = 0; c->disks_auto && k < i; k++)
+            if (strncmp(disks[i].id, "wwid:", 5) == 0 && strcmp(disks[i].id, disks[k].id) == 0)
+                return err_set(e, ERR_CONFLICT, "%s and %s are one disk (%s) by two ways, and there is no dm-multipath that joins them: set it up, or name the way "
+                               "that is used in the setting \"disks\"", disks[k].name, disks[i].name, disks[i].id);
+    }
+    return 0;
+}
+
+/* All that are named must be here, and each be another one: a point under a wrong name would go onto a wrong disk. */
+static int report_as_named(const struct agent_config *c, struct disk *disks, int count, struct err *e)
+{
+    int named[LIMIT_DISKS_PER_SERVER];
+
+    for (int i = 0; i < c->disk_id_count; i++) {
+        named[i] = 0;
+        while (named[i] < count && strcmp(disks[named[i]].id, c->disk_ids[i].found) != 0)
+            named[i]++;
+        if (named[i] == count)
+            return err_set(e, ERR_NOT_FOUND, "there is no disk %s here, which the setting \"disk_ids\" names", c->disk_ids[i].found);
+    }
+    for (int i = 0; i < c->disk_id_count; i++)
+        memcpy(disks[named[i]].id, c->disk_ids[i].reported, sizeof disks[0].id);
+    for (int i = 0; c->disk_id_count && i < count; i++)
+        for (int k = 0; k < i; k++)
+            if (strcmp(disks[i].id, disks[k].id) == 0)
+                return err_set(e, ERR_CONFLICT, "%s and %s would both be %s by the setting \"disk_ids\"", disks[k].name, disks[i].name, disks[i].id);
+    return 0;
+}
+
 int disks_find(const struct agent_config *c, struct disk *disks, int limit, int *count, struct err *e)
 {
     int found = 0;
@@ -206,7 +273,11 @@ int disks_find(const struct agent_config *c, struct disk *disks, int limit, int 
     }
     if (c->disks_auto)
         qsort(disks, (size_t)found, sizeof *disks, by_name);
+    if (check_ways(c, disks, found, e) < 0)
+        return -1;
     tell_apart(disks, found);
+    if (report_as_named(c, disks, found, e) < 0)
+        return -1;
     *count = found;
     return 0;
 }

@@ -12,7 +12,8 @@ struct disk {
 };
 
 /* The named disks, or with disks_auto every whole disk but loop, RAM, zram, optical, floppy, network block, removable and empty ones,
- * and what lies on others (dm, md). By name. Two disks of one id (clones) get their places in the machine added. */
+ * and what lies on others (dm, md). By name. Two disks of one id (clones) get their places in the machine added. What dm-multipath joins is one disk, "dm-0", with the
+ * identity of its ways, which are none; ERR_CONFLICT: a named disk is such a way, or two have one WWID and nothing joins them. */
 int disks_find(const struct agent_config *c, struct disk *disks, int limit, int *count, struct err *e);
 int64_t disks_request_bytes(const char *name); /* the most that the kernel asks the disk for at once */
 int disks_size(const char *name, int64_t *size_bytes, struct err *e);

@@ -1,4 +1,4 @@
-/* The engine: finds the disks, follows them, keeps the replicator's map equal to them, and does what the replicator asks. */
+/* The engine: keeps the replicator's map equal to the disks, and does what the replicator asks. */
 #include "agent/engine.h"
 
 #include "base/clock.h"
@@ -6,20 +6,15 @@
 #include "base/log.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/fs.h>
 #include <malloc.h>
-#include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define DISK_CHECK_US (10 * US_PER_S)
 #define BACKOFF_FIRST_MS 200
 #define BACKOFF_MOST_MS 15000
 #define BACKOFF_REFUSED_MS 15000
@@ -146,6 +141,14 @@ void engine_set_pass(struct agent *a, enum pass pass)
     a->kept->pass_done = pass == PASS_DONE;
 }
 
+/* Under lock: all that was to do is there, so all of it could be read. */
+static void end_trouble(struct agent *a)
+{
+    if (a->trouble_of_reading)
+        err_clear(&a->trouble);
+    a->trouble_of_reading = false;
+}
+
 /* The pass over every chunk is done when nothing is to do and what was offered is acknowledged. 1 when it is done. */
 int engine_advance_pass(struct agent *a)
 {
@@ -160,6 +163,7 @@ int engine_advance_pass(struct agent *a)
         engine_set_pass(a, PASS_DONE);
         a->rescan_pass = a->kept->rescan_pass = false;
         a->pass_ended = true;
+        end_trouble(a);
         a->synced_at_us = a->kept->synced_at_us = clock_monotonic_us();
     }
     done = a->pass == PASS_DONE;
@@ -186,6 +190,7 @@ static void take_regularly(struct agent *a)
         a->synced_at_us = a->kept->synced_at_us = a->take_watermark_us;
         scanned = !a->tracker ? now_us - a->take_watermark_us : 0;
         a->take_watermark_us = 0;
+        end_trouble(a);
     }
     pthread_mutex_unlock(&a->lock);
     if (scanned)
@@ -217,239 +222,6 @@ static void set_watermark(struct agent *a)
     if (a->take_watermark_us && a->take_watermark == UINT64_MAX && !todo_total(a))
         a->take_watermark = a->next_number - 1;
     pthread_mutex_unlock(&a->lock);
-}
-
-/* ---- disks ---- */
-
-/* A disk's part of what there is for the chunks to do. */
-static int64_t blocks_of(const struct agent *a, int64_t chunk_count)
-{
-    int64_t most = bits_blocks(chunk_count), part;
-
-    part = BITS_BLOCKS_LEAST + (int64_t)((double)a->memory.spare_blocks * (double)chunk_count / (double)a->memory.chunk_count);
-    return part < most ? part : most > BITS_BLOCKS_LEAST ? most : BITS_BLOCKS_LEAST;
-}
-
-static int open_disk(struct agent *a, int disk, struct err *e)
-{
-    struct agent_disk *d = &a->disks[disk];
-    char path[80];
-
-    snprintf(path, sizeof path, "/dev/%s", d->info.name);
-    d->fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
-    if (d->fd < 0)
-        return err_errno(e, errno, "can't open %s", path);
-    d->chunk_count = track_chunks(d->info.size_bytes);
-    d->request_bytes = disks_request_bytes(d->info.name);
-    d->todo = bits_new(d->chunk_count, blocks_of(a, d->chunk_count));
-    if (a->tracker)
-        d->kept_todo = track_todo(a->tracker, disk);
-    else
-        d->sums = track_sums_new(d->chunk_count);
-    return 0;
-}
-
-static void close_disk(struct agent_disk *d)
-{
-    if (d->fd >= 0)
-        close(d->fd);
-    bits_free(&d->todo);
-    track_sums_free(&d->sums);
-    *d = (struct agent_disk){.fd = -1};
-}
-
-static int new_epoch(struct agent *a, struct err *e)
-{
-    uint8_t random[16];
-
-    if (RAND_bytes(random, sizeof random) != 1)
-        return err_set(e, ERR_INTERNAL, "there are no random bytes");
-    pthread_mutex_lock(&a->lock);
-    hash_hex(random, sizeof random, a->epoch);
-    engine_set_pass(a, PASS_RUNNING);
-    a->reported_ack = a->kept->reported_ack = 0;
-    a->take_watermark_us = 0;
-    a->outlook_void = true;
-    pthread_mutex_unlock(&a->lock);
-    return 0;
-}
-
-/* reason: why it is NULL. */
-static void set_tracker(struct agent *a, struct tracker *t, const char *reason)
-{
-    pthread_mutex_lock(&a->lock);
-    a->tracker = t;
-    snprintf(a->tracker_reason, sizeof a->tracker_reason, "%.250s", reason);
-    a->kept = t ? track_memory(t) : a->own_kept;
-    pthread_mutex_unlock(&a->lock);
-}
-
-/* What there is memory for. Buffers and workers stay as they were made at the start. */
-static int plan_for(const struct agent *a, const struct disk *disks, int count, bool tracked, bool kept, struct memory_plan *plan, struct err *e)
-{
-    struct agent_config c = *a->config;
-    struct memory_wants w = {.disk_count = count, .tracked = tracked, .kept = kept, .cores = (int)sysconf(_SC_NPROCESSORS_ONLN)};
-
-    for (int i = 0; i < count; i++) {
-        w.disk_bytes += disks[i].size_bytes;
-        w.chunk_count += track_chunks(disks[i].size_bytes);
-    }
-    if (a->batch_count) {
-        c.memory_mib = (int64_t)a->batch_count * (int64_t)BATCH_BYTES >> 20;
-        w.cores = a->worker_count;
-    }
-    if (memory_plan(&c, &w, plan, e) < 0)
-        return -1;
-    if (a->batch_count && plan->buffers_bytes < (int64_t)a->batch_count * (int64_t)BATCH_BYTES)
-        return err_set(e, ERR_LIMIT, "the disks have grown: there is too little memory for them beside the buffers. Restart the agent, or set memory_bound_mib higher");
-    return 0;
-}
-
-static int plan_memory(struct agent *a, const struct disk *disks, int count, struct err *e)
-{
-    if (plan_for(a, disks, count, a->tracker != NULL, a->tracker && track_todo(a->tracker, 0), &a->memory, e) < 0)
-        return -1;
-    if (a->memory.buffers_bytes < a->config->memory_mib << 20)
-        log_warn("%lld MiB of buffers, not %lld: the disks need the rest of the %lld MiB that memory_bound_mib allows", (long long)(a->memory.buffers_bytes >> 20),
-                 (long long)a->config->memory_mib, (long long)a->config->memory_bound_mib);
-    return 0;
-}
-
-/* Keeping the tracker for the agent after this one takes a bit more for each chunk. */
-static bool may_keep(const struct agent *a, const struct disk *disks, int count)
-{
-    struct memory_plan plan;
-    struct err e = {0};
-
-    if (!a->config->tracker_dir[0])
-        return false;
-    if (plan_for(a, disks, count, true, true, &plan, &e) == 0)
-        return true;
-    log_warn("the tracker is not kept for the agent after this one, which will read everything again: memory_bound_mib does not allow for it");
-    return false;
-}
-
-/* The tracker, before anything is read: the one that the agent before this one left (1), or a new one. Where there can be none, says why once, and all goes on by checksums. */
-static int attach(struct agent *a, const struct disk *disks, int count)
-{
-    struct track_disk tracked[LIMIT_DISKS_PER_SERVER] = {0};
-    CLEANUP(track_close) struct tracker *old = a->tracker;
-    bool keep = may_keep(a, disks, count);
-    struct tracker *t = NULL;
-    struct err e = {0};
-
-    set_tracker(a, NULL, "the setting tracker is rescan");
-    memset(a->own_kept, 0, sizeof *a->own_kept);
-    if (a->config->rescan_only) {
-        kept_forget(a->config);
-        return 0;
-    }
-    for (int i = 0; i < count; i++) {
-        memcpy(tracked[i].name, disks[i].name, sizeof tracked[i].name);
-        tracked[i].size_bytes = disks[i].size_bytes;
-    }
-    if (keep && !a->epoch[0]) { /* this process has had none yet */
-        if (kept_adopt(a, disks, count, tracked, &t, &e) == 0) {
-            set_tracker(a, t, "");
-            return 1;
-        }
-        if (e.kind != ERR_NOT_FOUND)
-            log_err(&e, "the tracker that the agent before this one left is of no use, so everything is read again");
-        err_clear(&e);
-    }
-    kept_forget(a->config);
-    if ((keep ? track_open_to_keep : track_open)(tracked, count, &t, &e) < 0)
-        log_warn("changes can't be followed, so disks are compared by checksum every %lld s: %s", (long long)a->config->rescan_interval_s,
-                 e.message);
-    set_tracker(a, t, e.message);
-    return 0;
-}
-
-/* The disks as they are now: all their chunks to do, in a new epoch, where this agent does not go on from the one before. No job may be at work. */
-static int set_up_disks(struct agent *a, struct err *e)
-{
-    struct disk found[LIMIT_DISKS_PER_SERVER];
-    int64_t total = 0;
-    int count, goes_on;
-
-    if (disks_find(a->config, found, LIMIT_DISKS_PER_SERVER, &count, e) < 0)
-        return -1;
-    for (int i = 0; i < a->disk_count; i++)
-        close_disk(&a->disks[i]);
-    a->disk_count = 0;
-    goes_on = attach(a, found, count);
-    if (plan_memory(a, found, count, e) < 0)
-        return -1;
-    for (int i = 0; i < count; i++) {
-        a->disks[i] = (struct agent_disk){.info = found[i], .fd = -1};
-        a->disk_count = i + 1;
-        if (open_disk(a, i, e) < 0)
-            return -1;
-        if (!goes_on)
-            todo_all(a, i);
-        total += found[i].size_bytes;
-        log_info("disk %s (%s): %lld bytes", found[i].name, found[i].id, (long long)found[i].size_bytes);
-    }
-    atomic_store(&a->bytes_total, total);
-    burden_begin(a);
-    if (goes_on)
-        kept_go_on(a);
-    else if (new_epoch(a, e) == 0)
-        kept_begin(a);
-    else
-        return -1;
-    return 0;
-}
-
-/* A disk that can't be had stalls replication, in words. */
-static void set_trouble(struct agent *a, const struct err *e)
-{
-    pthread_mutex_lock(&a->lock);
-    a->trouble = *e;
-    a->trouble_us = clock_monotonic_us();
-    pthread_mutex_unlock(&a->lock);
-}
-
-static bool disks_have_changed(struct agent *a, const struct disk *found, int count)
-{
-    CLEANUP(buf_release) struct buf words = {0};
-    struct disk was[LIMIT_DISKS_PER_SERVER];
-
-    for (int i = 0; i < a->disk_count; i++)
-        was[i] = a->disks[i].info;
-    buf_init(&words, WIRE_TEXT_SIZE - 1);
-    if (!disks_difference(was, a->disk_count, found, count, &words))
-        return false;
-    log_warn("%s: all is read again under the new sizes", words.data);
-    pthread_mutex_lock(&a->lock);
-    note_set(a, "disks_changed", "%s", words.data);
-    pthread_mutex_unlock(&a->lock);
-    return true;
-}
-
-/* Has a disk grown, come or gone? Then everything is set up anew under the new sizes; the replicator asks only for what it lacks. */
-static void check_disks(struct agent *a)
-{
-    struct disk found[LIMIT_DISKS_PER_SERVER];
-    struct err e = {0};
-    int count;
-
-    if (clock_monotonic_us() < a->next_disk_check_us || a->held)
-        return;
-    a->next_disk_check_us = clock_monotonic_us() + DISK_CHECK_US;
-    if (disks_find(a->config, found, LIMIT_DISKS_PER_SERVER, &count, &e) < 0) {
-        log_err(&e, "looking for disks");
-        set_trouble(a, &e);
-        return;
-    }
-    if (!disks_have_changed(a, found, count))
-        return;
-    link_close(a);
-    if (set_up_disks(a, &e) < 0) {
-        log_err(&e, "setting up the disks");
-        set_trouble(a, &e);
-        a->next_disk_check_us = 0;
-    }
 }
 
 /* ---- commands ---- */
@@ -489,6 +261,7 @@ static void obey(struct agent *a, const struct command *c)
         link_limit(a, &c->limit);
         pthread_mutex_unlock(&a->lock);
         break;
+    case WIRE_MOVE: move_obey(a, &c->move); break;
     case WIRE_DETACH:
         pthread_mutex_lock(&a->lock);
         a->detached = true;
@@ -518,15 +291,17 @@ static int turn(struct agent *a)
     int result;
 
     point_check_hold(a);
-    while (!a->detached && next_command(a, &c))
+    while (!a->detached && !a->moved && next_command(a, &c))
         obey(a, &c);
-    if (a->detached)
+    if (a->detached || a->moved)
         return -1;
-    check_disks(a);
+    move_settle(a);
+    watch_check(a);
     if (!a->conn)
         return -1;
     burden_look(a);
     if (!a->paused && !a->held) {
+        unreadable_look(a);
         engine_advance_pass(a);
         take_regularly(a);
         while (pipeline_fill(a, false))
@@ -571,9 +346,11 @@ static void run_loop(struct agent *a)
 
         if (link_open(a, &e) < 0) {
             no_link(a, &e, &last);
+            if (move_fall_back(a))
+                backoff_ms = BACKOFF_FIRST_MS;
             pause_ms(a, e.kind == ERR_DENIED || e.kind == ERR_WRONG_STATE ? BACKOFF_REFUSED_MS : backoff_ms);
             backoff_ms = backoff_ms * 2 > BACKOFF_MOST_MS ? BACKOFF_MOST_MS : backoff_ms * 2;
-            check_disks(a);
+            watch_check(a);
             continue;
         }
         if (!a->held)
@@ -584,9 +361,11 @@ static void run_loop(struct agent *a)
             ;
         if (a->detached || atomic_load(a->stop))
             break;
-        if (a->conn)
+        if (a->conn && !a->moved)
             say_link_error(a, &a->link_error, &last);
         link_close(a);
+        if (a->moved)
+            continue;
         backoff_ms = clock_monotonic_us() - begin_us > 10 * US_PER_S ? BACKOFF_FIRST_MS : backoff_ms;
         pause_ms(a, backoff_ms);
         backoff_ms = backoff_ms * 2 > BACKOFF_MOST_MS ? BACKOFF_MOST_MS : backoff_ms * 2;
@@ -613,12 +392,12 @@ static void be_modest(void)
     syscall(SYS_ioprio_set, 1, 0, IOPRIO_BEST_EFFORT_LOWEST);
 }
 
-static struct agent *make(const struct agent_config *c, const atomic_bool *stop)
+static struct agent *make(struct agent_config *c, const atomic_bool *stop)
 {
     struct agent *a = xcalloc(1, sizeof *a);
     pthread_condattr_t monotonic;
 
-    a->config = c;
+    a->config = a->place = c;
     a->stop = stop;
     a->next_number = a->next_to_offer = 1;
     a->own_kept = a->kept = xcalloc(1, sizeof *a->own_kept);
@@ -643,9 +422,7 @@ static void unmake(struct agent **at)
     link_close(a);
     pipeline_stop(a);
     freezer_stop(&a->freezer);
-    for (int i = 0; i < a->disk_count; i++)
-        close_disk(&a->disks[i]);
-    track_close(&a->tracker);
+    watch_end(a);
     tls_context_free(&a->tls);
     free(a->welcome);
     free(a->pages);
@@ -665,8 +442,9 @@ static void lock_in_memory(void)
         log_warn("can't lock the agent in memory (%s): a held freeze may stall it", strerror(errno));
 }
 
-int agent_run(const struct agent_config *c, const atomic_bool *stop, struct err *e)
+int agent_run(const struct agent_config *given, const atomic_bool *stop, struct err *e)
 {
+    struct agent_config own = *given, *c = &own; /* a move changes it */
     CLEANUP(free_ptr) char *marker = xasprintf("%s/frozen", c->runtime_dir);
     CLEANUP(free_ptr) char *detached = xasprintf("%s/detached", c->folder);
     CLEANUP(unmake) struct agent *a = make(c, stop);
@@ -683,7 +461,7 @@ int agent_run(const struct agent_config *c, const atomic_bool *stop, struct err 
         return -1;
     be_modest();
     be_small();
-    if (open_identity(a, e) < 0 || set_up_disks(a, e) < 0 || pipeline_start(a, e) < 0 || reporter_start(a, e) < 0)
+    if (open_identity(a, e) < 0 || watch_begin(a, e) < 0 || pipeline_start(a, e) < 0 || reporter_start(a, e) < 0)
         return -1;
     lock_in_memory();
     log_info("agent %s for %s: changes by %s", AGENT_VERSION, c->server, a->tracker ? "eBPF" : "checksum");

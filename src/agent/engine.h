@@ -30,6 +30,11 @@
 #define NICE_HURRY (-5) /* … but while it stands frozen */
 #define TAKE_INTERVAL_US (200 * US_PER_MS)
 
+/* Sectors of a chunk, from its first on. */
+struct sectors {
+    uint64_t bits[WIRE_CHUNK_SIZE / WIRE_SECTOR_SIZE / 64];
+};
+
 enum offer_state {
     OFFER_FREE,
     OFFER_FILLED,  /* a read job is queued or at work */
@@ -53,6 +58,7 @@ struct offer {
     uint16_t pages[BATCH_CHUNKS];  /* 0: the chunk as a whole; else the pages that were read, after hashing one after the other */
     uint8_t hash[BATCH_CHUNKS][HASH_SHA256_SIZE];
     struct wire_need need;
+    struct sectors *bad;           /* BATCH_CHUNKS, by slot: what could not be read; NULL: nothing. Owned; see unreadable.c */
     bool was_read;                 /* its bytes are in the batch */
     bool failed;                   /* reading failed: its chunks go back to todo */
     bool read_only;                /* don't hash yet */
@@ -74,6 +80,7 @@ struct agent_disk {
     int fd;               /* O_DIRECT */
     int64_t chunk_count;
     int64_t request_bytes; /* the kernel makes requests of at most so many */
+    int64_t sector_bytes;  /* the least that can be read: 512 to 4,096 */
     struct bits *todo;    /* the engine's: chunks to offer. a->pages has pages of some of them */
     uint64_t *kept_todo;  /* the same, a bit each, where the agent after this one finds it: the tracker's; NULL where that is not kept */
     int64_t todo_bytes;   /* pages where only pages are to do */
@@ -86,6 +93,11 @@ struct kept_offer { /* in the place of its offer */
     uint32_t disk, count; /* 0: there is none */
     uint32_t chunks[BATCH_CHUNKS];
 };
+#define UNREADABLE_MOST 256 /* chunks with sectors that can't be read: 16 MiB; more of them stall replication */
+struct unreadable { /* what the replicator's map has zero bytes for */
+    uint32_t disk, chunk;
+    struct sectors sectors;
+};
 struct kept {
     uint64_t layout;
     char server[LIMIT_NAME_BYTES + 1], epoch[WIRE_TOKEN_SIZE];
@@ -94,6 +106,8 @@ struct kept {
     int64_t synced_at_us; /* monotonic: the machine's, not the process's */
     bool pass_done, rescan_pass;
     struct kept_offer offers[OFFERS_MAX];
+    uint32_t unreadable_count;
+    struct unreadable unreadable[UNREADABLE_MOST];
 };
 _Static_assert(sizeof(struct kept) <= TRACK_MEMORY_SIZE, "what is kept fits its place");
 
@@ -104,6 +118,7 @@ struct command {
         struct wire_hash *hash; /* owned */
         struct wire_simple simple;
         struct wire_limit limit;
+        struct wire_move move;
     };
 };
 
@@ -120,7 +135,8 @@ struct note {
 /* Totals of the disks and of what the agent did on them. */
 struct burden {
     bool known; /* the kernel keeps statistics of every disk */
-    int64_t at_us, reads, read_us, writes, write_us, own_requests, own_us, own_bytes;
+    int64_t at_us, reads, read_bytes, read_us, writes, write_us, own_requests, own_us, own_bytes;
+    int64_t others_read_bytes; /* at least: see burden.c */
     int64_t stalled_us; /* -1: not known */
 };
 
@@ -133,6 +149,7 @@ enum pass { PASS_RUNNING, PASS_DRAINING, PASS_DONE };
 
 struct agent {
     const struct agent_config *config;
+    struct agent_config *place; /* the same, where the replicator's place in it changes: the engine's (move.c) */
     const atomic_bool *stop;
     pthread_mutex_t lock;
     pthread_cond_t changed, work;
@@ -170,7 +187,7 @@ struct agent {
     /* workers */
     pthread_t workers[WORKERS_MAX];
     int worker_count, worker_id_count;
-    pid_t worker_ids[WORKERS_MAX]; /* for pipeline_hurry */
+    pid_t worker_ids[WORKERS_MAX]; /* for workers_hurry */
     bool workers_stop;
 
     /* the connection */
@@ -180,6 +197,9 @@ struct agent {
     bool receiver_runs, broken; /* broken: the connection is over; link_error says why */
     struct err link_error;
     bool welcomed, detached;
+    bool moved;           /* the engine's: this connection ends for another replicator */
+    int64_t unreached_us; /* the engine's: since when no replicator could be had; 0: there is a connection */
+    atomic_bool pointed;  /* a point was committed over this connection */
     struct wire_welcome *welcome;
     int64_t last_heard_us; /* the receiver's */
     int64_t last_ping_us;  /* the reporter's */
@@ -202,10 +222,11 @@ struct agent {
     int64_t last_take_us, synced_at_us, take_watermark_us; /* monotonic; see engine_take */
     uint64_t take_watermark;
     int64_t next_scan_us, next_disk_check_us;
-    int64_t scan_us;         /* how long reading everything took, where writes can't be followed; 0: not known */
     int64_t scan_begin_read; /* bytes_read when the scan began */
+    int64_t next_retry_us, unreadable_said; /* the engine's: of sectors that can't be read; how many bytes the log knows of */
     struct err trouble;      /* a disk can't be read, …: for a minute the state is STALLED */
     int64_t trouble_us;
+    bool trouble_of_reading; /* it is over once all that was to do was read, and is there */
     struct note note;
     struct pace send_pace, read_pace; /* bytes */
     int64_t read_limit, read_back_off; /* of which read_pace keeps to the lower */
@@ -214,7 +235,7 @@ struct agent {
     struct pace cpu_pace;             /* microseconds of a processor */
 
     atomic_llong bytes_total, bytes_read, bytes_sent, bytes_acked, bytes_marked, todo_bytes;
-    atomic_llong own_requests, own_read_us; /* of reading: see burden.c */
+    atomic_llong own_requests, own_asked_bytes, own_read_us; /* of reading: see burden.c */
     bool taking_marks;        /* while it is set, marks that wait can't be told from those just taken */
     int64_t waiting_bytes;    /* that marks in the kernel name */
     bool outlook_void;        /* counters began anew */
@@ -227,10 +248,20 @@ struct agent {
     bool reporter_runs, reporter_stop;
 };
 
-/* pipeline.c: offers and workers */
+/* workers.c: threads that read, hash, compress and send; their jobs are the pipeline's */
+int workers_start(struct agent *a, struct err *e);
+void workers_stop(struct agent *a); /* drops what waits */
+void workers_hurry(struct agent *a, bool hurry); /* the engine's: its own priority and the workers' */
+
+/* pipeline.c: offers */
 int pipeline_start(struct agent *a, struct err *e);
 void pipeline_stop(struct agent *a);
-void pipeline_hurry(struct agent *a, bool hurry); /* the engine's: its own priority and the workers' */
+/* For the workers: */
+int64_t pipeline_spend(struct agent *a, enum spent what, int64_t begun_us); /* until now; now */
+void pipeline_set_trouble(struct agent *a, const struct err *e);            /* under lock: reading fails */
+void pipeline_break_after_status(struct agent *a, const struct err *e);
+void pipeline_set_state(struct agent *a, struct offer *o, enum offer_state state);
+void pipeline_offer_in_order(struct agent *a, struct buf *frame); /* all whose turn it is */
 /* Fills one offer from todo and queues its reading: 1, or 0 where there is no room or nothing to do. read_only: see OFFER_READ. */
 int pipeline_fill(struct agent *a, bool read_only);
 /* A batch read for HASH: chunks first … of a disk, not offered; NULL without room. Give it back with pipeline_give_back. */
@@ -247,9 +278,29 @@ void pipeline_requeue(struct agent *a);
 void agent_broken(struct agent *a, const struct err *e);  /* any thread, without lock: the connection is over */
 
 /* chunks.c */
-int chunks_read(struct agent *a, struct offer *o, struct err *e); /* into the batch: entry i to its place, pages to theirs in it */
+/* Into the batch: entry i to its place, pages to theirs in it. Sectors that can't be read are zero bytes, and o->bad says which. */
+int chunks_read(struct agent *a, struct offer *o, struct err *e);
 /* The pages that were read, one after the other at the chunk's start: their bytes. */
 size_t chunks_gather(uint8_t *chunk, uint32_t pages);
+
+/* unreadable.c */
+#define UNREADABLE_WORDS 300
+struct unreadable_told {
+    int64_t bytes, range_total;
+    struct wire_range ranges[WIRE_RANGES], last; /* the first of them, by place */
+};
+void sectors_add(struct sectors *s, unsigned first, unsigned count);
+/* Under lock, before the offer goes out: what it holds zero bytes for, and what it does no longer. -1: too much; nothing may be offered. */
+int unreadable_apply(struct agent *a, struct offer *o, struct err *e);
+void unreadable_drop(struct offer *o); /* nothing of it is to be known */
+int unreadable_too_much(const struct agent_disk *d, struct err *e); /* -1, in words */
+bool unreadable_full(struct agent *a); /* without lock */
+bool unreadable_knows(struct agent *a, int disk, int64_t from, int64_t size); /* without lock: some of it is listed */
+void unreadable_tell(const struct agent *a, struct unreadable_told *out); /* under lock */
+void unreadable_say(const struct agent *a, const struct unreadable_told *t, struct buf *out); /* in words, less than WIRE_TEXT_SIZE */
+void unreadable_mark_point(struct agent *a, struct wire_point *p); /* once all that the point holds was offered */
+void unreadable_look(struct agent *a); /* the engine's, often: logs a change, and sometimes all of them are read again */
+void unreadable_kept(struct agent *a); /* what the agent before left: read again at once */
 
 /* flow.c: where the network is what limits, more is compressed. */
 void flow_begin(struct agent *a, const struct wire_conn *c); /* a new connection */
@@ -276,8 +327,14 @@ void kept_go_on(struct agent *a);                 /* with an adopted one, once t
 void kept_begin(struct agent *a);                 /* with a new one: what is to be known of it, then it is kept */
 void kept_forget(const struct agent_config *c);
 
+/* move.c */
+void move_obey(struct agent *a, const struct wire_move *m);
+void move_settle(struct agent *a);    /* where a point was committed, the replicator before is let go */
+bool move_fall_back(struct agent *a); /* there is no connection: in the midst of a move, the other replicator's turn may have come */
+
 /* link.c */
 int link_dial(const struct agent_config *c, struct err *e); /* a connected socket to the replicator, through the proxy where there is one */
+int link_dial_within(const struct agent_config *c, int timeout_ms, struct err *e);
 void link_limit(struct agent *a, const struct wire_limit *l); /* under lock: what the replicator says, and our own settings: the lower holds */
 void link_pace_reading(struct agent *a); /* under lock: the limit or the back-off has changed */
 int link_open(struct agent *a, struct err *e);  /* dials, says HELLO, hears WELCOME, starts the receiver */
@@ -293,6 +350,12 @@ void engine_writes(struct agent *a, uint64_t *writes);               /* of each 
 bool engine_still(struct agent *a, const uint64_t *writes);          /* none has completed since */
 int engine_advance_pass(struct agent *a);
 void engine_set_pass(struct agent *a, enum pass pass);               /* under lock */
+
+/* watch.c: no job may be at work */
+/* The disks as they are now: all their chunks to do, in a new epoch, where this agent does not go on from the one before. */
+int watch_begin(struct agent *a, struct err *e);
+void watch_check(struct agent *a); /* now and then: has a disk grown, come or gone? Then the link is closed, and they are set up anew */
+void watch_end(struct agent *a);
 
 /* point.c, hashing.c */
 void point_take(struct agent *a, const struct wire_take_point *r);
@@ -310,6 +373,7 @@ int step_wait(struct agent *a, enum wire_step step, int64_t deadline_us, struct 
 /* burden.c: the engine's */
 void burden_begin(struct agent *a); /* other disks */
 void burden_look(struct agent *a);  /* may be called often */
+struct gentle_sample burden_between(const struct burden *was, const struct burden *is); /* what the source did of its own between two looks */
 
 /* status.c */
 /* Under lock. Stands while all is read again; that disks have changed, two minutes longer. */

@@ -67,6 +67,15 @@ static void note_without(struct gentle *g, const struct gentle_sample *s)
     g->without_at_us = s->now_us;
 }
 
+/* What was looked for is what it is now, whatever it was. */
+static void see_without(struct gentle *g, const struct gentle_sample *s)
+{
+    if (g->latency_us)
+        g->without_us = 0;
+    g->stalled_without = -1;
+    note_without(g, s);
+}
+
 static bool rises(const struct gentle *g, const struct gentle_sample *s)
 {
     bool longer = g->latency_us && g->without_us && g->latency_us > 2 * g->without_us && g->latency_us > g->without_us + RISE_LEAST_US;
@@ -96,11 +105,12 @@ int64_t gentle_look(struct gentle *g, const struct gentle_sample *s)
 {
     int64_t own_rate = s->own_bytes * US_PER_S / (s->span_us > 0 ? s->span_us : 1);
     bool reading = own_rate >= READING, slowly = own_rate <= SLOWLY;
+    int64_t known_us; /* for how long what it is like without us counts */
 
     g->latency_us = s->ios >= GENTLE_LEAST_IOS ? s->io_us / s->ios : 0;
     if (g->looking) {
         if (!--g->looking && slowly)
-            note_without(g, s);
+            see_without(g, s);
     } else if (slowly) {
         note_without(g, s);
         if (!reading || !rises(g, s))
@@ -108,7 +118,10 @@ int64_t gentle_look(struct gentle *g, const struct gentle_sample *s)
     } else {
         if (g->latency_us)
             g->with_us = blend(g->with_us, g->latency_us);
-        if (g->latency_us && (!g->without_us || s->now_us - g->without_at_us > GENTLE_AGED_US))
+        if (g->latency_us && g->latency_us < g->without_us) /* we make nothing quicker: without us it takes no longer than this */
+            g->without_us = blend(g->without_us, g->latency_us);
+        known_us = g->rate && rises(g, s) ? GENTLE_DOUBT_US : GENTLE_AGED_US;
+        if (g->latency_us && (!g->without_us || s->now_us - g->without_at_us > known_us))
             g->looking = LOOKS;
         else if (rises(g, s))
             back_off(g, own_rate);

@@ -21,6 +21,7 @@ int64_t pace_lower(int64_t a, int64_t b);
 #define GENTLE_STEP (INT64_C(8) << 20)  /* by which it reads more, each look, after it has backed off */
 #define GENTLE_LEAST_IOS 8              /* of the source's own between two looks: fewer say nothing */
 #define GENTLE_AGED_US (INT64_C(120) * 1000000) /* when what the source is like without us is looked at anew */
+#define GENTLE_DOUBT_US (INT64_C(15) * 1000000) /* the same while we hold back: what the source does may have changed */
 #define GENTLE_STALL_RISE 200           /* of a thousand: so much more stalling than without us counts as a rise */
 
 /* What happened since the last look. */

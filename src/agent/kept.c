@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KEPT_FORMAT 1
+#define KEPT_FORMAT 2
 
 void kept_add(struct kept_offer *o, uint32_t chunk)
 {
@@ -35,6 +35,11 @@ static int check(const struct agent *a, const struct kept *k, const struct disk 
     for (int i = 0; i < count; i++)
         if (strncmp(k->ids[i], disks[i].id, sizeof k->ids[i]) != 0)
             return err_set(e, ERR_CONFLICT, "%s is another disk than it was", disks[i].name);
+    if (k->unreadable_count > UNREADABLE_MOST)
+        return err_set(e, ERR_CORRUPT, "what the agent before left can't be");
+    for (uint32_t i = 0; i < k->unreadable_count; i++)
+        if (k->unreadable[i].disk >= (unsigned)count || k->unreadable[i].chunk >= track_chunks(disks[k->unreadable[i].disk].size_bytes))
+            return err_set(e, ERR_CORRUPT, "what the agent before left can't be");
     for (unsigned i = 0; i < OFFERS_MAX; i++) {
         const struct kept_offer *o = &k->offers[i];
 
@@ -70,6 +75,7 @@ void kept_go_on(struct agent *a)
             todo_set(a, (int)k->offers[i].disk, k->offers[i].chunks[c]);
         kept_done(&k->offers[i]);
     }
+    unreadable_kept(a);
     pthread_mutex_lock(&a->lock);
     memcpy(a->epoch, k->epoch, sizeof a->epoch);
     a->next_number = a->next_to_offer = k->next_number;

@@ -92,6 +92,8 @@ static void hear_command(struct agent *a, const struct wire_frame *f, struct err
         result = wire_json_decode(f->type, f->payload, f->size, c.hash, sizeof *c.hash, e);
     } else if (f->type == WIRE_LIMIT) {
         result = wire_json_decode(f->type, f->payload, f->size, &c.limit, sizeof c.limit, e);
+    } else if (f->type == WIRE_MOVE) {
+        result = wire_json_decode(f->type, f->payload, f->size, &c.move, sizeof c.move, e);
     } else if (f->type == WIRE_TAKE_POINT) {
         result = wire_json_decode(f->type, f->payload, f->size, &c.take_point, sizeof c.take_point, e);
     } else {
@@ -127,6 +129,7 @@ static void hear(struct agent *a, const struct wire_frame *f, struct err *e)
     case WIRE_PAUSE:
     case WIRE_RESUME:
     case WIRE_LIMIT:
+    case WIRE_MOVE:
     case WIRE_DETACH: hear_command(a, f, e); break;
     case WIRE_POINT_GO: /* not queued: a point is waiting for it */
         if (wire_json_decode(f->type, f->payload, f->size, &simple, sizeof simple, e) == 0)
@@ -136,8 +139,10 @@ static void hear(struct agent *a, const struct wire_frame *f, struct err *e)
         if (wire_json_decode(WIRE_PING, f->payload, f->size, &simple, sizeof simple, e) == 0)
             wire_send_message(a->conn, WIRE_PONG, &simple, e);
         break;
-    case WIRE_PONG:
     case WIRE_POINT_DONE: /* the point is the replicator's matter from POINT_COMMIT on */
+        atomic_store(&a->pointed, true);
+        break;
+    case WIRE_PONG:
     case WIRE_POINT_FAILED: break;
     case WIRE_REFUSE: refused(f, e); break;
     default: err_set(e, ERR_PROTOCOL, "%s is not for an agent", wire_type_name(f->type));
@@ -261,11 +266,13 @@ static void resume(struct agent *a)
     atomic_store(&a->todo_bytes, todo_bytes(a));
 }
 
-int link_dial(const struct agent_config *c, struct err *e)
+int link_dial_within(const struct agent_config *c, int timeout_ms, struct err *e)
 {
-    return c->proxy.port ? proxy_dial(&c->proxy, c->replicator_address, (int)c->replicator_port, DIAL_TIMEOUT_MS, e)
-                         : tls_dial(c->replicator_address, (int)c->replicator_port, DIAL_TIMEOUT_MS, e);
+    return c->proxy.port ? proxy_dial(&c->proxy, c->replicator_address, (int)c->replicator_port, timeout_ms, e)
+                         : tls_dial(c->replicator_address, (int)c->replicator_port, timeout_ms, e);
 }
+
+int link_dial(const struct agent_config *c, struct err *e) { return link_dial_within(c, DIAL_TIMEOUT_MS, e); }
 
 int link_open(struct agent *a, struct err *e)
 {
@@ -285,7 +292,9 @@ int link_open(struct agent *a, struct err *e)
     flow_begin(a, c);
     a->conn = c;
     c = NULL;
-    a->broken = false;
+    a->broken = a->moved = false;
+    a->unreached_us = 0;
+    atomic_store(&a->pointed, false);
     err_clear(&a->link_error);
     a->command_first = a->command_count = 0;
     pthread_mutex_unlock(&a->lock);

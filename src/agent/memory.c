@@ -8,7 +8,6 @@
 #define PACKING_BYTES (8 * MIB)           /* zstd's window and tables, while what is sent is one stream (flow.c) */
 #define WORKER_BYTES (4 * MIB)            /* a frame of 2 MiB, zstd, its stack, what malloc makes of them */
 #define SUMS_BYTES_A_CHUNK 17             /* without a tracker */
-#define MARK_BITS_A_CHUNK 2               /* of the tracker, in the kernel; one more where it is kept */
 #define BUFFERS_LEAST (8 * MIB)
 #define BLOCKS_LEAST_BYTES (2 * MIB)      /* beyond BITS_BLOCKS_LEAST a disk: a terabyte with marks here and there */
 
@@ -17,7 +16,7 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 /* What is the same whatever else there is. */
 static int64_t fixed_bytes(const struct memory_wants *w)
 {
-    int64_t marks = w->tracked ? w->chunk_count * (MARK_BITS_A_CHUNK + w->kept) / 8 : w->chunk_count * SUMS_BYTES_A_CHUNK;
+    int64_t marks = w->mark_bits ? w->chunk_count * w->mark_bits / 8 : w->chunk_count * SUMS_BYTES_A_CHUNK;
     int64_t tables = w->chunk_count / BITS_BLOCK_COUNT * 20 + w->disk_count * BITS_BLOCKS_LEAST * BITS_BLOCK_BYTES; /* what bits keeps in any case */
 
     return PROGRAM_BYTES + PACKING_BYTES + marks + tables;
@@ -43,7 +42,7 @@ int memory_plan(const struct agent_config *c, const struct memory_wants *w, stru
     if (bound < floor)
         return err_set(e, ERR_LIMIT, "%d disks of %lld GiB in all need at least %lld MiB of memory%s, and the setting memory_bound_mib allows %lld: set it higher",
                        w->disk_count, (long long)(w->disk_bytes >> 30), (long long)((floor + MIB - 1) / MIB),
-                       w->tracked ? "" : " (for checksums: changes can't be followed here)", (long long)c->memory_bound_mib);
+                       w->mark_bits ? "" : " (for checksums: changes can't be followed here)", (long long)c->memory_bound_mib);
     while (workers > 2 && fixed + workers * WORKER_BYTES + least(2 * BUFFERS_LEAST, wanted) + least(all, 4 * spare_floor) > bound)
         workers--;
     left = bound - fixed - workers * WORKER_BYTES;

@@ -6,8 +6,7 @@
 struct memory_wants {
     int64_t disk_bytes, chunk_count; /* of all disks */
     int disk_count;
-    bool tracked;                    /* else checksums are held */
-    bool kept;                       /* the tracker, for the agent after this one */
+    int mark_bits;                   /* of the tracker, in the kernel, for each chunk; 0: there is none, and checksums are held */
     int cores;
 };
 struct memory_plan {

@@ -122,10 +122,11 @@ static int converge(struct agent *a, int64_t deadline_us, struct err *e)
     return wait_for_room(a, deadline_us, e);
 }
 
-static int commit(struct agent *a, const struct wire_point *p, int64_t deadline_us, struct err *e)
+static int commit(struct agent *a, struct wire_point *p, int64_t deadline_us, struct err *e)
 {
     if (engine_fill_all(a, deadline_us, e) < 0)
         return -1;
+    unreadable_mark_point(a, p);
     return wire_send_message(a->conn, WIRE_POINT_COMMIT, p, e);
 }
 
@@ -271,13 +272,13 @@ static int attempt_frozen(struct agent *a, const struct wire_take_point *r, stru
     struct err hook_error = {0};
     int frozen = 0, result;
 
-    pipeline_hurry(a, true);
+    workers_hurry(a, true);
     if (freezer_freeze(a->freezer, f->fds, f->paths, f->count, limit_us, &frozen, e) < 0) {
-        pipeline_hurry(a, false);
+        workers_hurry(a, false);
         return run_hook(a->config->after_thaw, "after-thaw", NULL) == 0 && e->kind == ERR_TIMEOUT ? 0 : -1;
     }
     mark_everything(a);
-    result = copy_residue(a, r->hold || !a->tracker, end_us, writes, e);
+    result = copy_residue(a, r->hold, end_us, writes, e);
     p->at_us = clock_now_us();
     if (result == 0 && r->group)
         result = stand_still(a, writes, end_us, e);
@@ -290,7 +291,7 @@ static int attempt_frozen(struct agent *a, const struct wire_take_point *r, stru
         }
         pipeline_hash_read_ones(a);
     }
-    pipeline_hurry(a, false);
+    workers_hurry(a, false);
     /* The application goes on before its last changes are sent. */
     if ((result < 0 || !r->hold) && run_hook(a->config->after_thaw, "after-thaw", &hook_error) < 0) {
         *e = result < 0 ? *e : hook_error;
@@ -349,14 +350,12 @@ static int64_t freeze_budget_us(const struct agent *a, const struct wire_take_po
 /* What speaks against a freeze from the start. */
 static int check_freeze(const struct agent *a, const struct wire_take_point *r, struct err *e)
 {
-    int64_t budget_us = freeze_budget_us(a, r);
-
     if (r->consistency == WIRE_APPLICATION && !a->config->before_freeze[0])
         return err_set(e, ERR_WRONG_STATE, "no program of the owner's is set for %s (its attribute before_freeze): no point is application-consistent",
                        a->config->server);
-    if (!a->tracker && !r->hold && (!a->scan_us || a->scan_us > budget_us))
-        return err_set(e, ERR_UNSUPPORTED, "changes can't be followed here (%.200s), and reading all disks takes longer than the freeze budget of "
-                       "%lld ms: take a held point, or give a larger budget", a->tracker_reason, (long long)(budget_us / US_PER_MS));
+    if (!a->tracker && !r->hold)
+        return err_set(e, ERR_UNSUPPORTED, "changes can't be followed here (%.200s), so a point stands still for as long as reading all disks takes: only a held "
+                       "one may", a->tracker_reason);
     return 0;
 }
 

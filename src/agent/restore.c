@@ -18,6 +18,7 @@
 
 #define SILENCE_US (60 * US_PER_S)
 #define WRITE_TIMEOUT_MS 60000
+#define REPORT_TIMEOUT_MS 30000
 #define SAY_EVERY_US (5 * US_PER_S)
 #define PASSES_MOST 4      /* a disk that does not keep what is written to it is found in the second */
 #define RETRY_FIRST_MS 500
@@ -434,8 +435,10 @@ static int begin(struct restore *r, struct err *e)
     snprintf(r->out->point, sizeof r->out->point, "%s", r->about->point);
     r->out->at_us = r->about->at_us;
     r->out->disk_count = r->target_count;
-    for (int i = 0; i < r->target_count; i++)
+    for (int i = 0; i < r->target_count; i++) {
         r->out->total_bytes += r->targets[i].about.size_bytes;
+        memcpy(r->out->names[i], r->targets[i].name, sizeof r->out->names[i]);
+    }
     return 0;
 }
 
@@ -454,20 +457,29 @@ static int follow(struct restore *r, struct err *e)
     return 0;
 }
 
+static struct wire_conn *dial(const struct agent_config *c, struct tls_context *tls, struct err *e)
+{
+    CLEANUP(tls_close) struct tls_stream *stream = NULL;
+    int fd = link_dial(c, e);
+
+    if (fd < 0 || tls_open(tls, fd, "replicator:", WRITE_TIMEOUT_MS, &stream, e) < 0)
+        return NULL;
+    return wire_conn_new(&stream, WRITE_TIMEOUT_MS);
+}
+
 /* Once over all disks, over one connection. */
 static int pass(struct restore *r, struct err *e)
 {
-    CLEANUP(tls_close) struct tls_stream *stream = NULL;
-    int fd = link_dial(r->config, e), result;
+    int result;
 
-    if (fd < 0 || tls_open(r->tls, fd, "replicator:", WRITE_TIMEOUT_MS, &stream, e) < 0)
+    r->conn = dial(r->config, r->tls, e);
+    if (!r->conn)
         return -1;
-    r->conn = wire_conn_new(&stream, WRITE_TIMEOUT_MS);
     r->last_number = r->acked = 0;
     r->disk = 0;
     r->next_chunk = r->seen_bytes = r->different = 0;
     r->open_first = r->open_count = 0;
-    result = begin(r, e) < 0 || follow(r, e) < 0 || open_disks(r, e) < 0 ? -1 : 0;
+    result = begin(r, e) < 0 || (!r->order->find_only && (follow(r, e) < 0 || open_disks(r, e) < 0)) ? -1 : 0;
     wire_conn_free(&r->conn);
     return result;
 }
@@ -518,13 +530,13 @@ static void read_tables(struct restore *r)
         (void)ioctl(r->targets[i].fd, BLKRRPART); /* a disk of one filesystem has none */
 }
 
-static int open_tls(struct restore *r, struct err *e)
+static int open_tls(const struct agent_config *c, struct tls_context **out, struct err *e)
 {
-    CLEANUP(free_ptr) char *certificate = xasprintf("%s/cert.pem", r->config->folder);
-    CLEANUP(free_ptr) char *key = xasprintf("%s/key.pem", r->config->folder);
-    CLEANUP(free_ptr) char *ca = xasprintf("%s/ca.pem", r->config->folder);
+    CLEANUP(free_ptr) char *certificate = xasprintf("%s/cert.pem", c->folder);
+    CLEANUP(free_ptr) char *key = xasprintf("%s/key.pem", c->folder);
+    CLEANUP(free_ptr) char *ca = xasprintf("%s/ca.pem", c->folder);
 
-    return tls_context_open(TLS_CLIENT, certificate, key, ca, &r->tls, e);
+    return tls_context_open(TLS_CLIENT, certificate, key, ca, out, e);
 }
 
 int restore_run(const struct agent_config *c, const struct restore_order *order, const atomic_bool *stop, struct restore_outcome *out, struct err *e)
@@ -538,7 +550,7 @@ int restore_run(const struct agent_config *c, const struct restore_order *order,
     r->stop = stop;
     r->out = out;
     r->said_us = clock_monotonic_us();
-    if (open_tls(r, e) < 0)
+    if (open_tls(c, &r->tls, e) < 0)
         return -1;
     r->zip = zip_new(1);
     r->about = xcalloc(1, sizeof *r->about);
@@ -548,7 +560,7 @@ int restore_run(const struct agent_config *c, const struct restore_order *order,
     for (int i = 0; i < OPEN_OFFERS; i++)
         r->open[i].offer = xcalloc(1, sizeof *r->open[i].offer);
     result = pass_until_same(r, e);
-    if (result == 0 && !order->dry_run)
+    if (result == 0 && !order->dry_run && !order->find_only)
         read_tables(r);
     targets_close(r);
     for (int i = 0; i < OPEN_OFFERS; i++)
@@ -560,4 +572,38 @@ int restore_run(const struct agent_config *c, const struct restore_order *order,
     zip_free(&r->zip);
     tls_context_free(&r->tls);
     return result;
+}
+
+/* ---- a word about it ---- */
+
+int restore_report(const struct agent_config *c, const char *point, const char *state, const char *message, struct err *e)
+{
+    CLEANUP(tls_context_free) struct tls_context *tls = NULL;
+    CLEANUP(wire_conn_free) struct wire_conn *conn = NULL;
+    struct wire_rescue said = {.version = WIRE_VERSION};
+    struct wire_simple heard;
+    struct wire_frame f;
+    bool closed;
+    int got;
+
+    snprintf(said.agent_version, sizeof said.agent_version, "%s", AGENT_VERSION);
+    snprintf(said.server, sizeof said.server, "%s", c->server);
+    snprintf(said.point, sizeof said.point, "%.*s", (int)sizeof said.point - 1, point);
+    snprintf(said.state, sizeof said.state, "%s", state);
+    snprintf(said.message, sizeof said.message, "%.*s", (int)sizeof said.message - 1, message);
+    if (open_tls(c, &tls, e) < 0)
+        return -1;
+    conn = dial(c, tls, e);
+    if (!conn || wire_send_message(conn, WIRE_RESCUE, &said, e) < 0)
+        return -1;
+    got = wire_recv(conn, &f, REPORT_TIMEOUT_MS, &closed, e);
+    if (got < 0)
+        return -1;
+    if (got == 0)
+        return err_set(e, closed ? ERR_UNREACHABLE : ERR_TIMEOUT, "the replicator does not answer");
+    if (f.type == WIRE_REFUSE)
+        return refused(&f, e);
+    if (f.type != WIRE_HEARD)
+        return err_set(e, ERR_PROTOCOL, "%s where HEARD was expected", wire_type_name(f.type));
+    return wire_json_decode(WIRE_HEARD, f.payload, f.size, &heard, sizeof heard, e) < 0 ? -1 : heard.value == 1;
 }

@@ -117,6 +117,21 @@ static void describe_note(struct agent *a, int64_t now_us, struct wire_status *s
     }
 }
 
+/* Under lock. */
+static void describe_unreadable(const struct agent *a, struct wire_status *s)
+{
+    CLEANUP(buf_release) struct buf words = {0};
+    struct unreadable_told told;
+
+    unreadable_tell(a, &told);
+    s->unreadable_bytes = told.bytes;
+    if (!told.bytes)
+        return;
+    buf_init(&words, sizeof s->unreadable - 1);
+    unreadable_say(a, &told, &words);
+    snprintf(s->unreadable, sizeof s->unreadable, "%s", words.data);
+}
+
 /* Under lock: of the chunks that are to do or on their way, what of them will travel at most. */
 static int64_t open_bytes(const struct agent *a)
 {
@@ -158,6 +173,7 @@ static void describe(struct agent *a, struct wire_status *s)
     s->backoff_bytes_per_s = a->gentle.rate;
     s->held = a->held;
     describe_note(a, now_us, s);
+    describe_unreadable(a, s);
     describe_trouble(a, now_us, s);
 }
 

@@ -8,7 +8,7 @@
 #include <stddef.h>
 
 #define CHILDREN_MAX 4
-#define CHILD_ARGUMENTS_MAX 24
+#define CHILD_ARGUMENTS_MAX 40
 
 struct children;
 

@@ -1,6 +1,7 @@
-/* What other rooms own and a task document needs: the credential, for steps that log in; an agent's one-time token, for push_agent;
+/* What other rooms own and a task document needs: the credential, for steps that log in; an agent's one-time token, for push_agent and push_copy;
  * the factory's settings and addresses. A step gets no secret that it has no use for. */
 #include "api/api.h"
+#include "api/placing.h"
 
 #include "base/clock.h"
 #include "workflow/templates.h"
@@ -8,7 +9,7 @@
 #include <string.h>
 
 /* Steps that log in though they don't run beside the sources: the copy takes the source's credential. */
-static const char *const logs_in[] = {"boot_test", "verify_cutover", "right_size"};
+static const char *const logs_in[] = {"boot_test", "verify_cutover", "right_size", "push_copy", "last_change", "resume_copy"};
 
 static const char *label_of(const char *step)
 {
@@ -73,7 +74,9 @@ static int add_enrolment(struct api *a, struct store_tx *tx, const struct workfl
     char token[IDENTITY_TOKEN_SIZE];
     int64_t expires_us;
 
-    if (identity_enrolment_make(a->identity, tx, ACTOR_AGENT, what->server, NULL, 0, 0, "factory", token, &expires_us, e) < 0)
+    CLEANUP(free_ptr) char *name = xasprintf("%s%s", what->server, strcmp(what->step, "push_copy") == 0 ? COPY_SUFFIX : "");
+
+    if (identity_enrolment_make(a->identity, tx, ACTOR_AGENT, name, NULL, 0, 0, "factory", token, &expires_us, e) < 0)
         return err_wrap(e, "the agent's enrolment token");
     json_object_set_new(document, "enrolment", json_pack("{s:s}", "token", token));
     explicit_bzero(token, sizeof token);
@@ -103,9 +106,11 @@ int api_complete_document(void *user, struct store_tx *tx, const struct workflow
         return -1;
     if (strcmp(what->step, "cmdb_retire") == 0 && add_cmdb_token(a, tx, document, settings, e) < 0)
         return -1;
-    if (strcmp(what->step, "push_agent") == 0 && add_enrolment(a, tx, what, document, e) < 0)
+    if ((strcmp(what->step, "push_agent") == 0 || strcmp(what->step, "push_copy") == 0) && add_enrolment(a, tx, what, document, e) < 0)
         return -1;
     add_control_socket(a, settings);
+    if (placing_complete(a, tx, what, settings, e) < 0)
+        return -1;
     json_object_set(document, "settings", settings);
     json_object_set_new(document, "api_url", json_string(a->url));
     json_object_set_new(document, "ca_pem", json_string(identity_ca_pem(a->identity)));

@@ -195,6 +195,17 @@ static bool has_label(const json_t *peer, const char *prefix)
     return false;
 }
 
+static bool has_exactly(const json_t *peer, const char *label)
+{
+    json_t *one;
+    size_t i;
+
+    json_array_foreach(json_object_get(peer, "labels"), i, one)
+        if (json_is_string(one) && strcmp(json_string_value(one), label) == 0)
+            return true;
+    return false;
+}
+
 /* One line for each kind of work: somebody who does it was heard of within a minute. */
 static void check_runners(struct exam *x)
 {
@@ -258,6 +269,60 @@ static void check_vault(struct exam *x, const json_t *replicator)
              "a disk may be failing: look at the replicator's log before anything is launched", "%lld damaged chunks are known", (long long)damaged);
 }
 
+/* Only of one that has a bucket. */
+static void check_bucket(struct exam *x, const json_t *replicator)
+{
+    const json_t *bucket = json_object_get(json_object_get(replicator, "vault"), "bucket"), *error = json_object_get(bucket, "error");
+
+    if (json_is_object(bucket))
+        line(x, "replication", "vault_bucket", "The vault's bucket takes what is full", !json_is_object(error),
+             "mend the way to the store: what is full stays on this machine meanwhile, and fills its disk", "%s: %lld segments are there, %lld wait%s%s",
+             json_get_string(bucket, "at", "?"), (long long)json_get_int(bucket, "uploaded_segments", 0), (long long)json_get_int(bucket, "waiting_segments", 0),
+             json_is_object(error) ? ": " : "", json_get_string(error, "message", ""));
+}
+
+/* Steps that touch a copy are a runner's beside its replicator: the factory's own has one without a name. */
+static void check_beside(struct exam *x, const json_t *replicator)
+{
+    CLEANUP(json_free) json_t *peers = NULL;
+    CLEANUP(free_ptr) char *label = xasprintf("replicator:%s", json_get_string(replicator, "name", "?"));
+    const json_t *settings = json_object_get(x->settings, "replicator");
+    bool found = strcmp(json_get_string(replicator, "name", "?"), json_get_string(settings, "name", "embedded")) == 0;
+    int64_t age_us;
+    json_t *peer;
+    size_t i;
+
+    if (found || json_get_int(replicator, "servers", 0) == 0)
+        return;
+    if (identity_peers_json(x->api->identity, x->tx, ACTOR_RUNNER, &peers, NULL) < 0)
+        peers = json_array();
+    json_array_foreach(peers, i, peer)
+        found |= has_exactly(peer, label) && seen_within(peer, "last_seen", x->now_us, SEEN_WITHIN_US, &age_us);
+    line(x, "replication", "runner_beside", "A runner stands beside each replicator that has servers", found,
+         "start slipway runner on its machine, enrolled with that label and with target", "%s: %s", label, found ? "there is one" : "no runner with that label was heard of in the last minute");
+}
+
+/* Those that have servers must be there; of those that are, their vaults are looked at. */
+static void check_each(struct exam *x, const json_t *list)
+{
+    json_t *one;
+    size_t i;
+
+    json_array_foreach(list, i, one) {
+        int64_t servers = json_get_int(one, "servers", 0);
+
+        if (json_get_bool(one, "living", false)) {
+            check_vault(x, one);
+            check_bucket(x, one);
+            check_beside(x, one);
+        } else if (servers) {
+            line(x, "replication", "replicator_silent", "Every replicator that has servers reports", false,
+                 "bring it back; where it is lost for good, give its servers to others: slipway replicator drain NAME", "%s has %lld servers and does not report",
+                 json_get_string(one, "name", "?"), (long long)servers);
+        }
+    }
+}
+
 static void check_replicators(struct exam *x)
 {
     CLEANUP(json_free) json_t *list = NULL;
@@ -275,7 +340,7 @@ static void check_replicators(struct exam *x)
     if (found) {
         line(x, "replication", "replicator", "A replicator is up", true, NULL, "%s reported %lld ms ago", json_get_string(found, "name", "?"),
              (long long)(age_us / US_PER_MS));
-        check_vault(x, found);
+        check_each(x, list);
         return;
     }
     line(x, "replication", "replicator", "A replicator is up", false,

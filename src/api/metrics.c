@@ -127,6 +127,7 @@ static const struct {
     {"rate_bytes_per_s", "slipway_replication_rate_bytes_per_second", "What gets across of a server when there is something to send.", 1},
     {"limit_bytes_per_s", "slipway_replication_limit_bytes_per_second", "The limit in force on the wire; 0: none.", 1},
     {"eta_ms", "slipway_replication_eta_seconds", "When a server's copy will have caught up.", 1000},
+    {"unreadable_bytes", "slipway_replication_unreadable_bytes", "What can't be read of a server's disks: its points lack it.", 1},
     {"newest_point_age_ms", "slipway_recovery_point_age_seconds", "Age of a server's newest recovery point.", 1000},
 };
 
@@ -164,6 +165,53 @@ static void replication_state_text(const json_t *servers, struct buf *out)
     }
 }
 
+static const struct {
+    const char *member, *metric, *help;
+    double unit;
+} copy_metrics[] = { /* of servers that have a second copy */
+    {"lag_ms", "slipway_copy_lag_seconds", "How much older the newest point of a server's second copy is than the newest one.", 1000},
+    {"backlog_bytes", "slipway_copy_backlog_bytes", "What is still to be copied of the point under way to a server's second copy.", 1},
+    {"point_age_ms", "slipway_copy_point_age_seconds", "Age of the newest point of a server's second copy.", 1000},
+    {"pins_missing", "slipway_copy_pins_missing", "Points that people keep and that a server's second copy lacks.", 1},
+};
+
+static void copy_labels(struct buf *out, const char *metric, const json_t *server, const json_t *copy)
+{
+    buf_printf(out, "%s{server=\"", metric);
+    label(out, json_get_string(server, "name", ""));
+    buf_puts(out, "\",replicator=\"");
+    label(out, json_get_string(copy, "to", ""));
+}
+
+static void copy_metrics_text(const json_t *servers, struct buf *out)
+{
+    json_t *server;
+    size_t i;
+
+    for (size_t m = 0; m < ARRAY_COUNT(copy_metrics); m++) {
+        head(out, copy_metrics[m].metric, "gauge", copy_metrics[m].help);
+        json_array_foreach((json_t *)(uintptr_t)servers, i, server) {
+            const json_t *copy = json_object_get(json_object_get(server, "replication"), "copy"), *value = json_object_get(copy, copy_metrics[m].member);
+
+            if (!json_is_number(value))
+                continue;
+            copy_labels(out, copy_metrics[m].metric, server, copy);
+            buf_printf(out, "\"} %.3f\n", json_number_value(value) / copy_metrics[m].unit);
+        }
+    }
+    head(out, "slipway_copy_state", "gauge", "The state of a server's second copy.");
+    json_array_foreach((json_t *)(uintptr_t)servers, i, server) {
+        const json_t *copy = json_object_get(json_object_get(server, "replication"), "copy");
+
+        if (!json_is_object(copy))
+            continue;
+        copy_labels(out, "slipway_copy_state", server, copy);
+        buf_puts(out, "\",state=\"");
+        label(out, json_get_string(copy, "state", ""));
+        buf_puts(out, "\"} 1\n");
+    }
+}
+
 static void replication_metrics_text(struct store_tx *tx, struct buf *out)
 {
     CLEANUP(json_free) json_t *servers = NULL;
@@ -186,6 +234,42 @@ static void replication_metrics_text(struct store_tx *tx, struct buf *out)
         }
     }
     replication_state_text(json_object_get(servers, "items"), out);
+    copy_metrics_text(json_object_get(servers, "items"), out);
+}
+
+static const struct {
+    const char *member, *metric, *help;
+} bucket_metrics[] = {
+    {"uploaded_bytes", "slipway_vault_bucket_uploaded_bytes", "Full segments that are in the vault's bucket for certain."},
+    {"uploaded_segments", "slipway_vault_bucket_uploaded_segments", "How many."},
+    {"waiting_bytes", "slipway_vault_bucket_waiting_bytes", "Full segments that wait to be sent to the vault's bucket."},
+    {"waiting_segments", "slipway_vault_bucket_waiting_segments", "How many."},
+};
+
+/* Of replicators whose vault has a bucket. */
+static void bucket_metrics_text(struct api *a, struct store_tx *tx, struct buf *out)
+{
+    CLEANUP(json_free) json_t *list = NULL;
+    json_t *one;
+    size_t i;
+
+    if (replicators_json(a, tx, &list, NULL) < 0)
+        return;
+    for (size_t m = 0; m <= ARRAY_COUNT(bucket_metrics); m++) {
+        bool trouble = m == ARRAY_COUNT(bucket_metrics);
+        const char *metric = trouble ? "slipway_vault_bucket_trouble" : bucket_metrics[m].metric;
+
+        head(out, metric, "gauge", trouble ? "1 where the last try to send failed." : bucket_metrics[m].help);
+        json_array_foreach(list, i, one) {
+            const json_t *bucket = json_object_get(json_object_get(one, "vault"), "bucket");
+
+            if (!json_is_object(bucket))
+                continue;
+            buf_printf(out, "%s{replicator=\"", metric);
+            label(out, json_get_string(one, "name", ""));
+            buf_printf(out, "\"} %lld\n", trouble ? json_is_object(json_object_get(bucket, "error")) : (long long)json_get_int(bucket, bucket_metrics[m].member, 0));
+        }
+    }
 }
 
 void metrics_text(struct api *a, const struct httpd_server *server, struct buf *out)
@@ -198,4 +282,5 @@ void metrics_text(struct api *a, const struct httpd_server *server, struct buf *
         return;
     run_metrics_text(tx, out);
     replication_metrics_text(tx, out);
+    bucket_metrics_text(a, tx, out);
 }

@@ -1,8 +1,11 @@
 /* What replicators say: each server's replication goes into the inventory and to whoever listens; what a replicator tells of itself and
  * its vault is kept as its last word. */
 #include "api/api.h"
+#include "api/copying.h"
+#include "api/placing.h"
 #include "api/routes.h"
 #include "base/clock.h"
+#include "base/limits.h"
 
 #include <string.h>
 
@@ -45,6 +48,8 @@ int replicators_json(struct api *a, struct store_tx *tx, json_t **out, struct er
     json_array_foreach(items, index, item)
         if (add_status(tx, item, e) < 0)
             return -1;
+    if (placing_describe(tx, items, e) < 0)
+        return -1;
     *out = json_incref(items);
     return 0;
 }
@@ -59,17 +64,60 @@ int route_replicators(struct http_call *c, struct err *e)
     return api_reply_items(c, replicators_json(api_of(c), tx, &items, e), &items);
 }
 
-/* One server's part: 1 kept, 0 not one of ours, -1. */
-static int keep_server(struct store_tx *tx, const json_t *said, const struct inventory_by *by, struct err *e)
+/* In the place of what is too long to be kept: none of it is shown, which it says. */
+static json_t *too_long(const json_t *said, size_t size)
+{
+    CLEANUP(json_free) json_t *message = json_sprintf("its replicator says %zu bytes of this server's replication, and at most %d are kept: none of it is shown", size,
+                                                      LIMIT_EVIDENCE_TEXT_BYTES);
+
+    return json_pack("{s:s, s:b, s:{s:s, s:O}, s:{s:s, s:s, s:O, s:s}}", "state", json_get_string(said, "state", ""), "connected", json_get_bool(said, "connected", false),
+                     "error", "kind", err_meaning(ERR_LIMIT)->name, "message", message, "cause", "kind", "report_too_long", "severity", "error", "text", message,
+                     "advice", "ask the replicator itself on its machine (`slipway vault`, `slipway point list`); this is a mistake of Slipway's, and worth a report");
+}
+
+/* What is kept of it. The caller frees. */
+static json_t *kept_of(const json_t *said)
 {
     CLEANUP(json_free) json_t *replication = json_copy((json_t *)(uintptr_t)said);
+    CLEANUP(free_ptr) char *text = NULL;
+
+    json_object_del(replication, "server"); /* the rest is its replication; the list of its points may be long */
+    json_object_del(replication, "points");
+    text = json_text(replication);
+    return strlen(text) > LIMIT_EVIDENCE_TEXT_BYTES ? too_long(said, strlen(text)) : json_incref(replication);
+}
+
+/* Its second copy is kept where it is wanted, as soon as the server is seen. */
+static int settle_copies(struct http_call *c, struct store_tx *tx, const json_t *servers, const struct inventory_by *by, struct err *e)
+{
+    CLEANUP(known_release) struct known k = {0};
+    CLEANUP(json_free) json_t *settings = NULL;
+    json_t *said;
+    int64_t version;
+    size_t index;
+
+    if (settings_read(tx, &settings, &version, e) < 0)
+        return -1;
+    json_array_foreach(servers, index, said)
+        if (copying_settle(api_of(c), tx, json_get_string(said, "server", ""), c->who.name, json_object_get(settings, "replication"), &k, by, e) < 0)
+            return err_wrap(e, "the second copy of %.128s", json_get_string(said, "server", ""));
+    return 0;
+}
+
+/* One server's part: 1 kept, 0 not one of ours, -1. */
+static int keep_server(struct store_tx *tx, const char *replicator, const char *beside, const json_t *said, const struct inventory_by *by, struct err *e)
+{
+    CLEANUP(json_free) json_t *replication = NULL;
     const char *server;
+    int counts;
 
     if (json_need_string(said, "server", &server, e) < 0)
         return -1;
-    json_object_del(replication, "server"); /* the rest is its replication; the list of its points may be long */
-    json_object_del(replication, "points");
-    if (inventory_server_set_replication(tx, server, replication, by, e) < 0) {
+    counts = placing_seen(tx, replicator, beside, said, by, e);
+    if (counts == 0)
+        return 1; /* another replicator has it by now: here lie points of before */
+    replication = kept_of(said);
+    if (counts < 0 || inventory_server_set_replication(tx, server, replication, by, e) < 0) {
         if (e->kind != ERR_NOT_FOUND)
             return err_wrap(e, "the server %s", server);
         err_clear(e);
@@ -108,7 +156,7 @@ static int add_orders(struct http_call *c, const json_t *servers, json_t *answer
 {
     CLEANUP(store_rollback) struct store_tx *tx = NULL;
     CLEANUP(json_free) json_t *settings = NULL;
-    json_t *all = json_object(), *said, *orders;
+    json_t *all = json_object(), *said, *orders, *places, *copies, *revoked;
     int64_t version;
     size_t index;
 
@@ -124,6 +172,16 @@ static int add_orders(struct http_call *c, const json_t *servers, json_t *answer
         if (found)
             json_object_set_new(all, server, orders);
     }
+    if (placing_orders(api_of(c), tx, c->who.name, servers, &places, e) < 0)
+        return -1;
+    json_object_set_new(answer, "places", places);
+    if (copying_orders(api_of(c), tx, c->who.name, &copies, e) < 0)
+        return -1;
+    json_object_set_new(answer, "copies", copies);
+    if (identity_revoked_json(api_of(c)->identity, tx, json_get_string(c->body, "revoked_version", ""), &revoked, e) < 0)
+        return -1;
+    if (revoked)
+        json_object_set_new(answer, "revoked", revoked);
     return 0;
 }
 
@@ -132,14 +190,16 @@ int route_replicator_status(struct http_call *c, struct err *e)
     CLEANUP(json_free) json_t *answer = json_object();
     CLEANUP(store_rollback) struct store_tx *tx = NULL;
     CLEANUP(json_free) json_t *own = json_copy(c->body), *unknown = json_array();
+    CLEANUP(free_ptr) char *beside = NULL;
     struct inventory_by by = api_by(c);
     json_t *servers, *said;
     size_t index;
 
-    if (json_need_array(c->body, "servers", &servers, e) < 0 || identity_seen(api_of(c)->identity, &c->who, e) < 0 || api_write(c, &tx, e) < 0)
+    if (json_need_array(c->body, "servers", &servers, e) < 0 || identity_seen(api_of(c)->identity, &c->who, e) < 0 || api_write(c, &tx, e) < 0 ||
+        placing_beside(tx, c->who.name, &beside, e) < 0)
         return -1;
     json_array_foreach(servers, index, said) {
-        int kept = keep_server(tx, said, &by, e);
+        int kept = keep_server(tx, c->who.name, beside, said, &by, e);
 
         if (kept < 0)
             return -1;
@@ -147,7 +207,8 @@ int route_replicator_status(struct http_call *c, struct err *e)
             json_array_append(unknown, json_object_get(said, "server"));
     }
     json_object_del(own, "servers");
-    if (replicators_keep(tx, c->who.name, own, by.now_us, e) < 0 || store_commit(&tx, e) < 0)
+    json_object_del(own, "revoked_version");
+    if (replicators_keep(tx, c->who.name, own, by.now_us, e) < 0 || settle_copies(c, tx, servers, &by, e) < 0 || store_commit(&tx, e) < 0)
         return -1;
     broadcast(c, servers);
     json_object_set(answer, "unknown", unknown);

@@ -267,9 +267,39 @@ int route_runner_revoke(struct http_call *c, struct err *e)
     return identity_revoke(api_of(c)->identity, ACTOR_RUNNER, call_param(c, "name"), c->who.text, e) < 0 ? -1 : reply_empty(c, 204);
 }
 
+int route_agent_revoke(struct http_call *c, struct err *e)
+{
+    return identity_revoke(api_of(c)->identity, ACTOR_AGENT, call_param(c, "name"), c->who.text, e) < 0 ? -1 : reply_empty(c, 204);
+}
+
 int route_replicator_revoke(struct http_call *c, struct err *e)
 {
     return identity_revoke(api_of(c)->identity, ACTOR_REPLICATOR, call_param(c, "name"), c->who.text, e) < 0 ? -1 : reply_empty(c, 204);
+}
+
+/* --- keys of vaults: for the replicator whose certificate asks --- */
+
+static int reply_vault_keys(struct http_call *c, struct store_tx *tx, int status, struct err *e)
+{
+    json_t *keys = NULL;
+
+    return identity_vault_keys(api_of(c)->identity, tx, c->who.name, &keys, e) < 0 ? -1 : reply_json(c, status, json_pack("{s:o}", "keys", keys));
+}
+
+int route_vault_keys(struct http_call *c, struct err *e)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+
+    return api_read(c, &tx, e) < 0 ? -1 : reply_vault_keys(c, tx, 200, e);
+}
+
+int route_vault_key_make(struct http_call *c, struct err *e)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+
+    if (api_write(c, &tx, e) < 0 || identity_vault_key_make(api_of(c)->identity, tx, c->who.name, e) < 0 || store_commit(&tx, e) < 0 || api_read(c, &tx, e) < 0)
+        return -1;
+    return reply_vault_keys(c, tx, 201, e);
 }
 
 /* --- credentials --- */

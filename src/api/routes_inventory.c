@@ -2,6 +2,8 @@
 #include "api/api.h"
 #include "api/routes.h"
 #include "base/clock.h"
+#include "inventory/placement.h"
+#include "inventory/second_copy.h"
 #include "workflow/report.h"
 
 #include <string.h>
@@ -141,15 +143,20 @@ int route_servers(struct http_call *c, struct err *e)
     return inventory_servers_json(tx, &list, &answer, e) < 0 ? -1 : reply_json(c, 200, answer);
 }
 
-/* What holds for its replication, and who says so. */
+/* Where it replicates to; what holds for that, and who says so. */
 static int add_settings(struct store_tx *tx, const char *name, json_t *server, struct err *e)
 {
     CLEANUP(json_free) json_t *factory = NULL;
-    json_t *settings = NULL;
+    json_t *settings = NULL, *placement = NULL, *copy = NULL;
     int64_t version;
 
-    if (settings_read(tx, &factory, &version, e) < 0 ||
-        inventory_replication_settings(tx, name, json_object_get(factory, "replication"), &settings, e) < 0)
+    if (settings_read(tx, &factory, &version, e) < 0 || placement_json(tx, name, &placement, e) < 0)
+        return -1;
+    json_object_set_new(server, "placement", placement);
+    if (second_copy_json(tx, name, &copy, e) < 0)
+        return -1;
+    json_object_set_new(server, "copy", copy);
+    if (inventory_replication_settings(tx, name, json_object_get(factory, "replication"), &settings, e) < 0)
         return -1;
     return json_object_set_new(server, "replication_settings", settings ? settings : json_null());
 }
@@ -215,6 +222,20 @@ int route_server_update(struct http_call *c, struct err *e)
 
 /* --- what one asks of a server --- */
 
+/* An order that its replicator fetches, within a second or two. */
+static int order_pause(struct http_call *c, bool paused, struct err *e)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    struct inventory_by by = api_by(c);
+
+    if (api_write(c, &tx, e) < 0 || inventory_replication_pause(tx, call_param(c, "server"), paused, &by, e) < 0 || store_commit(&tx, e) < 0)
+        return -1;
+    return reply_empty(c, 204);
+}
+
+int route_server_pause(struct http_call *c, struct err *e) { return order_pause(c, true, e); }
+int route_server_resume(struct http_call *c, struct err *e) { return order_pause(c, false, e); }
+
 typedef int server_action(struct workflow *w, const char *server, const char *actor, struct err *e);
 
 static int act(struct http_call *c, server_action *action, struct err *e)
@@ -244,15 +265,28 @@ int route_server_decommission(struct http_call *c, struct err *e)
 
 int route_server_back(struct http_call *c, struct err *e)
 {
-    const json_t *confirm = json_object_get(c->body, "confirm");
+    const json_t *confirm = json_object_get(c->body, "confirm"), *bring = json_object_get(c->body, "bring_changes");
     char run[WORKFLOW_ID_SIZE] = "", words[WORKFLOW_WORDS_SIZE] = "";
 
     if (confirm && !json_is_string(confirm) && !json_is_null(confirm))
         return err_set(e, ERR_INVALID, "\"confirm\" must be the words of the refusal");
+    if (bring && !json_is_boolean(bring))
+        return err_set(e, ERR_INVALID, "\"bring_changes\" must be true or false");
+    if (json_is_true(bring) && json_is_string(confirm))
+        return err_set(e, ERR_INVALID, "say either that the changes are brought home (\"bring_changes\"), or the words that lose them (\"confirm\")");
+    if (json_is_true(bring))
+        return workflow_server_home(api_of(c)->workflow, call_param(c, "server"), c->who.text, run, e) < 0 ? -1 : reply_json(c, 202, json_pack("{s:s}", "run", run));
     if (workflow_server_back(api_of(c)->workflow, call_param(c, "server"), json_string_value(confirm), c->who.text, run, words, e) < 0) {
         if (*words)
             c->extra = json_pack("{s:s}", "confirm", words);
         return -1;
     }
     return reply_json(c, 202, json_pack("{s:s}", "run", run));
+}
+
+int route_server_stay(struct http_call *c, struct err *e)
+{
+    char run[WORKFLOW_ID_SIZE] = "";
+
+    return workflow_server_stay(api_of(c)->workflow, call_param(c, "server"), c->who.text, run, e) < 0 ? -1 : reply_json(c, 202, json_pack("{s:s}", "run", run));
 }

@@ -31,15 +31,21 @@ const struct schema schema_table[] = {
     {"Replication", "state:string! bytes_total:integer bytes_read:integer bytes_sent:integer bytes_stored:integer backlog_bytes:integer "
                     "lag_ms:integer? eta_ms:integer? eta:string? rate_bytes_per_s:integer? churn_bytes_per_s:integer? limit_bytes_per_s:integer "
                     "bottleneck:string? newest_point:string? newest_point_at:time? "
-                    "newest_point_age_ms:integer? error:any cause:Cause?"},
+                    "newest_point_age_ms:integer? newest_point_unreadable_bytes:integer? unreadable_bytes:integer rescue:Rescue? copy:SecondCopy? copied_from:string? error:any cause:Cause?"},
+    {"SecondCopy", "to:string! state:string! point:string? point_at:time? point_age_ms:integer? lag_ms:integer! bytes_total:integer! backlog_bytes:integer! "
+                   "pins_missing:integer! error:any error_since:time?"},
+    {"Rescue", "point:string! state:string! message:string! at:time!"},
     {"Cause", "kind:string! severity:string! text:string! advice:string!"},
     {"Instance", "name:string! kind:string! door:string! state:string!"},
     {"NewServer", "name:string! wave:string! application:string? owner:string? address:string! port:integer attributes:object"},
     {"ServerChange", "wave:string application:string? owner:string? address:string port:integer attributes:object host_key:string?"},
     {"Server", "name:string! wave:string? application:string? owner:string? address:string! port:integer! lifecycle:string! attributes:object! "
-               "facts:object? disks:[Disk]! replication:Replication? replication_settings:object? instance:Instance? host_key:string? version:integer!"},
+               "facts:object? disks:[Disk]! replication:Replication? placement:object? copy:object? replication_settings:object? instance:Instance? host_key:string? version:integer!"},
     {"ServerList", "items:[Server]! next:string? total:integer"},
-    {"Back", "confirm:string?"},
+    {"Back", "confirm:string? bring_changes:boolean"},
+    {"Move", "to:string? lost:boolean"},
+    {"Moving", "server:string! to:string! run:string?"},
+    {"Drained", "moving:[object]! staying:[object]!"},
     {"Import", "applied:boolean! counts:object! changes:[object]! faults:[object]!"},
     {"WaitsFor", "kind:string! what:string until:time?"},
     {"Task", "id:string! run:string! name:string! title:string! phase:string! step:string? server:string? state:string! waits_for:WaitsFor? "
@@ -66,8 +72,9 @@ const struct schema schema_table[] = {
     {"AttemptReport", "fence:integer! progress:object evidence:[object] log:[string]"},
     {"AttemptAnswer", "cancelled:boolean! lease_ms:integer!"},
     {"AttemptFinish", "fence:integer! outcome:string! error:object? result:object?"},
-    {"ReplicatorStatus", "servers:[object]! vault:object"},
-    {"ReplicatorOrders", "unknown:[string]! servers:object!"},
+    {"ReplicatorStatus", "servers:[object]! vault:object control_socket:string address:string port:integer"},
+    {"VaultKeys", "keys:[string]!"},
+    {"ReplicatorOrders", "unknown:[string]! servers:object! places:object! copies:object!"},
     {NULL, NULL},
 };
 

@@ -20,12 +20,16 @@
 
 #define TICK_MS 250
 #define CHILDREN_GRACE_MS 8000
+#define LEASE_LEAST_US (3 * US_PER_S) /* a runner renews it at a third */
+#define LEASE_MOST_US (3600 * US_PER_S)
 #define EMBEDDED "embedded" /* the name of the runner and the replicator that serve starts */
 
 struct options {
     const char *data_dir, *listen, *replicator_listen, *init_user, *init_password_file;
     struct option_list names;
     bool no_runner, no_replicator;
+    int64_t lease_us; /* 0: not given */
+    const char *s3[9]; /* the replicator's, as they were given */
 };
 
 #define AT(member) offsetof(struct options, member)
@@ -37,6 +41,16 @@ static const struct option_row option_rows[] = {
      "where agents reach the replicator (default: the host of --listen, port 8444)", false},
     {"no-runner", OPTION_FLAG, AT(no_runner), NULL, "start no runner (for the target, the replicator and the factory's own tasks)", false},
     {"no-replicator", OPTION_FLAG, AT(no_replicator), NULL, "start no replicator", false},
+    {"lease", OPTION_DURATION, AT(lease_us), "DURATION", "how long a runner that is not heard of keeps its tasks (30s)", false},
+    {"s3-url", OPTION_TEXT, AT(s3[0]), "URL", "the replicator's: https://HOST[:PORT] of an S3-compatible store, to which full segments of the vault go", false},
+    {"s3-bucket", OPTION_TEXT, AT(s3[1]), "NAME", "its bucket, which must be there", false},
+    {"s3-credentials-file", OPTION_TEXT, AT(s3[2]), "FILE", "lines aws_access_key_id = … and aws_secret_access_key = …", false},
+    {"s3-prefix", OPTION_TEXT, AT(s3[3]), "WORDS", "what all keys begin with (none)", false},
+    {"s3-region", OPTION_TEXT, AT(s3[4]), "NAME", "the store's region (us-east-1)", false},
+    {"s3-ca", OPTION_TEXT, AT(s3[5]), "FILE", "PEM of the store's CA (the system's)", false},
+    {"s3-cache-mib", OPTION_TEXT, AT(s3[6]), "MIB", "how much of the segments stays here (16384)", false},
+    {"s3-wait", OPTION_TEXT, AT(s3[7]), "DURATION", "how long a read waits for a store that does not answer (30s)", false},
+    {"s3-uploads", OPTION_TEXT, AT(s3[8]), "COUNT", "how many segments are sent at once, 1 to 16 (4)", false},
     {"init-user", OPTION_TEXT, AT(init_user), "NAME", "the first user, made when there is none (default admin)", false},
     {"init-password-file", OPTION_TEXT, AT(init_password_file), "FILE",
      "holds the first user's password; without it one is made up and told once", false},
@@ -138,9 +152,11 @@ static void name_urls(struct factory *f)
 
 static int start_api(struct factory *f, struct err *e)
 {
-    struct workflow_settings workflow = {.store = f->data.store, .complete = api_complete_document, .user = &f->api};
+    struct workflow_settings workflow = {.store = f->data.store, .complete = api_complete_document, .user = &f->api, .lease_us = f->o.lease_us};
     int port;
 
+    if (f->o.lease_us && (f->o.lease_us < LEASE_LEAST_US || f->o.lease_us > LEASE_MOST_US))
+        return err_set(e, ERR_INVALID, "--lease takes 3s to 1h");
     if (httpd_split_address(f->o.listen, f->host, sizeof f->host, &port, e) < 0)
         return -1;
     f->api = (struct api){.store = f->data.store, .identity = f->data.identity, .data_dir = f->data.path, .url = f->url,
@@ -185,6 +201,26 @@ static int give_token(struct factory *f, enum actor_kind kind, const char *state
     return result;
 }
 
+static int check_bucket(const struct options *o, struct err *e)
+{
+    return !o->s3[0] != !o->s3[1] || !o->s3[0] != !o->s3[2] ? err_set(e, ERR_INVALID, "--s3-url, --s3-bucket and --s3-credentials-file go together") : 0;
+}
+
+static void add_bucket(const struct options *o, struct child_plan *plan)
+{
+    static const char *const names[] = {"--s3-url", "--s3-bucket", "--s3-credentials-file", "--s3-prefix", "--s3-region", "--s3-ca", "--s3-cache-mib", "--s3-wait", "--s3-uploads"};
+    size_t at = 0;
+
+    while (plan->arguments[at])
+        at++;
+    MUST(at + 2 * ARRAY_COUNT(names) < CHILD_ARGUMENTS_MAX);
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++)
+        if (o->s3[i]) {
+            plan->arguments[at++] = names[i];
+            plan->arguments[at++] = o->s3[i];
+        }
+}
+
 static int start_children(struct factory *f, struct err *e)
 {
     static const char *const labels[] = {"target", "replicator", "factory"};
@@ -200,6 +236,7 @@ static int start_children(struct factory *f, struct err *e)
         plans[count++] = (struct child_plan){"replicator", {"replicator", "--factory", f->local_url, "--ca", ca, "--name", EMBEDDED, "--token-file",
                                                             replicator_token, "--data", f->data.path, "--listen", f->replicator_listen,
                                                             "--vault-key-file", vault_key, "--make-vault-key"}};
+        add_bucket(&f->o, &plans[count - 1]);
     }
     if (!f->o.no_runner) {
         if (give_token(f, ACTOR_RUNNER, runner, runner_token, labels, ARRAY_COUNT(labels), e) < 0)
@@ -294,7 +331,7 @@ int serve_main(int argc, char **argv)
 
     if (!options_begin(&option_table, argc, argv, &f.o, &status))
         return status;
-    if (options_need(&option_table, &f.o, &e) < 0)
+    if (options_need(&option_table, &f.o, &e) < 0 || check_bucket(&f.o, &e) < 0)
         return options_refuse(&option_table, &e);
     log_open("slipway", LOG_INFO);
     signal(SIGPIPE, SIG_IGN);

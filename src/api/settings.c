@@ -20,7 +20,8 @@ static const struct setting {
     const char *name, *what;
     struct member members[6];
 } known[] = {
-    {"replicator", "where agents reach the replicator", {TEXT("address", true), NUMBER("port", true), TEXT("control", false)}},
+    {"replicator", "where agents reach the replicator", {TEXT("address", true), NUMBER("port", true), TEXT("control", false), TEXT("name", false),
+                                                             NUMBER("room_percent", false)}},
     {"target", "where machines are launched", {TEXT("name", true), {"settings", JSON_OBJECT, false}}},
     {"cmdb", "the source CMDB", {TEXT("kind", true), TEXT("url", false), TEXT("token_credential", false)}},
     {"credential", "the credential of servers that name none", {TEXT("name", true)}},
@@ -110,6 +111,9 @@ static void check(const char *name, const json_t *value, json_t *faults)
     if (strcmp(name, "replicator") == 0 && json_is_integer(json_object_get(value, "port")) &&
         (json_get_int(value, "port", 0) < 1 || json_get_int(value, "port", 0) > 65535))
         fault(faults, "replicator.port", "must be from 1 to 65535");
+    if (strcmp(name, "replicator") == 0 && json_is_integer(json_object_get(value, "room_percent")) &&
+        (json_get_int(value, "room_percent", 0) < 1 || json_get_int(value, "room_percent", 0) > 200))
+        fault(faults, "replicator.room_percent", "must be from 1 to 200");
 }
 
 int settings_read(struct store_tx *tx, json_t **out, int64_t *version, struct err *e)

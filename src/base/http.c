@@ -145,6 +145,10 @@ static void set_up(struct http_client *c, struct exchange *x, struct curl_slist 
     curl_easy_setopt(c->curl, CURLOPT_URL, r->url);
     curl_easy_setopt(c->curl, CURLOPT_CONNECTTIMEOUT_MS, (long)c->connect_timeout_ms);
     curl_easy_setopt(c->curl, CURLOPT_TIMEOUT_MS, timeout_ms);
+    if (r->stall_s) {
+        curl_easy_setopt(c->curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
+        curl_easy_setopt(c->curl, CURLOPT_LOW_SPEED_TIME, (long)r->stall_s);
+    }
     curl_easy_setopt(c->curl, CURLOPT_TCP_KEEPALIVE, 1L);
     curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, take_body);

@@ -26,6 +26,7 @@ struct http_request {
     const void *body;
     size_t body_bytes;
     int timeout_ms;               /* of the whole exchange; 0: 30,000; -1: none (event streams) */
+    int stall_s;                  /* ended with ERR_TIMEOUT where nothing moves for so long; 0: no such limit */
     size_t limit_bytes;           /* of the answer's body, ERR_LIMIT over it; 0: LIMIT_JSON_BYTES */
     /* Where given, the body goes here as it comes and not into the response; -1 ends the exchange with ERR_CANCELLED. */
     int (*on_body)(void *user, const char *bytes, size_t size);

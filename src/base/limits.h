@@ -5,6 +5,8 @@
 #define LIMIT_JSON_DEPTH 32                /* its nesting (jansson's own bound is 2048) */
 #define LIMIT_REQUEST_BODY_BYTES (64u << 20)
 #define LIMIT_NAME_BYTES 128               /* a server's, wave's, user's name */
+#define COPY_SUFFIX "~copy"                /* behind a server's name: the machine that was launched for it, whose agent has an identity of its own. No server can be
+                                            * called so */
 #define LIMIT_CSV_ROWS 200000
 #define LIMIT_CSV_FIELD_BYTES 65536
 #define LIMIT_PAGE_ITEMS 500

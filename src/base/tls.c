@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/hash.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -19,7 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define TLS_NAME_SIZE 256
+#define TLS_SERIAL_BYTES 32 /* RFC 5280 has at most 20 */
 #define TLS_PEM_LIMIT (256u << 10)
 
 struct tls_context {
@@ -35,6 +36,7 @@ struct tls_stream {
     int fd;
     atomic_bool cut;
     char peer_name[TLS_NAME_SIZE];
+    char peer_serial[2 * TLS_SERIAL_BYTES + 1];
 };
 
 static int fail(struct err *e, enum err_kind kind, const char *what)
@@ -94,6 +96,40 @@ static int use_identity(SSL_CTX *ssl, const char *certificate_pem, const char *k
     return result;
 }
 
+static bool read_name(const X509 *certificate, char name[static TLS_NAME_SIZE])
+{
+    const X509_NAME *subject = certificate ? X509_get_subject_name(certificate) : NULL;
+    int size = subject ? X509_NAME_get_text_by_NID((X509_NAME *)subject, NID_commonName, name, TLS_NAME_SIZE) : -1;
+
+    /* A NUL inside would hide what follows it. */
+    return size > 0 && strlen(name) == (size_t)size && size < TLS_NAME_SIZE - 1;
+}
+
+static bool read_serial(const X509 *certificate, char serial[static 2 * TLS_SERIAL_BYTES + 1])
+{
+    BIGNUM *number = ASN1_INTEGER_to_BN(X509_get0_serialNumber(certificate), NULL);
+    unsigned char bytes[TLS_SERIAL_BYTES];
+    int size = number && BN_num_bytes(number) <= TLS_SERIAL_BYTES ? BN_bn2bin(number, bytes) : -1;
+
+    BN_free(number);
+    if (size > 0)
+        hash_hex(bytes, (size_t)size, serial);
+    return size > 0;
+}
+
+/* OpenSSL has held the signatures of this certificate, and of those above it, before it looks at its time. */
+static int note_stale(int holds, X509_STORE_CTX *check)
+{
+    SSL *ssl = X509_STORE_CTX_get_ex_data(check, SSL_get_ex_data_X509_STORE_CTX_idx());
+    int why = X509_STORE_CTX_get_error(check);
+    char *stale = SSL_get_app_data(ssl);
+
+    if (!holds && stale && X509_STORE_CTX_get_error_depth(check) == 0 && (why == X509_V_ERR_CERT_HAS_EXPIRED || why == X509_V_ERR_CERT_NOT_YET_VALID) &&
+        !read_name(X509_STORE_CTX_get_current_cert(check), stale))
+        *stale = '\0';
+    return holds;
+}
+
 int tls_context_new(enum tls_side side, const char *certificate_pem, const char *key_pem, const char *ca_pem, struct tls_context **out,
                     struct err *e)
 {
@@ -104,7 +140,7 @@ int tls_context_new(enum tls_side side, const char *certificate_pem, const char 
     if (!c->ssl)
         return fail(e, ERR_INTERNAL, "can't make a TLS context");
     SSL_CTX_set_min_proto_version(c->ssl, TLS1_3_VERSION);
-    SSL_CTX_set_verify(c->ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+    SSL_CTX_set_verify(c->ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, note_stale);
     SSL_CTX_set_mode(c->ssl, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     /* Identity is proven anew each time, and frames have their own lengths, so that a cut end can't pass for a whole one. */
     SSL_CTX_set_session_cache_mode(c->ssl, SSL_SESS_CACHE_OFF);
@@ -207,15 +243,12 @@ static int shake_hands(struct tls_stream *s, enum tls_side side, int64_t deadlin
     }
 }
 
-static int read_peer_name(struct tls_stream *s, const char *peer_prefix, struct err *e)
+static int read_peer(struct tls_stream *s, const char *peer_prefix, struct err *e)
 {
-    X509 *peer = SSL_get0_peer_certificate(s->ssl);
-    X509_NAME *subject = peer ? X509_get_subject_name(peer) : NULL;
-    int size = subject ? X509_NAME_get_text_by_NID(subject, NID_commonName, s->peer_name, sizeof s->peer_name) : -1;
+    const X509 *peer = SSL_get0_peer_certificate(s->ssl);
 
-    /* A NUL inside would hide what follows it. */
-    if (size <= 0 || strlen(s->peer_name) != (size_t)size || size == (int)sizeof s->peer_name - 1)
-        return err_set(e, ERR_UNAUTHENTICATED, "the other end's certificate has no usable common name");
+    if (!read_name(peer, s->peer_name) || !read_serial(peer, s->peer_serial))
+        return err_set(e, ERR_UNAUTHENTICATED, "the other end's certificate has no usable common name, or no number");
     if (strncmp(s->peer_name, peer_prefix, strlen(peer_prefix)) != 0)
         return err_set(e, ERR_DENIED, "the other end is \"%s\" where \"%s…\" was expected", s->peer_name, peer_prefix);
     return 0;
@@ -223,17 +256,28 @@ static int read_peer_name(struct tls_stream *s, const char *peer_prefix, struct 
 
 int tls_open(const struct tls_context *c, int fd, const char *peer_prefix, int timeout_ms, struct tls_stream **out, struct err *e)
 {
+    char stale[TLS_NAME_SIZE];
+
+    return tls_open_telling(c, fd, peer_prefix, timeout_ms, stale, out, e);
+}
+
+int tls_open_telling(const struct tls_context *c, int fd, const char *peer_prefix, int timeout_ms, char stale[static TLS_NAME_SIZE],
+                     struct tls_stream **out, struct err *e)
+{
     CLEANUP(tls_close) struct tls_stream *s = xcalloc(1, sizeof *s);
 
+    *stale = '\0';
     pthread_mutex_init(&s->lock, NULL);
     s->fd = fd;
     s->ssl = SSL_new(c->ssl);
     MUST(s->ssl != NULL);
     if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0 || SSL_set_fd(s->ssl, fd) != 1)
         return err_errno(e, errno, "can't use the connection");
+    SSL_set_app_data(s->ssl, stale);
     if (shake_hands(s, c->side, deadline_after(timeout_ms), e) < 0)
-        return err_wrap(e, "TLS handshake");
-    if (read_peer_name(s, peer_prefix, e) < 0)
+        return *stale ? err_wrap(e, "TLS handshake with %s", stale) : err_wrap(e, "TLS handshake");
+    SSL_set_app_data(s->ssl, NULL);
+    if (read_peer(s, peer_prefix, e) < 0)
         return -1;
     *out = s;
     s = NULL;
@@ -255,6 +299,7 @@ void tls_close(struct tls_stream **s)
 }
 
 const char *tls_peer_name(const struct tls_stream *s) { return s->peer_name; }
+const char *tls_peer_serial(const struct tls_stream *s) { return s->peer_serial; }
 
 int64_t tls_read(struct tls_stream *s, void *bytes, size_t size, int timeout_ms, struct err *e)
 {

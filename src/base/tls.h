@@ -6,6 +6,8 @@
 
 #include "base/mem.h"
 
+#define TLS_NAME_SIZE 256
+
 struct tls_context;
 struct tls_stream;
 
@@ -23,8 +25,12 @@ void tls_context_free(struct tls_context **c); /* for CLEANUP */
  * peer_prefix ("replicator:"): the other end's name must begin with it; ERR_DENIED otherwise. A certificate that the CA did not
  * sign, or outside its time, is ERR_UNAUTHENTICATED. */
 int tls_open(const struct tls_context *c, int fd, const char *peer_prefix, int timeout_ms, struct tls_stream **out, struct err *e);
+/* The same; where the other end's certificate is refused for its time alone (its signature holds), stale says whose it is; "" in all other cases. */
+int tls_open_telling(const struct tls_context *c, int fd, const char *peer_prefix, int timeout_ms, char stale[static TLS_NAME_SIZE],
+                     struct tls_stream **out, struct err *e);
 void tls_close(struct tls_stream **s);         /* says goodbye where that doesn't block; for CLEANUP */
 const char *tls_peer_name(const struct tls_stream *s);
+const char *tls_peer_serial(const struct tls_stream *s); /* its certificate's number: hexadecimal, lower case, without leading zero bytes */
 
 /* Reads what there is, at least a byte: the count, or 0 at the end, or -1 (ERR_TIMEOUT after timeout_ms; negative: none). */
 int64_t tls_read(struct tls_stream *s, void *bytes, size_t size, int timeout_ms, struct err *e);

@@ -13,12 +13,13 @@ static int fail(const char *command, const char *verb, const struct err *e)
 
 static bool is_help(const char *word) { return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0; }
 
-static bool has_verbs(const char *command)
+/* It is nothing without a verb. */
+static bool needs_verb(const char *command)
 {
     for (const struct cli_verb *v = cli_verbs; v->command; v++)
-        if (strcmp(v->command, command) == 0)
-            return v->verb != NULL;
-    return false;
+        if (strcmp(v->command, command) == 0 && !v->verb)
+            return false;
+    return true;
 }
 
 static int run(int argc, char **argv)
@@ -28,7 +29,7 @@ static int run(int argc, char **argv)
     struct err e = {0};
     int named = 0, status;
 
-    if (argc > 1 && is_help(argv[1]) && has_verbs(argv[0])) {
+    if (argc > 1 && is_help(argv[1]) && needs_verb(argv[0])) {
         cli_help_command(stdout, argv[0]);
         return 0;
     }
@@ -83,7 +84,7 @@ const struct cli_command cli_commands[] = {
     {"point", "recovery points, on the vault's machine: as image files, over NBD, single files, compared with the source", run},
     {"target", "where machines are launched", run},
     {"runner", "list, revoke: enrolled runners", run},
-    {"replicator", "list, revoke: enrolled replicators", run},
+    {"replicator", "list, drain, undrain, revoke: enrolled replicators", run},
     {"enrol", "one-time tokens for runners and replicators", run},
     {"user", "people", run},
     {"token", "API tokens", run},

@@ -11,7 +11,7 @@
 
 #define CLI_WORDS_MAX 64
 #define CLI_OPTIONS_MAX 64
-#define CLI_COLUMNS_MAX 32
+#define CLI_COLUMNS_MAX 48
 
 /* ---- The table (verbs.c) ---- */
 
@@ -181,3 +181,4 @@ int cli_run_point_verify(struct cli_call *call, struct err *e);
 int cli_run_point_pin(struct cli_call *call, struct err *e);
 int cli_run_point_unpin(struct cli_call *call, struct err *e);
 int cli_run_point_drop(struct cli_call *call, struct err *e);
+int cli_run_point_boot(struct cli_call *call, struct err *e);

@@ -33,6 +33,25 @@ static void show_names(FILE *out, const struct rule *rules)
         fprintf(out, "  %-28s %s%s%s\n", rules->name, rules->title, rules->hint ? ": " : "", rules->hint ? rules->hint : "");
 }
 
+static void show_verbs(FILE *out, const char *command)
+{
+    for (const struct cli_verb *v = cli_verbs; v->command; v++)
+        if (strcmp(v->command, command) == 0 && v->verb) {
+            CLEANUP(free_ptr)
+            char *left = xasprintf("%s%s%s", v->verb, v->arguments ? " " : "", v->arguments ? v->arguments : "");
+
+            fprintf(out, "  %-36s %s\n", left, v->summary);
+        }
+}
+
+static bool has_verbs(const char *command)
+{
+    for (const struct cli_verb *v = cli_verbs; v->command; v++)
+        if (strcmp(v->command, command) == 0 && v->verb)
+            return true;
+    return false;
+}
+
 void cli_help(FILE *out, const struct cli_verb *verb)
 {
     fprintf(out, "usage: slipway %s%s%s%s%s%s\n\n%s\n", verb->command, verb->verb ? " " : "",
@@ -40,6 +59,10 @@ void cli_help(FILE *out, const struct cli_verb *verb)
             " [OPTIONS]", verb->summary);
     if (verb->assigns)
         show_names(out, verb->assigns);
+    if (!verb->verb && has_verbs(verb->command)) {
+        fputs("\nVerbs:\n", out);
+        show_verbs(out, verb->command);
+    }
     if (verb->options)
         fputs("\nOptions:\n", out);
     show_options(out, verb->options);
@@ -51,13 +74,7 @@ void cli_help(FILE *out, const struct cli_verb *verb)
 void cli_help_command(FILE *out, const char *command)
 {
     fprintf(out, "usage: slipway %s VERB [OPTIONS]\n\n%s\n\n", command, cli_summary(command));
-    for (const struct cli_verb *v = cli_verbs; v->command; v++)
-        if (strcmp(v->command, command) == 0) {
-            CLEANUP(free_ptr)
-            char *left = xasprintf("%s%s%s", v->verb, v->arguments ? " " : "", v->arguments ? v->arguments : "");
-
-            fprintf(out, "  %-36s %s\n", left, v->summary);
-        }
+    show_verbs(out, command);
     fprintf(out, "\n`slipway %s VERB --help` tells more.\n", command);
 }
 

@@ -47,12 +47,16 @@ static void catch_signals(void)
 static int reach(const struct cli_call *call, struct reach **out, struct err *e)
 {
     const char *folder = cli_value(call, "vault") ? cli_value(call, "vault") : getenv("SLIPWAY_VAULT");
+    struct reach_needs needs = {
+        .key_file = cli_value(call, "vault-key-file") ? cli_value(call, "vault-key-file") : getenv("SLIPWAY_VAULT_KEY_FILE"),
+        .bucket = {.url = cli_value(call, "s3-url"), .bucket = cli_value(call, "s3-bucket"), .prefix = cli_value(call, "s3-prefix"), .region = cli_value(call, "s3-region"),
+                   .ca_file = cli_value(call, "s3-ca"), .credentials_file = cli_value(call, "s3-credentials-file")}};
 
     catch_signals();
     if (!folder || !folder[0])
         return err_set(e, ERR_INVALID, "say --vault FOLDER (the vault's folder, or the replicator's, or the factory's data folder), "
                        "or set SLIPWAY_VAULT");
-    return reach_open(folder, cli_value(call, "vault-key-file") ? cli_value(call, "vault-key-file") : getenv("SLIPWAY_VAULT_KEY_FILE"), out, e);
+    return reach_open(folder, &needs, out, e);
 }
 
 static int count_option(const struct cli_call *call, const char *option, int64_t otherwise, int64_t *out, struct err *e)
@@ -218,9 +222,18 @@ static void warn_at_rest(const struct reach *r)
         fputs("slipway: the vault is at rest; no replicator can start on it before this is done\n", stderr);
 }
 
+/* On standard error: what comes out is not all of what the source had. */
+static void warn_unreadable(const json_t *point)
+{
+    int64_t bytes = json_get_int(point, "unreadable_bytes", 0);
+
+    if (bytes)
+        fprintf(stderr, "slipway: %lld bytes of the source could not be read for this point, and are zero in it: slipway point show tells where\n", (long long)bytes);
+}
+
 int cli_run_point_export(struct cli_call *call, struct err *e)
 {
-    CLEANUP(json_free) json_t *images = NULL, *shown = json_object();
+    CLEANUP(json_free) json_t *images = NULL, *shown = json_object(), *point = NULL;
     CLEANUP(reach_close) struct reach *r = NULL;
     struct point_export q = {.point = call->words[0], .folder = cli_value(call, "to"), .format = cli_value(call, "format"),
                              .disk = cli_value(call, "disk"),
@@ -234,6 +247,9 @@ int cli_run_point_export(struct cli_call *call, struct err *e)
     if (reach(call, &r, e) < 0)
         return -1;
     warn_at_rest(r);
+    if (point_look_up(r, q.point, &point, e) < 0)
+        return -1;
+    warn_unreadable(point);
     if (point_export(r, &q, &images, e) < 0)
         return -1;
     json_object_set(shown, "items", images);
@@ -286,6 +302,7 @@ int cli_run_point_serve(struct cli_call *call, struct err *e)
     if (reach(call, &r, e) < 0 || point_look_up(r, call->words[0], &point, e) < 0 || reach_lend(r, call->words[0], &disks, e) < 0)
         return -1;
     warn_at_rest(r);
+    warn_unreadable(point);
     if (call->json) {
         shown = json_pack("{s:s, s:O}", "point", call->words[0], "disks", disks);
         cli_show_json(call->out, shown);
@@ -312,6 +329,7 @@ static int open_guest(struct cli_call *call, const struct point_guest_waiter *w,
         return err_set(e, ERR_INVALID, "name it from the root of the point's file systems on: /%s", call->words[1]);
     if (reach(call, r, e) < 0 || point_look_up(*r, call->words[0], &point, e) < 0 || reach_lend(*r, call->words[0], disks, e) < 0)
         return -1;
+    warn_unreadable(point);
     return point_guest_open(*disks, cli_value(call, "filesystem"), w, g, e);
 }
 
@@ -453,6 +471,7 @@ int cli_run_point_verify(struct cli_call *call, struct err *e)
     if (reach(call, &r, e) < 0 || point_look_up(r, id, &point, e) < 0)
         return -1;
     server = json_get_string(point, "server", "");
+    warn_unreadable(point);
     set_local_time(point, "at", "when");
     if (ask_long(r, "reading what is stored", json_pack("{s:s, s:s}", "verb", "verify", "point", id), &stored, e) < 0)
         return -1;
@@ -505,3 +524,17 @@ int cli_run_point_pin(struct cli_call *call, struct err *e)
 int cli_run_point_unpin(struct cli_call *call, struct err *e) { return order(call, "unpin", e); }
 
 int cli_run_point_drop(struct cli_call *call, struct err *e) { return cli_ask(call, e) < 0 ? -1 : order(call, "drop_point", e); }
+
+/* A source in rescue, restored. The replicator has to run: it is asked by the machine itself. */
+int cli_run_point_boot(struct cli_call *call, struct err *e)
+{
+    CLEANUP(json_free) json_t *request = json_pack("{s:s, s:s}", "verb", "boot_rescued", "server", call->words[0]);
+    CLEANUP(reach_close) struct reach *r = NULL;
+
+    if (!request)
+        return err_set(e, ERR_INVALID, "a server's name is plain text");
+    if (cli_ask(call, e) < 0 || reach(call, &r, e) < 0 || reach_ask(r, request, NULL, NULL, e) < 0)
+        return -1;
+    cli_show_answer(call, NULL);
+    return 0;
+}

@@ -46,7 +46,11 @@ static const struct cli_column server_list[] = {{"SERVER", "name", 0}, {"WAVE", 
     {"ETA", "replication", CLI_ETA}, {"NEWEST POINT'S AGE", "replication.newest_point_age_ms", CLI_MS}, {"INSTANCE", "instance.state", 0}, {"DOOR", "instance.door", 0},
     {"OWNER", "owner", 0}, END_COLUMN};
 static const struct cli_column server_one[] = {{"name", "name", 0}, {"wave", "wave", 0}, {"application", "application", 0}, {"owner", "owner", 0},
-    {"address", "address", 0}, {"lifecycle", "lifecycle", 0}, {"replication", "replication.state", 0}, {"  why", "replication.cause.text", 0},
+    {"address", "address", 0}, {"lifecycle", "lifecycle", 0}, {"replicator", "placement.replicator", 0}, {"  moves to", "placement.to", 0},
+    {"  chosen", "placement.why", 0}, {"  the agent can't follow", "replication.move.error", 0},
+    {"second copy", "copy.replicator", 0}, {"  chosen", "copy.why", 0}, {"  state", "replication.copy.state", 0}, {"  newest point there", "replication.copy.point_at", 0},
+    {"  its age", "replication.copy.point_age_ms", CLI_MS}, {"  behind by", "replication.copy.lag_ms", CLI_MS}, {"  to be copied", "replication.copy.backlog_bytes", CLI_BYTES},
+    {"  pinned points not there", "replication.copy.pins_missing", 0}, {"  does not go on", "replication.copy.error.message", 0}, {"replication", "replication.state", 0}, {"  why", "replication.cause.text", 0},
     {"  what to do", "replication.cause.advice", 0}, {"  caught up in", "replication", CLI_ETA}, {"  backlog", "replication.backlog_bytes", CLI_BYTES},
     {"  written anew (churn)", "replication.churn_bytes_per_s", CLI_RATE}, {"  gets across (rate)", "replication.rate_bytes_per_s", CLI_RATE},
     {"  limit (0: none)", "replication.limit_bytes_per_s", CLI_RATE}, {"  held up by", "replication.bottleneck", 0}, {"  lag", "replication.lag_ms", CLI_MS},
@@ -76,6 +80,15 @@ static const struct cli_column decision_list[] = {{"DECISION", "decision", 0}, {
 static const struct cli_column started_run[] = {{"run", "run", 0}, END_COLUMN};
 static const struct cli_column peer_list[] = {{"NAME", "name", 0}, {"STATE", "state", 0}, {"LABELS", "labels", 0}, {"LAST SEEN", "last_seen", 0},
     {"ENROLLED", "enrolled", 0}, END_COLUMN};
+static const struct cli_column replicator_list[] = {{"NAME", "name", 0}, {"STATE", "state", 0}, {"DRAINED", "drained", CLI_YES}, {"SERVERS", "servers", 0}, {"MOVING IN", "moving_in", 0},
+    {"COPIES", "copies", 0}, {"STALLED", "copies_stalled", 0}, {"COPIES' LAG", "copies_lag_ms", CLI_MS},
+    {"FREE", "vault.free_bytes", CLI_BYTES}, {"OF", "vault.total_bytes", CLI_BYTES}, {"TO COME", "to_come_bytes", CLI_BYTES}, {"FULL %", "full_percent", 0},
+    {"BUSY %", "busy_percent", 0}, {"ADDRESS", "address", 0}, {"PORT", "port", 0}, {"LAST SEEN", "last_seen", 0}, END_COLUMN};
+static const struct cli_column moving_one[] = {{"server", "server", 0}, {"goes to", "to", 0}, {"its agent is pushed again by the run", "run", 0}, END_COLUMN};
+static const struct cli_column moving_list[] = {{"SERVER", "server", 0}, {"GOES TO", "to", 0}, {"PUSHED BY RUN", "run", 0}, END_COLUMN};
+static const struct cli_column staying_list[] = {{"SERVER", "server", 0}, {"STAYS BECAUSE", "reason", 0}, END_COLUMN};
+static const struct cli_column drained_one[] = {END_COLUMN};
+static const struct cli_section drained_sections[] = {{"Moving", "moving", moving_list}, {"Staying", "staying", staying_list}, {NULL, NULL, NULL}};
 static const struct cli_column target_list[] = {{"TARGET", "name", 0}, {"STATE", "state", 0}, {"LAST SEEN", "last_seen", 0}, END_COLUMN};
 static const struct cli_column user_list[] = {{"NAME", "name", 0}, {"ROLE", "role", 0}, {"ADMIN", "admin", CLI_YES}, {"LAST LOGIN", "last_login", 0},
     {"CREATED", "created", 0}, END_COLUMN};
@@ -97,13 +110,13 @@ static const struct cli_column report_server[] = {{"SERVER", "name", 0}, {"DOWN 
 static const struct cli_column report_refusal[] = {{"ASKED", "what", 0}, {"REFUSED BECAUSE", "reason", 0}, END_COLUMN};
 
 static const struct cli_column point_list[] = {{"POINT", "id", 0}, {"WHEN", "when", 0}, {"TAKEN", "consistency", 0}, {"GROUP", "group", 0}, {"CHANGED", "bytes", CLI_BYTES},
-    {"DISKS", "disk_count", 0}, {"PINNED", "pins", 0}, END_COLUMN};
+    {"DISKS", "disk_count", 0}, {"UNREADABLE", "unreadable_bytes", CLI_BYTES}, {"PINNED", "pins", 0}, END_COLUMN};
 static const struct cli_column group_one[] = {{"group", "id", 0}, {"name", "name", 0}, {"when", "when", 0}, {"taken", "consistency", 0},
     {"all stood still for (us)", "window_us", 0}, {"attempts", "attempts", 0}, END_COLUMN};
 static const struct cli_column group_point[] = {{"SERVER", "server", 0}, {"POINT", "id", 0}, {"TAKEN", "consistency", 0}, {"FROZEN FOR", "freeze_ms", CLI_MS},
     {"CHANGED", "bytes", CLI_BYTES}, END_COLUMN};
 static const struct cli_column point_one[] = {{"point", "id", 0}, {"server", "server", 0}, {"when", "when", 0}, {"group", "group", 0}, {"taken", "consistency", 0},
-    {"frozen for", "freeze_ms", CLI_MS}, {"changed since the one before", "bytes", CLI_BYTES}, {"pinned by", "pins", 0}, END_COLUMN};
+    {"frozen for", "freeze_ms", CLI_MS}, {"changed since the one before", "bytes", CLI_BYTES}, {"could not be read at the source", "unreadable_bytes", CLI_BYTES}, {"pinned by", "pins", 0}, END_COLUMN};
 static const struct cli_column point_disk[] = {{"DISK", "id", 0}, {"SIZE", "size_bytes", CLI_BYTES}, {"CHANGED", "changed_bytes", CLI_BYTES},
     END_COLUMN};
 static const struct cli_column image_list[] = {{"DISK", "disk", 0}, {"FILE", "path", 0}, {"SIZE", "size_bytes", CLI_BYTES},
@@ -111,7 +124,9 @@ static const struct cli_column image_list[] = {{"DISK", "disk", 0}, {"FILE", "pa
 static const struct cli_column entry_list[] = {{"TYPE", "type", 0}, {"MODE", "mode", 0}, {"SIZE", "size_bytes", CLI_BYTES},
     {"MODIFIED", "modified", 0}, {"NAME", "name", 0}, END_COLUMN};
 
-static const struct cli_section point_sections[] = {{"Disks", "disks", point_disk}, {NULL, NULL, NULL}};
+static const struct cli_column unreadable_range[] = {{"DISK", "disk", 0}, {"FIRST SECTOR", "first_sector", 0}, {"SECTORS", "sector_count", 0}, END_COLUMN};
+static const struct cli_section point_sections[] = {{"Disks", "disks", point_disk}, {"Zero, for they could not be read (the first places)", "unreadable", unreadable_range},
+    {NULL, NULL, NULL}};
 static const struct cli_section group_sections[] = {{"Points", "points", group_point}, {NULL, NULL, NULL}};
 static const struct cli_section run_sections[] = {{"Tasks", "tasks", task_list}, {NULL, NULL, NULL}};
 static const struct cli_section task_sections[] = {{"Evidence", "evidence", evidence_list}, {"Artifacts", "artifacts", artifact_list},
@@ -123,7 +138,11 @@ static const struct cli_section report_sections[] = {{"Servers", "servers", repo
 /* ---- Options and bodies ---- */
 
 #define VAULT_OPTION {"vault", "FOLDER", "the vault's folder, or the replicator's, or the factory's data folder (SLIPWAY_VAULT)", false}, \
-    {"vault-key-file", "FILE", "its key, where no replicator has it open and it lies in no factory's data folder (SLIPWAY_VAULT_KEY_FILE)", false}
+    {"vault-key-file", "FILE", "its key, where no replicator has it open and it lies in no factory's data folder (SLIPWAY_VAULT_KEY_FILE)", false}, \
+    {"s3-credentials-file", "FILE", "where no replicator has it open and segments lie in a bucket: aws_access_key_id = … and aws_secret_access_key = …", false}, \
+    {"s3-url", "URL", "the store (as vault.json says)", false}, {"s3-bucket", "NAME", "its bucket (as vault.json says)", false}, \
+    {"s3-prefix", "WORDS", "what all keys begin with (as vault.json says)", false}, {"s3-region", "NAME", "the store's region (us-east-1)", false}, \
+    {"s3-ca", "FILE", "PEM of the store's CA (the system's)", false}
 static const struct cli_option vault_option[] = {VAULT_OPTION, END_OPTION};
 static const struct cli_option point_list_options[] = {VAULT_OPTION, {"limit", "N", "not more than these (default 50)", false},
     {"page", "POINT", "those older than this one", false}, END_OPTION};
@@ -165,9 +184,9 @@ static const struct cli_option server_options[] = {{"wave", "WAVE", "only its se
     {"sort", "COLUMN", "such as name, or -lifecycle", false}, {"limit", "N", "not more than these", false}, END_OPTION};
 static const struct cli_option replication_options[] = {{"wave", "WAVE", "only its servers", false},
     {"no-fail", NULL, "exit status 0 also where a copy does not keep up", false}, END_OPTION};
-static const struct cli_option back_options[] = {{"confirm", "WORDS", "the words that the refusal asked for: what was written since is lost", false},
+static const struct cli_option back_options[] = {{"bring-changes", NULL, "with what was written since its door was opened", false}, {"confirm", "WORDS", "the words that the refusal asked for: what was written since is lost", false},
     {"yes", NULL, "don't ask", false}, END_OPTION};
-static const struct cli_field back_fields[] = {{"confirm", "confirm", CLI_STRING}, END_FIELD};
+static const struct cli_field back_fields[] = {{"confirm", "confirm", CLI_STRING}, {"bring_changes", "bring-changes", CLI_FLAG}, END_FIELD};
 static const struct cli_field trust_fields[] = {{"host_key", "1", CLI_STRING}, END_FIELD};
 static const struct cli_option run_options[] = {{"wave", "WAVE", "only its runs", false}, {"limit", "N", "not more than these", false}, END_OPTION};
 static const struct cli_option note_option[] = {{"note", "TEXT", "why", false}, END_OPTION};
@@ -183,13 +202,18 @@ static const struct cli_option password_options[] = {{"password-file", "FILE", "
 static const struct cli_field password_fields[] = {{"password", "password-file", CLI_SECRET_FILE}, END_FIELD};
 static const struct cli_option token_options[] = {{"expires", "DURATION", "such as 30d; without it, never", false}, END_OPTION};
 static const struct cli_field token_fields[] = {{"name", "0", CLI_STRING}, {"expires_in", "expires", CLI_STRING}, END_FIELD};
-static const struct cli_option enrol_options[] = {{"label", "LABEL", "what a runner may do: source:NETWORK, target, replicator, factory", true},
+static const struct cli_option enrol_options[] = {{"label", "LABEL", "what a runner may do: source:NETWORK, target, replicator, replicator:NAME, factory", true},
     {"ttl", "SECONDS", "how long the token is good (default 3600)", false}, END_OPTION};
 static const struct cli_field enrol_fields[] = {{"kind", "0", CLI_STRING}, {"name", "1", CLI_STRING}, {"labels", "label", CLI_LIST},
     {"ttl_s", "ttl", CLI_INTEGER}, END_FIELD};
 static const struct cli_option credential_options[] = {{"user", "NAME", "who logs in", false}, {"key-file", "FILE", "an SSH private key", false},
     {"password-file", "FILE", "an SSH password", false}, {"token-file", "FILE", "a token of a service, such as a CMDB", false},
     {"sudo", "HOW", "none, nopasswd or password", false}, {"sudo-password-file", "FILE", "sudo's password", false}, END_OPTION};
+static const struct cli_option move_options[] = {{"to", "NAME", "the replicator (without: the factory chooses)", false},
+    {"lost", NULL, "its replicator is gone for good: it is placed where its second copy is", false}, END_OPTION};
+static const struct cli_option drain_options[] = {{"to", "NAME", "to this one only (without: the factory chooses for each server)", false}, {"yes", NULL, "don't ask", false}, END_OPTION};
+static const struct cli_field move_fields[] = {{"to", "to", CLI_STRING}, {"lost", "lost", CLI_FLAG}, END_FIELD};
+static const struct cli_field drain_fields[] = {{"to", "to", CLI_STRING}, END_FIELD};
 static const struct cli_option doctor_options[] = {{"no-fail", NULL, "exit status 0 also where a check failed", false}, END_OPTION};
 static const struct cli_option report_options[] = {{"html", "FILE", "the report as one page (\"-\": standard output)", false}, END_OPTION};
 static const struct cli_option audit_options[] = {{"wave", "WAVE", "only its events", false}, {"after", "ID", "only later ones", false},
@@ -244,12 +268,21 @@ const struct cli_verb cli_verbs[] = {
     {.command = "server", .verb = "cutover", .arguments = "SERVER", .summary = "cut a server over again that was taken back", .options = yes_option,
      .method = "POST", .path = "/v1/servers/{0}/cutover", .asks = "Cut %s over now? Its source stops serving.", .done = "%s is being cut over.",
      .example = "server cutover db01"},
+    {.command = "server", .verb = "move", .arguments = "SERVER", .summary = "give it to another replicator while it runs", .options = move_options, .method = "POST",
+     .path = "/v1/servers/{0}/move", .fields = move_fields, .columns = moving_one, .example = "server move db01 --to staging2"},
+    {.command = "server", .verb = "push", .arguments = "SERVER", .summary = "push its agent again: of this release, with a new certificate", .options = yes_option,
+     .method = "POST", .path = "/v1/servers/{0}/push", .columns = started_run, .asks = "Push the agent of %s again?", .example = "server push db01"},
+    {.command = "server", .verb = "revoke", .arguments = "SERVER", .summary = "end its agent's certificates: replicators take it no more until it is pushed again",
+     .options = yes_option, .method = "DELETE", .path = "/v1/agents/{0}", .asks = "Revoke the certificates of the agent of %s? It is not replicated until it is pushed again.",
+     .done = "The certificates of the agent of %s are revoked.", .example = "server revoke db01 --yes"},
     {.command = "server", .verb = "open", .arguments = "SERVER", .summary = "open the door of its instance to its clients", .options = yes_option,
      .method = "POST", .path = "/v1/servers/{0}/open", .asks = "Open %s to its clients? From then on, going back loses what they write.",
      .done = "The door of %s opens.", .example = "server open db01"},
     {.command = "server", .verb = "back", .arguments = "SERVER", .summary = "take it back: the instance stops, the source serves again",
      .options = back_options, .method = "POST", .path = "/v1/servers/{0}/back", .fields = back_fields, .columns = started_run,
-     .asks = "Take %s back to its source?", .example = "server back db01"},
+     .asks = "Take %s back to its source?", .example = "server back db01 --bring-changes"},
+    {.command = "server", .verb = "stay", .arguments = "SERVER", .summary = "call a way back with changes off: the launched machine serves on", .options = yes_option,
+     .method = "POST", .path = "/v1/servers/{0}/stay", .columns = started_run, .asks = "Keep the launched machine of %s?", .example = "server stay db01"},
     {.command = "server", .verb = "finalize", .arguments = "SERVER", .summary = "end the way back; refused before acceptance", .options = yes_option,
      .method = "POST", .path = "/v1/servers/{0}/finalize", .asks = "Finalize %s? There is no way back after that.", .done = "%s is being finalized.",
      .example = "server finalize db01"},
@@ -257,6 +290,10 @@ const struct cli_verb cli_verbs[] = {
      .options = yes_option, .method = "POST", .path = "/v1/servers/{0}/decommission", .asks = "Switch the source of %s off for good?",
      .done = "The source of %s is being decommissioned.", .example = "server decommission db01"},
 
+    {.command = "replication", .verb = "pause", .arguments = "SERVER", .summary = "read and send nothing of it until it is resumed; changes are marked meanwhile",
+     .method = "POST", .path = "/v1/servers/{0}/pause", .done = "The replication of %s is being paused.", .example = "replication pause web01"},
+    {.command = "replication", .verb = "resume", .arguments = "SERVER", .summary = "let it go on", .method = "POST", .path = "/v1/servers/{0}/resume",
+     .done = "The replication of %s goes on.", .example = "replication resume web01"},
     {.command = "replication", .summary = "do the copies keep up? worst first, why, what to do; exit status 7 where one does not",
      .options = replication_options, .run = cli_run_replication, .columns = cli_replication_columns, .example = "replication --wave wave-1"},
 
@@ -315,14 +352,23 @@ const struct cli_verb cli_verbs[] = {
     {.command = "point", .verb = "drop", .arguments = "POINT", .summary = "remove a point now; the room comes back with the next sweep",
      .options = point_drop_options, .run = cli_run_point_drop, .asks = "Remove the recovery point %s?", .done = "%s is removed.",
      .example = "point drop 20261124T203402123Z-17-4be1 --yes --vault /var/lib/slipway"},
+    {.command = "point", .verb = "boot", .arguments = "SERVER", .summary = "let a source in rescue, whose disks are restored, boot from them",
+     .options = point_drop_options, .run = cli_run_point_boot,
+     .asks = "Let %s boot from its restored disks? The launched machine, which has the same address, must be stopped.", .done = "%s boots.",
+     .example = "point boot web01 --yes --vault /var/lib/slipway"},
     {.command = "target", .verb = "list", .summary = "targets", .method = "GET", .path = "/v1/targets", .columns = target_list, .example = "target list"},
     {.command = "target", .verb = "probe", .summary = "launch a probe machine on the target and remove it; look at the source network",
      .run = cli_run_target_probe, .done = "Both probes passed.", .example = "target probe"},
     {.command = "runner", .verb = "list", .summary = "runners", .method = "GET", .path = "/v1/runners", .columns = peer_list, .example = "runner list"},
     {.command = "runner", .verb = "revoke", .arguments = "NAME", .summary = "end a runner's certificates", .options = yes_option, .method = "DELETE",
      .path = "/v1/runners/{0}", .asks = "Revoke the runner %s?", .done = "%s is revoked.", .example = "runner revoke dc1"},
-    {.command = "replicator", .verb = "list", .summary = "replicators", .method = "GET", .path = "/v1/replicators", .columns = peer_list,
+    {.command = "replicator", .verb = "list", .summary = "replicators", .method = "GET", .path = "/v1/replicators", .columns = replicator_list,
      .example = "replicator list"},
+    {.command = "replicator", .verb = "drain", .arguments = "NAME", .summary = "give its servers to others while they run; it takes no more", .options = drain_options,
+     .method = "POST", .path = "/v1/replicators/{0}/drain", .fields = drain_fields, .columns = drained_one, .sections = drained_sections,
+     .asks = "Give the servers of %s to other replicators?", .example = "replicator drain staging1"},
+    {.command = "replicator", .verb = "undrain", .arguments = "NAME", .summary = "let it take servers again", .method = "DELETE", .path = "/v1/replicators/{0}/drain",
+     .done = "%s takes servers again.", .example = "replicator undrain staging1"},
     {.command = "replicator", .verb = "revoke", .arguments = "NAME", .summary = "end a replicator's certificates", .options = yes_option,
      .method = "DELETE", .path = "/v1/replicators/{0}", .asks = "Revoke the replicator %s?", .done = "%s is revoked.", .example = "replicator revoke staging1"},
     {.command = "enrol", .arguments = "KIND NAME", .summary = "a one-time token for a runner or a replicator", .options = enrol_options, .method = "POST",

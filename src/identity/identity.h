@@ -109,6 +109,9 @@ int identity_certificate(struct identity *i, const char *certificate_pem, struct
 int identity_need(const struct actor *actor, enum actor_kind kind, const char *name, struct err *e);
 /* Revokes all certificates of it, and unused enrolment tokens. ERR_NOT_FOUND where it never enrolled. */
 int identity_revoke(struct identity *i, enum actor_kind kind, const char *name, const char *by, struct err *e);
+/* The certificates of agents and replicators that were revoked before their time is over: {version, certificates: {serial: why}}, for those who meet them
+ * without the factory. version stands for the content; *out is NULL where it is known_version. The caller frees. */
+int identity_revoked_json(struct identity *i, struct store_tx *tx, const char *known_version, json_t **out, struct err *e);
 /* Notes that it was heard of (at most one write in 5 s). */
 int identity_seen(struct identity *i, const struct actor *peer, struct err *e);
 /* Enrolled runners, replicators or agents: [{name,labels,enrolled,last_seen,state:"online"|"silent"|"never"|"revoked"}]. */
@@ -132,6 +135,14 @@ int identity_credential_remove(struct identity *i, struct store_tx *tx, const ch
 int identity_credentials_json(struct store_tx *tx, json_t **items, struct err *e);
 /* For a task document: {kind,user,secret,sudo,sudo_secret}; the caller frees. ERR_NOT_FOUND names it; ERR_CORRUPT: it can't be unsealed. */
 int identity_credential(struct identity *i, struct store_tx *tx, const char *name, json_t **out, struct err *e);
+
+/* ---- Keys of vaults ---- */
+
+/* The keys that this replicator's vault is or was encrypted with, sealed here: [64 hexadecimal digits], the newest first, which is the one in
+ * use; empty where none was made. ERR_CORRUPT: one can't be unsealed. */
+int identity_vault_keys(struct identity *i, struct store_tx *tx, const char *replicator, json_t **keys, struct err *e);
+/* A new one, which is the newest from now on. The caller commits. ERR_LIMIT: after a thousand. */
+int identity_vault_key_make(struct identity *i, struct store_tx *tx, const char *replicator, struct err *e);
 
 /* ---- Sealing ---- */
 

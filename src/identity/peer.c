@@ -18,11 +18,24 @@ static const char *const key_usages[] = {
     [ACTOR_AGENT] = "clientAuth",
 };
 
+/* "db01~copy" is the agent of the machine that was launched for db01. */
+static bool is_peer_name(enum actor_kind kind, const char *name)
+{
+    size_t length = name ? strlen(name) : 0, end = strlen(COPY_SUFFIX);
+    char server[LIMIT_NAME_BYTES + 1];
+
+    if (kind != ACTOR_AGENT || length <= end || length - end >= sizeof server || strcmp(name + length - end, COPY_SUFFIX) != 0)
+        return name_is_good(name, true);
+    memcpy(server, name, length - end);
+    server[length - end] = '\0';
+    return name_is_good(server, true);
+}
+
 static int check_wanted(enum actor_kind kind, const char *name, const char *const *labels, int label_count, int64_t ttl_us, struct err *e)
 {
     if (kind == ACTOR_USER || (size_t)kind >= ARRAY_COUNT(key_usages))
         return err_set(e, ERR_INVALID, "runner, replicator and agent enrol, not %s", actor_kind_name(kind));
-    if (!name_is_good(name, true))
+    if (!is_peer_name(kind, name))
         return err_set(e, ERR_INVALID, "a name has 1 to %d of A-Z a-z 0-9 . _ - and begins with a letter or digit", LIMIT_NAME_BYTES);
     if (strlen(actor_kind_name(kind)) + 1 + strlen(name) > COMMON_NAME_MAX)
         return err_set(e, ERR_INVALID, "%s:%s is longer than %d bytes, which is all that a certificate's name can hold", actor_kind_name(kind), name,
@@ -32,10 +45,10 @@ static int check_wanted(enum actor_kind kind, const char *name, const char *cons
     for (int n = 0; n < label_count; n++) {
         const char *colon = strchr(labels[n], ':');
 
-        /* "target", or "source:NETWORK" */
+        /* "target", or "source:NETWORK", "replicator:NAME" */
         if (strlen(labels[n]) > LIMIT_NAME_BYTES || (colon && !name_is_good(colon + 1, true))
-            || !name_is_good(colon ? "source" : labels[n], true) || (colon && strncmp(labels[n], "source:", 7) != 0))
-            return err_set(e, ERR_INVALID, "\"%s\" is no label: target, replicator, factory, or source:NETWORK", labels[n]);
+            || !name_is_good(colon ? "source" : labels[n], true) || (colon && strncmp(labels[n], "source:", 7) != 0 && strncmp(labels[n], "replicator:", 11) != 0))
+            return err_set(e, ERR_INVALID, "\"%s\" is no label: target, replicator, factory, source:NETWORK, or replicator:NAME", labels[n]);
     }
     if (ttl_us < 0 || ttl_us > TTL_MAX_US)
         return err_set(e, ERR_INVALID, "an enrolment token lives at most 30 days");
@@ -240,6 +253,32 @@ int identity_revoke(struct identity *i, enum actor_kind kind, const char *name, 
         || identity_event(tx, by, "peer.revoked", kind_name, name, NULL, now_us, e) < 0)
         return -1;
     return store_commit(&tx, e);
+}
+
+int identity_revoked_json(struct identity *i, struct store_tx *tx, const char *known_version, json_t **out, struct err *e)
+{
+    static const char which[] = " FROM certificate WHERE revoked_us IS NOT NULL AND expires_us > $1 AND kind IN ('agent', 'replicator')";
+    CLEANUP(free_ptr) char *counted = xasprintf("SELECT COUNT(*), COALESCE(MAX(revoked_us), 0)%s", which), *listed = xasprintf("SELECT serial, revoked_why%s", which);
+    CLEANUP(store_rows_free) struct store_rows *count = NULL, *rows = NULL;
+    CLEANUP(free_ptr) char *version = NULL;
+    CLEANUP(json_free) json_t *certificates = NULL;
+    int64_t now_us = identity_now_us(i);
+    int rc;
+
+    *out = NULL;
+    if (store_query(tx, &count, e, counted, "i", now_us) < 0 || store_next(count, e) < 0)
+        return -1;
+    version = xasprintf("%lld-%lld", (long long)store_int(count, 0), (long long)store_int(count, 1));
+    if (strcmp(version, known_version) == 0)
+        return 0;
+    certificates = json_object();
+    rc = store_query(tx, &rows, e, listed, "i", now_us);
+    while (rc >= 0 && (rc = store_next(rows, e)) > 0)
+        json_object_set_new(certificates, store_text(rows, 0), json_string(store_text(rows, 1)));
+    if (rc < 0)
+        return -1;
+    *out = json_pack("{s:s, s:O}", "version", version, "certificates", certificates);
+    return 0;
 }
 
 int identity_seen(struct identity *i, const struct actor *peer, struct err *e)

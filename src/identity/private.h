@@ -4,7 +4,8 @@
  *   ca.c         the CA, certificates
  *   user.c       users, passwords · session.c sessions, API tokens, failures to sign in
  *   peer.c       enrolment, who holds a certificate
- *   credential.c credentials for source machines */
+ *   credential.c credentials for source machines
+ *   vault_key.c keys of replicators' vaults */
 #pragma once
 
 #include "base/hash.h"

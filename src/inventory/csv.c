@@ -219,7 +219,9 @@ int csv_end(struct csv *c, struct err *e)
 
 void csv_write(struct buf *out, const char *field)
 {
-    if (!field[strcspn(field, ",\"\r\n")]) {
+    bool marked = strncmp(field, "\xef\xbb\xbf", 3) == 0; /* at a file's beginning it would be taken for the byte order mark */
+
+    if (!marked && !field[strcspn(field, ",\"\r\n")]) {
         buf_puts(out, field);
         return;
     }

@@ -62,3 +62,15 @@ bool named_in(const char *text, const char *const *list)
             return true;
     return false;
 }
+
+int inventory_server_event(struct store_tx *tx, const char *kind, const char *server, json_t *data, const struct inventory_by *by, struct err *e)
+{
+    CLEANUP(store_rows_free) struct store_rows *rows = NULL;
+    CLEANUP(json_free) json_t *held = data;
+    int rc = store_query(tx, &rows, e, "SELECT wave FROM server WHERE name = $1", "s", server);
+
+    if (rc < 0 || (rc = store_next(rows, e)) < 0)
+        return -1;
+    return rc == 0 ? err_set(e, ERR_NOT_FOUND, "there is no server %.128s", server)
+                   : inventory_event(tx, by, kind, store_text(rows, 0), "server", server, json_incref(held), e);
+}

@@ -90,8 +90,14 @@ int inventory_server_set_replication(struct store_tx *tx, const char *server, co
  * may send together)}; value null: nobody has set any. 1, 0, -1. */
 int inventory_replication_settings(struct store_tx *tx, const char *server, const json_t *factory, json_t **out, struct err *e);
 /* What its replicator is told: {NAME: value} of those that somebody has set, and shared:{KEY:{bandwidth, time_zone?}} where it shares a limit
- * with all that have the same KEY ("wave:NAME", "site"). 1 (the caller frees *out), 0, -1. */
+ * with all that have the same KEY ("wave:NAME", "site"); order:{paused, by, at_us}: a person's last. 1 (the caller frees *out), 0, -1. */
 int inventory_replication_orders(struct store_tx *tx, const char *server, const json_t *factory, json_t **out, struct err *e);
+
+/* Whose second copy it is to have: a replicator's name, "any", or "": none. 1 (the caller frees *out), 0, -1. */
+int inventory_replication_copy_to(struct store_tx *tx, const char *server, const json_t *factory, char **out, struct err *e);
+
+/* A person's order to its replication, for its replicator to fetch. ERR_NOT_FOUND. */
+int inventory_replication_pause(struct store_tx *tx, const char *server, bool paused, const struct inventory_by *by, struct err *e);
 
 /* ---- CSV ---- */
 

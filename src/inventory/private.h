@@ -26,6 +26,8 @@ int faults_end(const struct faults *f, struct err *e, const char *what);
 /* Writes an event; takes the reference of data. */
 int inventory_event(struct store_tx *tx, const struct inventory_by *by, const char *kind, const char *wave, const char *entity,
                     const char *id, json_t *data, struct err *e);
+/* The same of a server, whose wave is looked up; data is taken. ERR_NOT_FOUND. */
+int inventory_server_event(struct store_tx *tx, const char *kind, const char *server, json_t *data, const struct inventory_by *by, struct err *e);
 /* fields[name] = {before, after}; takes both references (NULL: null). Nothing where they are equal. */
 void fields_add(json_t *fields, const char *name, json_t *before, json_t *after);
 

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define PROGRAM_MAX 255 /* the agent keeps no longer one */
-#define SERVER_NAME_MAX 58 /* "agent:NAME" is a certificate's common name, which has at most 64 bytes (RFC 5280, ub-common-name) */
+#define SERVER_NAME_MAX 53 /* "agent:NAME~copy" is a certificate's common name, which has at most 64 bytes (RFC 5280, ub-common-name) */
 #define TEXT_MAX 256
 #define LONG_TEXT_MAX 4096
 #define YEAR_S (INT64_C(366) * 86400)
@@ -190,7 +190,12 @@ static int reads_zone(const char *text, struct err *e)
 /* How a server is replicated: what is said of it holds before what is said of its wave, and that before the factory's (replication.c). */
 #define BANDWIDTH {"bandwidth", "Network use, by calendar", RULE_READ, .max = LONG_TEXT_MAX, .reads = reads_calendar, .otherwise = "none", \
                    .hint = "for each server, as \"100Mbit/s; mon-fri 08:00-18:00 20Mbit/s; sun pause\", or none"}
+#define COPY_RATE {"copy_rate", "Copied to the second replicator", RULE_READ, .max = TEXT_MAX, .reads = reads_rate, .otherwise = "none", .hint = "as 50MB/s, or none"}
+#define COPY_TO {"copy_to", "Second copy of recovery points", RULE_NAME, .max = LIMIT_NAME_BYTES, .otherwise = "none", \
+                 .hint = "a replicator's name; any: the factory chooses one; none"}
 #define CPU_PERCENT {"cpu_percent", "Processor use of the agent", RULE_INT, .min = 1, .max = 6400, .hint = "100 is one processor"}
+#define GROUP_POINTS {"group_points", "Points of an application's servers", RULE_CHOICE, .choices = (const char *const[]){"application", "none", NULL}, \
+                      .otherwise = "none", .hint = "application: at one instant, all of them or none"}
 #define POINT_INTERVAL_S {"point_interval_s", "Seconds between recovery points", RULE_INT, .min = 1, .max = 86400, .otherwise = "5"}
 #define READ_RATE {"read_rate", "Read from disks", RULE_READ, .max = TEXT_MAX, .reads = reads_rate, .otherwise = "none", \
                    .hint = "outside points, as 200MB/s, or none"}
@@ -201,7 +206,7 @@ static int reads_zone(const char *text, struct err *e)
 #define TIME_ZONE {"time_zone", "Time zone of calendars", RULE_READ, .max = ZONE_NAME_MAX, .reads = reads_zone, .otherwise = "UTC", \
                    .hint = "as Europe/Berlin"}
 
-const struct rule replication_settings[] = {BANDWIDTH, CPU_PERCENT, POINT_INTERVAL_S, READ_RATE, RETENTION, SHARED_BANDWIDTH, TIME_ZONE, {0}};
+const struct rule replication_settings[] = {BANDWIDTH, COPY_RATE, COPY_TO, CPU_PERCENT, GROUP_POINTS, POINT_INTERVAL_S, READ_RATE, RETENTION, SHARED_BANDWIDTH, TIME_ZONE, {0}};
 
 const struct rule server_columns[] = {
     {"name", "Server", RULE_NAME, .required = true, .max = SERVER_NAME_MAX},
@@ -214,6 +219,10 @@ const struct rule server_columns[] = {
 };
 
 const struct rule server_attributes[] = {
+    {"accept_mends", "Why the source may get disks that were mended for the target", RULE_TEXT, .max = TEXT_MAX,
+     .hint = "a reason; without it a copy that was mended does not bring its changes home"},
+    {"accept_unreadable", "Why a copy will do that lacks unreadable sectors", RULE_TEXT, .max = TEXT_MAX,
+     .hint = "a reason; without it nothing is launched from a point that lacks sectors of its source"},
     {"after", "Cut over after", RULE_NAMES, .max = LONG_TEXT_MAX, .hint = "servers of the same wave that go first, separated by commas"},
     {"after_thaw", "Program after a freeze", RULE_FORM, .max = PROGRAM_MAX, .fits = is_program, .hint = "a program's path on the source, run without a shell"},
     {"before_freeze", "Program before a freeze", RULE_FORM, .max = PROGRAM_MAX, .fits = is_program, .hint = "a program's path on the source, run without a shell"},
@@ -222,11 +231,14 @@ const struct rule server_attributes[] = {
     {"checks", "Checks of the owner", RULE_FORM, .max = LONG_TEXT_MAX, .fits = is_checks,
      .hint = "\"http://HOST:PORT/PATH contains TEXT\" or \"command CMD\", separated by ;"},
     {"cmdb_id", "Record in the CMDB", RULE_TEXT, .max = TEXT_MAX},
+    COPY_RATE,
+    COPY_TO,
     {"cpu", "CPUs of the copy", RULE_INT, .min = 1, .max = 512},
     CPU_PERCENT,
     {"credential", "Credential", RULE_NAME, .max = LIMIT_NAME_BYTES},
     {"door", "Door at cutover", RULE_CHOICE, .choices = (const char *const[]){"auto", "ask", NULL}},
     {"freeze_budget_ms", "Longest freeze", RULE_INT, .min = 1, .max = 60000},
+    GROUP_POINTS,
     {"jump", "Jump host", RULE_FORM, .max = TEXT_MAX, .fits = is_jump, .hint = "user@host or user@host:port"},
     {"jump_host_key", "Jump host's key", RULE_FORM, .max = TEXT_MAX, .fits = is_fingerprint, .hint = "SHA256: and 43 characters, as ssh-keygen -l prints it"},
     {"memory_bound_mib", "Memory of the agent at most", RULE_INT, .min = 48, .max = 1 << 20, .hint = "128 where nothing is said"},
@@ -248,7 +260,10 @@ const struct rule wave_settings[] = {
     BANDWIDTH,
     {"boot_s", "Time for a copy's first login", RULE_INT, .min = 1, .max = 86400},
     {"clock_skew_limit_ms", "Clock skew allowed", RULE_INT, .min = 1, .max = 86400000},
+    COPY_RATE,
+    COPY_TO,
     CPU_PERCENT,
+    GROUP_POINTS,
     {"hold_s", "Hold before decommissioning", RULE_INT, .min = 0, .max = 10 * YEAR_S},
     {"host_keys", "New SSH host keys", RULE_CHOICE, .choices = (const char *const[]){"ask", "accept-first", NULL}},
     {"lag_limit_ms", "Replication lag allowed", RULE_INT, .min = 1, .max = 86400000},

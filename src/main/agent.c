@@ -1,6 +1,7 @@
 /* slipway-agent: replication's end on the source machine. Argument parsing and wiring, nothing else. */
 #include "agent/agent.h"
 #include "agent/disks.h"
+#include "agent/rescue.h"
 #include "agent/restore.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -19,11 +20,12 @@
 #include <unistd.h>
 
 #define UNIT_PATH "/etc/systemd/system/slipway-agent.service"
+#define RESCUE_IMAGE AGENT_RUNTIME_DIR "/rescue.img" /* in memory: the agent's key is in it */
 #define STATUS_FRESH_S 5
 #define INPUT_LIMIT (1u << 20)
 
 struct options {
-    const char *folder, *config, *server, *point, *onto;
+    const char *folder, *config, *server, *point, *onto, *image, *kernel, *network, *modules, *release;
     bool dry_run;
 };
 
@@ -33,6 +35,11 @@ static const struct option_row option_rows[] = {
     {"server", OPTION_TEXT, offsetof(struct options, server), "NAME", "the server that it is to be", false},
     {"point", OPTION_TEXT, offsetof(struct options, point), "POINT", "a recovery point's id, or newest", false},
     {"onto", OPTION_TEXT, offsetof(struct options, onto), "DISKS", "sda,sdb: what takes the point's disks, in their order", false},
+    {"image", OPTION_TEXT, offsetof(struct options, image), "FILE", "the rescue's image", false},
+    {"kernel", OPTION_TEXT, offsetof(struct options, kernel), "FILE", "the kernel to start", false},
+    {"network", OPTION_TEXT, offsetof(struct options, network), "MAC,ADDRESS/PREFIX[,GATEWAY]", "of another machine", false},
+    {"modules", OPTION_TEXT, offsetof(struct options, modules), "NAMES", "drivers of another machine", false},
+    {"release", OPTION_TEXT, offsetof(struct options, release), "RELEASE", "of another machine's kernel", false},
     {"dry-run", OPTION_FLAG, offsetof(struct options, dry_run), NULL, "look at what differs, write nothing", false},
 };
 static const struct option_table option_table = {"slipway-agent", "COMMAND [OPTIONS]", NULL, option_rows, ARRAY_COUNT(option_rows)};
@@ -112,6 +119,54 @@ static int restore(const struct options *o, struct err *e)
         restore_run(&config, &order, &stop, &outcome, e) < 0)
         return -1;
     print_restored(&outcome);
+    return 0;
+}
+
+static struct rescue_order rescue_order(const struct options *o)
+{
+    return (struct rescue_order){.point = o->point, .onto = o->onto, .image = o->image ? o->image : RESCUE_IMAGE, .kernel = o->kernel, .network = o->network,
+                                 .modules = o->modules, .release = o->release};
+}
+
+static int make_rescue(const struct options *o, struct err *e)
+{
+    struct rescue_order order = rescue_order(o);
+    CLEANUP(free_ptr) char *path = config_path(o), *text = NULL;
+    CLEANUP(json_free) json_t *about = NULL;
+    struct agent_config config;
+
+    signal(SIGPIPE, SIG_IGN);
+    if (!o->point)
+        return err_set(e, ERR_INVALID, "say which recovery point: --point ID, or --point newest");
+    if (agent_config_read(path, &config, e) < 0 || rescue_make(&config, &order, &about, e) < 0)
+        return -1;
+    text = json_text(about);
+    puts(text);
+    return 0;
+}
+
+/* The settings, and the place of the one agent that runs by them: *lock is the caller's to close. advice: what is said where one has it. */
+static int take_place(const struct options *o, const char *advice, struct agent_config *config, int *lock, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = config_path(o);
+
+    if (agent_config_read(path, config, e) < 0)
+        return -1;
+    return lock_once(config->runtime_dir, lock, e) < 0 ? err_wrap(e, "%s", advice) : 0;
+}
+
+/* An agent that runs here speaks for these disks: they are the truth, and nothing may go over them. */
+static int start_rescue(const struct options *o, struct err *e)
+{
+    struct rescue_order order = rescue_order(o);
+    CLEANUP(close_fd) int lock = -1;
+    struct agent_config config;
+
+    if (take_place(o, "these disks are being replicated: stop it first (systemctl disable --now slipway-agent)", &config, &lock, e) < 0)
+        return -1;
+    if (rescue_start(&order, e) < 0)
+        return -1;
+    puts("the machine leaves its system in two seconds");
     return 0;
 }
 
@@ -206,14 +261,11 @@ static int print_unit(const struct options *o, struct err *e)
 /* The tracker that a stopped agent left marking, for the next one. */
 static int forget(const struct options *o, struct err *e)
 {
-    CLEANUP(free_ptr) char *path = config_path(o);
     CLEANUP(close_fd) int lock = -1;
     struct agent_config config;
 
-    if (agent_config_read(path, &config, e) < 0)
+    if (take_place(o, "stop it first (systemctl stop slipway-agent)", &config, &lock, e) < 0)
         return -1;
-    if (lock_once(config.runtime_dir, &lock, e) < 0)
-        return err_wrap(e, "stop it first (systemctl stop slipway-agent)");
     return agent_forget_tracker(config.tracker_dir, e);
 }
 
@@ -221,7 +273,7 @@ static int forget(const struct options *o, struct err *e)
 static int uninstall(const struct options *o, struct err *e)
 {
     static const char *const files[] = {"config.json", "key.pem", "cert.pem", "ca.pem", "detached"};
-    static const char *const runtime[] = {"status.json", "frozen", "lock"};
+    static const char *const runtime[] = {"status.json", "frozen", "lock", "rescue.img"};
     char program[256];
     ssize_t size = readlink("/proc/self/exe", program, sizeof program - 1);
     CLEANUP(close_fd) int lock = -1;
@@ -266,6 +318,8 @@ static const struct command commands[] = {
     {"status", "[--config FILE]", "print what the running agent does (JSON)", print_status},
     {"facts", "", "print this machine's disks and their mounted filesystems (JSON)", print_facts},
     {"restore", "--point ID [--onto DISKS] [--dry-run]", "write a recovery point back onto disks that nothing uses: what differs", restore},
+    {"rescue-image", "--point ID [--onto DISKS] [--image FILE]", "make and check what restores this machine's own disks without its system", make_rescue},
+    {"rescue-start", "[--image FILE] [--kernel FILE]", "leave this machine's system for that image, now", start_rescue},
     {"forget", "[--config FILE]", "let a stopped agent's tracker end: the next one reads everything", forget},
     {"unit", "[--folder DIR]", "print a systemd service for it", print_unit},
     {"uninstall", "[--folder DIR]", "remove its files, its service's and itself", uninstall},
@@ -278,7 +332,7 @@ static int print_help(const struct options *o, struct err *e)
     (void)o, (void)e;
     puts("usage: slipway-agent COMMAND [OPTIONS]\n");
     for (size_t i = 0; i < ARRAY_COUNT(commands); i++)
-        printf("  %-13s %-37s %s\n", commands[i].name, commands[i].arguments, commands[i].summary);
+        printf("  %-13s %-40s %s\n", commands[i].name, commands[i].arguments, commands[i].summary);
     puts("\nrestore: DISKS are names (sda,sdb), in the order of the point's disks; by their identity where none are given. It is done when a pass over\n"
          "all of them, read anew, finds nothing different; while a disk is half done, nothing boots from it.");
     printf("\nDIR is %s where it isn't given, FILE is DIR/config.json:\n%s", AGENT_FOLDER, agent_config_help);
@@ -291,6 +345,8 @@ int main(int argc, char **argv)
     struct err e = {0};
 
     umask(022);
+    if (getpid() == 1 && argc > 0 && strcmp(argv[0], "/init") == 0)
+        rescue_live();
     log_open("slipway-agent", LOG_INFO);
     /* The machine's own OpenSSL configuration is for its own OpenSSL, not for the one in this program. */
     OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL);

@@ -1,5 +1,5 @@
 /* care: what goes on by itself: points on schedule, limits by calendar, expiry and space, telling the factory. */
-#include "base/http.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "replicator/private.h"
 
@@ -9,25 +9,15 @@
 #define POINTS_LOOK_US (100 * US_PER_MS)
 #define POINT_TIMEOUT_MS 30000
 #define POINT_STUCK_US (60 * US_PER_S)
+#define GROUP_TIMEOUT_MS 10000
+#define GROUP_AGAIN_US (10 * US_PER_S) /* after one that came to nothing: meanwhile its servers have points of their own */
 #define EXPIRE_EVERY_US (20 * US_PER_S)
 #define SPACE_EVERY_US (300 * US_PER_S)
 #define SPACE_URGENT_EVERY_US (10 * US_PER_S)
 #define LIMITS_EVERY_US (200 * US_PER_MS)
-#define FACTORY_EVERY_US (1 * US_PER_S)
-#define FACTORY_TIMEOUT_MS 5000
-
-static struct peer *first_peer(struct replicator *r)
-{
-    struct peer *p;
-
-    pthread_mutex_lock(&r->lock);
-    p = r->peers;
-    pthread_mutex_unlock(&r->lock);
-    return p;
-}
 
 /* Sleeps in pieces, so that a stop is quick. */
-static void rest(struct replicator *r, int64_t duration_us)
+void replicator_rest(struct replicator *r, int64_t duration_us)
 {
     int64_t until_us = clock_monotonic_us() + duration_us;
 
@@ -36,6 +26,29 @@ static void rest(struct replicator *r, int64_t duration_us)
 }
 
 /* ---- points on schedule ---- */
+
+/* lock held; NULL: its agent takes one when it is asked */
+static const char *why_no_point(const struct peer *p)
+{
+    static const char *const ready[] = {"CONTINUOUS", "BACKLOG", "CREATING_SNAPSHOT"};
+
+    if (!p->session)
+        return "is not connected";
+    if (p->paused || p->detached)
+        return "is paused";
+    if (p->status.held)
+        return "is held still at a point of its own";
+    for (size_t i = 0; p->has_status && i < ARRAY_COUNT(ready); i++)
+        if (strcmp(p->status.state, ready[i]) == 0)
+            return NULL;
+    return p->calendar_pause ? "is paused by a calendar" : "has not been read to its end yet";
+}
+
+/* lock held */
+static bool is_time(const struct peer *p, int64_t now_us) { return !p->last_try_us || now_us - p->last_try_us >= settings_point_interval_us(p); }
+
+/* lock held */
+static bool is_asked(const struct peer *p) { return p->slots[SLOT_POINT].busy || strcmp(p->status.state, "CREATING_SNAPSHOT") == 0; }
 
 static bool point_is_due(struct peer *p)
 {
@@ -46,9 +59,7 @@ static bool point_is_due(struct peer *p)
     pthread_mutex_lock(&p->lock);
     if (s->busy && s->quiet && now_us - s->asked_us > POINT_STUCK_US)
         *s = (struct slot){0}; /* never answered */
-    due = p->session && p->has_status && !p->paused && !p->detached && !p->status.held && !s->busy &&
-          (strcmp(p->status.state, "CONTINUOUS") == 0 || strcmp(p->status.state, "BACKLOG") == 0) &&
-          (!p->last_try_us || now_us - p->last_try_us >= settings_point_interval_us(p));
+    due = !p->together && !why_no_point(p) && !is_asked(p) && is_time(p, now_us);
     if (due)
         p->last_try_us = now_us;
     pthread_mutex_unlock(&p->lock);
@@ -60,7 +71,7 @@ void *care_points(void *replicator)
     struct replicator *r = replicator;
 
     while (!atomic_load(&r->stopping)) {
-        for (struct peer *p = first_peer(r); p; p = p->next) {
+        for (struct peer *p = peers_first(r); p; p = p->next) {
             struct wire_take_point take = {.consistency = WIRE_ANY, .timeout_ms = POINT_TIMEOUT_MS};
             struct ask a = {SLOT_POINT, WIRE_TAKE_POINT, &take, sizeof take, &take.request, NULL, true, false};
 
@@ -68,8 +79,192 @@ void *care_points(void *replicator)
             if (point_is_due(p))
                 (void)slot_ask(p, &a, clock_monotonic_us() + US_PER_S, NULL);
         }
-        rest(r, POINTS_LOOK_US);
+        replicator_rest(r, POINTS_LOOK_US);
     }
+    return NULL;
+}
+
+/* ---- points of groups on schedule ---- */
+
+/* A server that is to have its points together with the others of that group. */
+struct member {
+    struct peer *p;
+    char group[LIMIT_NAME_BYTES + 1];
+};
+
+static int by_group(const void *a, const void *b) { return strcmp(((const struct member *)a)->group, ((const struct member *)b)->group); }
+
+/* Whoever has left for good, or never was of a group, has points of its own. */
+static bool is_member(struct peer *p, struct member *out)
+{
+    bool is;
+
+    pthread_mutex_lock(&p->lock);
+    is = p->settings.group[0] && !p->gone && !p->detached && !p->copy_from[0]; /* of a copy another replicator takes the points */
+    out->p = p;
+    memcpy(out->group, p->settings.group, sizeof out->group);
+    p->together = p->together && is;
+    if (!is)
+        err_clear(&p->group_trouble);
+    pthread_mutex_unlock(&p->lock);
+    return is;
+}
+
+/* All of them, group by group; the caller frees. */
+static struct member *find_members(struct replicator *r, size_t *count)
+{
+    struct member *found;
+    size_t room = 0;
+
+    *count = 0;
+    for (struct peer *p = peers_first(r); p; p = p->next)
+        room++;
+    found = xcalloc(room + 1, sizeof *found);
+    for (struct peer *p = peers_first(r); p && *count < room; p = p->next)
+        *count += is_member(p, &found[*count]);
+    qsort(found, *count, sizeof *found, by_group);
+    return found;
+}
+
+/* How a group is: what keeps its servers apart; whether one of their points came to nothing a moment ago, somebody asks them for another, and it is
+ * time for one. */
+struct finding {
+    struct err apart;
+    bool failed, busy, due;
+};
+
+static struct finding look_at_members(const struct member *members, size_t count)
+{
+    struct finding f = {0};
+    int64_t now_us = clock_monotonic_us();
+
+    for (size_t i = 0; i < count; i++) {
+        struct peer *p = members[i].p;
+        const char *no_point;
+
+        pthread_mutex_lock(&p->lock);
+        no_point = why_no_point(p);
+        if (no_point && count > 1)
+            err_also(&f.apart, ERR_UNREACHABLE, "%s %s", p->server, no_point);
+        f.failed = f.failed || (p->group_failed_us && now_us - p->group_failed_us < GROUP_AGAIN_US);
+        f.busy = f.busy || p->group_taking || is_asked(p);
+        f.due = f.due || is_time(p, now_us);
+        pthread_mutex_unlock(&p->lock);
+    }
+    if (count > VAULT_GROUP_MOST)
+        err_set(&f.apart, ERR_LIMIT, "they are %zu, and at most %d can stand still at once", count, VAULT_GROUP_MOST);
+    return f;
+}
+
+/* Each takes over what was found; true where all are to have a point together now. */
+static bool decide(const struct member *members, size_t count, const struct finding *f)
+{
+    bool together = count > 1 && !f->apart.kind && !f->failed, now = together && f->due && !f->busy;
+
+    for (size_t i = 0; i < count; i++) {
+        struct peer *p = members[i].p;
+
+        pthread_mutex_lock(&p->lock);
+        p->together = together;
+        if (f->apart.kind || count == 1)
+            p->group_failed_us = 0; /* once they can, it is tried at once */
+        if (!p->group_failed_us)
+            p->group_trouble = why_no_point(p) ? (struct err){0} : f->apart; /* who keeps the others has a cause of its own */
+        p->group_taking = p->group_taking || now;
+        p->last_try_us = now ? clock_monotonic_us() : p->last_try_us;
+        pthread_mutex_unlock(&p->lock);
+    }
+    return now;
+}
+
+/* A point of them all, on its way. */
+struct together {
+    struct replicator *r;
+    char group[LIMIT_NAME_BYTES + 1];
+    struct peer *peers[VAULT_GROUP_MOST];
+    size_t count;
+};
+
+/* As much of it as the vault keeps, without half a letter (UTF-8) at its end. */
+static void label_of(const char *group, char out[static VAULT_GROUP_NAME_SIZE])
+{
+    size_t size = strlen(group);
+
+    if (size >= VAULT_GROUP_NAME_SIZE)
+        for (size = VAULT_GROUP_NAME_SIZE - 1; size && (group[size] & 0xc0) == 0x80; size--)
+            ;
+    memcpy(out, group, size);
+    out[size] = '\0';
+}
+
+static void *take_together(void *user)
+{
+    struct together *t = user;
+    char label[VAULT_GROUP_NAME_SIZE];
+    const struct group_wanted wanted = {.name = label, .consistency = WIRE_ANY, .timeout_ms = GROUP_TIMEOUT_MS};
+    CLEANUP(json_free) json_t *made = NULL;
+    struct err e = {0};
+    bool told = false;
+    int result;
+
+    label_of(t->group, label);
+    result = group_take(t->r, t->peers, t->count, &wanted, NULL, &made, &e);
+    for (size_t i = 0; i < t->count; i++) {
+        struct peer *p = t->peers[i];
+
+        pthread_mutex_lock(&p->lock);
+        p->group_taking = false;
+        told = told || p->group_failed_us;
+        p->group_failed_us = result < 0 ? clock_monotonic_us() : 0;
+        p->group_trouble = result < 0 ? e : (struct err){0}; /* a first attempt may have left its own there */
+        pthread_mutex_unlock(&p->lock);
+    }
+    if (result < 0 && !told && !atomic_load(&t->r->stopping))
+        log_err(&e, "%s: no point of all of its servers; each has its own meanwhile", t->group);
+    atomic_fetch_sub(&t->r->groups, 1);
+    free(t);
+    return NULL;
+}
+
+static void begin_together(struct replicator *r, const struct member *members, size_t count)
+{
+    struct together *t = xcalloc(1, sizeof *t);
+    pthread_t thread;
+
+    t->r = r;
+    memcpy(t->group, members->group, sizeof t->group);
+    for (; t->count < count; t->count++)
+        t->peers[t->count] = members[t->count].p;
+    atomic_fetch_add(&r->groups, 1);
+    if (pthread_create(&thread, NULL, take_together, t) == 0)
+        pthread_detach(thread);
+    else
+        take_together(t); /* the other groups wait meanwhile */
+}
+
+/* A server whose points are taken together with its group's has none of its own. Where one of them can't have any, or they could not be brought to stand
+ * still at once, each of the others goes on alone, so that none is without points for long. */
+void *care_groups(void *replicator)
+{
+    struct replicator *r = replicator;
+
+    while (!atomic_load(&r->stopping)) {
+        size_t count, end;
+        CLEANUP(free_ptr) struct member *members = find_members(r, &count);
+
+        for (size_t i = 0; i < count; i = end) {
+            struct finding found;
+
+            for (end = i + 1; end < count && by_group(&members[i], &members[end]) == 0; end++)
+                ;
+            found = look_at_members(&members[i], end - i);
+            if (decide(&members[i], end - i, &found))
+                begin_together(r, &members[i], end - i);
+        }
+        replicator_rest(r, POINTS_LOOK_US);
+    }
+    while (atomic_load(&r->groups)) /* they see that we stop */
+        clock_sleep_us(20 * US_PER_MS);
     return NULL;
 }
 
@@ -81,9 +276,49 @@ void *care_limits(void *replicator)
 
     while (!atomic_load(&r->stopping)) {
         settings_apply(r);
-        rest(r, LIMITS_EVERY_US);
+        replicator_rest(r, LIMITS_EVERY_US);
     }
     return NULL;
+}
+
+/* ---- how long it has run ---- */
+
+static int life_save(struct replicator *r, struct err *e)
+{
+    CLEANUP(json_free) json_t *kept = lifetime_json(&r->lifetime);
+    CLEANUP(free_ptr) char *text = json_text(kept);
+
+    return file_write(r->lifetime_path, text, strlen(text), 0600, e) < 0 ? err_wrap(e, "keeping how long the replicator has run") : 0;
+}
+
+int life_load(struct replicator *r, struct err *e)
+{
+    CLEANUP(json_free) json_t *kept = NULL;
+
+    if (file_exists(r->lifetime_path) && (json_read_file(r->lifetime_path, &kept, e) < 0 || lifetime_read(&r->lifetime, kept, e) < 0))
+        return err_wrap(e, "%s: mend or remove it; without it points are as old as the clock says", r->lifetime_path);
+    lifetime_begin(&r->lifetime, clock_now_us(), clock_monotonic_us());
+    life_save(r, NULL); /* on a full disk the replicator starts, too */
+    return 0;
+}
+
+static void live_on(struct replicator *r)
+{
+    int64_t jumped_us = lifetime_tick(&r->lifetime, clock_now_us(), clock_monotonic_us());
+    struct err e = {0};
+
+    if (jumped_us)
+        log_warn("the clock was set %s by %lld s: the points of before grow older as the time passes, and none expires for that", jumped_us > 0 ? "ahead" : "back",
+                 (long long)(jumped_us > 0 ? jumped_us : -jumped_us) / (long long)US_PER_S);
+    if (life_save(r, &e) < 0 && e.kind != ERR_NO_SPACE)
+        log_err(&e, "retention");
+}
+
+static int64_t age_of(void *replicator, int64_t at_us)
+{
+    const struct replicator *r = replicator;
+
+    return lifetime_age_us(&r->lifetime, at_us);
 }
 
 /* ---- expiry and space ---- */
@@ -92,7 +327,7 @@ static bool no_room(struct replicator *r)
 {
     bool found = false;
 
-    for (struct peer *p = first_peer(r); p; p = p->next) {
+    for (struct peer *p = peers_first(r); p; p = p->next) {
         pthread_mutex_lock(&p->lock);
         found = found || p->trouble.kind == ERR_NO_SPACE || p->point_trouble.kind == ERR_NO_SPACE;
         pthread_mutex_unlock(&p->lock);
@@ -102,12 +337,14 @@ static bool no_room(struct replicator *r)
 
 static void expire_all(struct replicator *r)
 {
-    for (struct peer *p = first_peer(r); p; p = p->next) {
+    for (struct peer *p = peers_first(r); p; p = p->next) {
         struct vault_rung rungs[LADDER_RUNGS_MAX];
         struct vault_ladder ladder;
         struct err e = {0};
 
         settings_ladder(p, rungs, &ladder);
+        ladder.age_us = age_of;
+        ladder.user = r;
         if (vault_expire(r->vault, p->server, &ladder, &e) < 0 && e.kind != ERR_NO_SPACE)
             log_err(&e, "expiring points of %s", p->server);
     }
@@ -129,6 +366,8 @@ int care_repair(struct replicator *r, struct err *e)
         p->offers_since_point++; /* the next point is one of its own, also where nothing has changed: its map is made anew */
         if (p->session)
             wire_conn_cut(session_conn(p->session));
+        if (p->copying)
+            wire_conn_cut(session_conn(p->copying));
         pthread_mutex_unlock(&p->lock);
     }
     return count;
@@ -144,7 +383,8 @@ void *care_space(void *replicator)
         uint64_t freed = 0;
         struct err e = {0};
 
-        rest(r, every_us < EXPIRE_EVERY_US ? every_us : EXPIRE_EVERY_US);
+        replicator_rest(r, every_us < EXPIRE_EVERY_US ? every_us : EXPIRE_EVERY_US);
+        live_on(r);
         expire_all(r);
         if (care_repair(r, &e) < 0)
             log_err(&e, "damage in the vault");
@@ -156,43 +396,6 @@ void *care_space(void *replicator)
             log_err(&e, "space");
         else if (freed)
             log_info("%llu MiB given back", (unsigned long long)(freed >> 20));
-    }
-    return NULL;
-}
-
-/* ---- the factory ---- */
-
-/* Its answer says how the servers are to be replicated. */
-static int tell_factory(struct replicator *r, struct http_client *client, const char *url, struct err *e)
-{
-    CLEANUP(json_free) json_t *body = status_json(r, NULL), *answer = NULL;
-    struct http_request request = {.method = "POST", .url = url, .timeout_ms = FACTORY_TIMEOUT_MS};
-
-    return http_json(client, &request, body, &answer, NULL, e) < 0 ? -1 : settings_take(r, answer, e);
-}
-
-void *care_factory(void *replicator)
-{
-    struct replicator *r = replicator;
-    CLEANUP(free_ptr) char *url = xasprintf("%s/v1/replicator/status", r->options.factory_url);
-    CLEANUP(http_close) struct http_client *client = NULL;
-    struct http_options options = {.ca_file = r->ca_file, .certificate_file = r->certificate_file, .key_file = r->key_file,
-                                   .connect_timeout_ms = FACTORY_TIMEOUT_MS};
-    struct err last = {0}, e = {0};
-
-    if (http_open(&options, &client, &e) < 0) {
-        log_err(&e, "the factory can't be told anything");
-        return NULL;
-    }
-    while (!atomic_load(&r->stopping)) {
-        err_clear(&e);
-        tell_factory(r, client, url, &e);
-        if (e.kind && e.kind != last.kind)
-            log_err(&e, "telling the factory (replication goes on)");
-        else if (!e.kind && last.kind)
-            log_info("the factory is told again");
-        last = e;
-        rest(r, FACTORY_EVERY_US);
     }
     return NULL;
 }

@@ -7,7 +7,10 @@
 
 #define TAKEOVERS_LEAST 2
 #define ETA_NEVER (-2)
+#define COPY_STALLED_US (20 * US_PER_S) /* a cut link, a restart: it goes on by itself before that */
+#define COPY_BEHIND_US (120 * US_PER_S)
 #define POINT_LONG_US (600 * US_PER_S)
+#define MOVE_US (60 * US_PER_S) /* an agent that was told to go elsewhere is on its way that long */
 #define AGENT_GONE_LEAST_US (5 * US_PER_S) /* an agent that starts over is away for a moment: its last word stands meanwhile */
 
 /* ---- what holds ---- */
@@ -21,12 +24,16 @@ static bool agent_says(const struct cause_facts *f, const char *error_kind)
 
 static bool is_detached(const struct cause_facts *f) { return f->detached; }
 static bool has_rivals(const struct cause_facts *f) { return f->takeovers >= TAKEOVERS_LEAST; }
+static bool was_refused(const struct cause_facts *f) { return f->connected && f->refused; }
+static bool was_turned_away(const struct cause_facts *f) { return !f->connected && f->turned_away; }
 static bool is_unreadable(const struct cause_facts *f) { return agent_says(f, err_meaning(ERR_IO)->name); }
+static bool is_moving(const struct cause_facts *f) { return !f->connected && !f->stopped && f->moved_to && *f->moved_to && f->now_us - f->since_us < MOVE_US; }
 static bool is_stopped(const struct cause_facts *f) { return !f->connected && f->stopped; }
 static bool is_away(const struct cause_facts *f) { return !f->connected; }
 static bool is_full(const struct cause_facts *f) { return f->trouble->kind == ERR_NO_SPACE; }
 static bool has_trouble(const struct cause_facts *f) { return f->trouble->kind != ERR_NONE; }
 static bool has_agent_trouble(const struct cause_facts *f) { return agent_says(f, NULL); }
+static bool lacks_sectors(const struct cause_facts *f) { return f->status->unreadable_bytes > 0; }
 static bool is_paused(const struct cause_facts *f) { return f->paused; }
 static bool is_paused_by_calendar(const struct cause_facts *f) { return f->paused_by_calendar; }
 static bool settings_are_refused(const struct cause_facts *f) { return f->settings_trouble && f->settings_trouble->kind != ERR_NONE; }
@@ -53,6 +60,14 @@ static bool disks_changed(const struct cause_facts *f) { return noted(f, "disks_
 
 static bool point_failed(const struct cause_facts *f) { return f->point_trouble->kind != ERR_NONE && f->point_trouble->kind != ERR_UNREACHABLE; }
 static bool points_fail_long(const struct cause_facts *f) { return point_failed(f) && f->now_us - f->newest_at_us > POINT_LONG_US; }
+static bool is_apart(const struct cause_facts *f) { return f->group_trouble && f->group_trouble->kind != ERR_NONE; }
+static bool is_copied(const struct cause_facts *f) { return f->copied_to && *f->copied_to; }
+static bool copy_stands(const struct cause_facts *f)
+{
+    return is_copied(f) && f->copy_trouble && f->copy_trouble->kind != ERR_NONE && f->now_us - f->copy_trouble_us > COPY_STALLED_US;
+}
+
+static bool copy_is_behind(const struct cause_facts *f) { return is_copied(f) && f->copy_lag_us > COPY_BEHIND_US; }
 static bool is_rescanned(const struct cause_facts *f) { return strcmp(f->status->tracker, "rescan") == 0; }
 
 /* ---- words ---- */
@@ -67,6 +82,11 @@ static void say_since(struct buf *out, const char *before, int64_t since_us)
 
 static void say_agent_error(const struct cause_facts *f, struct buf *out) { buf_puts(out, f->status->error); }
 static void say_trouble(const struct cause_facts *f, struct buf *out) { buf_puts(out, f->trouble->message); }
+static void say_sectors(const struct cause_facts *f, struct buf *out)
+{
+    buf_printf(out, "%s; zero bytes stand there in the copy, all else is replicated, and the recovery points are marked", f->status->unreadable);
+}
+
 static void say_note(const struct cause_facts *f, struct buf *out) { buf_puts(out, f->status->note); }
 static void say_detached(const struct cause_facts *f, struct buf *out)
 {
@@ -79,6 +99,13 @@ static void say_rivals(const struct cause_facts *f, struct buf *out)
     buf_printf(out, "two agents use this server's name and take its connection from each other (%s and %s, %d times in the last minute)",
                f->rivals[0], f->rivals[1], f->takeovers);
 }
+
+static void say_refused(const struct cause_facts *f, struct buf *out)
+{
+    buf_printf(out, "another machine's agent uses this server's name and is refused, from %s: the one that is connected, from %s, came first", f->refused, f->rivals[1]);
+}
+
+static void say_turned_away(const struct cause_facts *f, struct buf *out) { buf_printf(out, "its agent is turned away: %s", f->turned_away->message); }
 
 static void say_stopped(const struct cause_facts *f, struct buf *out)
 {
@@ -214,10 +241,32 @@ static void say_behind(const struct cause_facts *f, struct buf *out)
     }
 }
 
+static void say_moving(const struct cause_facts *f, struct buf *out)
+{
+    buf_printf(out, "its agent goes to the replicator %s, by order of the factory", f->moved_to);
+}
+
 static void say_point(const struct cause_facts *f, struct buf *out)
 {
     buf_printf(out, "no recovery point could be taken: %s", f->point_trouble->message);
     say_since(out, "; the newest is of ", f->newest_at_us);
+}
+
+static void say_apart(const struct cause_facts *f, struct buf *out)
+{
+    buf_printf(out, "its points are its own now, not of one instant with the other servers of %s: %s", f->group, f->group_trouble->message);
+}
+
+static void say_copy_stands(const struct cause_facts *f, struct buf *out)
+{
+    buf_printf(out, "its second copy at %s does not go on: %s", f->copied_to, f->copy_trouble->message);
+    say_since(out, ", since ", f->copy_trouble_us);
+}
+
+static void say_copy_behind(const struct cause_facts *f, struct buf *out)
+{
+    buf_printf(out, "the newest point of its second copy at %s is older than the newest one by ", f->copied_to);
+    words_duration(out, (double)(f->copy_lag_us / US_PER_MS));
 }
 
 static void say_rescanned(const struct cause_facts *f, struct buf *out)
@@ -243,6 +292,10 @@ static const struct cause {
      "under a name of its own"},
     {"source_unreadable", "error", is_unreadable, say_agent_error,
      "look at that disk on the source (dmesg, smartctl -a); replication goes on by itself once it can be read. No point is made without it"},
+    {"certificate_refused", "error", was_turned_away, say_turned_away,
+     "push the agent again (slipway server push SERVER), which gives it another certificate; check both clocks where one is said to be out of its time. Where the "
+     "certificate was revoked because it got into other hands, somebody may be using it"},
+    {"moving", "info", is_moving, say_moving, "nothing: its points stay here until there is one at the other replicator, and after that for their retention"},
     {"agent_stopped", "error", is_stopped, say_stopped,
      "start it on the source: systemctl start slipway-agent. After a reboot it starts by itself"},
     {"agent_away", "error", is_away, say_away,
@@ -254,10 +307,16 @@ static const struct cause {
      "look at the replicator's log; replication goes on by itself once the reason is gone"},
     {"agent_trouble", "error", has_agent_trouble, say_agent_error,
      "look at the agent's log on the source: journalctl -u slipway-agent"},
+    {"sectors_unreadable", "error", lacks_sectors, say_sectors,
+     "look at that disk on the source (dmesg, smartctl -a), and write what lay there anew, or replace the disk: the mark goes once they can be read. Until then "
+     "nothing is launched from such a point, unless the server's attribute accept_unreadable says why it may"},
     {"paused", "warning", is_paused, say_paused,
      "resume it when what it was paused for is over; changes are marked meanwhile, and nothing is lost"},
     {"calendar_pause", "info", is_paused_by_calendar, say_paused_by_calendar,
      "nothing, where that is as it was meant; `slipway server show` says which settings hold, and who set them"},
+    {"clone_refused", "warning", was_refused, say_refused,
+     "stop slipway-agent on the one that is not this server (a clone of its disks has its certificate, too), and push the agent there under a name of its own. Where "
+     "the wrong one is connected, stopping it is enough: the other one gets its place within 15 s"},
     {"limit_too_low", "error", is_limited, say_limited,
      "raise the limit above what is written, or lift it outside of business hours; else write less on the source, or it never catches up"},
     {"source_too_slow", "error", source_is_slow, say_source,
@@ -285,11 +344,18 @@ static const struct cause {
      "where the source never rests, give a longer freeze_budget_ms, or quiet its writers for a moment; else look into the agent's log"},
     {"point_failed", "warning", point_failed, say_point,
      "nothing yet: it is tried again; where it stays, give a longer freeze_budget_ms, or quiet the source's writers for a moment"},
+    {"group_apart", "warning", is_apart, say_apart,
+     "look at that server's own cause; once all of them can, their points are taken together again by themselves. A server that is never to "
+     "come takes group_points none, or is dropped"},
+    {"copy_stalled", "warning", copy_stands, say_copy_stands,
+     "look at that replicator: that it runs, can be reached from this one, and has room; the copy goes on by itself. Replication to this one is not touched by it"},
+    {"copy_behind", "warning", copy_is_behind, say_copy_behind,
+     "nothing, where it gets less; else raise copy_rate, give the two replicators a faster link or disk, or take points less often (point_interval_s): of those that "
+     "come faster than they are copied, only the newest are"},
     {"held", "info", is_held, say_held,
      "nothing: it is let go after the comparison, by a thaw, or by the agent itself after its limit (30 minutes)"},
     {"not_tracked", "info", is_rescanned, say_rescanned,
-     "a kernel from 5.12 on with BTF (/sys/kernel/btf/vmlinux), not locked down, follows changes; without, points are held ones, as old as "
-     "that interval"},
+     "a kernel from 4.18 on with BPF and tracefs, not locked down, follows changes; without, points are held ones, as old as that interval"},
 };
 
 const char *cause_bottleneck(const struct cause_facts *f)

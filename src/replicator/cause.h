@@ -11,8 +11,11 @@ struct cause_facts {
     bool detached, connected;
     bool stopped;          /* its agent said that it stops */
     int64_t since_us;      /* connected, or not, since */
+    const char *moved_to;  /* the replicator that its agent was told to go to; "" or NULL: it is to be here */
     int takeovers;         /* of the last minute, between agents that know nothing of each other */
-    const char *rivals[2]; /* the addresses that they came from */
+    const char *rivals[2]; /* the addresses that they came from; the second one's agent is connected */
+    const char *refused;   /* the address of another machine's agent of this name that was refused of late; NULL: none */
+    const struct err *turned_away; /* why an agent with this server's certificate was turned away of late; NULL: none was */
     bool paused;
     const char *paused_by; /* "": not known */
     int64_t paused_us;     /* 0: not known */
@@ -23,11 +26,18 @@ struct cause_facts {
     bool busy;             /* the replicator's own work is what takes the time */
     int64_t limit_said_bytes_per_s; /* that the replicator told the agent to keep to; 0: none */
     const struct err *point_trouble; /* why the last wanted point did not come about */
+    const char *group;               /* whose servers' points it is to have together; "": none */
+    const struct err *group_trouble; /* why it has not; NULL, or of kind ERR_NONE: it has */
     int64_t newest_at_us;  /* of points; 0: there is none */
+    const char *copied_to;          /* the replicator that has its second copy; "" or NULL: none has */
+    const struct err *copy_trouble; /* why that does not go on; NULL, or of kind ERR_NONE: it does */
+    int64_t copy_trouble_us;        /* since */
+    int64_t copy_lag_us;            /* how much older its newest point is there */
 };
 
 #define CAUSE_KIND_SIZE 32
-/* {kind, severity: "info"|"warning"|"error", text, advice}; null where all is well. error: replication does not keep up, or stands. */
+/* {kind, severity: "info"|"warning"|"error", text, advice}; null where all is well. error: replication does not keep up, stands, or lacks
+ * something of the source. */
 json_t *cause_json(const struct cause_facts *f);
 /* "source", "limit", "link", "replicator"; NULL where nothing holds it up. */
 const char *cause_bottleneck(const struct cause_facts *f);

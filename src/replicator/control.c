@@ -167,6 +167,27 @@ static int do_thaw(struct talk *t, const json_t *q, json_t *answer, struct err *
     return json_object_set_new(answer, "held_ms", json_integer(thawed.held_ms));
 }
 
+/* A machine in rescue whose disks are restored (from that point, where one is named): it hears of it when it asks next. Asked twice is fine. */
+static int do_boot_rescued(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    const char *wanted = json_get_string(q, "point", NULL);
+    struct peer *p;
+
+    if (need_peer(t, q, &p, e) < 0)
+        return -1;
+    pthread_mutex_lock(&p->lock);
+    if (strcmp(p->rescue_state, "done") != 0)
+        err_set(e, ERR_WRONG_STATE, "%s has not said that its disks are restored (%s%s%s)", p->server, *p->rescue_state ? p->rescue_state : "it is in no rescue",
+                *p->rescue_state ? ": " : "", p->rescue_message);
+    else if (wanted && strcmp(wanted, p->rescue_point) != 0)
+        err_set(e, ERR_WRONG_STATE, "%s has recovery point %s on its disks, not %.63s", p->server, p->rescue_point, wanted);
+    else
+        json_object_set_new(answer, "point", json_string(p->rescue_point));
+    p->rescue_boot = json_object_get(answer, "point") != NULL;
+    pthread_mutex_unlock(&p->lock);
+    return json_object_get(answer, "point") ? peers_save(t->r, e) : -1;
+}
+
 static int do_export(struct talk *t, const json_t *q, json_t *answer, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *point = NULL;
@@ -174,6 +195,7 @@ static int do_export(struct talk *t, const json_t *q, json_t *answer, struct err
     if (orders_need_point(t->r->vault, q, &point, e) < 0 || vault_point_usable(t->r->vault, point->id, e) < 0 ||
         vault_point_pin(t->r->vault, point->id, VAULT_EXPORT_PIN, e) < 0)
         return -1;
+    json_object_set_new(answer, "point", vault_point_json(point));
     return json_object_set_new(answer, "disks", orders_disks(t->r->nbd_path, "", point));
 }
 
@@ -227,6 +249,7 @@ static int do_compare(struct talk *t, const json_t *q, json_t *answer, struct er
     if (nbd_server_lend(t->r->nbd, point->id, e) < 0)
         return -1;
     json_object_set_new(answer, "held", json_boolean(held_at(p, point)));
+    json_object_set_new(answer, "point", vault_point_json(point));
     result = compare_point(t, p, point, &disks, e);
     (void)nbd_server_return(t->r->nbd, point->id, NULL);
     return result < 0 ? -1 : json_object_set_new(answer, "disks", disks);
@@ -276,6 +299,22 @@ static int do_resume(struct talk *t, const json_t *q, json_t *answer, struct err
     return order(t, q, WIRE_RESUME, &p, e);
 }
 
+/* A person's word on which of two machines of one name is the server: the one that was refused last. It gets the place when it dials next. */
+static int do_prefer(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    struct peer *p;
+    bool known;
+
+    if (need_peer(t, q, &p, e) < 0)
+        return -1;
+    pthread_mutex_lock(&p->lock);
+    known = p->refused_us;
+    memcpy(p->preferred_boot, p->refused_boot, sizeof p->preferred_boot);
+    json_object_set_new(answer, "address", json_string(p->refused_address));
+    pthread_mutex_unlock(&p->lock);
+    return known ? 0 : err_set(e, ERR_WRONG_STATE, "no other machine's agent of the name %s was refused", p->server);
+}
+
 static bool connected(struct peer *p)
 {
     bool result;
@@ -313,16 +352,60 @@ static int unexport_all(struct talk *t, const char *server, struct err *e)
     return count < 0 ? -1 : 0;
 }
 
-static void forget(struct peer *p)
+void peer_forget(struct peer *p)
 {
     pthread_mutex_lock(&p->lock);
     p->gone = true;
     p->paused = p->detached = p->has_status = false;
-    p->newest[0] = '\0';
+    p->newest[0] = p->rescue_state[0] = '\0';
     p->newest_at_us = 0;
+    p->newest_unreadable = (struct vault_unreadable){0};
     p->stored_bytes = 0;
     memset(&p->status, 0, sizeof p->status);
     pthread_mutex_unlock(&p->lock);
+}
+
+static bool is_copied_here(struct peer *p)
+{
+    bool result;
+
+    pthread_mutex_lock(&p->lock);
+    result = p->copying != NULL;
+    pthread_mutex_unlock(&p->lock);
+    return result;
+}
+
+/* What would keep it here must be known before its second copy is gone. Our own pins for that one are no reason. */
+static int none_pinned(struct talk *t, const char *server, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *points = NULL;
+    int count = vault_point_list(t->r->vault, server, 0, &points, e);
+
+    for (int i = 0; i < count; i++) {
+        CLEANUP(free_ptr) char(*reasons)[VAULT_PIN_REASON_SIZE] = NULL;
+        int pins = vault_point_pins(t->r->vault, points[i].id, &reasons, e);
+
+        if (pins < 0)
+            return -1;
+        for (int k = 0; k < pins; k++)
+            if (strcmp(reasons[k], COPY_PIN) != 0)
+                return err_set(e, ERR_WRONG_STATE, "recovery point %s is pinned (%s): end that first", points[i].id, reasons[k]);
+    }
+    return count < 0 ? -1 : 0;
+}
+
+/* Its second copy first: where that can't be had nothing is dropped, and it is said. p may be NULL. */
+static int drop_all(struct talk *t, struct peer *p, const char *server, uint64_t *freed, struct err *e)
+{
+    int result = unexport_all(t, server, e) < 0 || none_pinned(t, server, e) < 0 || (p && copy_drop(p, e) < 0) ? -1 : 0;
+
+    if (result == 0)
+        result = vault_server_drop(t->r->vault, server, e) < 0 || vault_gc(t->r->vault, freed, e) < 0 ? -1 : 0;
+    if (p && result == 0)
+        peer_forget(p);
+    if (p)
+        copy_drop_over(p);
+    return result;
 }
 
 /* Asked twice is fine: there is nothing the second time. */
@@ -337,10 +420,10 @@ static int do_drop(struct talk *t, const json_t *q, json_t *answer, struct err *
     p = peer_find(t->r, server, false);
     if (p && connected(p))
         return err_set(e, ERR_WRONG_STATE, "the agent of %s is connected: detach it first", p->server);
-    if (unexport_all(t, server, e) < 0 || vault_server_drop(t->r->vault, server, e) < 0 || vault_gc(t->r->vault, &freed, e) < 0)
+    if (p && is_copied_here(p))
+        return err_set(e, ERR_WRONG_STATE, "another replicator copies points of %s here: they are dropped there, and go from here with those", p->server);
+    if (drop_all(t, p, server, &freed, e) < 0)
         return -1;
-    if (p)
-        forget(p);
     if (peers_save(t->r, e) < 0)
         return -1;
     return json_object_set_new(answer, "bytes_freed", json_integer((json_int_t)freed));
@@ -399,21 +482,38 @@ static int do_compact(struct talk *t, const json_t *q, json_t *answer, struct er
     return json_object_set_new(answer, "bytes_freed", json_integer((json_int_t)freed));
 }
 
+/* The newest of the factory's, which it has just made. Where the vault fails to take it, the one before opens it still: the factory keeps both. */
+static int new_factory_key(struct replicator *r, struct vault_key *key, struct err *e)
+{
+    struct vault_key *keys = NULL;
+    size_t count = 0;
+    int made = factory_keys(r, true, &keys, &count, e);
+
+    if (made == 0 && count)
+        *key = keys[0];
+    factory_keys_free(&keys, count);
+    return made == 0 && !count ? err_set(e, ERR_INVALID, "the factory made no key") : made;
+}
+
 /* The file lies on our machine: whoever asks is on it, too. */
 static int do_rotate(struct talk *t, const json_t *q, json_t *answer, struct err *e)
 {
     const char *file = json_get_string(q, "new_key_file", NULL);
+    bool new_key = file || json_is_true(json_object_get(q, "new_key")), kept = t->r->options.factory_keeps_key;
     struct vault_key key;
     struct vault_stat stat;
     int rotated;
 
-    if (file && vault_key_read(file, &key, e) < 0)
+    if (new_key && kept != !file)
+        return err_set(e, ERR_INVALID, kept ? "the factory keeps this vault's key: say --new-key, and no file" : "this vault's key lies in a file: say --new-key-file FILE");
+    if (new_key && (file ? vault_key_read(file, &key, e) : new_factory_key(t->r, &key, e)) < 0)
         return -1;
-    rotated = vault_rotate(t->r->vault, file ? &key : NULL, e);
+    rotated = vault_rotate(t->r->vault, new_key ? &key : NULL, e);
     explicit_bzero(&key, sizeof key);
     if (rotated < 0 || vault_stat(t->r->vault, &stat, e) < 0)
         return -1;
-    json_object_set_new(answer, "new_key", json_boolean(file != NULL));
+    json_object_set_new(answer, "new_key", json_boolean(new_key));
+    json_object_set_new(answer, "factory_keeps_key", json_boolean(kept));
     return json_object_set_new(answer, "data_keys", json_integer((json_int_t)stat.data_keys));
 }
 
@@ -423,17 +523,20 @@ static const struct {
     int (*run)(struct talk *t, const json_t *q, json_t *answer, struct err *e);
 } verbs[] = {
     {"status", do_status},   {"point", do_point}, {"group_point", do_group_point}, {"thaw", do_thaw}, {"export", do_export}, {"unexport", do_unexport}, {"compare", do_compare},
-    {"pause", do_pause},     {"resume", do_resume}, {"detach", do_detach}, {"drop", do_drop},     {"check", do_check},       {"scrub", do_scrub},
-    {"stat", do_stat},       {"compact", do_compact}, {"rotate", do_rotate},
+    {"pause", do_pause},     {"resume", do_resume}, {"detach", do_detach}, {"prefer", do_prefer}, {"drop", do_drop},     {"check", do_check},       {"scrub", do_scrub},
+    {"stat", do_stat},       {"compact", do_compact}, {"rotate", do_rotate}, {"boot_rescued", do_boot_rescued},
 };
 
 static int run_verb(struct talk *t, const json_t *q, json_t *answer, struct err *e)
 {
-    const char *verb;
+    const char *verb, *replicator = json_get_string(q, "replicator", NULL);
     int done;
 
     if (json_need_string(q, "verb", &verb, e) < 0)
         return -1;
+    if (replicator && strcmp(replicator, t->r->options.name) != 0) /* whose copy of a server it is must not be guessed */
+        return err_set(e, ERR_CONFLICT, "this is the replicator %s, and %.128s was asked for: start a runner with the label replicator:%.128s beside that one", t->r->options.name,
+                       replicator, replicator);
     for (size_t i = 0; i < ARRAY_COUNT(verbs); i++)
         if (strcmp(verb, verbs[i].verb) == 0)
             return verbs[i].run(t, q, answer, e);

@@ -311,10 +311,10 @@ int group_take(struct replicator *r, struct peer *const *peers, size_t count, co
     for (size_t i = 1; i < count; i++)
         if (g.peers[i] == g.peers[i - 1])
             return err_set(e, ERR_INVALID, "server %s is named twice", g.peers[i]->server);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; t && i < count; i++)
         peer_people(g.peers[i], 1);
     result = try_on(&g, e);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; t && i < count; i++)
         peer_people(g.peers[i], -1);
     return result < 0 ? -1 : describe(&g, out, e);
 }

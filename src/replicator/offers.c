@@ -146,6 +146,8 @@ static void point_made(struct session *s, const char *id, int64_t at_us)
     pthread_mutex_lock(&p->lock);
     memcpy(p->newest, id, strlen(id) + 1);
     p->newest_at_us = at_us;
+    p->newest_unreadable = s->unreadable;
+    p->pointed = true;
     p->offers_since_point = 0;
     p->status.held = p->status.held || s->point.held; /* the next STATUS says so, too */
     err_clear(&p->point_trouble);
@@ -166,7 +168,8 @@ static bool nothing_new(struct session *s, char id[static VAULT_POINT_ID_SIZE], 
 
     pthread_mutex_lock(&s->p->lock);
     slot = slot_answered(s->p, SLOT_POINT, s->point.request);
-    quiet = slot && slot->quiet && s->p->offers_since_point == 0 && s->p->newest[0];
+    quiet = slot && slot->quiet && s->p->offers_since_point == 0 && s->p->newest[0] &&
+            memcmp(&s->p->newest_unreadable, &s->unreadable, sizeof s->unreadable) == 0;
     *asked_us = slot ? slot->asked_wall_us : s->barrier_us;
     memcpy(id, s->p->newest, VAULT_POINT_ID_SIZE);
     pthread_mutex_unlock(&s->p->lock);
@@ -189,6 +192,23 @@ static bool asked_in_step(struct session *s, struct vault_group *group, bool *re
     return in_step;
 }
 
+int offers_unreadable(const struct session *s, const struct wire_point *p, struct vault_unreadable *out, struct err *e)
+{
+    *out = (struct vault_unreadable){.bytes = (uint64_t)p->unreadable_bytes, .range_count = (size_t)p->range_count};
+    if ((p->unreadable_bytes == 0) != (p->range_count == 0) || p->unreadable_bytes % WIRE_SECTOR_SIZE)
+        return err_set(e, ERR_PROTOCOL, "POINT_COMMIT with %lld unreadable bytes in %lld places", (long long)p->unreadable_bytes, (long long)p->range_count);
+    for (size_t i = 0; i < out->range_count; i++) {
+        const struct wire_range *r = &p->ranges[i];
+
+        if (r->disk >= s->hello.disk_count || (r->first_sector + r->sector_count) * WIRE_SECTOR_SIZE > s->hello.disks[r->disk].size_bytes)
+            return err_set(e, ERR_PROTOCOL, "POINT_COMMIT with unreadable sectors behind a disk's end");
+        memcpy(out->ranges[i].disk, s->hello.disks[r->disk].id, sizeof out->ranges[i].disk);
+        out->ranges[i].first_sector = (uint64_t)r->first_sector;
+        out->ranges[i].sector_count = (uint64_t)r->sector_count;
+    }
+    return 0;
+}
+
 /* A point of a group is staged: whether it counts is for the group to say. */
 static int stage_point(struct session *s, const struct vault_group *group, struct err *e)
 {
@@ -196,7 +216,7 @@ static int stage_point(struct session *s, const struct vault_group *group, struc
     struct err why = {0};
     struct slot *slot;
 
-    if (vault_point_stage(s->r->vault, group, s->hello.server, wire_consistency_name(s->point.consistency), s->point.freeze_ms, made, &why) < 0)
+    if (vault_point_stage(s->r->vault, group, s->hello.server, wire_consistency_name(s->point.consistency), s->point.freeze_ms, &s->unreadable, made, &why) < 0)
         return point_failed(s, &why, e);
     pthread_mutex_lock(&s->p->lock);
     slot = slot_answered(s->p, SLOT_POINT, s->point.request);
@@ -221,6 +241,8 @@ static int commit_point(struct session *s, struct err *e)
     bool in_step, released;
 
     s->barrier = false;
+    if (s->copies)
+        return copy_in_committed(s, e);
     in_step = asked_in_step(s, &group, &released);
     if (s->point.group && released)
         return stage_point(s, &group, e);
@@ -231,8 +253,8 @@ static int commit_point(struct session *s, struct err *e)
     if (nothing_new(s, newest, &asked_us)) {
         memcpy(done.point, newest, sizeof newest);
     } else {
-        if (vault_point_commit(s->r->vault, s->hello.server, moment_of(s, asked_us), wire_consistency_name(s->point.consistency),
-                               s->point.freeze_ms, made, &why) < 0)
+        if (vault_point_commit_marked(s->r->vault, s->hello.server, moment_of(s, asked_us), wire_consistency_name(s->point.consistency),
+                                      s->point.freeze_ms, &s->unreadable, made, &why) < 0)
             return point_failed(s, &why, e);
         memcpy(done.point, made->id, sizeof made->id);
     }
@@ -256,6 +278,14 @@ static int go_on(struct session *s, struct err *e)
     }
 }
 
+int offers_barrier(struct session *s, struct err *e)
+{
+    s->barrier = true;
+    s->barrier_after = s->last_number;
+    s->barrier_us = clock_now_us();
+    return go_on(s, e);
+}
+
 int offers_point(struct session *s, const struct wire_frame *f, struct err *e)
 {
     struct wire_point point;
@@ -266,11 +296,10 @@ int offers_point(struct session *s, const struct wire_frame *f, struct err *e)
         return err_set(e, ERR_PROTOCOL, "POINT_COMMIT before the last one was answered");
     if (point.consistency == WIRE_ANY)
         return err_set(e, ERR_PROTOCOL, "POINT_COMMIT with consistency %lld", (long long)point.consistency);
+    if (offers_unreadable(s, &point, &s->unreadable, e) < 0)
+        return -1;
     s->point = point;
-    s->barrier = true;
-    s->barrier_after = s->last_number;
-    s->barrier_us = clock_now_us();
-    return go_on(s, e);
+    return offers_barrier(s, e);
 }
 
 /* ---- offers and data ---- */

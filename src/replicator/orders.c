@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KEPT_PREFIX "kept: " /* before a person's reason, so that it is none of ours */
 
 int orders_need_point(struct vault *v, const json_t *q, struct vault_point **out, struct err *e)
 {
@@ -203,7 +202,7 @@ static int do_pin(struct orders *o, const json_t *q, json_t *answer, struct err 
     return vault_point_pin(o->vault, point->id, reason, e);
 }
 
-/* By the reason that is given, or by all that people gave; never a machine's or a reader's. */
+/* By the reason that is given, or by all that people gave, also where it was copied from; never a machine's or a reader's. */
 static int do_unpin(struct orders *o, const json_t *q, json_t *answer, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *point = NULL;
@@ -216,7 +215,7 @@ static int do_unpin(struct orders *o, const json_t *q, json_t *answer, struct er
         return -1;
     count = vault_point_pins(o->vault, point->id, &reasons, e);
     for (int i = 0; i < count; i++) {
-        if (all ? strncmp(reasons[i], wanted, strlen(wanted)) != 0 : strcmp(reasons[i], wanted) != 0)
+        if (all ? strncmp(reasons[i], wanted, strlen(wanted)) != 0 && strncmp(reasons[i], COPIED_PREFIX, strlen(COPIED_PREFIX)) != 0 : strcmp(reasons[i], wanted) != 0)
             continue;
         if (vault_point_unpin(o->vault, point->id, reasons[i], e) < 0)
             return -1;
@@ -242,6 +241,7 @@ static int do_drop_point(struct orders *o, const json_t *q, json_t *answer, stru
         return err_set(e, ERR_WRONG_STATE, "recovery point %s is pinned (%s): %s", point->id, reasons[0],
                        strcmp(reasons[0], VAULT_EXPORT_PIN) == 0 ? "a machine runs from it: terminate it, or let it be filled in, first"
                        : strcmp(reasons[0], VAULT_LENT_PIN) == 0 ? "somebody reads it: wait until that is done"
+                       : strcmp(reasons[0], COPY_PIN) == 0 ? "its second copy is made of it, or goes on from it: wait until a newer point is copied"
                                                                  : "`slipway point unpin` first");
     return count < 0 ? -1 : vault_point_drop(o->vault, point->id, e);
 }

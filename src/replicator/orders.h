@@ -6,6 +6,10 @@
 #include "vault/nbd.h"
 #include "vault/vault.h"
 
+#define KEPT_PREFIX "kept: " /* before a person's reason to pin a point, so that it is none of ours */
+#define COPIED_PREFIX "copy: " /* before such a reason where a point is the second copy of the one that is pinned */
+#define COPY_PIN "copying"     /* pins the points that a second copy is made of, and goes on from */
+
 /* Whoever asks. All but the last is borrowed. */
 struct orders {
     struct vault *vault;

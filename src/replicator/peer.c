@@ -47,6 +47,16 @@ struct peer *peer_find(struct replicator *r, const char *server, bool make)
     return p;
 }
 
+struct peer *peers_first(struct replicator *r)
+{
+    struct peer *p;
+
+    pthread_mutex_lock(&r->lock);
+    p = r->peers;
+    pthread_mutex_unlock(&r->lock);
+    return p;
+}
+
 int peer_need(struct replicator *r, const char *server, struct peer **out, struct err *e)
 {
     *out = peer_find(r, server, false);
@@ -87,6 +97,12 @@ static int load_marks(struct replicator *r, struct err *e)
             p->paused_us = json_get_int(mark, "paused_us", 0);
             snprintf(p->paused_by, sizeof p->paused_by, "%s", json_get_string(mark, "paused_by", ""));
             p->detached = json_get_bool(mark, "detached", false);
+            p->order_us = json_get_int(mark, "order_us", 0);
+            snprintf(p->rescue_point, sizeof p->rescue_point, "%s", json_get_string(mark, "rescue_point", ""));
+            snprintf(p->rescue_state, sizeof p->rescue_state, "%s", json_get_string(mark, "rescue_state", ""));
+            snprintf(p->rescue_message, sizeof p->rescue_message, "%s", json_get_string(mark, "rescue_message", ""));
+            p->rescue_us = json_get_int(mark, "rescue_us", 0);
+            p->rescue_boot = json_get_bool(mark, "rescue_boot", false);
         }
     }
     return 0;
@@ -101,9 +117,12 @@ int peers_save(struct replicator *r, struct err *e)
     pthread_mutex_lock(&r->lock);
     for (struct peer *p = r->peers; p; p = p->next) {
         pthread_mutex_lock(&p->lock);
-        if (p->paused || p->detached)
-            json_object_set_new(marks, p->server, json_pack("{s:b, s:s, s:I, s:b}", "paused", p->paused, "paused_by", p->paused_by, "paused_us",
-                                                            (json_int_t)p->paused_us, "detached", p->detached));
+        if (p->paused || p->detached || p->order_us || *p->rescue_state)
+            json_object_set_new(marks, p->server, json_pack("{s:b, s:s, s:I, s:b, s:I, s:s, s:s, s:s, s:I, s:b}", "paused", p->paused, "paused_by", p->paused_by,
+                                                            "paused_us", (json_int_t)p->paused_us, "detached", p->detached, "order_us",
+                                                            (json_int_t)p->order_us, "rescue_point", p->rescue_point, "rescue_state",
+                                                            p->rescue_state, "rescue_message", p->rescue_message, "rescue_us",
+                                                            (json_int_t)p->rescue_us, "rescue_boot", p->rescue_boot));
         pthread_mutex_unlock(&p->lock);
     }
     text = json_text(marks);
@@ -124,6 +143,7 @@ static int load_peer(struct replicator *r, const char *server, struct err *e)
     if (count) {
         copy_name(p->newest, sizeof p->newest, newest->id);
         p->newest_at_us = newest->at_us;
+        p->newest_unreadable = newest->unreadable;
     }
     p->stored_bytes = feed.stored_bytes;
     return 0;

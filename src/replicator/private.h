@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/ladder.h"
 #include "base/tls.h"
+#include "replicator/lifetime.h"
 #include "replicator/replicator.h"
 #include "vault/nbd.h"
 #include "vault/vault.h"
@@ -22,12 +23,17 @@ struct replicator_options {
     const char *token_file, *ca_file, *ca_fingerprint;
     const char *certificate_file, *key_file;
     const char *vault_key_file;
-    bool make_vault_key;
+    bool make_vault_key, factory_keeps_key;
+    const char *s3_url, *s3_bucket, *s3_prefix, *s3_region, *s3_ca_file, *s3_credentials_file;
+    int64_t s3_cache_mib, s3_wait_us, s3_uploads;
     char listen_address[64]; /* what listen says */
     int listen_port;
     int64_t point_interval_us;
     int64_t guard_mib;
     int64_t limit_bytes_per_s;
+    const char *advertise;   /* where agents reach it; NULL: where it listens */
+    char advertise_address[64]; /* "": it can't be told from where it listens */
+    int advertise_port;
 };
 
 struct session;
@@ -63,12 +69,33 @@ struct settings {
     int64_t point_interval_us;             /* 0: nobody said; the replicator's own */
     struct ladder ladder;                  /* without rungs: the vault's default */
     int64_t read_bytes_per_s, cpu_percent; /* 0: no limit from here */
+    int64_t copy_bytes_per_s;              /* of its points to the second replicator; 0: no limit */
+    char group[LIMIT_NAME_BYTES + 1];      /* whose servers' points are taken together; "": it has its own */
     struct limit_calendar own;
     int share_count;
     struct share { /* a limit of several servers together: those with the same key */
         char key[LIMIT_NAME_BYTES + 8];
         struct limit_calendar limit;
     } shares[SHARES_MAX];
+};
+
+/* Where the factory wants a server to replicate to: another replicator. */
+struct place {
+    char replicator[LIMIT_NAME_BYTES + 1]; /* "": it is to stay here */
+    char address[WIRE_NAME_SIZE];
+    int64_t port;
+};
+
+/* How the copying of a server's points to a second replicator goes. */
+struct copied {
+    char point[VAULT_POINT_ID_SIZE]; /* the newest that is there; "": none is, or it has not been asked yet */
+    int64_t at_us;                   /* its moment */
+    char under_way[VAULT_POINT_ID_SIZE]; /* "": none */
+    bool whole;                          /* all of that one is offered, not what differs from the one before */
+    int64_t bytes_total, bytes_done;     /* of the one under way */
+    int64_t pins_missing;                /* points that people keep here, and that are not there */
+    struct err trouble;                  /* why it does not go on; kind ERR_NONE: it does */
+    int64_t trouble_us;                  /* wall: since */
 };
 
 /* One source server, known from its first HELLO on (or from the vault); never freed while the replicator runs. */
@@ -89,7 +116,11 @@ struct peer {
     bool paused, detached; /* by order; kept over restarts */
     char paused_by[LIMIT_NAME_BYTES + 1]; /* "": not said */
     int64_t paused_us;     /* wall */
+    int64_t order_us;      /* wall, the factory's: of its last order that was carried out; kept over restarts */
     bool stopped;          /* the agent said so when it left */
+    char rescue_point[VAULT_POINT_ID_SIZE], rescue_state[WIRE_NAME_SIZE], rescue_message[WIRE_TEXT_SIZE]; /* struct wire_rescue's; kept over restarts; state "": none */
+    int64_t rescue_us;     /* wall: when it was said */
+    bool rescue_boot;      /* by order: it is to boot when it says "done" next */
     struct settings settings;
     json_t *settings_said;    /* what they were read from; NULL: nothing was said yet */
     json_t *settings_refused; /* what was said since and can't be taken, so that it is not looked at again; else NULL */
@@ -106,32 +137,64 @@ struct peer {
     struct err point_trouble; /* why the last wanted point did not come about */
     int64_t takeover_us[TAKEOVERS_KEPT]; /* wall: of this place by an agent that knows nothing of the one before, newest last */
     char rivals[2][LIMIT_ADDRESS_BYTES]; /* the last two's addresses */
+    /* An agent of this name on another machine (another boot) that was refused, for the one that has the place lives: */
+    char refused_address[LIMIT_ADDRESS_BYTES], refused_boot[WIRE_TOKEN_SIZE];
+    int64_t refused_us;                 /* wall: when last; 0: never */
+    struct err turned_away;             /* why an agent with this server's certificate was turned away last: the certificate was revoked, or its time is over */
+    int64_t turned_away_us;             /* wall: when; 0: never */
+    char preferred_boot[WIRE_TOKEN_SIZE]; /* a person's word: it gets the place when it comes next; "": none */
     double busy_share;        /* of the session's time of late: storing, as against waiting for the agent */
     struct slot slots[SLOT_COUNT];
     int64_t next_request;
     uint64_t stored_bytes;
     char newest[VAULT_POINT_ID_SIZE]; /* "": none */
     int64_t newest_at_us;  /* the moment that the newest point stands for: its own, or a later one at which nothing had changed */
+    struct vault_unreadable newest_unreadable; /* what the newest point lacks */
     int64_t last_try_us;   /* monotonic: of the schedule's */
+    bool together;         /* the schedule takes its points with its group's, and none of its own */
+    bool group_taking;     /* and does so now */
+    int64_t group_failed_us; /* monotonic: when that came to nothing; 0: the last one came about */
+    struct err group_trouble; /* why it is not done, or came to nothing: it has points of its own meanwhile */
     uint64_t offers_since_point;
+    bool pointed;          /* a point was committed over the present connection */
+    struct place place;
+    int64_t move_due_us;   /* monotonic: when its agent may be told (again) */
+    struct err move_trouble; /* why it could not follow */
+    struct place copy_to;    /* where a second copy of its points is kept; replicator "": nowhere */
+    struct copied copied;    /* of copy_to */
+    bool copy_runs;          /* a thread copies them */
+    struct wire_conn *copy_conn; /* that thread's; NULL: none now */
+    bool copy_held;          /* all of it is being dropped: nothing is copied meanwhile */
+    char copy_from[LIMIT_NAME_BYTES + 1]; /* the replicator that may bring its points here; "": none may */
+    struct session *copying; /* its connection; never beside that of the agent */
 };
 
 struct replicator {
     struct replicator_options options;
     char *home; /* DATA/replicator: all else lies in it */
     int64_t write_bytes_per_s; /* of its disk, tried at the start */
-    char *vault_path, *nbd_path, *control_path, *marks_path, *settings_path, *identity;
+    char *control_told; /* control_path, absolute: where a runner beside us asks */
+    char *vault_path, *nbd_path, *control_path, *marks_path, *settings_path, *copies_path, *revoked_path, *lifetime_path, *identity;
     int control_fd, agents_fd;
     char *certificate_file, *key_file, *ca_file; /* what we show, to agents and to the factory */
     struct vault *vault;
     struct nbd_server *nbd;
     struct tls_context *tls;
     atomic_bool stopping;
-    atomic_uint sessions, talks;
+    struct tls_context *dialling;               /* the same identity, for connections to other replicators */
+    atomic_uint sessions, talks, groups, copiers; /* connections; points that are taken together on schedule; threads that copy points */
     pthread_mutex_t lock; /* guards peers' chain and the marks file */
     struct peer *peers;
     const struct clock *clock; /* of calendars */
     pthread_mutex_t settings_lock; /* guards the settings' file; the others may be taken under it */
+    pthread_mutex_t copies_lock;   /* guards copies_said and its file; r->lock and peers' locks may be taken under it */
+    json_t *copies_said;           /* the factory's last word on second copies; NULL: none yet */
+    pthread_mutex_t revoked_lock;  /* guards revoked_said; no other of ours is taken under it */
+    json_t *revoked_said;          /* {version, certificates: {serial: why}}, the factory's last word; NULL: none yet */
+    struct lifetime lifetime;      /* care_space's, once it runs */
+    pthread_mutex_t turns_lock;    /* guards what follows; no other of ours is taken under it */
+    pthread_cond_t turn_free;
+    int turns;                     /* copiers that read and send now */
     pthread_mutex_t stat_lock; /* guards what follows; no other of ours is taken under it */
     struct vault_stat stat;
     int64_t stat_due_us; /* monotonic */
@@ -142,6 +205,7 @@ struct replicator {
 
 /* peer.c */
 struct peer *peer_find(struct replicator *r, const char *server, bool make); /* NULL: not there */
+struct peer *peers_first(struct replicator *r); /* the chain only ever grows at its head, and no peer is freed while it runs: it is walked without the lock */
 int peers_load(struct replicator *r, struct err *e); /* what the vault and the marks file know */
 int peers_save(struct replicator *r, struct err *e);
 void peers_free(struct replicator *r);
@@ -176,6 +240,8 @@ int peer_take_point(struct peer *p, const struct wire_take_point *wanted, int64_
                     char point[static VAULT_POINT_ID_SIZE], struct err *e);
 int peer_thaw(struct peer *p, int64_t timeout_ms, struct talk *t, struct wire_thawed *out, struct err *e);
 
+void peer_forget(struct peer *p); /* all of it was dropped */
+
 /* session.c */
 struct wire_conn *session_conn(struct session *s);
 void session_serve(struct replicator *r, int fd); /* takes fd; the life of one connection */
@@ -187,7 +253,7 @@ struct group_wanted {
     int64_t timeout_ms, freeze_budget_ms; /* freeze_budget_ms 0: each agent's own */
 };
 /* A point of each of these servers, all of one instant, or none. *out: {"id","name","at","window_us","consistency","attempts","points":[…]}, the
- * caller's. t may be NULL. */
+ * caller's. t NULL: nobody waits, and a calendar's pause stays. */
 int group_take(struct replicator *r, struct peer *const *peers, size_t count, const struct group_wanted *w, struct talk *t, json_t **out, struct err *e);
 void group_stir(struct replicator *r); /* a slot has changed */
 /* settings.c: how servers are to be replicated, as the factory last said it; and what follows from it now */
@@ -208,6 +274,41 @@ void settings_release(struct peer *p);
  * one lacks. */
 void settings_share_out(int64_t limit, int64_t *rates, size_t count);
 
+/* copies.c: second copies, as the factory last said it: whose points go where, and whose may come here. That holds over restarts, and while it is down. */
+int copies_load(struct replicator *r, struct err *e);
+int copies_take(struct replicator *r, const json_t *answer, struct err *e); /* of the factory */
+void copies_apply(struct replicator *r); /* what was said holds for servers, too, that have come since */
+/* Whether that replicator may bring that server's points here: 0, or -1 ERR_DENIED. */
+int copies_may(struct replicator *r, const char *from, const char *server, struct err *e);
+json_t *copies_json(const struct peer *p); /* its lock held: {to, state, point, at, …}, or null */
+int64_t copies_lag_us(const struct peer *p); /* its lock held: how much older the newest copied point is than the newest; 0 where nothing is copied yet */
+void copies_behave(void);                  /* this thread's work gives way to that for agents */
+
+/* revoked.c: certificates that are not taken any more, as the factory last said it. */
+int revoked_load(struct replicator *r, struct err *e);
+int revoked_take(struct replicator *r, const json_t *answer, struct err *e); /* of the factory: who is connected with such a one is so no longer */
+json_t *revoked_version(struct replicator *r); /* "": nothing was said yet */
+/* -1 ERR_UNAUTHENTICATED where the other end's was revoked: by whom, or why. */
+int revoked_check(struct replicator *r, const struct wire_conn *conn, struct err *e);
+/* For the server's cause: a certificate of that common name was turned away. Those of others than agents have none. */
+void revoked_note(struct replicator *r, const char *name, const struct err *why);
+
+/* copy_out.c */
+void *care_copies(void *replicator);
+int copy_release(struct replicator *r, const char *server, struct err *e); /* nothing is copied from here any more: its pins end */
+/* All of that server goes from the replicator that has its second copy; where there is none, nothing is to do. Nothing is copied from then on, until
+ * copy_drop_over, whatever comes of it. */
+int copy_drop(struct peer *p, struct err *e);
+void copy_drop_over(struct peer *p);
+
+/* moves.c */
+struct place place_read(const struct replicator *r, const json_t *said); /* {replicator, address, port}; empty where that is none, or this one */
+bool place_same(const struct place *a, const struct place *b);
+/* The factory's answer: servers that are to go elsewhere; their agents are told. */
+void moves_take(struct replicator *r, const json_t *answer);
+int moves_refused(struct peer *p, const struct wire_failure *why); /* the agent's MOVE_FAILED */
+json_t *moves_json(const struct peer *p); /* its lock held: {to, error?} or null */
+
 /* status.c */
 json_t *peer_json(struct peer *p);  /* {server, state, …, points:[…]} */
 json_t *status_json(struct replicator *r, const char *server); /* NULL: all; the body of POST /v1/replicator/status */
@@ -218,10 +319,18 @@ void *control_accept(void *replicator);
 int control_listen(struct replicator *r, struct err *e);
 int compare_point(struct talk *t, struct peer *p, const struct vault_point *point, json_t **disks, struct err *e);
 
-/* care.c: the threads of the house: points on schedule; limits; expiry and space; the factory */
+/* care.c: the threads of the house: points on schedule, alone and together; limits; expiry and space */
 void *care_points(void *replicator);
+void *care_groups(void *replicator);
 void *care_limits(void *replicator);
 void *care_space(void *replicator);
-void *care_factory(void *replicator);
+int life_load(struct replicator *r, struct err *e); /* lifetime.h; before care_space runs */
+void replicator_rest(struct replicator *r, int64_t duration_us); /* shorter where it stops */
 /* Damage that is known: the maps forget it, and the agents of those servers start a session anew, in which they are asked for it. Returns how many places. */
 int care_repair(struct replicator *r, struct err *e);
+
+/* factory.c: what the factory is told and asked */
+void *care_factory(void *replicator);
+/* The vault's keys, which the factory keeps, the newest first; make: a new one is made before. The caller frees. ERR_UNREACHABLE, ERR_TIMEOUT: it may be had later. */
+int factory_keys(struct replicator *r, bool make, struct vault_key **keys, size_t *count, struct err *e);
+void factory_keys_free(struct vault_key **keys, size_t count); /* wiped */

@@ -43,13 +43,40 @@ bool reach_is_encrypted(const char *vault)
     return json_read_file(path, &j, NULL) == 0 && json_object_get(j, "sealed");
 }
 
-int reach_read_key(const char *vault, const char *key_file, struct reach_key *out, struct err *e)
+/* As it was told, and as vault.json says. */
+static int find_bucket(const struct vault_bucket *told, struct reach_options *out, struct err *e)
 {
-    CLEANUP(free_ptr) char *beside = xasprintf("%s/../../keys/vault.key", vault); /* DATA/replicator/vault, DATA/keys */
-    const char *file = !reach_is_encrypted(vault) ? NULL : key_file ? key_file : file_exists(beside) ? beside : NULL; /* looking encrypts nothing */
+    const json_t *said = json_object_get(out->superblock, "bucket");
+    bool any = told->url || told->bucket || told->prefix || told->region || told->ca_file;
 
-    *out = (struct reach_key){.options = {.guard_bytes = 1, .keys = &out->key, .key_count = file != NULL}};
-    return file ? vault_key_read(file, &out->key, e) : 0;
+    if (!told->credentials_file)
+        return any ? err_set(e, ERR_INVALID, "--s3-… need --s3-credentials-file") : 0;
+    out->bucket = *told;
+    out->bucket.url = told->url ? told->url : json_get_string(said, "url", NULL);
+    out->bucket.bucket = told->bucket ? told->bucket : json_get_string(said, "bucket", NULL);
+    out->bucket.prefix = told->prefix ? told->prefix : json_get_string(said, "prefix", NULL);
+    out->bucket.read_only = true;
+    if (!out->bucket.url || !out->bucket.bucket)
+        return err_set(e, ERR_INVALID, "the vault knows of no bucket: nothing of it lies in one");
+    out->options.bucket = &out->bucket;
+    return 0;
+}
+
+int reach_options_make(const char *vault, const struct reach_needs *needs, struct reach_options *out, struct err *e)
+{
+    CLEANUP(free_ptr) char *beside = xasprintf("%s/../../keys/vault.key", vault), *superblock = xasprintf("%s/vault.json", vault); /* DATA/replicator/vault, DATA/keys */
+    const char *file = !reach_is_encrypted(vault) ? NULL : needs->key_file ? needs->key_file : file_exists(beside) ? beside : NULL; /* looking encrypts nothing */
+
+    *out = (struct reach_options){.options = {.guard_bytes = 1, .keys = &out->key, .key_count = file != NULL}};
+    if ((file && vault_key_read(file, &out->key, e) < 0) || json_read_file(superblock, &out->superblock, e) < 0)
+        return -1;
+    return find_bucket(&needs->bucket, out, e);
+}
+
+void reach_options_release(struct reach_options *o)
+{
+    json_free(&o->superblock);
+    explicit_bzero(o, sizeof *o);
 }
 
 char *reach_control_path(const char *vault) { return xasprintf("%.*s/control.sock", (int)(strrchr(vault, '/') - vault), vault); }
@@ -83,19 +110,17 @@ static int greet(const struct reach *r, struct err *e)
     return replicator_call(&call, request, &answer, e);
 }
 
-static void forget_key(struct reach_key *k) { explicit_bzero(&k->key, sizeof k->key); }
-
-int reach_open(const char *folder, const char *key_file, struct reach **out, struct err *e)
+int reach_open(const char *folder, const struct reach_needs *needs, struct reach **out, struct err *e)
 {
-    CLEANUP(forget_key) struct reach_key key = {0};
+    CLEANUP(reach_options_release) struct reach_options with = {0};
     CLEANUP(reach_close) struct reach *r = xcalloc(1, sizeof *r);
     CLEANUP(free_ptr) char *path = NULL;
 
     r->loan_fd = -1;
-    if (reach_find_vault(folder, &path, e) < 0 || reach_read_key(path, key_file, &key, e) < 0)
+    if (reach_find_vault(folder, &path, e) < 0 || reach_options_make(path, needs, &with, e) < 0)
         return -1;
     r->control_path = reach_control_path(path);
-    if (vault_open(path, &key.options, &r->vault, e) == 0) {
+    if (vault_open(path, &with.options, &r->vault, e) == 0) {
         if (serve_here(r, e) < 0)
             return -1;
     } else if (!e || e->kind == ERR_CONFLICT) {

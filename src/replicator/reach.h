@@ -10,18 +10,25 @@
 int reach_find_vault(const char *folder, char **out, struct err *e);
 /* Whether the vault in that folder (its own) says that it is encrypted. */
 bool reach_is_encrypted(const char *vault);
-/* The options to open a vault at rest with: its key from the file given, or (NULL) from where a factory keeps it. Looking takes no room: a
- * full one can be looked at. */
-struct reach_key {
-    struct vault_key key;
-    struct vault_options options; /* points to the key */
+/* What is needed to open a vault at rest. All of it is borrowed. */
+struct reach_needs {
+    const char *key_file;      /* NULL: its key is where a factory keeps it */
+    struct vault_bucket bucket; /* with its credentials_file: what lies there can be read. What is NULL of url, bucket and prefix is as vault.json says */
 };
-int reach_read_key(const char *vault, const char *key_file, struct reach_key *out, struct err *e);
+/* The options to open it with. Looking takes no room: a full one can be looked at; and nothing is written to its bucket. */
+struct reach_options {
+    struct vault_key key;
+    struct vault_bucket bucket;
+    json_t *superblock;           /* vault.json */
+    struct vault_options options; /* points to these */
+};
+int reach_options_make(const char *vault, const struct reach_needs *needs, struct reach_options *out, struct err *e);
+void reach_options_release(struct reach_options *o); /* wipes the key; for CLEANUP; leaves it empty */
 /* PATH of the control socket of the replicator that keeps this vault. The caller frees. */
 char *reach_control_path(const char *vault);
 
 struct reach;
-int reach_open(const char *folder, const char *key_file, struct reach **out, struct err *e); /* key_file: as of reach_read_key */
+int reach_open(const char *folder, const struct reach_needs *needs, struct reach **out, struct err *e);
 void reach_close(struct reach **r); /* what was lent is returned; NULL inside is fine; for CLEANUP */
 bool reach_is_live(const struct reach *r); /* a replicator has the vault open */
 

@@ -1,6 +1,7 @@
 /* restore: a recovery point on its way back to disks (docs/formats/wire.md, "The way back"). One thread, one point, lent for as long as the connection
  * stands: every chunk of every disk is offered in order, and what the other end lacks is sent. It may stand beside the session of the server's agent. */
 #include "base/log.h"
+#include "replicator/sender.h"
 #include "replicator/session.h"
 
 #include <stdlib.h>
@@ -13,34 +14,19 @@
 
 struct restore {
     struct replicator *r;
-    struct wire_conn *conn;
     struct wire_restoring about;
-    struct vault_image *images[LIMIT_DISKS_PER_SERVER];
-    struct wire_offer *window; /* RESTORE_WINDOW, by number */
-    uint64_t offered, answered, acked; /* numbers: of the last OFFER, of the last NEED, of the last ACK */
-    int64_t disk;              /* to offer next */
-    uint64_t chunk;
-    struct zip *zip;
-    uint8_t *raw, *packed;     /* a chunk each */
-    uint64_t sent_bytes;
+    struct sender sender;
 };
 
-static void restore_release(struct restore *t)
-{
-    for (int i = 0; i < LIMIT_DISKS_PER_SERVER; i++)
-        vault_image_free(&t->images[i]);
-    zip_free(&t->zip);
-    free(t->window);
-    free(t->raw);
-    free(t->packed);
-}
-
-static uint64_t chunks_of(const struct restore *t, int64_t disk)
-{
-    return ((uint64_t)t->about.disks[disk].size_bytes + WIRE_CHUNK_SIZE - 1) / WIRE_CHUNK_SIZE;
-}
-
 /* ---- which point, which disks ---- */
+
+/* A server may have its own points, and those of the machine that was launched for it: what that one has written comes home so. */
+static bool is_of(const struct vault_point *point, const char *server)
+{
+    size_t size = strlen(server);
+
+    return strncmp(point->server, server, size) == 0 && (!point->server[size] || strcmp(point->server + size, COPY_SUFFIX) == 0);
+}
 
 static int find_point(struct replicator *r, const struct wire_restore *q, struct vault_point *out, struct err *e)
 {
@@ -55,7 +41,7 @@ static int find_point(struct replicator *r, const struct wire_restore *q, struct
         return -1;
     if (found == 0)
         return err_set(e, ERR_NOT_FOUND, *q->point ? "there is no recovery point %s" : "there is no recovery point%s of this server", q->point);
-    if (strcmp(out->server, q->server) != 0)
+    if (!is_of(out, q->server))
         return err_set(e, ERR_DENIED, "recovery point %s is another server's", out->id);
     return 0;
 }
@@ -77,7 +63,7 @@ static int open_images(struct restore *t, const struct wire_restore *q, const st
 
         if (!is_wanted(q, point->disks[i].id))
             continue;
-        if (vault_image_open(t->r->vault, point->id, point->disks[i].id, &t->images[count], e) < 0)
+        if (vault_image_open(t->r->vault, point->id, point->disks[i].id, &t->sender.images[count], e) < 0)
             return -1;
         memcpy(d->id, point->disks[i].id, strlen(point->disks[i].id) + 1);
         d->size_bytes = (int64_t)point->disks[i].size_bytes;
@@ -90,114 +76,11 @@ static int open_images(struct restore *t, const struct wire_restore *q, const st
     memcpy(t->about.point, point->id, sizeof point->id);
     t->about.at_us = point->at_us;
     t->about.disk_count = count;
+    t->sender.disk_count = (size_t)count;
     return 0;
 }
 
 /* ---- the stream ---- */
-
-static int offer_next(struct restore *t, struct err *e)
-{
-    struct wire_offer *o = &t->window[(t->offered + 1) % RESTORE_WINDOW];
-    CLEANUP(buf_release) struct buf frame = {.limit_bytes = WIRE_PAYLOAD_LIMIT};
-
-    memset(o, 0, sizeof *o);
-    o->number = t->offered + 1;
-    o->disk = (uint16_t)t->disk;
-    for (; o->count < RESTORE_OFFER_CHUNKS && t->chunk < chunks_of(t, t->disk); t->chunk++) {
-        struct wire_entry *entry = &o->entries[o->count++];
-        struct vault_hash name;
-
-        if (vault_image_hash(t->images[t->disk], t->chunk, &name, e) < 0)
-            return -1;
-        entry->chunk = (uint32_t)t->chunk;
-        entry->zero = vault_hash_is_zero(&name);
-        if (!entry->zero)
-            memcpy(entry->hash, name.bytes, sizeof entry->hash);
-    }
-    if (t->chunk == chunks_of(t, t->disk)) {
-        t->chunk = 0;
-        t->disk++;
-    }
-    t->offered++;
-    wire_offer_encode(o, &frame);
-    return wire_send_buf(t->conn, WIRE_OFFER, &frame, e);
-}
-
-static int send_data(struct restore *t, struct buf *frame, struct err *e)
-{
-    if (!wire_data_count(frame))
-        return 0;
-    t->sent_bytes += frame->size_bytes;
-    return wire_send_buf(t->conn, WIRE_DATA, frame, e);
-}
-
-/* What lies behind the disk's end is zero bytes. The image checks what it reads against the chunk's name. */
-static int read_chunk(struct restore *t, const struct wire_offer *o, unsigned entry, struct err *e)
-{
-    uint64_t from = (uint64_t)o->entries[entry].chunk * WIRE_CHUNK_SIZE, size = (uint64_t)t->about.disks[o->disk].size_bytes;
-    size_t there = from + WIRE_CHUNK_SIZE > size ? (size_t)(size - from) : WIRE_CHUNK_SIZE;
-
-    memset(t->raw + there, 0, WIRE_CHUNK_SIZE - there);
-    return vault_image_read(t->images[o->disk], t->raw, there, from, e);
-}
-
-static int send_needed(struct restore *t, const struct wire_offer *o, const struct wire_need *need, struct err *e)
-{
-    CLEANUP(buf_release) struct buf frame = {.limit_bytes = WIRE_PAYLOAD_LIMIT};
-
-    wire_data_begin(&frame, o->number);
-    for (unsigned i = 0; i < o->count; i++) {
-        struct wire_data_chunk c = {.entry = (uint16_t)i, .codec = WIRE_ZSTD, .bytes = t->packed, .raw_size = WIRE_CHUNK_SIZE};
-
-        if (!wire_needs(need, i))
-            continue;
-        if (o->entries[i].zero)
-            return err_set(e, ERR_PROTOCOL, "NEED asks for the zero chunk %u", o->entries[i].chunk);
-        if (read_chunk(t, o, i, e) < 0)
-            return -1;
-        c.stored_size = (uint32_t)zip_pack(t->zip, t->raw, WIRE_CHUNK_SIZE, t->packed);
-        if (!c.stored_size) {
-            c.codec = WIRE_RAW;
-            c.bytes = t->raw;
-            c.stored_size = WIRE_CHUNK_SIZE;
-        }
-        MUST(wire_data_add(&frame, &c) == 0);
-        if (frame.size_bytes < DATA_BYTES)
-            continue;
-        if (send_data(t, &frame, e) < 0)
-            return -1;
-        buf_release(&frame);
-        frame = (struct buf){.limit_bytes = WIRE_PAYLOAD_LIMIT};
-        wire_data_begin(&frame, o->number);
-    }
-    return send_data(t, &frame, e);
-}
-
-static int hear_need(struct restore *t, const struct wire_frame *f, struct err *e)
-{
-    struct wire_need need;
-    const struct wire_offer *o;
-
-    if (wire_need_decode(f->payload, f->size, &need, e) < 0)
-        return -1;
-    o = &t->window[need.offer % RESTORE_WINDOW];
-    if (need.offer != t->answered + 1 || need.offer > t->offered || need.count != o->count)
-        return err_set(e, ERR_PROTOCOL, "NEED for offer %llu where %llu was expected", (unsigned long long)need.offer, (unsigned long long)t->answered + 1);
-    t->answered++;
-    return send_needed(t, o, &need, e);
-}
-
-static int hear_ack(struct restore *t, const struct wire_frame *f, struct err *e)
-{
-    struct wire_ack ack;
-
-    if (wire_ack_decode(f->payload, f->size, &ack, e) < 0)
-        return -1;
-    if (ack.offer <= t->acked || ack.offer > t->answered)
-        return err_set(e, ERR_PROTOCOL, "ACK %llu after %llu", (unsigned long long)ack.offer, (unsigned long long)t->acked);
-    t->acked = ack.offer;
-    return 0;
-}
 
 static int hear(struct restore *t, struct err *e)
 {
@@ -207,7 +90,7 @@ static int hear(struct restore *t, struct err *e)
     int got = 0;
 
     while (got == 0) {
-        got = wire_recv(t->conn, &f, 500, &closed, e);
+        got = wire_recv(t->sender.conn, &f, 500, &closed, e);
         if (got < 0)
             return -1;
         if (closed)
@@ -217,25 +100,21 @@ static int hear(struct restore *t, struct err *e)
         if (!got && clock_monotonic_us() > until_us)
             return err_set(e, ERR_TIMEOUT, "the other end has been silent for a minute");
     }
-    switch (f.type) {
-    case WIRE_NEED: return hear_need(t, &f, e);
-    case WIRE_ACK: return hear_ack(t, &f, e);
-    case WIRE_BYE:
-    case WIRE_REFUSE: return err_set(e, ERR_UNREACHABLE, "the other end ended the connection");
-    default: return err_set(e, ERR_PROTOCOL, "%s is not for a replicator that restores", wire_type_name(f.type));
-    }
+    got = sender_hear(&t->sender, &f, e);
+    if (got)
+        return got < 0 ? -1 : 0;
+    if (f.type == WIRE_BYE || f.type == WIRE_REFUSE)
+        return err_set(e, ERR_UNREACHABLE, "the other end ended the connection");
+    return err_set(e, ERR_PROTOCOL, "%s is not for a replicator that restores", wire_type_name(f.type));
 }
 
 static int stream(struct restore *t, struct err *e)
 {
-    while (t->disk < t->about.disk_count || t->acked < t->offered) {
-        if (t->disk < t->about.disk_count && t->offered - t->acked < RESTORE_WINDOW) {
-            if (offer_next(t, e) < 0)
-                return -1;
-        } else if (hear(t, e) < 0) {
+    if (sender_begin(&t->sender, 0, e) < 0)
+        return -1;
+    while (!sender_is_done(&t->sender))
+        if (sender_may_offer(&t->sender) ? sender_offer(&t->sender, e) < 0 : hear(t, e) < 0)
             return -1;
-        }
-    }
     return 0;
 }
 
@@ -243,12 +122,12 @@ static int stream(struct restore *t, struct err *e)
 
 static int serve(struct restore *t, const struct wire_restore *q, const struct vault_point *point, struct err *e)
 {
-    if (open_images(t, q, point, e) < 0 || wire_send_message(t->conn, WIRE_RESTORING, &t->about, e) < 0)
+    if (open_images(t, q, point, e) < 0 || wire_send_message(t->sender.conn, WIRE_RESTORING, &t->about, e) < 0)
         return -1;
     log_info("%s: recovery point %s goes back to disks", q->server, point->id);
     if (stream(t, e) < 0)
         return err_wrap(e, "restoring %s", point->id);
-    log_info("%s: recovery point %s: the other end has every chunk; %llu MiB were sent", q->server, point->id, (unsigned long long)(t->sent_bytes >> 20));
+    log_info("%s: recovery point %s: the other end has every chunk; %llu MiB were sent", q->server, point->id, (unsigned long long)(t->sender.sent_bytes >> 20));
     return 0;
 }
 
@@ -261,13 +140,38 @@ int restore_serve(struct replicator *r, struct wire_conn *conn, const struct wir
     if (find_point(r, q, point, e) < 0 || nbd_server_lend(r->nbd, point->id, e) < 0)
         return -1;
     t->r = r;
-    t->conn = conn;
-    t->window = xcalloc(RESTORE_WINDOW, sizeof *t->window);
-    t->zip = zip_new(1);
-    t->raw = xmalloc(WIRE_CHUNK_SIZE);
-    t->packed = xmalloc(WIRE_CHUNK_SIZE);
+    t->sender = (struct sender){.conn = conn, .offer_chunks = RESTORE_OFFER_CHUNKS, .window_offers = RESTORE_WINDOW, .data_bytes = DATA_BYTES};
     result = serve(t, q, point, e);
-    restore_release(t);
+    sender_release(&t->sender);
     (void)nbd_server_return(r->nbd, point->id, NULL);
     return result;
+}
+
+/* ---- what the machine says of it ---- */
+
+int rescue_hear(struct replicator *r, struct wire_conn *conn, const struct wire_rescue *said, struct err *e)
+{
+    static const char *const states[] = {"restoring", "failed", "done"};
+    struct wire_simple heard = {0};
+    bool known = false, is_same, is_done = strcmp(said->state, "done") == 0;
+    struct peer *p;
+
+    for (size_t i = 0; i < ARRAY_COUNT(states); i++)
+        known |= strcmp(said->state, states[i]) == 0;
+    if (!known || strlen(said->point) >= sizeof p->rescue_point)
+        return err_set(e, ERR_PROTOCOL, "a machine that restores itself says \"%.31s\" of recovery point \"%.63s\"", said->state, said->point);
+    if (peer_need(r, said->server, &p, e) < 0)
+        return -1;
+    pthread_mutex_lock(&p->lock);
+    is_same = strcmp(p->rescue_point, said->point) == 0 && strcmp(p->rescue_state, said->state) == 0; /* it says it again and again */
+    snprintf(p->rescue_point, sizeof p->rescue_point, "%.*s", (int)sizeof p->rescue_point - 1, said->point);
+    memcpy(p->rescue_state, said->state, sizeof p->rescue_state);
+    memcpy(p->rescue_message, said->message, sizeof p->rescue_message);
+    p->rescue_us = clock_now_us();
+    p->rescue_boot = p->rescue_boot && is_done;
+    heard.value = p->rescue_boot;
+    pthread_mutex_unlock(&p->lock);
+    if (!is_same)
+        log_info("%s: the source in rescue says of recovery point %s: %s: %s", said->server, said->point, said->state, said->message);
+    return peers_save(r, e) < 0 ? -1 : wire_send_message(conn, WIRE_HEARD, &heard, e);
 }

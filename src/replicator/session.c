@@ -22,6 +22,12 @@
 
 struct wire_conn *session_conn(struct session *s) { return s->conn; }
 
+void session_give_way(struct session *s)
+{
+    atomic_store(&s->gives_way, true);
+    wire_conn_cut(s->conn);
+}
+
 /* ---- no room ---- */
 
 void session_trouble_over(struct session *s)
@@ -40,12 +46,14 @@ int session_wait_for_room(struct session *s, const struct err *why)
     s->p->trouble = *why;
     pthread_mutex_unlock(&s->p->lock);
     if (!told)
-        log_err(why, "%s waits", s->hello.server);
+        log_err(why, "%s waits", s->p->server);
+    if (s->copies)
+        copy_in_waits(s, why);
     clock_sleep_us(NO_ROOM_WAIT_MS * US_PER_MS);
     pthread_mutex_lock(&s->lock);
     ending = s->ending;
     pthread_mutex_unlock(&s->lock);
-    return ending || atomic_load(&s->r->stopping) ? -1 : 0;
+    return ending || atomic_load(&s->gives_way) || atomic_load(&s->r->stopping) ? -1 : 0;
 }
 
 /* ---- acknowledging ---- */
@@ -156,8 +164,28 @@ static int check_first(const struct session *s, int64_t version, const char *ser
     return vault_name_check("server", server, e);
 }
 
-/* The first frame: HELLO, or RESTORE, which *restore is made for. */
-static int hear_first(struct session *s, struct wire_restore **restore, struct err *e)
+/* The first frame: HELLO, or one of these, which is made then. */
+struct other_first {
+    struct wire_restore *restore;
+    struct wire_rescue *rescue;
+    struct wire_copy *copy;
+};
+
+static int hear_copy(struct session *s, const struct wire_frame *f, struct wire_copy *out, struct err *e)
+{
+    const char *peer = wire_conn_peer(s->conn);
+
+    if (wire_json_decode(WIRE_COPY, f->payload, f->size, out, sizeof *out, e) < 0)
+        return -1;
+    if (out->version != WIRE_COPY_VERSION)
+        return err_set(e, ERR_UNSUPPORTED, "the replicator %s copies by version %lld, this one by version %d: bring both to one release", out->replicator,
+                       (long long)out->version, WIRE_COPY_VERSION);
+    if (strncmp(peer, "replicator:", 11) != 0 || strcmp(peer + 11, out->replicator) != 0)
+        return err_set(e, ERR_DENIED, "the certificate is %s's, and the replicator %s is to copy", peer, out->replicator);
+    return vault_name_check("server", out->server, e);
+}
+
+static int hear_first(struct session *s, struct other_first *other, struct err *e)
 {
     struct wire_frame f;
     bool closed;
@@ -168,9 +196,18 @@ static int hear_first(struct session *s, struct wire_restore **restore, struct e
     if (got == 0)
         return err_set(e, closed ? ERR_UNREACHABLE : ERR_TIMEOUT, "no HELLO came");
     if (f.type == WIRE_RESTORE) {
-        *restore = xcalloc(1, sizeof **restore);
-        return wire_json_decode(WIRE_RESTORE, f.payload, f.size, *restore, sizeof **restore, e) < 0
-                   ? -1 : check_first(s, (*restore)->version, (*restore)->server, e);
+        other->restore = xcalloc(1, sizeof *other->restore);
+        return wire_json_decode(WIRE_RESTORE, f.payload, f.size, other->restore, sizeof *other->restore, e) < 0
+                   ? -1 : check_first(s, other->restore->version, other->restore->server, e);
+    }
+    if (f.type == WIRE_RESCUE) {
+        other->rescue = xcalloc(1, sizeof *other->rescue);
+        return wire_json_decode(WIRE_RESCUE, f.payload, f.size, other->rescue, sizeof *other->rescue, e) < 0
+                   ? -1 : check_first(s, other->rescue->version, other->rescue->server, e);
+    }
+    if (f.type == WIRE_COPY) {
+        other->copy = xcalloc(1, sizeof *other->copy);
+        return hear_copy(s, &f, other->copy, e);
     }
     if (f.type != WIRE_HELLO)
         return err_set(e, ERR_PROTOCOL, "%s where HELLO was expected", wire_type_name(f.type));
@@ -194,7 +231,24 @@ static void note_takeover(struct peer *p, const struct session *s)
     log_warn("%s: an agent at %s takes the place of the one at %s", p->server, s->address, other->address);
 }
 
-/* Takes the server's place; a session that still has it (its agent lost it without our seeing) is ended. */
+/* p->lock held. Two machines have this server's name, and the one that has the place lives: frames of it came a moment ago. A source that was booted
+ * anew is another boot, too, but what it left behind is silent (docs/replication.md, "Two machines of one name"). */
+static int refuse_rival(struct peer *p, const struct session *s, struct err *e)
+{
+    const struct session *other = p->session;
+
+    if (strcmp(p->preferred_boot, s->hello.boot_id) == 0 || !other || strcmp(other->hello.boot_id, s->hello.boot_id) == 0 ||
+        clock_monotonic_us() - atomic_load(&other->heard_us) > ALIVE_US) {
+        p->preferred_boot[0] = '\0';
+        return 0;
+    }
+    memcpy(p->refused_address, s->address, sizeof p->refused_address);
+    memcpy(p->refused_boot, s->hello.boot_id, sizeof p->refused_boot);
+    p->refused_us = clock_now_us();
+    return err_set(e, ERR_CONFLICT, "another machine replicates as %s, from %s: stop slipway-agent on the one that is not this server", p->server, other->address);
+}
+
+/* Takes the server's place; a session that still has it (its agent lost it without our seeing) is ended, and so is another replicator's that copies. */
 static int take_place(struct session *s, struct err *e)
 {
     struct peer *p = peer_find(s->r, s->hello.server, true);
@@ -203,19 +257,25 @@ static int take_place(struct session *s, struct err *e)
     int result = 0;
 
     pthread_mutex_lock(&p->lock);
-    note_takeover(p, s);
-    while (p->session && result == 0) {
-        wire_conn_cut(p->session->conn);
-        if (pthread_cond_timedwait(&p->changed, &p->lock, &t) == ETIMEDOUT && p->session)
+    result = refuse_rival(p, s, e);
+    if (result == 0)
+        note_takeover(p, s);
+    while ((p->session || p->copying) && result == 0) {
+        session_give_way(p->session ? p->session : p->copying);
+        if (pthread_cond_timedwait(&p->changed, &p->lock, &t) == ETIMEDOUT && (p->session || p->copying))
             result = err_set(e, ERR_CONFLICT, "another connection of %s does not end", p->server);
     }
     if (result == 0) {
+        atomic_store(&s->heard_us, clock_monotonic_us());
         s->p = p;
         p->session = s;
         p->greeted = false;
         p->hello = s->hello;
         p->has_status = false;
         p->offers_since_point = 1; /* what came before is not known to be in a point */
+        p->pointed = false;
+        p->move_due_us = 0;
+        p->turned_away_us = 0;
         p->since_us = clock_now_us();
         p->was_connected = true;
         p->gone = p->stopped = false;
@@ -235,9 +295,13 @@ static void leave_place(struct session *s, const struct err *why)
     if (!p)
         return;
     pthread_mutex_lock(&p->lock);
-    peer_link_lost(p, why);
-    p->session = NULL;
-    p->since_us = clock_now_us();
+    if (s->copies) {
+        p->copying = NULL;
+    } else {
+        peer_link_lost(p, why);
+        p->session = NULL;
+        p->since_us = clock_now_us();
+    }
     err_clear(&p->trouble);
     while (p->session_users)
         pthread_cond_wait(&p->changed, &p->lock);
@@ -254,7 +318,7 @@ static bool names_disk(const struct wire_hello *hello, const char *id)
 }
 
 /* The server's disks are those of HELLO from now on. */
-static int open_disks(struct session *s, struct err *e)
+int session_open_disks(struct session *s, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_disk *held = NULL;
     int count = vault_disk_list(s->r->vault, s->hello.server, &held, e);
@@ -292,7 +356,7 @@ static int welcome(struct session *s, struct err *e)
     CLEANUP(free_ptr) struct wire_welcome *w = xcalloc(1, sizeof *w);
     struct vault_feed feed = {0}, next = {0};
 
-    if (open_disks(s, e) < 0 || vault_feed_get(s->r->vault, s->hello.server, &feed, e) < 0)
+    if (session_open_disks(s, e) < 0 || vault_feed_get(s->r->vault, s->hello.server, &feed, e) < 0)
         return -1;
     w->version = WIRE_VERSION;
     snprintf(w->replicator, sizeof w->replicator, "%s", s->r->options.name);
@@ -343,181 +407,6 @@ static int repeat_orders(struct session *s, struct err *e)
 
 /* ---- hearing ---- */
 
-static int hear_status(struct session *s, const struct wire_frame *f, struct err *e)
-{
-    struct wire_status status;
-
-    if (wire_json_decode(WIRE_STATUS, f->payload, f->size, &status, sizeof status, e) < 0)
-        return -1;
-    pthread_mutex_lock(&s->p->lock);
-    s->p->status = status;
-    s->p->has_status = true;
-    pthread_mutex_unlock(&s->p->lock);
-    return 0;
-}
-
-static int hear_failure(struct session *s, const struct wire_frame *f, struct err *e)
-{
-    enum slot_kind kind = f->type == WIRE_POINT_FAILED ? SLOT_POINT : SLOT_HASH;
-    struct wire_failure failure;
-    struct slot *slot;
-
-    if (wire_json_decode(f->type, f->payload, f->size, &failure, sizeof failure, e) < 0)
-        return -1;
-    pthread_mutex_lock(&s->p->lock);
-    slot = slot_answered(s->p, kind, failure.request);
-    if (slot) {
-        err_set(&slot->e, err_kind_named(failure.kind), "the agent of %s: %s", s->p->server, failure.message);
-        if (kind == SLOT_POINT)
-            s->p->point_trouble = slot->e;
-        slot_finish(s->p, slot);
-    }
-    pthread_mutex_unlock(&s->p->lock);
-    return 0;
-}
-
-/* A point of a group has come to a step. */
-static int hear_at(struct session *s, const struct wire_frame *f, struct err *e)
-{
-    struct wire_simple at, give_up = {.value = WIRE_GIVE_UP};
-    struct slot *slot;
-
-    if (wire_json_decode(WIRE_POINT_AT, f->payload, f->size, &at, sizeof at, e) < 0)
-        return -1;
-    if (at.value != WIRE_READY && at.value != WIRE_STILL)
-        return err_set(e, ERR_PROTOCOL, "POINT_AT with step %lld", (long long)at.value);
-    pthread_mutex_lock(&s->p->lock);
-    slot = slot_answered(s->p, SLOT_POINT, at.request);
-    if (slot && slot->in_step) {
-        slot->step = at.value;
-        slot->step_us = clock_monotonic_us();
-    }
-    pthread_mutex_unlock(&s->p->lock);
-    group_stir(s->r);
-    if (slot)
-        return 0;
-    give_up.request = at.request; /* nobody waits for it any more */
-    return wire_send_message(s->conn, WIRE_POINT_GO, &give_up, e);
-}
-
-static int hear_thawed(struct session *s, const struct wire_frame *f, struct err *e)
-{
-    struct wire_thawed thawed;
-    struct slot *slot;
-
-    if (wire_json_decode(WIRE_THAWED, f->payload, f->size, &thawed, sizeof thawed, e) < 0)
-        return -1;
-    pthread_mutex_lock(&s->p->lock);
-    slot = slot_answered(s->p, SLOT_THAW, thawed.request);
-    if (slot) {
-        slot->thawed = thawed;
-        slot_finish(s->p, slot);
-    }
-    pthread_mutex_unlock(&s->p->lock);
-    return 0;
-}
-
-static int hear_hashes(struct session *s, const struct wire_frame *f, struct err *e)
-{
-    struct wire_hashes h;
-    struct slot *slot;
-
-    if (wire_hashes_decode(f->payload, f->size, &h, e) < 0)
-        return -1;
-    if (h.disk >= s->hello.disk_count || (uint64_t)h.first_chunk + h.count > s->disks[h.disk].chunk_count)
-        return err_set(e, ERR_PROTOCOL, "HASHES for chunks that are none");
-    pthread_mutex_lock(&s->p->lock);
-    slot = slot_answered(s->p, SLOT_HASH, h.request);
-    if (slot)
-        slot->bytes_done += (int64_t)h.count * WIRE_CHUNK_SIZE;
-    if (slot && slot->hash_fd[h.disk] >= 0) {
-        size_t size = (size_t)h.count * HASH_SHA256_SIZE;
-        ssize_t n = pwrite(slot->hash_fd[h.disk], h.hashes, size, (off_t)h.first_chunk * HASH_SHA256_SIZE);
-
-        if (n != (ssize_t)size) {
-            err_set(&slot->e, ERR_NO_SPACE, "can't keep the source's hashes while comparing");
-            slot_finish(s->p, slot);
-        }
-    }
-    pthread_mutex_unlock(&s->p->lock);
-    return 0;
-}
-
-static int hear_hash_done(struct session *s, const struct wire_frame *f, struct err *e)
-{
-    CLEANUP(free_ptr) struct wire_hash_done *done = xcalloc(1, sizeof *done);
-    struct slot *slot;
-
-    if (wire_json_decode(WIRE_HASH_DONE, f->payload, f->size, done, sizeof *done, e) < 0)
-        return -1;
-    pthread_mutex_lock(&s->p->lock);
-    slot = slot_answered(s->p, SLOT_HASH, done->request);
-    if (slot) {
-        slot->hashed = done;
-        done = NULL;
-        slot_finish(s->p, slot);
-    }
-    pthread_mutex_unlock(&s->p->lock);
-    return 0;
-}
-
-static int hear_ping(struct session *s, const struct wire_frame *f, struct err *e)
-{
-    struct wire_simple ping;
-
-    return wire_json_decode(WIRE_PING, f->payload, f->size, &ping, sizeof ping, e) < 0
-               ? -1 : wire_send_message(s->conn, WIRE_PONG, &ping, e);
-}
-
-static int hear_end(struct session *s, const struct wire_frame *f, struct err *e)
-{
-    struct wire_failure why;
-
-    if (wire_json_decode(f->type, f->payload, f->size, &why, sizeof why, e) < 0)
-        return -1;
-    pthread_mutex_lock(&s->p->lock);
-    s->p->stopped = f->type == WIRE_BYE && err_kind_named(why.kind) == ERR_CANCELLED;
-    pthread_mutex_unlock(&s->p->lock);
-    return err_set(e, ERR_UNREACHABLE, "the agent ended the connection: %s", why.message);
-}
-
-static int hear_nothing(struct session *s, const struct wire_frame *f, struct err *e)
-{
-    (void)s;
-    (void)f;
-    (void)e;
-    return 0;
-}
-
-static const struct {
-    unsigned type;
-    int (*hear)(struct session *s, const struct wire_frame *f, struct err *e);
-} hearers[] = {
-    {WIRE_OFFER, offers_take},
-    {WIRE_DATA, offers_data},
-    {WIRE_POINT_BEGIN, hear_nothing},
-    {WIRE_POINT_AT, hear_at},
-    {WIRE_POINT_COMMIT, offers_point},
-    {WIRE_POINT_FAILED, hear_failure},
-    {WIRE_THAWED, hear_thawed},
-    {WIRE_HASHES, hear_hashes},
-    {WIRE_HASH_DONE, hear_hash_done},
-    {WIRE_HASH_FAILED, hear_failure},
-    {WIRE_STATUS, hear_status},
-    {WIRE_PING, hear_ping},
-    {WIRE_PONG, hear_nothing},
-    {WIRE_BYE, hear_end},
-    {WIRE_REFUSE, hear_end},
-};
-
-static int hear(struct session *s, const struct wire_frame *f, struct err *e)
-{
-    for (size_t i = 0; i < ARRAY_COUNT(hearers); i++)
-        if (hearers[i].type == f->type)
-            return hearers[i].hear(s, f, e);
-    return err_set(e, ERR_PROTOCOL, "%s is not for a replicator", wire_type_name(f->type));
-}
-
 /* How much of the time goes to what we do with what comes, as against waiting for it. */
 struct shares {
     int64_t begun_us, busy_us;
@@ -547,38 +436,61 @@ static int hear_all(struct session *s, struct err *e)
         int got = wire_recv(s->conn, &f, 500, &closed, e);
         int64_t got_us = clock_monotonic_us();
 
-        if (got < 0 || (got == 1 && hear(s, &f, e) < 0))
+        if (got < 0 || (got == 1 && session_hear(s, &f, e) < 0))
             return -1;
         if (got == 0 && closed)
-            return err_set(e, ERR_UNREACHABLE, "the agent closed the connection");
+            return err_set(e, ERR_UNREACHABLE, "the other end closed the connection");
         count_share(s, &shares, got_us);
         if (got == 1)
             atomic_store(&s->heard_us, clock_monotonic_us());
         else if (got_us - atomic_load(&s->heard_us) > SILENCE_US)
-            return err_set(e, ERR_TIMEOUT, "the agent has been silent for 30 s");
+            return err_set(e, ERR_TIMEOUT, "the other end has been silent for 30 s");
     }
     return err_set(e, ERR_CANCELLED, "the replicator stops");
 }
 
 /* ---- the whole ---- */
 
-static int run(struct session *s, struct err *e)
+int session_begin(struct session *s, struct err *e)
 {
-    CLEANUP(free_ptr) struct wire_restore *restore = NULL;
-    int reason;
+    int reason = pthread_create(&s->acker, NULL, acknowledge_all, s);
 
-    if (hear_first(s, &restore, e) < 0)
-        return -1;
-    if (restore)
-        return restore_serve(s->r, s->conn, restore, e);
-    if (take_place(s, e) < 0 || welcome(s, e) < 0 || repeat_orders(s, e) < 0)
-        return -1;
-    log_info("%s: the agent is connected, %lld disks, tracker %s", s->hello.server, (long long)s->hello.disk_count, s->hello.tracker);
-    reason = pthread_create(&s->acker, NULL, acknowledge_all, s);
     if (reason)
         return err_errno(e, reason, "can't start a thread");
     s->acker_runs = true;
-    return hear_all(s, e);
+    return 0;
+}
+
+static int run(struct session *s, struct err *e)
+{
+    struct other_first other = {0};
+    CLEANUP(free_ptr) struct wire_restore *restore = NULL;
+    CLEANUP(free_ptr) struct wire_rescue *rescue = NULL;
+    CLEANUP(free_ptr) struct wire_copy *copy = NULL;
+    int heard = hear_first(s, &other, e);
+
+    restore = other.restore;
+    rescue = other.rescue;
+    copy = other.copy;
+    if (heard < 0)
+        return -1;
+    if (revoked_check(s->r, s->conn, e) < 0) {
+        revoked_note(s->r, wire_conn_peer(s->conn), e);
+        return -1;
+    }
+    if (restore)
+        return restore_serve(s->r, s->conn, restore, e);
+    if (rescue)
+        return rescue_hear(s->r, s->conn, rescue, e);
+    if (copy) {
+        if (copy_in_begin(s, copy, e) < 0)
+            return -1;
+    } else {
+        if (take_place(s, e) < 0 || welcome(s, e) < 0 || repeat_orders(s, e) < 0)
+            return -1;
+        log_info("%s: the agent is connected, %lld disks, tracker %s", s->hello.server, (long long)s->hello.disk_count, s->hello.tracker);
+    }
+    return session_begin(s, e) < 0 ? -1 : hear_all(s, e);
 }
 
 static void end_session(struct session *s)
@@ -608,23 +520,35 @@ static struct session *new_session(struct replicator *r, struct tls_stream **str
     return s;
 }
 
+/* Which of the two it is, and for whom it speaks, is held against its first frame. */
+static int check_role(const struct tls_stream *stream, struct err *e)
+{
+    const char *name = tls_peer_name(stream);
+
+    if (strncmp(name, "agent:", 6) == 0 || strncmp(name, "replicator:", 11) == 0)
+        return 0;
+    return err_set(e, ERR_DENIED, "the other end is \"%s\" where \"agent:…\" or \"replicator:…\" was expected", name);
+}
+
 void session_serve(struct replicator *r, int fd)
 {
     CLEANUP(tls_close) struct tls_stream *stream = NULL;
+    char stale[TLS_NAME_SIZE];
     struct session *s;
     struct err e = {0};
 
-    if (tls_open(r->tls, fd, "agent:", HANDSHAKE_TIMEOUT_MS, &stream, &e) < 0) {
+    if (tls_open_telling(r->tls, fd, "", HANDSHAKE_TIMEOUT_MS, stale, &stream, &e) < 0 || check_role(stream, &e) < 0) {
+        revoked_note(r, stale, &e);
         log_err(&e, "a connection was refused");
         return;
     }
     s = new_session(r, &stream);
     net_peer_text(fd, s->address, sizeof s->address);
-    run(s, &e); /* only a restored point ends it without an error */
+    run(s, &e); /* only a restored point, and a word about one, end it without an error */
     if (e.kind && e.kind != ERR_UNREACHABLE && e.kind != ERR_CANCELLED)
         refuse(s, &e);
     if (!e.kind || e.kind == ERR_UNREACHABLE || e.kind == ERR_CANCELLED)
-        log_info("%s: the connection ends: %s", wire_conn_peer(s->conn), e.kind ? e.message : "restored");
+        log_info("%s: the connection ends: %s", wire_conn_peer(s->conn), e.kind ? e.message : "all is said");
     else
         log_err(&e, "%s: the connection ends", wire_conn_peer(s->conn));
     end_session(s);
@@ -633,6 +557,7 @@ void session_serve(struct replicator *r, int fd)
     offers_release(s);
     zip_free(&s->zip);
     free(s->chunk);
+    free(s->copy);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);
     free(s);

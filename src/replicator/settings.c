@@ -78,9 +78,9 @@ static void read_shares(const json_t *shared, struct settings *s, struct err *fa
 /* Everything or nothing: every fault is named, and what can't be read changes nothing. */
 static int read_settings(const json_t *said, struct settings *out, struct err *e)
 {
-    static const char *const known[] = {"bandwidth", "cpu_percent", "point_interval_s", "read_rate", "retention", "shared", "time_zone"};
+    static const char *const known[] = {"bandwidth", "copy_rate", "cpu_percent", "group_points", "point_interval_s", "read_rate", "retention", "shared", "time_zone"};
     CLEANUP(settings_clear) struct settings s = {0};
-    const char *name, *retention, *read_rate;
+    const char *name, *retention, *read_rate, *copy_rate, *group;
     struct err faults = {0}, why = {0};
     json_t *value;
 
@@ -102,6 +102,14 @@ static int read_settings(const json_t *said, struct settings *out, struct err *e
     read_rate = text_of(said, "read_rate", &faults);
     if (read_rate && rate_parse(read_rate, &s.read_bytes_per_s, &why) < 0)
         err_also(&faults, ERR_INVALID, "read_rate: %s", why.message);
+    copy_rate = text_of(said, "copy_rate", &faults);
+    if (copy_rate && rate_parse(copy_rate, &s.copy_bytes_per_s, &why) < 0)
+        err_also(&faults, ERR_INVALID, "copy_rate: %s", why.message);
+    group = text_of(said, "group_points", &faults);
+    if (group && strlen(group) >= sizeof s.group)
+        err_also(&faults, ERR_INVALID, "group_points is longer than %d bytes", LIMIT_NAME_BYTES);
+    else if (group)
+        memcpy(s.group, group, strlen(group) + 1);
     read_calendar(said, "", &s.own, &faults);
     read_shares(json_object_get(said, "shared"), &s, &faults);
     if (faults.kind)
@@ -145,22 +153,12 @@ static bool take_peer(struct peer *p, json_t *said)
     return taken;
 }
 
-static struct peer *first_peer(struct replicator *r)
-{
-    struct peer *p;
-
-    pthread_mutex_lock(&r->lock);
-    p = r->peers;
-    pthread_mutex_unlock(&r->lock);
-    return p;
-}
-
 static int keep(struct replicator *r, struct err *e)
 {
     CLEANUP(json_free) json_t *all = json_pack("{s:{}}", "servers");
     CLEANUP(free_ptr) char *text = NULL;
 
-    for (struct peer *p = first_peer(r); p; p = p->next) {
+    for (struct peer *p = peers_first(r); p; p = p->next) {
         pthread_mutex_lock(&p->lock);
         if (p->settings_said && !p->gone)
             json_object_set(json_object_get(all, "servers"), p->server, p->settings_said);
@@ -170,8 +168,28 @@ static int keep(struct replicator *r, struct err *e)
     return file_write(r->settings_path, text, strlen(text), 0600, e) < 0 ? err_wrap(e, "keeping the servers' settings") : 0;
 }
 
-/* True where something changed. */
-static bool take_all(struct replicator *r, const json_t *answer)
+/* A person's order to the factory, each once: what was ordered here after it stays. True where it is a new one. */
+static bool take_order(struct peer *p, json_t *said)
+{
+    CLEANUP(json_free) json_t *order = json_incref(json_object_get(said, "order"));
+    int64_t at_us = json_get_int(order, "at_us", 0);
+    bool fresh;
+
+    json_object_del(said, "order"); /* it is no setting */
+    pthread_mutex_lock(&p->lock);
+    fresh = at_us > p->order_us;
+    if (fresh) {
+        p->order_us = at_us;
+        p->paused = json_get_bool(order, "paused", false);
+        p->paused_us = at_us;
+        snprintf(p->paused_by, sizeof p->paused_by, "%s", json_get_string(order, "by", ""));
+    }
+    pthread_mutex_unlock(&p->lock);
+    return fresh;
+}
+
+/* True where a setting changed. *ordered: and where an order is new. */
+static bool take_all(struct replicator *r, const json_t *answer, bool *ordered)
 {
     json_t *said;
     const char *server;
@@ -180,6 +198,7 @@ static bool take_all(struct replicator *r, const json_t *answer)
     json_object_foreach(json_object_get(answer, "servers"), server, said) {
         struct peer *p = peer_find(r, server, false);
 
+        *ordered = (p && take_order(p, said)) || *ordered;
         changed = (p && take_peer(p, said)) || changed;
     }
     return changed;
@@ -187,23 +206,25 @@ static bool take_all(struct replicator *r, const json_t *answer)
 
 int settings_take(struct replicator *r, const json_t *answer, struct err *e)
 {
+    bool ordered = false;
     int result;
 
     pthread_mutex_lock(&r->settings_lock);
-    result = take_all(r, answer) ? keep(r, e) : 0;
+    result = take_all(r, answer, &ordered) ? keep(r, e) : 0;
     pthread_mutex_unlock(&r->settings_lock);
-    return result;
+    return ordered && peers_save(r, e) < 0 ? -1 : result; /* agents are told with their limits, within a second */
 }
 
 int settings_load(struct replicator *r, struct err *e)
 {
     CLEANUP(json_free) json_t *kept = NULL;
+    bool ordered = false; /* orders are kept elsewhere */
 
     if (!file_exists(r->settings_path))
         return 0;
     if (json_read_file(r->settings_path, &kept, e) < 0)
         return err_wrap(e, "the servers' settings: mend or remove the file, the factory says them again");
-    take_all(r, kept);
+    take_all(r, kept, &ordered);
     return 0;
 }
 
@@ -353,10 +374,10 @@ static void reckon(struct replicator *r)
     int64_t now_us = clock_read_us(r->clock);
     size_t count = 0, room = 0;
 
-    for (struct peer *p = first_peer(r); p; p = p->next)
+    for (struct peer *p = peers_first(r); p; p = p->next)
         room++;
     askers = xcalloc(room + 1, sizeof *askers);
-    for (struct peer *p = first_peer(r); p && count < room; p = p->next)
+    for (struct peer *p = peers_first(r); p && count < room; p = p->next)
         ask(p, now_us, &askers[count++]);
     divide_all(askers, count);
     for (size_t i = 0; i < count; i++) {
@@ -399,7 +420,7 @@ void settings_tell(struct peer *p)
 void settings_apply(struct replicator *r)
 {
     reckon(r);
-    for (struct peer *p = first_peer(r); p; p = p->next)
+    for (struct peer *p = peers_first(r); p; p = p->next)
         settings_tell(p);
 }
 
@@ -423,6 +444,8 @@ json_t *settings_json(const struct peer *p)
                           "limit_bytes_per_s", (json_int_t)p->limit.value, "read_bytes_per_s", (json_int_t)p->limit.read_bytes_per_s,
                           "cpu_percent", (json_int_t)p->limit.cpu_percent, "paused_by_calendar", p->calendar_pause);
 
+    json_object_set_new(j, "group", p->settings.group[0] ? json_string(p->settings.group) : json_null());
+    json_object_set_new(j, "together", json_boolean(p->together));
     json_object_set_new(j, "error", why->kind ? json_pack("{s:s, s:s}", "kind", err_meaning(why->kind)->name, "message", why->message) : json_null());
     return j;
 }

@@ -7,6 +7,7 @@
 
 #define STAT_EVERY_US (3 * US_PER_S)
 #define TAKEOVERS_US (60 * US_PER_S)
+#define REFUSED_US (60 * US_PER_S) /* one that is refused dials again within 15 s */
 #define BUSY_SHARE 0.8 /* of the session's time: then it is us who are waited for */
 #define ETA_UNKNOWN (-1) /* in STATUS */
 #define ETA_NEVER (-2)
@@ -58,13 +59,28 @@ static struct cause_facts facts_of(const struct peer *p)
 {
     return (struct cause_facts){
         .now_us = clock_now_us(), .detached = p->detached, .connected = p->session != NULL, .stopped = p->stopped, .since_us = p->since_us,
-        .takeovers = takeovers(p), .rivals = {p->rivals[0], p->rivals[1]}, .paused = p->paused, .paused_by = p->paused_by,
+        .takeovers = takeovers(p), .rivals = {p->rivals[0], p->rivals[1]},
+        .refused = p->refused_us && clock_now_us() - p->refused_us < REFUSED_US ? p->refused_address : NULL,
+        .turned_away = p->turned_away_us && clock_now_us() - p->turned_away_us < REFUSED_US ? &p->turned_away : NULL, .paused = p->paused, .paused_by = p->paused_by,
         .paused_us = p->paused_us, .trouble = &p->trouble, .status = &p->status, .busy = p->busy_share > BUSY_SHARE,
         .paused_by_calendar = p->calendar_pause && !p->paused, .settings_trouble = &p->settings_trouble,
-        .limit_said_bytes_per_s = p->limit.value, .point_trouble = &p->point_trouble, .newest_at_us = p->newest_at_us};
+        .moved_to = p->place.replicator, .limit_said_bytes_per_s = p->limit.value, .point_trouble = &p->point_trouble, .group = p->settings.group, .group_trouble = &p->group_trouble, .newest_at_us = p->newest_at_us,
+        .copied_to = p->copy_to.replicator, .copy_trouble = &p->copied.trouble, .copy_trouble_us = p->copied.trouble_us, .copy_lag_us = copies_lag_us(p)};
 }
 
 static json_t *integer_or_null(int64_t value) { return value < 0 ? json_null() : json_integer(value); }
+
+/* lock held */
+static json_t *rescue_json(const struct peer *p)
+{
+    json_t *j;
+
+    if (!*p->rescue_state)
+        return json_null();
+    j = json_pack("{s:s, s:s, s:s}", "point", p->rescue_point, "state", p->rescue_state, "message", p->rescue_message);
+    json_set_time(j, "at", p->rescue_us);
+    return j;
+}
 
 /* lock held */
 static json_t *replication_json(struct peer *p)
@@ -95,10 +111,17 @@ static json_t *replication_json(struct peer *p)
     json_object_set_new(j, "newest_point", pointed ? json_string(p->newest) : json_null());
     json_set_time(j, "newest_point_at", pointed ? p->newest_at_us : 0);
     json_object_set_new(j, "newest_point_age_ms", pointed ? json_integer((clock_now_us() - p->newest_at_us) / US_PER_MS) : json_null());
+    json_object_set_new(j, "newest_point_unreadable_bytes", pointed ? json_integer((json_int_t)p->newest_unreadable.bytes) : json_null());
+    json_object_set_new(j, "unreadable_bytes", json_integer(s->unreadable_bytes));
+    json_object_set_new(j, "pointed", json_boolean(p->session && p->pointed));
+    json_object_set_new(j, "move", moves_json(p));
+    json_object_set_new(j, "copy", copies_json(p));
+    json_object_set_new(j, "copied_from", p->copy_from[0] ? json_string(p->copy_from) : json_null());
     json_object_set_new(j, "settings", settings_json(p));
     json_object_set_new(j, "source_latency", json_pack("{s:I, s:I, s:I, s:I}", "now_us", (json_int_t)s->source_latency_us, "without_us",
                                                        (json_int_t)s->source_latency_without_us, "with_us", (json_int_t)s->source_latency_with_us,
                                                        "backoff_bytes_per_s", (json_int_t)s->backoff_bytes_per_s));
+    json_object_set_new(j, "rescue", rescue_json(p));
     json_object_set_new(j, "error", error_json(p));
     json_object_set_new(j, "cause", cause_json(&facts));
     return j;
@@ -160,14 +183,15 @@ static json_t *vault_json(struct replicator *r)
 json_t *status_json(struct replicator *r, const char *server)
 {
     json_t *j = json_pack("{s:[]}", "servers"), *list = json_object_get(j, "servers");
-    struct peer *p;
 
-    pthread_mutex_lock(&r->lock);
-    p = r->peers; /* the chain only ever grows at its head, and no peer is freed: it can be walked without the lock */
-    pthread_mutex_unlock(&r->lock);
-    for (; p; p = p->next)
+    for (struct peer *p = peers_first(r); p; p = p->next)
         if ((!server || strcmp(server, p->server) == 0) && !is_gone(p))
             json_array_append_new(list, peer_json(p));
     json_object_set_new(j, "vault", vault_json(r));
+    json_object_set_new(j, "control_socket", json_string(r->control_told));
+    if (r->options.advertise_address[0]) {
+        json_object_set_new(j, "address", json_string(r->options.advertise_address));
+        json_object_set_new(j, "port", json_integer(r->options.advertise_port));
+    }
     return j;
 }

@@ -14,17 +14,25 @@
 #define CALL_TIMEOUT_MS (INT64_C(7) * 86400 * 1000) /* it says how far it is; who does not want to wait ends the program */
 
 struct options {
-    const char *folder, *key_file, *new_key_file;
+    const char *folder, *new_key_file;
+    struct reach_needs needs;
     int64_t live_percent;
-    bool json, seal_anew;
+    bool json, seal_anew, new_key;
 };
 
 static const struct option_row option_rows[] = {
     {"vault", OPTION_TEXT, offsetof(struct options, folder), "FOLDER", "the vault's folder, or the replicator's, or the factory's data folder", true},
-    {"vault-key-file", OPTION_TEXT, offsetof(struct options, key_file), "FILE", "its key, where no replicator has it open and it lies in no factory's data folder (SLIPWAY_VAULT_KEY_FILE)", false},
+    {"vault-key-file", OPTION_TEXT, offsetof(struct options, needs.key_file), "FILE", "its key, where no replicator has it open and it lies in no factory's data folder (SLIPWAY_VAULT_KEY_FILE)", false},
+    {"s3-credentials-file", OPTION_TEXT, offsetof(struct options, needs.bucket.credentials_file), "FILE", "where no replicator has it open and segments lie in a bucket: lines aws_access_key_id = … and aws_secret_access_key = …", false},
+    {"s3-url", OPTION_TEXT, offsetof(struct options, needs.bucket.url), "URL", "the store (as vault.json says)", false},
+    {"s3-bucket", OPTION_TEXT, offsetof(struct options, needs.bucket.bucket), "NAME", "its bucket (as vault.json says)", false},
+    {"s3-prefix", OPTION_TEXT, offsetof(struct options, needs.bucket.prefix), "WORDS", "what all keys begin with (as vault.json says)", false},
+    {"s3-region", OPTION_TEXT, offsetof(struct options, needs.bucket.region), "NAME", "the store's region (us-east-1)", false},
+    {"s3-ca", OPTION_TEXT, offsetof(struct options, needs.bucket.ca_file), "FILE", "PEM of the store's CA (the system's)", false},
     {"live", OPTION_NUMBER, offsetof(struct options, live_percent), "PERCENT", "compact: out of segments of which less than this is in use (80)", false},
     {"seal-anew", OPTION_FLAG, offsetof(struct options, seal_anew), NULL, "compact: and out of those that are not encrypted, or under an older data key", false},
     {"new-key-file", OPTION_TEXT, offsetof(struct options, new_key_file), "FILE", "rotate: the key that opens the vault from now on, instead of the one before", false},
+    {"new-key", OPTION_FLAG, offsetof(struct options, new_key), NULL, "rotate: the same, where the factory keeps the vault's key: it makes a new one", false},
     {"json", OPTION_FLAG, offsetof(struct options, json), NULL, "print the answer as JSON (also: -o json)", false},
 };
 static const struct option_table option_table = {
@@ -36,7 +44,7 @@ static const struct option_table option_table = {
     "compact  gives back what nothing uses, and copies what lives out of sparse segments\n"
     "rotate   a new data key for all that is written from now on\n\n"
     "Where a replicator has the vault open it does the work, beside its own; else the vault is opened here, and no replicator can\n"
-    "start on it meanwhile. Ends with 14 where damage was found.", option_rows, ARRAY_COUNT(option_rows)};
+    "start on it meanwhile; nothing is written to its bucket then. Ends with 14 where damage was found.", option_rows, ARRAY_COUNT(option_rows)};
 
 /* One look, on an open vault; the answer is that of the control socket's verb. */
 static int look_stat(struct vault *v, const struct options *o, vault_progress *progress, json_t **answer, struct err *e)
@@ -94,6 +102,8 @@ static int look_rotate(struct vault *v, const struct options *o, vault_progress 
     int rotated;
 
     (void)progress;
+    if (o->new_key)
+        return err_set(e, ERR_WRONG_STATE, "a new key of the factory's goes through the replicator: start it, and ask again");
     if (o->new_key_file && vault_key_read(o->new_key_file, &key, e) < 0)
         return -1;
     rotated = vault_rotate(v, o->new_key_file ? &key : NULL, e);
@@ -135,6 +145,28 @@ static void tell_encryption(const json_t *s)
     putchar('\n');
 }
 
+static void tell_bucket(const json_t *b)
+{
+    const json_t *error = json_object_get(b, "error");
+    char sent[32], waiting[32];
+
+    if (!json_is_object(b))
+        return;
+    printf("away     in the %s", json_get_string(b, "at", "?"));
+    if (json_get_bool(b, "open", false))
+        printf(": %s in %.0f segments are there for certain, %s in %.0f wait to be sent", size_text(number(b, "uploaded_bytes"), sent), number(b, "uploaded_segments"),
+               size_text(number(b, "waiting_bytes"), waiting), number(b, "waiting_segments"));
+    else
+        printf(", which was not opened with it: only what has a file here can be read");
+    putchar('\n');
+    if (number(b, "refused_segments") > 0)
+        printf("         %.0f segments are damaged here and are not sent (scrub names what is missing)\n", number(b, "refused_segments"));
+    if (number(b, "to_remove_segments") > 0)
+        printf("         %.0f are to be removed there\n", number(b, "to_remove_segments"));
+    if (json_is_object(error))
+        printf("         last try, %s: %s\n", json_get_string(b, "error_at", "?"), json_get_string(error, "message", "?"));
+}
+
 static void tell_points(const json_t *ages, double count)
 {
     static const char *const rungs[VAULT_AGES] = {"of the last 10 minutes", "of the hour", "of the day", "of three days", "older"};
@@ -163,6 +195,7 @@ static bool tell_stat(const json_t *answer)
     printf("saves    %.2f by what disks have in common, %.2f by compression\n", ratio(number(u, "mapped_chunks"), number(u, "distinct_chunks")),
            ratio(number(u, "page_bytes"), number(u, "packed_bytes")));
     tell_encryption(s);
+    tell_bucket(json_object_get(s, "bucket"));
     printf("room     %s free of %s\n", size_text(number(s, "free_bytes"), a), size_text(number(s, "total_bytes"), b));
     printf("damaged  %lld chunks are known (scrub looks for more)\n", damaged);
     return damaged > 0;
@@ -180,7 +213,8 @@ static bool tell_rotate(const json_t *answer)
 {
     printf("what is written from now on is sealed under data key %.0f\n", number(answer, "data_keys"));
     if (json_is_true(json_object_get(answer, "new_key")))
-        puts("the vault opens with the new key alone: give it to the replicator from its next start on, and keep a copy of it elsewhere");
+        puts(json_is_true(json_object_get(answer, "factory_keeps_key")) ? "the vault opens with the new key alone, which the factory keeps"
+                                                                        : "the vault opens with the new key alone: give it to the replicator from its next start on, and keep a copy of it elsewhere");
     return false;
 }
 
@@ -235,6 +269,8 @@ static int ask_replicator(const struct look *l, const struct options *o, const c
         return err_errno(e, errno, "%s", o->new_key_file);
     if (new_key)
         json_object_set_new(request, "new_key_file", json_string(new_key));
+    if (o->new_key)
+        json_object_set_new(request, "new_key", json_true());
     if (replicator_call(&call, request, answer, e) == 0)
         return 0;
     return e->kind == ERR_UNREACHABLE
@@ -244,15 +280,15 @@ static int ask_replicator(const struct look *l, const struct options *o, const c
 static int look_at(const struct look *l, const struct options *o, json_t **answer, struct err *e)
 {
     CLEANUP(free_ptr) char *path = NULL;
+    CLEANUP(reach_options_release) struct reach_options with = {0};
     CLEANUP(vault_close) struct vault *v = NULL;
-    struct reach_key key;
-    int opened;
+    struct reach_needs needs = o->needs;
 
-    if (reach_find_vault(o->folder, &path, e) < 0 || reach_read_key(path, o->key_file ? o->key_file : getenv("SLIPWAY_VAULT_KEY_FILE"), &key, e) < 0)
+    if (!needs.key_file)
+        needs.key_file = getenv("SLIPWAY_VAULT_KEY_FILE");
+    if (reach_find_vault(o->folder, &path, e) < 0 || reach_options_make(path, &needs, &with, e) < 0)
         return -1;
-    opened = vault_open(path, &key.options, &v, e);
-    explicit_bzero(&key, sizeof key);
-    if (opened == 0)
+    if (vault_open(path, &with.options, &v, e) == 0)
         return l->look(v, o, beat, answer, e);
     if (e->kind != ERR_CONFLICT)
         return -1;

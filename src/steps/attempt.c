@@ -60,7 +60,7 @@ static void *listen_to_parent(void *user)
     struct attempt *a = user;
 
     for (;;) {
-        json_t *line = NULL;
+        json_t *line = NULL, *stored;
 
         if (lines_read(&a->from_parent, -1, &line, NULL) <= 0) {
             proc_kill_session(getsid(0));
@@ -68,14 +68,15 @@ static void *listen_to_parent(void *user)
         }
         if (json_get_bool(line, "cancel", false))
             step_cancel(a->step);
-        if (json_object_get(line, "stored")) {
-            pthread_mutex_lock(&a->lock);
-            json_decref(a->stored);
-            a->stored = json_incref(json_object_get(line, "stored"));
-            pthread_cond_signal(&a->answered);
-            pthread_mutex_unlock(&a->lock);
-        }
-        json_decref(line);
+        stored = json_incref(json_object_get(line, "stored"));
+        json_decref(line); /* first: what is handed over is nobody else's any more */
+        if (!stored)
+            continue;
+        pthread_mutex_lock(&a->lock);
+        json_decref(a->stored);
+        a->stored = stored;
+        pthread_cond_signal(&a->answered);
+        pthread_mutex_unlock(&a->lock);
     }
     return NULL;
 }

@@ -59,7 +59,7 @@ static int run(struct step *s, struct err *e)
 
     if (step_need_string(s, "server.name", &server, e) < 0 || step_need_string(s, "context.final_sync.point", &point, e) < 0 ||
         control_ask_agent(s, json_pack("{s:s, s:s, s:s}", "verb", "compare", "server", server, "point", point), COMPARE_TIMEOUT_MS,
-                    "every block, on the source and in the copy", &answer, e) < 0 ||
+                    "every block, on the source and in the copy", &answer, e) < 0 || control_point_whole(s, json_object_get(answer, "point"), e) < 0 ||
         json_need_array(answer, "disks", &disks, e) < 0 || covers(s, disks, e) < 0)
         return -1;
     json_array_foreach(disks, i, disk) {

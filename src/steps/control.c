@@ -2,10 +2,12 @@
 #include "base/clock.h"
 #include "replicator/call.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #define AGENT_WAIT_US (300 * US_PER_S)
 #define AGENT_AGAIN_MS 500
+#define PLACES_BYTES 600
 
 struct asking {
     struct step *step;
@@ -26,8 +28,11 @@ int control_ask(struct step *s, json_t *request, int timeout_ms, const char *not
 {
     CLEANUP(json_free) json_t *asked = request, *answered = NULL;
     struct asking a = {s, note};
+    const char *name = step_string(s, "settings.replicator.name", NULL);
     struct replicator_call call = {.timeout_ms = timeout_ms, .cancelled = is_cancelled, .progress = pass_on, .user = &a};
 
+    if (name)
+        json_object_set_new(asked, "replicator", json_string(name));
     if (step_need_string(s, "settings.replicator.control_socket", &call.socket_path, e) < 0 || replicator_call(&call, asked, &answered, e) < 0)
         return -1;
     if (answer) {
@@ -58,13 +63,18 @@ int control_ask_agent(struct step *s, json_t *request, int timeout_ms, const cha
 
 int control_server(struct step *s, json_t **answer, json_t **server, struct err *e)
 {
-    CLEANUP(json_free) json_t *status = NULL;
     const char *name;
+
+    return step_need_string(s, "server.name", &name, e) < 0 ? -1 : control_server_named(s, name, answer, server, e);
+}
+
+int control_server_named(struct step *s, const char *name, json_t **answer, json_t **server, struct err *e)
+{
+    CLEANUP(json_free) json_t *status = NULL;
     json_t *servers, *held;
     size_t i;
 
-    if (step_need_string(s, "server.name", &name, e) < 0 ||
-        control_ask(s, json_pack("{s:s, s:s}", "verb", "status", "server", name), 30000, NULL, &status, e) < 0 ||
+    if (control_ask(s, json_pack("{s:s, s:s}", "verb", "status", "server", name), 30000, NULL, &status, e) < 0 ||
         json_need_array(status, "servers", &servers, e) < 0)
         return -1;
     json_array_foreach(servers, i, held) {
@@ -78,4 +88,35 @@ int control_server(struct step *s, json_t **answer, json_t **server, struct err 
         }
     }
     return err_set(e, ERR_NOT_FOUND, "the replicator does not know the server %s; was its agent pushed, and does it reach the replicator?", name);
+}
+
+/* "disk serial:vda, sectors 2048 to 2055; …": the places that the point names. */
+static void say_places(const json_t *point, struct buf *out)
+{
+    const json_t *range;
+    size_t i;
+
+    json_array_foreach(json_object_get(point, "unreadable"), i, range) {
+        int64_t first = json_get_int(range, "first_sector", -1);
+
+        buf_printf(out, "%sdisk %s, sectors %" PRId64 " to %" PRId64, i ? "; " : "", json_get_string(range, "disk", "?"), first,
+                   first + json_get_int(range, "sector_count", 0) - 1);
+    }
+}
+
+int control_point_whole(struct step *s, const json_t *point, struct err *e)
+{
+    const char *reason = step_string(s, "server.attributes.accept_unreadable", ""), *id;
+    CLEANUP(buf_release) struct buf places = {.limit_bytes = PLACES_BYTES};
+    int64_t bytes;
+
+    if (json_need_string(point, "id", &id, e) < 0 || json_need_int(point, "unreadable_bytes", &bytes, e) < 0)
+        return err_wrap(e, "the recovery point");
+    if (bytes == 0)
+        return 0;
+    say_places(point, &places);
+    step_evidence(s, "unreadable sectors", *reason != 0, "%s: %" PRId64 " bytes of the source could not be read and are zero in it (%s)%s%s", id, bytes,
+                  places.size_bytes ? places.data : "places not known", *reason ? "; accepted: " : "", reason);
+    return *reason ? 0 : err_set(e, ERR_WRONG_STATE, "%" PRId64 " bytes of the source could not be read when the recovery point %s was taken, and are zero in it: mend the "
+                                 "source's disk and take another one, or say in the server's attribute accept_unreadable why it may be used so", bytes, id);
 }

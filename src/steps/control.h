@@ -13,6 +13,13 @@ int control_ask(struct step *s, json_t *request, int timeout_ms, const char *not
  * for, up to five minutes, before that is an error. The request must be one that may be asked again. */
 int control_ask_agent(struct step *s, json_t *request, int timeout_ms, const char *note, json_t **answer, struct err *e);
 
+/* Gate: the point (its object as the replicator gives it) holds all of its source. Where the source could not be read somewhere it is refused
+ * (ERR_WRONG_STATE), unless the server's attribute accept_unreadable says why it may pass: then evidence says so. */
+int control_point_whole(struct step *s, const json_t *point, struct err *e);
+
 /* The replication object of the step's server, from the verb "status": a borrowed member of *answer, which the caller frees.
  * ERR_NOT_FOUND where the replicator doesn't know the server: missing is never fine. */
 int control_server(struct step *s, json_t **answer, json_t **server, struct err *e);
+int control_server_named(struct step *s, const char *name, json_t **answer, json_t **server, struct err *e); /* of another one */
+/* Waits, with progress, until that server's agent has sent its disks whole and goes on continuously (initial_sync.c). The object as in control_server. */
+int control_wait_continuous(struct step *s, const char *name, json_t **answer, json_t **server, struct err *e);

@@ -1,5 +1,6 @@
 /* drop_staged: the staged data of a server that runs on its own disks goes. Never while the instance still reads from it. */
 #include "steps/control.h"
+#include "steps/home.h"
 
 #include <inttypes.h>
 
@@ -14,6 +15,7 @@ static int run(struct step *s, struct err *e)
     if (!json_is_true(step_json(s, "context.right_size.filled")))
         return err_set(e, ERR_WRONG_STATE, "it isn't known that the instance of %s has all its blocks on disks of its own; nothing is dropped", server);
     if (control_ask(s, json_pack("{s:s, s:s}", "verb", "unexport", "point", point), 60000, NULL, NULL, e) < 0 ||
+        home_unpin_all(s, server, e) < 0 || /* of a way home that was called off */
         control_ask(s, json_pack("{s:s, s:s}", "verb", "drop", "server", server), 2 * 3600 * 1000, "dropping", &answer, e) < 0)
         return -1;
     if (control_ask(s, json_pack("{s:s, s:s}", "verb", "points", "server", server), 60000, NULL, &left, e) < 0 || json_need_array(left, "points", &points, e) < 0)

@@ -6,6 +6,16 @@
 
 #define POINT_TIMEOUT_MS (60 * 60 * 1000)
 
+/* The source goes on: for a way back. */
+static int undo(struct step *s, struct err *e)
+{
+    const char *server;
+
+    if (step_need_string(s, "server.name", &server, e) < 0)
+        return -1;
+    return control_ask(s, json_pack("{s:s, s:s}", "verb", "thaw", "server", server), 60000, NULL, NULL, e);
+}
+
 static int run(struct step *s, struct err *e)
 {
     CLEANUP(json_free) json_t *answer = NULL;
@@ -23,6 +33,10 @@ static int run(struct step *s, struct err *e)
         return -1;
     if (json_array_size(disks) == 0)
         return err_set(e, ERR_PROTOCOL, "the cutover point %s has no disk", id);
+    if (control_point_whole(s, point, e) < 0) {
+        (void)undo(s, NULL); /* it need not stand still for a point that is not used */
+        return -1;
+    }
     step_evidence(s, "cutover point", true, "%s, %s-consistent, %zu disks, %" PRId64 " bytes of last changes; the source is held still", id, consistency,
                   json_array_size(disks), json_get_int(point, "bytes", 0));
     step_evidence(s, "freeze", true, "%" PRId64 " ms until the point was copied", json_get_int(point, "freeze_ms", 0));
@@ -31,16 +45,6 @@ static int run(struct step *s, struct err *e)
     step_result(s, "freeze_ms", json_integer(json_get_int(point, "freeze_ms", 0)));
     step_result(s, "disks", json_incref(disks));
     return 0;
-}
-
-/* The source goes on: for a way back. */
-static int undo(struct step *s, struct err *e)
-{
-    const char *server;
-
-    if (step_need_string(s, "server.name", &server, e) < 0)
-        return -1;
-    return control_ask(s, json_pack("{s:s, s:s}", "verb", "thaw", "server", server), 60000, NULL, NULL, e);
 }
 
 const struct step_api step_final_sync = {

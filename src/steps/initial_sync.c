@@ -59,13 +59,13 @@ static int judge(const json_t *server, int64_t *since_us, struct err *e)
     return err_set(e, ERR_PROTOCOL, "replication is in the state \"%s\", which nobody knows", state);
 }
 
-static int look(struct step *s, int64_t *since_us, struct err *e)
+static int look(struct step *s, const char *name, int64_t *since_us, struct err *e)
 {
     CLEANUP(json_free) json_t *answer = NULL;
     json_t *server;
     struct err why = {0};
 
-    if (control_server(s, &answer, &server, &why) < 0) {
+    if (control_server_named(s, name, &answer, &server, &why) < 0) {
         /* A replicator that starts again, or an agent that has not dialled yet, is waited for. */
         if (why.kind != ERR_NOT_FOUND && why.kind != ERR_UNREACHABLE)
             return err_set(e, why.kind, "%s", why.message);
@@ -79,17 +79,25 @@ static int look(struct step *s, int64_t *since_us, struct err *e)
     return judge(server, since_us, e);
 }
 
+int control_wait_continuous(struct step *s, const char *name, json_t **answer, json_t **server, struct err *e)
+{
+    int64_t since_us = 0;
+    int whole;
+
+    while ((whole = look(s, name, &since_us, e)) == 0)
+        if (step_sleep_ms(s, LOOK_EVERY_MS, e) < 0)
+            return -1;
+    return whole < 0 ? -1 : control_server_named(s, name, answer, server, e);
+}
+
 static int run(struct step *s, struct err *e)
 {
     CLEANUP(json_free) json_t *answer = NULL;
+    int64_t begun_us = clock_monotonic_us();
+    const char *name;
     json_t *server;
-    int64_t since_us = 0, begun_us = clock_monotonic_us();
-    int whole;
 
-    while ((whole = look(s, &since_us, e)) == 0)
-        if (step_sleep_ms(s, LOOK_EVERY_MS, e) < 0)
-            return -1;
-    if (whole < 0 || control_server(s, &answer, &server, e) < 0)
+    if (step_need_string(s, "server.name", &name, e) < 0 || control_wait_continuous(s, name, &answer, &server, e) < 0)
         return -1;
     step_evidence(s, "initial sync", true, "%" PRId64 " bytes of disks read, %" PRId64 " sent, %" PRId64 " stored, in %" PRId64 " s; replication is continuous",
                   json_get_int(server, "bytes_total", 0), json_get_int(server, "bytes_sent", 0), json_get_int(server, "bytes_stored", 0),

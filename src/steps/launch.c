@@ -214,6 +214,9 @@ int launch_spec(const struct step *s, enum launch_kind kind, const json_t *expor
         .cpu_count = (int)step_int(s, "server.attributes.cpu", step_int(s, "facts.cpu_count", 0)), .memory_bytes = memory_mib << 20,
         .uefi = strcmp(step_string(s, "facts.boot", ""), "uefi") == 0, .net = kind == LAUNCH_TEST ? TARGET_NET_ISOLATED : TARGET_NET_CLOSED,
         .network = kind == LAUNCH_TEST ? NULL : step_string(s, "server.attributes.target_network", NULL)};
+    /* Facts of old have no other: sources of x86_64 only could get an agent. */
+    if (strcmp(step_string(s, "facts.arch", "x86_64"), "x86_64") != 0)
+        return err_set(e, ERR_UNSUPPORTED, "the target launches machines of x86_64, and the source is one of %s", step_string(s, "facts.arch", ""));
     if (!step_string(s, "facts.boot", NULL))
         return err_set(e, ERR_INVALID, "the facts do not say how the source boots: run `prerequisites` again");
     if (spec_disks(s, exports, l, e) < 0)

@@ -150,6 +150,11 @@ int launch_point(struct step *s, enum launch_kind kind, const char *point, struc
     if (control_ask(s, json_pack("{s:s, s:s}", "verb", "export", "point", point), EXPORT_TIMEOUT_MS, NULL, &answer, e) < 0 ||
         json_need_array(answer, "disks", &exports, e) < 0)
         return err_wrap(e, "the recovery point %s can't be exported", point);
+    if (control_point_whole(s, json_object_get(answer, "point"), e) < 0) {
+        (void)unexport(s, point, NULL);
+        unlink(record_path(&l)); /* the next attempt chooses another one */
+        return -1;
+    }
     if (launch_spec(s, kind, exports, &l, e) < 0 || mend_if_asked(s, &l, record, e) < 0)
         return -1;
     accelerator = l.api->accelerator(l.target, e);

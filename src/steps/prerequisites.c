@@ -2,6 +2,7 @@
  * the facts that the later steps and the boot-up test hold the copy against, and the host key that was pinned. */
 #include "base/clock.h"
 #include "base/limits.h"
+#include "steps/agent_file.h"
 #include "steps/facts.h"
 #include "steps/scripts.h"
 #include "steps/source.h"
@@ -42,11 +43,14 @@ static bool check_system(const struct look *l, struct buf *words)
 static bool check_arch(const struct look *l, struct buf *words)
 {
     const char *arch = json_get_string(l->facts, "arch", "");
+    CLEANUP(free_ptr) char *path = NULL;
+    struct err e = {0};
 
     buf_printf(words, "%s", arch);
-    if (strcmp(arch, "x86_64") != 0)
-        buf_puts(words, ": the agent is built for x86_64 only");
-    return strcmp(arch, "x86_64") == 0;
+    if (agent_file_find(l->step, arch, &path, &e) == 0)
+        return true;
+    buf_printf(words, ": %s", e.message);
+    return false;
 }
 
 static bool check_service_manager(const struct look *l, struct buf *words)
@@ -189,14 +193,12 @@ static bool check_tracking(const struct look *l, struct buf *words)
 
     if (strcmp(lockdown, "confidentiality") == 0)
         why = "kernel lockdown (confidentiality) forbids BPF";
-    else if (strcmp(seen_text(l, "btf"), "yes") != 0)
-        why = "the kernel does not describe its types (no BTF)";
     else if (strcmp(seen_text(l, "bpf"), "no") == 0)
         why = "the kernel is built without BPF";
     if (why)
         buf_printf(words, "%s: changes are found by rescanning with checksums (slower, reads all disks)", why);
     else
-        buf_printf(words, "changes are followed by BPF%s%s", *lockdown ? "; lockdown is " : "", lockdown);
+        buf_printf(words, "changes are followed by BPF%s%s%s", strcmp(seen_text(l, "btf"), "yes") == 0 ? "" : ", by what a tracepoint records, in whole chunks (no BTF)", *lockdown ? "; lockdown is " : "", lockdown);
     return true;
 }
 

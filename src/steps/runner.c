@@ -36,7 +36,7 @@ static const struct option_row option_rows[] = {
     {"ca", OPTION_TEXT, AT(ca_file), "FILE", "the factory's CA certificate (PEM), for the first start", false},
     {"ca-fingerprint", OPTION_TEXT, AT(ca_fingerprint), "SHA256:HEX", "instead of --ca: the CA's fingerprint, as the factory prints it", false},
     {"name", OPTION_TEXT, AT(name), "NAME", "the runner's name, for which the token was made", true},
-    {"labels", OPTION_TEXT, AT(labels), "LABELS", "what it may do, comma-separated: source:NETWORK, target, replicator, factory", true},
+    {"labels", OPTION_TEXT, AT(labels), "LABELS", "what it may do, comma-separated: source:NETWORK, target, replicator, replicator:NAME, factory", true},
     {"token-file", OPTION_TEXT, AT(token_file), "FILE", "the one-time token, for the first start", false},
     {"state", OPTION_TEXT, AT(state_dir), "FOLDER", "where its identity and its memory are kept", true},
     {"parallel", OPTION_NUMBER, AT(parallel), "N", "how many tasks at a time (default 4)", false},

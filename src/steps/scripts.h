@@ -1,4 +1,4 @@
-/* The shell scripts under steps/scripts/, which run on source machines (script_copy: on their copies); each tells its arguments and what it prints. */
+/* The shell scripts under steps/scripts/, which run on source machines (script_copy, script_home: on their copies); each tells its arguments and what it prints. */
 #pragma once
 
 extern const char script_agent[];
@@ -7,3 +7,5 @@ extern const char script_park[];
 extern const char script_unpark[];
 extern const char script_decommission[];
 extern const char script_copy[];
+extern const char script_home[];
+extern const char script_rescue[];

@@ -168,3 +168,14 @@ int source_evidence(struct step *s, const char *text)
     }
     return failed;
 }
+
+int source_phase(struct step *s, struct remote *r, const char *script, const char *const *arguments, int timeout_ms, struct buf *out, struct err *e)
+{
+    CLEANUP(buf_release) struct buf own = {0};
+    struct buf *said = out ? out : &own;
+    int result = source_script(r, script, arguments, said, timeout_ms, e), failed = source_evidence(s, said->data);
+
+    if (result < 0)
+        return failed ? err_set(e, ERR_WRONG_STATE, "%d line%s of evidence did not hold at \"%s\"", failed, failed == 1 ? "" : "s", arguments[0]) : -1;
+    return failed || !said->data ? err_set(e, ERR_PROTOCOL, "the machine said nothing, or that something failed, and claims success") : 0;
+}

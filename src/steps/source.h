@@ -23,5 +23,7 @@ int source_services(const struct step *s, char **out, struct err *e);
 int source_script(struct remote *r, const char *script, const char *const *arguments, struct buf *out, int timeout_ms, struct err *e);
 /* The outcome lines of a script ("ok NAME<TAB>TEXT", "not ok NAME<TAB>TEXT") as evidence; the count that did not hold. */
 int source_evidence(struct step *s, const char *text);
+/* Both: 0 where all lines hold, and there is one; else what did not is the error. out: what was said; NULL. */
+int source_phase(struct step *s, struct remote *r, const char *script, const char *const *arguments, int timeout_ms, struct buf *out, struct err *e);
 /* Takes back what quiesce did, wherever the source is: the work of restore_source (which has it), and quiesce's undo. */
 int source_take_back(struct step *s, struct err *e);

@@ -1,5 +1,6 @@
 /* stop_instance: the way back's first task: the cutover instance leaves the network at once, and goes. What it wrote goes with it; whoever asked for
- * the way back was told. Then the source, which was held still since the cutover point, may move again: nobody can log in before. */
+ * the way back was told. Then the source, which was held still since the cutover point, may move again: nobody can log in before.
+ * On the way home (task.params.keep) the source has all that it wrote, and waits for the address: the instance stops, and its disks stay until that is accepted. */
 #include "steps/control.h"
 #include "steps/launch.h"
 
@@ -15,6 +16,18 @@ static int let_source_move(struct step *s, struct err *e)
     return 0;
 }
 
+static int is_stopped(struct step *s, struct launch *l, struct err *e)
+{
+    enum target_state state;
+
+    if (l->api->state(l->target, l->instance, &state, e) < 0)
+        return -1;
+    if (state != TARGET_STOPPED && state != TARGET_ABSENT)
+        return err_set(e, ERR_WRONG_STATE, "the instance %s was told to stop and has not", l->instance);
+    step_evidence(s, "stopped", true, "%s does not run; its disks are kept until what came home is accepted", l->instance);
+    return 0;
+}
+
 static int run(struct step *s, struct err *e)
 {
     CLEANUP(launch_release) struct launch l = {0};
@@ -27,6 +40,8 @@ static int run(struct step *s, struct err *e)
     step_evidence(s, "address free", true, state == TARGET_RUNNING ? "the door of %s is closed" : "%s does not run", l.instance);
     if (state != TARGET_ABSENT && l.api->stop(l.target, l.instance, true, 0, e) < 0)
         return -1;
+    if (json_is_true(step_json(s, "task.params.keep")))
+        return is_stopped(s, &l, e);
     return launch_remove(s, LAUNCH_CUTOVER, e) < 0 ? -1 : let_source_move(s, e);
 }
 

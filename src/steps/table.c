@@ -18,6 +18,16 @@
     STEP(verify_cutover) \
     STEP(open_door) \
     STEP(stop_instance) \
+    STEP(keep_source) \
+    STEP(push_copy) \
+    STEP(sync_copy) \
+    STEP(check_rescue) \
+    STEP(last_change) \
+    STEP(leave_source) \
+    STEP(restore_disks) \
+    STEP(boot_source) \
+    STEP(let_go) \
+    STEP(resume_copy) \
     STEP(right_size) \
     STEP(target_probe) \
     STEP(initial_sync) \

@@ -9,6 +9,7 @@
 #define PATIENCE_US (120 * US_PER_S)
 #define LAG_LIMIT_MS 60000        /* where the wave's setting lag_limit_ms says nothing else */
 #define POINT_AGE_LIMIT_MS 120000 /* likewise point_age_limit_ms */
+#define ASK_TIMEOUT_MS 30000
 #define VERIFY_TIMEOUT_MS (6 * 3600 * 1000)
 
 struct seen {
@@ -44,10 +45,24 @@ static void tell(struct step *s, const struct seen *seen)
                   seen->point ? "%s, %" PRId64 " ms old; at most %" PRId64 " ms are allowed" : "there is none", seen->point ? seen->point : "", seen->age_ms, age_limit_ms);
 }
 
+/* Nothing is missing of the source in it. */
+static int check_whole(struct step *s, const char *point, struct err *e)
+{
+    CLEANUP(json_free) json_t *answer = NULL;
+    json_t *points;
+
+    if (control_ask_agent(s, json_pack("{s:s, s:s}", "verb", "points", "point", point), ASK_TIMEOUT_MS, NULL, &answer, e) < 0 ||
+        json_need_array(answer, "points", &points, e) < 0)
+        return -1;
+    return control_point_whole(s, json_array_get(points, 0), e);
+}
+
 static int verify_point(struct step *s, const char *point, struct err *e)
 {
     CLEANUP(json_free) json_t *answer = NULL;
 
+    if (check_whole(s, point, e) < 0)
+        return -1;
     if (control_ask_agent(s, json_pack("{s:s, s:s}", "verb", "verify", "point", point), VERIFY_TIMEOUT_MS, "reading every chunk of the newest point", &answer, e) < 0)
         return err_wrap(e, "the recovery point %s does not read back", point);
     step_evidence(s, "every chunk of the point", true, "%s: each chunk was read and fits its hash", point);

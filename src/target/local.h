@@ -80,6 +80,7 @@ int local_validate(struct target *t, const struct target_spec *spec, json_t *lin
 /* ERR_NO_SPACE where this much memory more is not to be had; the instances named in except don't count. */
 int local_memory_fits(struct target *t, int64_t wanted_bytes, const char *except, struct err *e);
 
+void local_disk_serial(const char *id, char out[static TARGET_SERIAL_SIZE]);
 int local_reset(struct target *t, const char *instance, struct err *e);
 int local_picture(struct target *t, const char *instance, const char *png_path, struct err *e);
 int local_serial(struct target *t, const char *instance, struct buf *out, struct err *e);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define SERIAL_NUMBER_BYTES 20 /* of a virtio disk */
+#define SERIAL_HASH_AT 11      /* "-1234abcd" */
 
 /* A growing command line; everything lives in the arena. */
 struct args {
@@ -98,17 +99,28 @@ static int add_base(struct args *a, const struct target *t, const struct target_
     return 0;
 }
 
-/* The disk's id as its serial number, so that names by id stay what they were; only harmless characters. */
-static void serial_number(const char *id, char out[static SERIAL_NUMBER_BYTES + 1])
+/* The disk's id as its serial number, so that names by id stay what they were; only harmless characters. One that does not fit ends with its hash: two
+ * disks must not be one. */
+void local_disk_serial(const char *id, char out[static TARGET_SERIAL_SIZE])
 {
+    uint64_t hash = UINT64_C(14695981039346656037);
+    bool same = true;
     size_t used = 0;
 
     if (strncmp(id, "serial:", 7) == 0) /* how the agent says where it has an id from */
         id += 7;
-    for (; *id && used < SERIAL_NUMBER_BYTES; id++)
-        if (strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.", *id))
+    for (; *id; id++) {
+        bool plain = strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.", *id);
+
+        hash = (hash ^ (unsigned char)*id) * UINT64_C(1099511628211);
+        if (plain && used < SERIAL_NUMBER_BYTES)
             out[used++] = *id;
+        else
+            same = false;
+    }
     out[used] = '\0';
+    if (!same)
+        snprintf(out + (used < SERIAL_HASH_AT ? used : SERIAL_HASH_AT), SERIAL_NUMBER_BYTES + 1 - SERIAL_HASH_AT, "-%08x", (unsigned)(hash >> 32));
 }
 
 static int add_disk(struct args *a, const struct target *t, const struct instance *i, const struct target_spec *spec, int number,
@@ -117,7 +129,7 @@ static int add_disk(struct args *a, const struct target *t, const struct instanc
     const struct target_disk *disk = &spec->disks[number];
     bool scsi = strcmp(spec->disk_bus, "scsi") == 0;
     json_t *overlay = json_object();
-    char serial[SERIAL_NUMBER_BYTES + 1], boot[32] = "";
+    char serial[TARGET_SERIAL_SIZE], boot[32] = "";
 
     json_object_set_new(overlay, "driver", json_string("qcow2"));
     json_object_set_new(overlay, "node-name", json_sprintf("disk%d", number));
@@ -129,7 +141,7 @@ static int add_disk(struct args *a, const struct target *t, const struct instanc
         return err_wrap(e, "disk %s", disk->id);
     }
     option_json(a, "-blockdev", overlay);
-    serial_number(disk->id, serial);
+    local_disk_serial(disk->id, serial);
     if (disk->boot_order > 0)
         snprintf(boot, sizeof boot, ",bootindex=%d", disk->boot_order);
     /* A disk that can't be read or written pauses the machine: an error inside it would harm its file systems. */

@@ -402,5 +402,6 @@ const struct target_api target_local_qemu = {
     .picture = local_picture,
     .serial = local_serial,
     .usage = local_usage,
+    .disk_serial = local_disk_serial,
     .fill = local_fill,
 };

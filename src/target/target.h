@@ -15,6 +15,8 @@ enum target_net { TARGET_NET_ISOLATED, TARGET_NET_CLOSED, TARGET_NET_OPEN };
 
 enum target_state { TARGET_ABSENT, TARGET_STARTING, TARGET_RUNNING, TARGET_STOPPED, TARGET_FAILED };
 
+#define TARGET_SERIAL_SIZE 64
+
 struct target_disk {
     const char *id;       /* the source disk's id */
     const char *nbd_uri;  /* "nbd+unix:///NAME?socket=/path": read-only export of the recovery point */
@@ -73,6 +75,8 @@ struct target_api {
     int (*picture)(struct target *t, const char *instance, const char *png_path, struct err *e);
     int (*serial)(struct target *t, const char *instance, struct buf *out, struct err *e);             /* what it printed so far */
     int (*usage)(struct target *t, const char *instance, struct target_usage *out, struct err *e);
+    /* What the launched machine's disk says as its serial number: how it is told there which of the spec's disks it is. Different for different ids. */
+    void (*disk_serial)(const char *id, char out[static TARGET_SERIAL_SIZE]);
     /* Background fill: bytes copied of all; done == total: the instance no longer needs the export. */
     int (*fill)(struct target *t, const char *instance, int64_t *done_bytes, int64_t *total_bytes, struct err *e);
 };

@@ -25,25 +25,27 @@
 
 static const char *const link_names[PROGRAMS] = {"first", "second", "third"};
 
-static bool is_bpf_fs(const char *path)
+bool tracker_mounted(const char *path, unsigned long magic)
 {
     struct statfs s;
 
-    return statfs(path, &s) == 0 && (unsigned long)s.f_type == BPF_FS_MAGIC;
+    return statfs(path, &s) == 0 && (unsigned long)s.f_type == magic;
 }
 
-/* systemd mounts it. Two that come at once must not mount it over each other. */
-static int mount_bpf_fs(struct err *e)
+static bool is_bpf_fs(const char *path) { return tracker_mounted(path, BPF_FS_MAGIC); }
+
+/* systemd does. Two that come at once must not mount it over each other. */
+int tracker_mount(const char *kind, const char *path, unsigned long magic, struct err *e)
 {
     CLEANUP(close_fd) int fd = -1;
 
-    if (is_bpf_fs(BPF_FS))
+    if (tracker_mounted(path, magic))
         return 0;
-    fd = open(BPF_FS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 || flock(fd, LOCK_EX) < 0)
-        return tracker_fail(e, errno, BPF_FS);
-    if (!is_bpf_fs(BPF_FS) && mount("bpf", BPF_FS, "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700") < 0)
-        return tracker_fail(e, errno, "can't mount " BPF_FS);
+        return tracker_fail(e, errno, path);
+    if (!tracker_mounted(path, magic) && mount(kind, path, kind, MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700") < 0)
+        return tracker_fail(e, errno, path);
     return 0;
 }
 
@@ -57,7 +59,7 @@ static int pin(int fd, const char *folder, const char *name, struct err *e)
 int track_keep(struct tracker *t, const char *folder, struct err *e)
 {
     MUST(t->todo);
-    if (mount_bpf_fs(e) < 0 || track_forget(folder, e) < 0)
+    if (tracker_mount("bpf", BPF_FS, BPF_FS_MAGIC, e) < 0 || track_forget(folder, e) < 0)
         return -1;
     if (mkdir(folder, 0700) < 0)
         return tracker_fail(e, errno, folder);
@@ -143,7 +145,7 @@ static int same_disk(const struct track_disk *disk, const struct track_followed 
         return -1;
     if (strcmp(now.name, was->name) != 0 || now.place.dev != was->place.dev || now.size_bytes != was->size_bytes)
         return err_set(e, ERR_CONFLICT, "%s is another disk than was followed, or has another size", disk->name);
-    if (now.instance != was->instance)
+    if (now.instance != was->instance || !now.instance)
         return err_set(e, ERR_CONFLICT, "%s was away meanwhile", disk->name);
     if (by_stat == TRACK_WRITES_UNKNOWN || tracker_balance(was)->by_stat == TRACK_WRITES_UNKNOWN || by_stat < tracker_balance(was)->by_stat)
         return err_set(e, ERR_CONFLICT, "the kernel has no statistics of %s that go on", disk->name);

@@ -3,32 +3,9 @@
  * that depended on it comes later. That order (bits, then counter) is what track.h's promises rest on.
  *
  * Atomics are used in their fetching forms: the others are unordered on some machines (arm64). */
-#include <linux/bpf.h>
-
-#include <bpf/bpf_core_read.h> /* bpf_core_field_exists */
-#include <bpf/bpf_helpers.h>
-
+#include "track/kernel.bpf.h"
 #include "track/track_shared.h"
 
-/* What we read of the kernel's own structs; where the fields lie is found out when this is loaded (CO-RE). */
-#define KERNELS __attribute__((preserve_access_index))
-struct gendisk {
-    int major, first_minor;
-} KERNELS;
-struct request_queue {
-    struct gendisk *disk; /* from 5.15 on */
-} KERNELS;
-struct request {
-    struct request_queue *q;
-    __u64 __sector;
-    __u32 cmd_flags;
-} KERNELS;
-struct request___before_5_17 {
-    struct gendisk *rq_disk;
-} KERNELS;
-
-#define OP_MASK 0xffu
-#define OP_PASS_THROUGH 32u /* operations from here on are the drivers' own: their sector says nothing */
 
 /* The disks that are followed, each at the place that its dev_t hashes to and no other one: the factor is chosen so before loading. */
 const volatile struct track_place places[TRACK_PLACES];
@@ -164,58 +141,24 @@ static __always_inline int mark_slot(__u32 index, __u64 tag, __u64 pages)
     return 0;
 }
 
-/* Loads from the kernel's structs as it does itself: this kind of program knows its arguments' types. */
-static __always_inline __u32 disk_of(struct request *rq)
+/* 0: it can't be marked: it lies beyond the disk's size as we know it, which has grown; or is over 4 GiB in one piece, and there is no such thing. Judged by
+ * the verifier once, apart from who calls it (it is not static), so that a loop may call it. */
+__attribute__((noinline)) int mark_sectors(__u64 sector, __u32 sector_count, __u32 disk, __u32 disk_word, __u64 chunk_count)
 {
-    struct request_queue *queue = rq->q;
-    struct gendisk *disk;
-
-    if (bpf_core_field_exists(queue->disk))
-        disk = queue->disk;
-    else
-        disk = ((struct request___before_5_17 *)rq)->rq_disk;
-    return disk ? (__u32)disk->major << 20 | (__u32)disk->first_minor : 0;
-}
-
-static __always_inline int completed(unsigned long long *arguments, int program)
-{
-    struct request *rq = (struct request *)arguments[0];
-    __u32 sector_count = (__u32)arguments[2] >> 9, operation = rq->cmd_flags & OP_MASK, dev, index;
-    const volatile struct track_place *place;
-    struct track_counters *counted;
-    __u64 sector;
-
-    /* Operations with the lowest bit move data to the disk, or may change it. */
-    if (!sector_count || !(operation & 1))
-        return 0;
-    dev = disk_of(rq);
-    place = &places[dev * places_factor >> TRACK_PLACES_SHIFT];
-    if (!dev || place->dev != dev)
-        return 0;
-    index = bpf_get_smp_processor_id() * TRACK_DISKS_MAX + place->index;
-    counted = bpf_map_lookup_elem(&counters, &index);
-    if (!counted)
-        return 0;
-    sector = rq->__sector;
-
     __u64 first = sector >> TRACK_CHUNK_SHIFT, last = (sector + sector_count - 1) >> TRACK_CHUNK_SHIFT;
 
-    /* Beyond the disk's size as we know it: it has grown. Beyond 4 GiB in one request: no such thing, but then everything is suspect; as it is when
-     * somebody sends the disk a command of its own, past the block layer. */
-    if (operation >= OP_PASS_THROUGH || last >= place->chunk_count || last - first >= TRACK_REQUEST_CHUNKS_MAX) {
-        add(&counted->lost, 1);
-        if (operation < OP_PASS_THROUGH)
-            add(&counted->sectors[program], sector_count);
+    if (!sector_count)
+        return 1;
+    if (last >= chunk_count || last < first || last - first >= TRACK_REQUEST_CHUNKS_MAX)
         return 0;
-    }
 
-    __u32 first_word = place->first_word + (first >> 6), last_word = place->first_word + (last >> 6);
+    __u32 first_word = disk_word + (first >> 6), last_word = disk_word + (last >> 6);
     __u64 from_first = ~0ULL << (first & 63), to_last = ~0ULL >> (63 - (last & 63));
 
     /* Which pages, before the mark that says that there are some (track_take looks the other way round). */
     if (first == last) {
         __u64 first_page = sector >> TRACK_PAGE_SHIFT & 15, last_page = (sector + sector_count - 1) >> TRACK_PAGE_SHIFT & 15;
-        __u64 pages = (TRACK_PAGES_ALL << first_page) & (TRACK_PAGES_ALL >> (15 - last_page)), tag = track_tag(place->index, first);
+        __u64 pages = (TRACK_PAGES_ALL << first_page) & (TRACK_PAGES_ALL >> (15 - last_page)), tag = track_tag(disk, first);
         __u32 slot = track_slot(tag);
 
         if (!mark_slot(slot, tag, pages) && !mark_slot(slot ^ 1, tag, pages))
@@ -224,6 +167,65 @@ static __always_inline int completed(unsigned long long *arguments, int program)
         mark_range(&whole, first_word, last_word, from_first, to_last);
     }
     mark_range(&dirty, first_word, last_word, from_first, to_last);
+    return 1;
+}
+
+/* A discard may be of several ranges, each a bio of its own (NVMe takes 256 at once): of the request itself only the first's begin and the sum of all are known. */
+static __always_inline int mark_bios(struct bio *bio, __u32 disk, __u32 disk_word, __u64 chunk_count)
+{
+    for (int i = 0; i < DISCARD_BIOS_MAX && bio; i++, bio = bio->bi_next)
+        if (!mark_sectors(bio->bi_iter.bi_sector, bio->bi_iter.bi_size >> 9, disk, disk_word, chunk_count))
+            return 0;
+    return !bio;
+}
+
+/* A command past the block layer, and the kernel (before 5.15) does not say for which disk: it may have been any. */
+static __always_inline void lose_all(void)
+{
+    __u32 first = bpf_get_smp_processor_id() * TRACK_DISKS_MAX;
+
+    for (__u32 i = 0; i < TRACK_DISKS_MAX; i++) {
+        __u32 index = first + i;
+        struct track_counters *counted = bpf_map_lookup_elem(&counters, &index);
+
+        if (counted)
+            add(&counted->lost, 1);
+    }
+}
+
+static __always_inline int completed(unsigned long long *arguments, int program)
+{
+    struct request *rq = (struct request *)arguments[0];
+    __u32 size_bytes = (__u32)arguments[2], sector_count = size_bytes >> 9, operation = rq->cmd_flags & OP_MASK, dev, index;
+    const volatile struct track_place *place;
+    struct track_counters *counted;
+    int marked;
+
+    /* Operations with the lowest bit move data to the disk, or may change it. */
+    if (!size_bytes || !(operation & 1) || (!sector_count && operation < OP_PASS_THROUGH))
+        return 0;
+    dev = disk_of(rq);
+    if (operation >= OP_PASS_THROUGH && (!dev || dev >> 20 == SCSI_GENERIC_MAJOR)) {
+        if (!COMMANDS_HAVE_DISKS) /* else it is for a controller */
+            lose_all();
+        return 0;
+    }
+    place = &places[dev * places_factor >> TRACK_PLACES_SHIFT];
+    if (!dev || place->dev != dev)
+        return 0;
+    index = bpf_get_smp_processor_id() * TRACK_DISKS_MAX + place->index;
+    counted = bpf_map_lookup_elem(&counters, &index);
+    if (!counted)
+        return 0;
+    /* Somebody sends the disk a command of its own, past the block layer: everything is suspect. */
+    if (operation >= OP_PASS_THROUGH) {
+        add(&counted->lost, 1);
+        return 0;
+    }
+    marked = operation == OP_DISCARD && rq->bio ? mark_bios(rq->bio, place->index, place->first_word, place->chunk_count)
+                                                : mark_sectors(rq->__sector, sector_count, place->index, place->first_word, place->chunk_count);
+    if (!marked)
+        add(&counted->lost, 1);
     add(&counted->sectors[program], sector_count);
     return 0;
 }

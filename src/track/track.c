@@ -1,4 +1,5 @@
-#include "track/private.h"
+#include "track/plain.h"
+#include "track/plain_shared.h"
 
 #include "base/file.h"
 #include "base/hash.h"
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #pragma GCC diagnostic push
@@ -36,12 +38,27 @@ int tracker_fail(struct err *e, int reason, const char *what)
 
 /* ---- making one ---- */
 
+/* The kernel's number for this disk's being there: one that comes back has another, and nobody knows what it went through. Before 5.15 there is no such number for disks; but sysfs gives its
+ * folders' in turn, as they come. */
+static uint64_t instance_of(const char *name)
+{
+    CLEANUP(buf_release) struct buf sequence = {0};
+    CLEANUP(free_ptr) char *sequence_path = xasprintf("/sys/block/%s/diskseq", name);
+    CLEANUP(free_ptr) char *folder = xasprintf("/sys/block/%s/", name);
+    struct stat s;
+
+    if (file_read(sequence_path, 64, &sequence, NULL) == 0)
+        return strtoull(sequence.data, NULL, 10);
+    return stat(folder, &s) == 0 ? s.st_ino : 0;
+}
+
 int tracker_look(const struct track_disk *disk, struct track_followed *f, struct err *e)
 {
-    CLEANUP(buf_release) struct buf text = {0}, sequence = {0};
+    CLEANUP(buf_release) struct buf text = {0};
     CLEANUP(free_ptr) char *path = xasprintf("/sys/block/%s/dev", disk->name);
     CLEANUP(free_ptr) char *queue = xasprintf("/sys/block/%s/mq", disk->name);
-    CLEANUP(free_ptr) char *sequence_path = xasprintf("/sys/block/%s/diskseq", disk->name);
+    CLEANUP(free_ptr) char *zoned_path = xasprintf("/sys/block/%s/queue/zoned", disk->name);
+    CLEANUP(buf_release) struct buf zoned = {0};
     unsigned major, minor;
 
     if (file_read(path, 64, &text, e) < 0)
@@ -50,10 +67,12 @@ int tracker_look(const struct track_disk *disk, struct track_followed *f, struct
         return err_set(e, ERR_PROTOCOL, "%s holds no device number", path);
     if (!file_exists(queue))
         return err_set(e, ERR_UNSUPPORTED, "%s has no request queue, so its writes can't be followed", disk->name);
+    if (file_read(zoned_path, 64, &zoned, NULL) == 0 && strncmp(zoned.data, "none", 4) != 0) /* a zone that is reset is a change without a size */
+        return err_set(e, ERR_UNSUPPORTED, "%s has zones, so its changes can't be followed", disk->name);
     memcpy(f->name, disk->name, sizeof f->name);
     f->size_bytes = (uint64_t)disk->size_bytes;
     f->place.dev = major << 20 | minor; /* the kernel's own encoding */
-    f->instance = file_read(sequence_path, 64, &sequence, NULL) == 0 ? strtoull(sequence.data, NULL, 10) : 0; /* from 5.15 on */
+    f->instance = instance_of(disk->name);
     return 0;
 }
 
@@ -76,44 +95,40 @@ static int place_disks(struct track_ledger *l, const struct track_disk *disks, u
     return 0;
 }
 
-/* The factor by which no two disks hash to one place: about one in seven does for 64 disks. A disk that was named twice has none. */
-static int name_disks(struct track_bpf *bpf, const struct track_ledger *l, struct err *e)
+/* About one in seven does for 64 disks. A disk that was named twice has none. */
+int tracker_find_factor(const struct track_ledger *l, unsigned *factor, struct err *e)
 {
-    volatile struct track_place *places = bpf->rodata->places; /* the program's constants, until it is loaded */
     uint64_t state = 0x9e3779b97f4a7c15u;
 
     for (int tries = 0; tries < 10000; tries++, state = state * 6364136223846793005u + 1442695040888963407u) {
-        uint32_t factor = (uint32_t)(state >> 32) | 1;
+        bool taken[TRACK_PLACES] = {0};
         unsigned placed = 0;
 
-        for (int i = 0; i < TRACK_PLACES; i++)
-            places[i].dev = 0;
+        *factor = (uint32_t)(state >> 32) | 1;
         for (; placed < l->disk_count; placed++) {
-            volatile struct track_place *place = &places[l->disks[placed].place.dev * factor >> TRACK_PLACES_SHIFT];
+            bool *place = &taken[l->disks[placed].place.dev * *factor >> TRACK_PLACES_SHIFT];
 
-            if (place->dev)
+            if (*place)
                 break;
-            *place = l->disks[placed].place;
+            *place = true;
         }
-        if (placed == l->disk_count) {
-            bpf->rodata->places_factor = factor;
+        if (placed == l->disk_count)
             return 0;
-        }
     }
     return err_set(e, ERR_INTERNAL, "the tracker can't tell the disks' numbers apart");
 }
 
-static struct track_bpf *open_programs(struct err *e)
+static int name_disks(struct track_bpf *bpf, const struct track_ledger *l, struct err *e)
 {
-    struct track_bpf *bpf;
+    volatile struct track_place *places = bpf->rodata->places; /* the program's constants, until it is loaded */
+    unsigned factor;
 
-    libbpf_set_print(quiet);
-    if (tracker_needs(0, e) < 0)
-        return NULL;
-    bpf = track_bpf__open();
-    if (!bpf)
-        tracker_fail(e, errno, "can't open the tracker's program");
-    return bpf;
+    if (tracker_find_factor(l, &factor, e) < 0)
+        return -1;
+    bpf->rodata->places_factor = factor;
+    for (unsigned i = 0; i < l->disk_count; i++)
+        places[l->disks[i].place.dev * factor >> TRACK_PLACES_SHIFT] = l->disks[i].place;
+    return 0;
 }
 
 uint64_t tracker_programs_hash(void)
@@ -204,9 +219,6 @@ static int take_files(struct tracker *t, const struct track_bpf *bpf, struct err
     return 0;
 }
 
-static struct track_balance read_balance(const struct tracker *t, int disk);
-static void set_balance(struct track_followed *f, const struct track_balance *b);
-
 static int attach(struct tracker *t, struct track_bpf *bpf, struct err *e)
 {
     const struct bpf_link *links[PROGRAMS];
@@ -217,23 +229,77 @@ static int attach(struct tracker *t, struct track_bpf *bpf, struct err *e)
     for (int i = 0; i < PROGRAMS; i++)
         if ((t->links[i] = own(bpf_link__fd(links[i]))) < 0)
             return tracker_fail(e, errno, "can't hold the tracker's link");
-    for (unsigned i = 0; i < t->ledger->disk_count; i++) {
-        struct track_balance b = read_balance(t, (int)i);
-
-        set_balance(&t->ledger->disks[i], &b);
-    }
     return 0;
 }
 
 static void destroy(struct track_bpf **bpf) { track_bpf__destroy(*bpf); }
 static void free_ledger(struct track_ledger **l) { free_ptr(l); }
 
-static int open_new(const struct track_disk *disks, int disk_count, bool with_todo, struct tracker **out, struct err *e)
+static int open_best(struct tracker *t, const struct track_ledger *l, uint32_t words, bool with_todo, struct err *e)
+{
+    CLEANUP(destroy) struct track_bpf *bpf = track_bpf__open();
+
+    if (!bpf)
+        return tracker_fail(e, errno, "can't open the tracker's program");
+    if (load(bpf, l, words, with_todo, e) < 0 || take_files(t, bpf, e) < 0 || tracker_map(t, e) < 0)
+        return -1;
+    *t->ledger = *l;
+    return attach(t, bpf, e);
+}
+
+/* What would be in a map of the kernel's, had anybody after this process use for it. */
+static int own_array(struct track_array *array, size_t size_bytes, struct err *e)
+{
+    void *at = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (at == MAP_FAILED)
+        return tracker_fail(e, errno, "memory");
+    *array = (struct track_array){.fd = -1, .at = at, .size_bytes = size_bytes};
+    return 0;
+}
+
+static int open_plain(struct tracker *t, const struct track_ledger *l, enum track_way way, bool mapped, struct err *e)
+{
+    if (own_array(&t->arrays[ARRAY_LEDGER], sizeof *l, e) < 0 || own_array(&t->arrays[ARRAY_MEMORY], TRACK_MEMORY_SIZE, e) < 0)
+        return -1;
+    t->ledger = t->arrays[ARRAY_LEDGER].at;
+    *t->ledger = *l;
+    return plain_open(l, way, mapped, &t->plain, e);
+}
+
+/* The best way that this kernel has. One that it should have and hasn't is told of, and the next is tried. */
+static int open_some_way(const struct track_ledger *l, uint32_t words, bool with_todo, int offers, struct tracker **out, struct err *e)
+{
+    CLEANUP(buf_release) struct buf failed = {.limit_bytes = 300};
+    struct err first = {0};
+
+    for (enum track_way way = 0; way < TRACK_WAYS; way++) {
+        CLEANUP(track_close) struct tracker *t = tracker_new();
+        struct err own = {0};
+
+        if (!tracker_may(way, offers))
+            continue;
+        t->way = way;
+        if ((way == TRACK_WAY_BEST ? open_best(t, l, words, with_todo, &own) : open_plain(t, l, way, offers >> NEED_MAPPED & 1, &own)) == 0) {
+            tracker_say_lacks(t, offers, failed.data ? failed.data : "");
+            *out = t;
+            t = NULL;
+            return 0;
+        }
+        if (!failed.size_bytes)
+            first = own;
+        buf_printf(&failed, "%s%.140s", failed.size_bytes ? "; " : "", own.message);
+    }
+    if (!failed.size_bytes)
+        return tracker_say_missing(offers, e);
+    *e = first;
+    return -1;
+}
+
+int tracker_open(const struct track_disk *disks, int disk_count, bool with_todo, unsigned absent, struct tracker **out, struct err *e)
 {
     CLEANUP(free_ledger) struct track_ledger *l = xcalloc(1, sizeof *l);
-    CLEANUP(track_close) struct tracker *t = tracker_new();
-    CLEANUP(destroy) struct track_bpf *bpf = NULL;
-    int processors = libbpf_num_possible_cpus();
+    int processors = libbpf_num_possible_cpus(), offers;
     uint32_t words = 0;
 
     MUST(disk_count >= 1 && disk_count <= TRACK_DISKS_MAX);
@@ -242,28 +308,30 @@ static int open_new(const struct track_disk *disks, int disk_count, bool with_to
     l->programs = tracker_programs_hash();
     l->disk_count = (unsigned)disk_count;
     l->processor_count = (unsigned)processors;
-    if (place_disks(l, disks, &words, e) < 0)
+    libbpf_set_print(quiet);
+    if (place_disks(l, disks, &words, e) < 0 || (offers = tracker_offers(absent, e)) < 0 || open_some_way(l, words, with_todo, offers, out, e) < 0)
         return -1;
-    bpf = open_programs(e);
-    if (!bpf || load(bpf, l, words, with_todo, e) < 0 || take_files(t, bpf, e) < 0 || tracker_map(t, e) < 0)
-        return -1;
-    *t->ledger = *l;
-    if (attach(t, bpf, e) < 0)
-        return -1;
-    *out = t;
-    t = NULL;
+    for (int i = 0; i < disk_count; i++) {
+        struct track_balance b = tracker_weighed(*out, i);
+
+        tracker_set_balance(&(*out)->ledger->disks[i], &b);
+    }
     return 0;
 }
 
 int track_open(const struct track_disk *disks, int disk_count, struct tracker **out, struct err *e)
 {
-    return open_new(disks, disk_count, false, out, e);
+    return tracker_open(disks, disk_count, false, 0, out, e);
 }
 
 int track_open_to_keep(const struct track_disk *disks, int disk_count, struct tracker **out, struct err *e)
 {
-    return open_new(disks, disk_count, true, out, e);
+    return tracker_open(disks, disk_count, true, 0, out, e);
 }
+
+const char *track_lacks(const struct tracker *t) { return t->lacks; }
+
+int track_mark_bits(const struct tracker *t) { return t->plain ? PLAIN_MARK_BITS : TRACK_MARK_BITS_KEPT - !t->todo; }
 
 static void close_held(int fd)
 {
@@ -275,6 +343,7 @@ void track_close(struct tracker **t)
 {
     if (!*t)
         return;
+    plain_close(&(*t)->plain);
     for (int i = 0; i < ARRAYS; i++) {
         if ((*t)->arrays[i].at)
             munmap((*t)->arrays[i].at, (*t)->arrays[i].size_bytes);
@@ -290,120 +359,6 @@ void track_close(struct tracker **t)
 void *track_memory(struct tracker *t) { return t->arrays[ARRAY_MEMORY].at; }
 
 uint64_t *track_todo(struct tracker *t, int disk) { return t->todo ? t->todo + t->ledger->disks[disk].place.first_word : NULL; }
-
-/* ---- whether everything was seen ---- */
-
-/* What all processors have counted. Each count only rises: two equal sums had equal parts. */
-static struct track_counters counted(const struct tracker *t, int disk)
-{
-    struct track_counters sum = {0};
-
-    for (unsigned i = 0; i < t->ledger->processor_count; i++) {
-        const struct track_counters *c = &t->counters[i * TRACK_DISKS_MAX + (unsigned)disk];
-
-        for (int p = 0; p < PROGRAMS; p++)
-            sum.sectors[p] += __atomic_load_n(&c->sectors[p], __ATOMIC_SEQ_CST);
-        sum.lost += __atomic_load_n(&c->lost, __ATOMIC_SEQ_CST);
-    }
-    return sum;
-}
-
-/* Fields of /sys/block/NAME/stat (Documentation/block/stat). */
-enum { STAT_WRITES = 4, STAT_SECTORS_WRITTEN = 6, STAT_DISCARDS = 11, STAT_SECTORS_DISCARDED = 13, STAT_FIELDS = 14 };
-
-/* False where the kernel keeps no statistics of the disk (queue/iostats is 0), or none that we know. */
-static bool read_stat(const char *name, unsigned long long v[static STAT_FIELDS])
-{
-    CLEANUP(buf_release) struct buf text = {0};
-    CLEANUP(free_ptr) char *path = xasprintf("/sys/block/%s/stat", name);
-    CLEANUP(free_ptr) char *on_path = xasprintf("/sys/block/%s/queue/iostats", name);
-    CLEANUP(buf_release) struct buf on = {0};
-    char *at;
-
-    if (file_read(on_path, 64, &on, NULL) < 0 || on.data[0] != '1' || file_read(path, 4096, &text, NULL) < 0)
-        return false;
-    at = text.data;
-    for (int i = 0; i < STAT_FIELDS; i++) {
-        char *end;
-
-        v[i] = strtoull(at, &end, 10);
-        if (end == at)
-            return false;
-        at = end;
-    }
-    return true;
-}
-
-uint64_t tracker_sectors_by_stat(const char *name)
-{
-    unsigned long long v[STAT_FIELDS];
-
-    return read_stat(name, v) ? v[STAT_SECTORS_WRITTEN] + v[STAT_SECTORS_DISCARDED] : TRACK_WRITES_UNKNOWN;
-}
-
-/* In this order: a completion is counted by us first, and right after by the kernel. passed_over: how often the kernel says that it passed over the
- * program, for whatever disk. */
-static struct track_balance read_balance(const struct tracker *t, int disk)
-{
-    struct track_balance b = {.by_stat = tracker_sectors_by_stat(t->ledger->disks[disk].name)};
-    struct track_counters c = counted(t, disk);
-
-    for (int i = 0; i < PROGRAMS; i++) {
-        struct bpf_prog_info info = {0};
-        __u32 size = sizeof info;
-
-        b.sectors[i] = c.sectors[i];
-        if (bpf_obj_get_info_by_fd(t->programs[i], &info, &size) == 0)
-            b.passed_over[i] = info.recursion_misses;
-    }
-    return b;
-}
-
-/* The other one is written, then it holds. */
-static void set_balance(struct track_followed *f, const struct track_balance *b)
-{
-    f->balance[~f->newest & 1] = *b;
-    __atomic_store_n(&f->newest, ~f->newest & 1, __ATOMIC_SEQ_CST);
-}
-
-/* What the programs have seen since the balance was taken, against what the kernel has counted: 1 all of it, 0 more (what is counted in a moment), -1 less. */
-static int weigh(const struct track_balance *was, const struct track_balance *now)
-{
-    int64_t by_stat = (int64_t)(now->by_stat - was->by_stat), seen = 0;
-    bool one_saw_all = false, all_passed_over = true;
-
-    for (int i = 0; i < PROGRAMS; i++) {
-        int64_t by_program = (int64_t)(now->sectors[i] - was->sectors[i]);
-
-        if (by_program > by_stat)
-            return 0;
-        one_saw_all |= by_program == by_stat;
-        all_passed_over &= now->passed_over[i] != was->passed_over[i];
-        seen += by_program;
-    }
-    /* Where each was passed over, as the kernel says, for the others' sake, each completion has been seen by one of them at least. */
-    return one_saw_all || (all_passed_over && seen >= by_stat) ? 1 : -1;
-}
-
-int track_check(struct tracker *t, int disk)
-{
-    struct track_followed *f = &t->ledger->disks[disk];
-    struct track_balance now = read_balance(t, disk);
-    const struct track_balance *was = tracker_balance(f);
-    int weighed;
-
-    if (f->unseen)
-        return -1;
-    if (now.by_stat == TRACK_WRITES_UNKNOWN)
-        return 1;
-    weighed = was->by_stat == TRACK_WRITES_UNKNOWN ? 1 : weigh(was, &now);
-    if (weighed == 0)
-        return 0;
-    if (weighed < 0)
-        __atomic_store_n(&f->unseen, 1, __ATOMIC_SEQ_CST); /* written down before the balance moves on */
-    set_balance(f, &now);
-    return weighed;
-}
 
 /* ---- taking ---- */
 
@@ -427,15 +382,12 @@ static uint32_t take_pages(struct tracker *t, int disk, int64_t chunk, bool whol
     return whole || !pages ? TRACK_PAGES_ALL : pages;
 }
 
-int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, struct err *e)
+static int64_t take_best(struct tracker *t, int disk, track_visit *visit, void *user)
 {
-    struct track_followed *f = &t->ledger->disks[disk];
+    const struct track_followed *f = &t->ledger->disks[disk];
     uint64_t *dirty = t->dirty + f->place.first_word, *whole_of = t->whole + f->place.first_word, *todo = track_todo(t, disk);
-    uint64_t lost = counted(t, disk).lost;
     int64_t count = 0;
-    bool lost_now;
 
-    __atomic_store_n(&f->untold, 0, __ATOMIC_SEQ_CST);
     for (uint64_t i = 0; i < (f->place.chunk_count + 63) / 64; i++) {
         uint64_t marks = __atomic_load_n(&dirty[i], __ATOMIC_SEQ_CST), whole;
 
@@ -453,13 +405,24 @@ int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, 
             visit((int64_t)i * 64 + bit, take_pages(t, disk, (int64_t)i * 64 + bit, whole >> bit & 1), user);
         }
     }
-    lost_now = lost != f->lost_seen;
-    if (lost_now || track_check(t, disk) < 0) {
+    return count;
+}
+
+int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, struct err *e)
+{
+    struct track_followed *f = &t->ledger->disks[disk];
+    uint64_t lost = tracker_counted(t, disk).lost;
+    bool lost_now = lost != f->lost_seen;
+    int64_t count;
+
+    __atomic_store_n(&f->untold, 0, __ATOMIC_SEQ_CST);
+    count = t->plain ? plain_take(t->plain, disk, visit, user) : take_best(t, disk, visit, user);
+    if (lost_now || count < 0 || track_check(t, disk) < 0) {
         __atomic_store_n(&f->untold, 1, __ATOMIC_SEQ_CST);
         __atomic_store_n(&f->lost_seen, lost, __ATOMIC_SEQ_CST);
         __atomic_store_n(&f->unseen, 0, __ATOMIC_SEQ_CST); /* it is said now */
-        return err_set(e, ERR_CORRUPT, "not every write could be marked: %s", lost_now ? "the disk has grown, or was written past the block layer"
-                       : "the kernel has counted more than the tracker has seen");
+        return err_set(e, ERR_CORRUPT, "not every write could be marked: %s", lost_now ? "the disk has grown, or was written in a way of which it is not known what it wrote"
+                       : count < 0 ? "the marks could not be read" : "the kernel has counted more than the tracker has seen");
     }
     return count;
 }
@@ -470,10 +433,12 @@ int64_t track_waiting(const struct tracker *t, uint64_t *written)
 
     *written = 0;
     for (unsigned i = 0; i < t->ledger->disk_count; i++) {
-        struct track_counters c = counted(t, (int)i);
+        struct track_counters c = tracker_counted(t, (int)i);
 
         *written += c.sectors[0] + c.sectors[1] + c.sectors[2];
     }
+    if (t->plain)
+        return plain_waiting(t->plain, (int)t->ledger->disk_count) * TRACK_CHUNK_SIZE;
     for (size_t i = 0; i < t->arrays[ARRAY_DIRTY].size_bytes / sizeof *t->dirty; i++) {
         uint64_t marks = __atomic_load_n(&t->dirty[i], __ATOMIC_RELAXED);
 
@@ -482,20 +447,4 @@ int64_t track_waiting(const struct tracker *t, uint64_t *written)
     for (size_t i = 0; i < TRACK_SLOT_COUNT; i++)
         pages += __builtin_popcountll(__atomic_load_n(&t->slots[i], __ATOMIC_RELAXED) & TRACK_PAGES_ALL);
     return whole * TRACK_CHUNK_SIZE + pages * TRACK_PAGE_SIZE;
-}
-
-uint64_t track_writes(const struct tracker *t, int disk)
-{
-    uint64_t by_stat = tracker_sectors_by_stat(t->ledger->disks[disk].name);
-    struct track_counters c = counted(t, disk);
-
-    /* All only rise; sectors, for a flush counts as a write there. The tracker's own would do, were it never passed over. */
-    return c.sectors[0] + c.sectors[1] + c.sectors[2] + c.lost + (by_stat == TRACK_WRITES_UNKNOWN ? 0 : by_stat);
-}
-
-uint64_t track_writes_by_stat(const char *name)
-{
-    unsigned long long v[STAT_FIELDS];
-
-    return read_stat(name, v) ? v[STAT_WRITES] + v[STAT_DISCARDS] : TRACK_WRITES_UNKNOWN;
 }

@@ -9,8 +9,11 @@
  *    every disk, no write that anything could have depended on happened between the taking and b: what was read is
  *    (with everything read before) one crash-consistent moment.
  *
- * Not seen: SCSI pass-through writes (SG_IO), and drivers that complete no requests (zram, brd, NVMe multipath heads): track_open refuses
+ * Of a command past the block layer (SG_IO) that carries data to the disk it is seen that there was one: marks were lost then. Not seen: such commands without data (FORMAT UNIT), and drivers that complete no requests (zram, brd, NVMe multipath heads): track_open refuses
  * a disk without a request queue. Where it fails with ERR_UNSUPPORTED or ERR_DENIED the caller rescans by checksum (track_sums below).
+ *
+ * It has three ways, of which it takes the best that the kernel has (needs.c): one that names pages and lives on when the process ends; and for older kernels two that mark whole chunks, by the kernel's types, or by what the tracepoint
+ * records (plain.h). What the last can't know it counts as marks that were lost.
  *
  * Promises 1 and 2 hold where track_check says 1 after taking, before b. A tracker may be used by one thread at a time, but for track_writes and track_waiting, which any thread may call. Library: doesn't log. */
 #pragma once
@@ -32,8 +35,13 @@ static inline int64_t track_chunks(int64_t size_bytes) { return (size_bytes + TR
 
 /* Attaches; when it returns, every later write is seen. At most TRACK_DISKS_MAX disks. */
 int track_open(const struct track_disk *disks, int disk_count, struct tracker **out, struct err *e);
-/* The same, with room for track_todo: one that track_keep takes. */
+/* The same, with room for track_todo, where this kernel has the best way: one that track_keep takes. */
 int track_open_to_keep(const struct track_disk *disks, int disk_count, struct tracker **out, struct err *e);
+/* What this kernel lacks for the best way of following, and what that costs, in words; empty where it lacks nothing. Lives as long as the tracker. */
+const char *track_lacks(const struct tracker *t);
+/* Of the kernel's memory, for each chunk. The best way takes this much where it is to be kept. */
+#define TRACK_MARK_BITS_KEPT 3
+int track_mark_bits(const struct tracker *t);
 void track_close(struct tracker **t); /* for CLEANUP. One that is kept goes on marking */
 
 /* Keeps it, in a folder of its own below /sys/fs/bpf (which is mounted where it isn't): from now on it lives on when this process ends, however it ends, until
@@ -46,7 +54,7 @@ int track_adopt(const char *folder, const struct track_disk *disks, int disk_cou
 int track_forget(const char *folder, struct err *e); /* 0 where nothing was kept, too */
 /* What lives as long as the tracker, the caller's, zero at first: TRACK_MEMORY_SIZE bytes; and of each disk a bit for each chunk that is to do. */
 void *track_memory(struct tracker *t);
-uint64_t *track_todo(struct tracker *t, int disk); /* NULL: it was not opened to be kept */
+uint64_t *track_todo(struct tracker *t, int disk); /* NULL: it was not opened to be kept, or this kernel's can't be */
 
 /* Visits the marked chunks of a disk in rising order and clears their marks, after it has put them into track_todo: their count. pages: bit i: bytes of page i
  * (4 KiB, of the chunk) were written, or may have been; TRACK_PAGES_ALL where no more is known than that the chunk was. -1 (ERR_CORRUPT): marks

@@ -6,6 +6,8 @@
 #define TRACK_CHUNK_SHIFT 7              /* sectors of 512 bytes to chunks of 64 KiB */
 #define TRACK_REQUEST_CHUNKS_MAX 65600   /* a request has at most 4 GiB: 65,536 chunks and where it isn't aligned one more */
 
+#define SCSI_GENERIC_MAJOR 21u /* /dev/sg0: another name of a disk, with a number of its own */
+
 /* Finer marks, for small writes: a slot holds a tag (disk, chunk; above TRACK_TAG_SHIFT; no slot in use is 0) and a bit for each page of the chunk. A chunk has two
  * slots in which it may be; where both are another's, it is marked as a whole. */
 #define TRACK_PAGE_SHIFT 3 /* sectors to pages of 4 KiB */
@@ -38,18 +40,19 @@ struct track_place {
 struct track_counters {
     unsigned long long sectors[TRACK_PROGRAMS]; /* by each of the programs, of completions that may have changed the disk, but commands past the block layer */
     unsigned long long lost;                    /* completions whose chunks could not be marked: everything must be read again */
-    unsigned long long pad[4];
+    unsigned long long unclear;                 /* completions of which is not known whether they were writes: their sectors are among those above (the plain tracker's) */
+    unsigned long long pad[3];
 };
 
 /* Sectors written and discarded by the kernel's statistics; by each of our programs; and how often each was passed over: when these last agreed. */
 struct track_balance {
-    unsigned long long by_stat, sectors[TRACK_PROGRAMS], passed_over[TRACK_PROGRAMS];
+    unsigned long long by_stat, sectors[TRACK_PROGRAMS], passed_over[TRACK_PROGRAMS], unclear;
 };
 
 /* What user space knows of a disk. The process may be killed between any two stores: the order of them is what keeps it true (keep.c). */
 struct track_followed {
     char name[64];
-    unsigned long long size_bytes, instance; /* instance: the kernel's number for this disk's being there (diskseq); 0: it counts none */
+    unsigned long long size_bytes, instance; /* instance: the kernel's number for this disk's being there */
     struct track_place place;
     struct track_balance balance[2];
     unsigned int newest;        /* which balance holds */
@@ -57,6 +60,7 @@ struct track_followed {
     unsigned int untold;        /* track_take has said so: until it is called again, whoever was told may not have acted on it */
     unsigned int pad;
     unsigned long long lost_seen;
+    long long unclear_since_us; /* by the monotonic clock; 0: nothing is unclear */
 };
 struct track_ledger {
     unsigned long long programs; /* a hash of them, and of the maps' layout */

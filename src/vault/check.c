@@ -47,6 +47,9 @@ json_t *vault_report_json(const struct vault_report *r)
 
 /* ---- one point ---- */
 
+/* It says nothing about the bytes. */
+static bool out_of_reach(const struct err *e) { return e->kind == ERR_UNREACHABLE || e->kind == ERR_CANCELLED; }
+
 struct looking {
     struct vault *v;
     const struct vault_point *point;
@@ -72,7 +75,9 @@ static int look_at_chunk(struct looking *l, const struct vault_hash *hash, uint6
         size_t raw_size = 0;
 
         /* Past the cache: what is on the disk counts. */
-        if (record_get_any(l->v, hash, &raw, &raw_size, &why) < 0 || raw_size != size)
+        if (record_get_any(l->v, hash, &raw, &raw_size, &why) < 0 && out_of_reach(&why))
+            return err_set(e, why.kind, "not everything could be read: %s", why.message);
+        if (why.kind || raw_size != size)
             find(l->report, why.kind ? why.kind : ERR_CORRUPT, "%s, disk %s, byte %llu: %.300s", l->point->id, l->disk->id,
                  (unsigned long long)(first_chunk * VAULT_CHUNK_BYTES), why.kind ? why.message : "a chunk of another size");
         free(raw);
@@ -204,9 +209,11 @@ static uint64_t file_size_of(struct extents *x, uint32_t id)
     }
     if (x->file_size[id] == UINT64_MAX) {
         CLEANUP(free_ptr) char *path = segment_path(x->v->segment_dir, id);
+        struct segment_row row;
         struct stat st;
 
-        x->file_size[id] = stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+        x->file_size[id] = stat(path, &st) == 0 ? (uint64_t)st.st_size
+                           : segment_row_get(x->v, id, &row, NULL) == 1 && row.flags & SEGMENT_KEPT ? row.committed : 0;
     }
     return x->file_size[id];
 }
@@ -245,10 +252,15 @@ static int check_extents(struct vault *v, struct vault_report *report, struct er
 
 /* ---- scrub ---- */
 
+struct scrubbed {
+    struct vault_hash hash;
+    uint32_t segment, offset;
+};
+
 struct scrub {
     struct vault *v;
     struct vault_report *report;
-    struct vault_hash *hashes;
+    struct scrubbed *records; /* segment by segment: each is brought from the bucket once */
     size_t count, held;
     struct hash_set bad;
 };
@@ -256,17 +268,28 @@ struct scrub {
 static int collect_hash(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct scrub *s = user;
+    struct chunk_place place;
 
-    (void)value;
     (void)e;
-    if (key.mv_size != VAULT_HASH_SIZE)
+    if (key.mv_size != VAULT_HASH_SIZE || value.mv_size != sizeof place)
         return 0;
     if (s->count == s->held) {
         s->held = s->held ? s->held * 2 : 1024;
-        s->hashes = xrealloc(s->hashes, s->held * sizeof *s->hashes);
+        s->records = xrealloc(s->records, s->held * sizeof *s->records);
     }
-    memcpy(&s->hashes[s->count++], key.mv_data, VAULT_HASH_SIZE);
+    memcpy(&place, value.mv_data, sizeof place);
+    s->records[s->count] = (struct scrubbed){.segment = place.segment, .offset = place.offset};
+    memcpy(&s->records[s->count++].hash, key.mv_data, VAULT_HASH_SIZE);
     return 0;
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const struct scrubbed *x = a, *y = b;
+
+    if (x->segment != y->segment)
+        return x->segment < y->segment ? -1 : 1;
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
 struct blame {
@@ -340,10 +363,12 @@ static int scrub_record(struct scrub *s, const struct vault_hash *hash, struct e
     int found;
 
     /* Twice: vault_gc may have moved or shrunk what it is made of. */
-    if (record_check(s->v, hash, &size, NULL) == 0 || record_check(s->v, hash, &size, &why) == 0) {
+    if (record_check(s->v, hash, &size, &why) == 0 || (!out_of_reach(&why) && record_check(s->v, hash, &size, &why) == 0)) {
         s->report->bytes += size;
         return 0;
     }
+    if (out_of_reach(&why))
+        return err_set(e, why.kind, "not everything could be read: %s", why.message);
     pthread_mutex_lock(&s->v->append_lock);
     found = place_find(s->v, hash, &place, e);
     pthread_mutex_unlock(&s->v->append_lock);
@@ -367,15 +392,17 @@ int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct va
         if (r == 0)
             r = index_each(&v->index, txn, INDEX_CHUNK, index_val("", 0), collect_hash, &s, e);
     }
+    if (s.count)
+        qsort(s.records, s.count, sizeof *s.records, by_place);
     for (; r == 0 && out->looked_at < s.count; out->looked_at++) {
         if (progress && out->looked_at % 64 == 0 && progress(out->looked_at, s.count, user))
             r = err_set(e, ERR_CANCELLED, "stopped");
         else
-            r = scrub_record(&s, &s.hashes[out->looked_at], e);
+            r = scrub_record(&s, &s.records[out->looked_at].hash, e);
     }
     if (r == 0 && out->finding_count)
         r = blame_points(&s, e);
-    free(s.hashes);
+    free(s.records);
     hash_set_release(&s.bad);
     return r;
 }
@@ -467,6 +494,8 @@ static int add_segment(MDB_val key, MDB_val value, void *user, struct err *e)
     if (value.mv_size != sizeof row)
         return 0;
     memcpy(&row, value.mv_data, sizeof row);
+    if (row.flags & SEGMENT_DOOMED)
+        return 0;
     s->segment_count++;
     s->stored_bytes += row.committed;
     s->plain_bytes += row.key ? 0 : row.committed;
@@ -492,8 +521,29 @@ int vault_stat(struct vault *v, struct vault_stat *out, struct err *e)
         return -1;
     s.data_keys = seal_newest(v->seal);
     s.names_hidden = seal_hides(v->seal);
+    index_abort(&txn);
+    s.has_bucket = v->bucket_place != NULL;
+    if (s.has_bucket)
+        snprintf(s.bucket, sizeof s.bucket, "%s", v->bucket_text);
+    if (v->bucket)
+        bucket_stat(v->bucket, &s);
     *out = s;
     return 0;
+}
+
+static json_t *bucket_json(const struct vault_stat *s)
+{
+    json_t *j;
+
+    if (!s->has_bucket)
+        return json_null();
+    j = json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "at", s->bucket, "open", s->bucket_open, "uploaded_segments", (json_int_t)s->bucket_kept_count,
+                  "uploaded_bytes", (json_int_t)s->bucket_kept_bytes, "waiting_segments", (json_int_t)s->bucket_waiting_count, "waiting_bytes",
+                  (json_int_t)s->bucket_waiting_bytes, "refused_segments", (json_int_t)s->bucket_refused_count, "to_remove_segments", (json_int_t)s->bucket_doomed_count);
+    MUST(j);
+    json_object_set_new(j, "error", s->bucket_error_kind ? json_pack("{s:s, s:s}", "kind", err_meaning(s->bucket_error_kind)->name, "message", s->bucket_error) : json_null());
+    json_set_time(j, "error_at", s->bucket_error_us);
+    return j;
 }
 
 json_t *vault_stat_json(const struct vault_stat *s)
@@ -508,6 +558,7 @@ json_t *vault_stat_json(const struct vault_stat *s)
 
     json_object_set_new(j, "encrypted", json_boolean(s->data_keys));
     json_object_set_new(j, "names_hidden", json_boolean(s->names_hidden));
+    json_object_set_new(j, "bucket", bucket_json(s));
 
     for (size_t i = 0; i < ARRAY_COUNT(members); i++)
         json_object_set_new(j, members[i].name, json_integer((json_int_t)members[i].value));

@@ -29,11 +29,27 @@ int meta_next(struct vault *v, MDB_txn *txn, const char *name, uint64_t *value, 
 
 int segment_row_put(struct vault *v, MDB_txn *txn, const struct segment *s, bool sealed, struct err *e)
 {
-    struct segment_row row = {.committed = s->end, .record_count = (uint32_t)s->record_count, .sealed = sealed, .key = (uint16_t)s->key};
+    struct segment_row row = {.committed = s->end, .record_count = (uint32_t)s->record_count, .flags = sealed ? SEGMENT_SEALED : 0, .key = (uint16_t)s->key};
     uint8_t key[4];
 
     put_be32(key, s->id);
     return index_put(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), index_val(&row, sizeof row), e);
+}
+
+int segment_row_get(struct vault *v, uint32_t id, struct segment_row *out, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    uint8_t key[4];
+    MDB_val value;
+    int found;
+
+    put_be32(key, id);
+    found = index_begin(&v->index, false, &txn, e) < 0 ? -1 : index_get(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), &value, e);
+    if (found == 1 && value.mv_size != sizeof *out)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a segment row of %zu bytes", value.mv_size);
+    if (found == 1)
+        memcpy(out, value.mv_data, sizeof *out);
+    return found;
 }
 
 /* What one flush takes: copies, so that appending goes on meanwhile. Descriptors stay open: only a flush closes them. */
@@ -155,6 +171,8 @@ static void batch_done(struct vault *v, const struct batch *b)
     if (v->full_count)
         memmove(v->full, v->full + b->full_count, v->full_count * sizeof *v->full);
     pthread_mutex_unlock(&v->append_lock);
+    if (b->full_count)
+        bucket_stir(v->bucket);
 }
 
 int vault_flush(struct vault *v, flush_extra *extra, void *user, struct err *e)

@@ -33,7 +33,7 @@ static int load_node(struct builder *b, const struct vault_hash *hash, struct tr
         memset(n, 0, sizeof *n);
         return 0;
     }
-    return record_get(b->v, hash, n, sizeof *n, e) < 0 ? -1 : tree_node_parse(n, sizeof *n, n, e);
+    return record_get_here(b->v, hash, n, sizeof *n, e) < 0 ? -1 : tree_node_parse(n, sizeof *n, n, e);
 }
 
 static int store_node(struct builder *b, const struct tree_node *n, struct vault_hash *out, struct err *e)
@@ -158,6 +158,8 @@ struct committing {
     struct vault_point *point;
     const char *text;
     uint64_t sequence;
+    const struct vault_group *group; /* of a copied point, with its document; NULL: none */
+    const char *group_text;
 };
 
 /* The maps' trees are those of the point from now on. */
@@ -187,12 +189,27 @@ static int commit_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
 {
     struct committing *c = user;
 
-    return root_rows(v, txn, c, e) < 0 ? -1 : point_insert(v, txn, c->point, c->sequence, c->text, e);
+    return root_rows(v, txn, c, e) < 0 || point_insert(v, txn, c->point, c->sequence, c->text, e) < 0 ? -1
+           : c->group ? group_insert(v, txn, c->group, c->group_text, e) : 0;
 }
 
-static int commit_locked(struct vault *v, struct vault_point *p, struct err *e)
+/* The group's document comes with each of its points that is copied here: it is stored once. */
+static int add_group(struct vault *v, const struct vault_group *group, struct committing *c, char **text, struct err *e)
 {
-    CLEANUP(free_ptr) char *text = NULL;
+    struct vault_hash hash;
+
+    if (!group || !group->id[0])
+        return 0;
+    c->group = group;
+    c->group_text = *text = group_text(group);
+    hash = point_record_hash(*text);
+    return record_add(v, RECORD_GROUP, *text, strlen(*text), &hash, NULL, e);
+}
+
+/* group: a copied point's; NULL: none. */
+static int commit_locked(struct vault *v, struct vault_point *p, const struct vault_group *group, struct err *e)
+{
+    CLEANUP(free_ptr) char *text = NULL, *of_group = NULL;
     struct committing c = {.point = p};
     struct vault_hash hash;
 
@@ -200,25 +217,37 @@ static int commit_locked(struct vault *v, struct vault_point *p, struct err *e)
     if (vault_flush(v, NULL, NULL, e) < 0 || build_disks(v, p, e) < 0)
         return -1;
     c.sequence = v->next_point++; /* one that comes to nothing leaves a gap, no more */
-    point_name(v, p, c.sequence);
+    if (!p->copied)
+        point_name(v, p, c.sequence);
     c.text = text = point_text(p, c.sequence);
     if (strlen(text) > RECORD_RAW_LIMIT)
         return err_set(e, ERR_LIMIT, "the point's document has %zu bytes", strlen(text));
     hash = point_record_hash(text);
-    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0)
+    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0 || add_group(v, group, &c, &of_group, e) < 0)
         return -1;
-    if (vault_flush(v, p->group[0] ? root_rows : commit_rows, &c, e) < 0)
+    if (vault_flush(v, p->group[0] && !p->copied ? root_rows : commit_rows, &c, e) < 0)
         return -1;
-    if (p->group[0])
+    if (p->group[0] && !p->copied)
         staged_keep(v, p, c.sequence, text);
     return 0;
 }
 
+static int commit_alone(struct vault *v, struct vault_point *p, const struct vault_group *group, struct err *e)
+{
+    int r;
+
+    pthread_rwlock_rdlock(&v->gc_lock);
+    pthread_mutex_lock(&v->commit_lock);
+    r = commit_locked(v, p, group, e);
+    pthread_mutex_unlock(&v->commit_lock);
+    pthread_rwlock_unlock(&v->gc_lock);
+    return r < 0 ? err_wrap(e, "committing a recovery point of %s", p->server) : 0;
+}
+
 static int commit(struct vault *v, const char *group, const char *server, int64_t at_us, const char *consistency, int64_t freeze_ms,
-                  struct vault_point *out, struct err *e)
+                  const struct vault_unreadable *unreadable, struct vault_point *out, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
-    int r;
 
     if (vault_name_check("server", server, e) < 0)
         return -1;
@@ -229,13 +258,10 @@ static int commit(struct vault *v, const char *group, const char *server, int64_
     snprintf(p->group, sizeof p->group, "%s", group);
     p->at_us = at_us ? at_us : clock_read_us(v->options.clock);
     p->freeze_ms = freeze_ms;
-    pthread_rwlock_rdlock(&v->gc_lock);
-    pthread_mutex_lock(&v->commit_lock);
-    r = commit_locked(v, p, e);
-    pthread_mutex_unlock(&v->commit_lock);
-    pthread_rwlock_unlock(&v->gc_lock);
-    if (r < 0)
-        return err_wrap(e, "committing a recovery point of %s", server);
+    if (unreadable)
+        p->unreadable = *unreadable;
+    if (commit_alone(v, p, NULL, e) < 0)
+        return -1;
     if (out)
         *out = *p;
     return 0;
@@ -244,11 +270,117 @@ static int commit(struct vault *v, const char *group, const char *server, int64_
 int vault_point_commit(struct vault *v, const char *server, int64_t at_us, const char *consistency, int64_t freeze_ms,
                        struct vault_point *out, struct err *e)
 {
-    return commit(v, "", server, at_us, consistency, freeze_ms, out, e);
+    return commit(v, "", server, at_us, consistency, freeze_ms, NULL, out, e);
+}
+
+int vault_point_commit_marked(struct vault *v, const char *server, int64_t at_us, const char *consistency, int64_t freeze_ms,
+                              const struct vault_unreadable *unreadable, struct vault_point *out, struct err *e)
+{
+    return commit(v, "", server, at_us, consistency, freeze_ms, unreadable, out, e);
 }
 
 int vault_point_stage(struct vault *v, const struct vault_group *g, const char *server, const char *consistency, int64_t freeze_ms,
-                      struct vault_point *out, struct err *e)
+                      const struct vault_unreadable *unreadable, struct vault_point *out, struct err *e)
 {
-    return commit(v, g->id, server, g->at_us, consistency, freeze_ms, out, e);
+    return commit(v, g->id, server, g->at_us, consistency, freeze_ms, unreadable, out, e);
+}
+
+/* ---- copies of another vault's points ---- */
+
+static int check_copied(struct vault *v, const struct vault_copied *c, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *there = xcalloc(1, sizeof *there);
+    CLEANUP(free_ptr) struct vault_point *newest = NULL;
+    int found = vault_name_check("server", c->server, e) < 0 ? -1 : vault_point_get(v, c->id, there, e), count;
+
+    if (found)
+        return found < 0 ? -1 : err_set(e, ERR_CONFLICT, "a recovery point %s is here already", c->id);
+    if (!c->id[0] || c->at_us <= 0)
+        return err_set(e, ERR_INVALID, "a copied point without an id or a moment");
+    count = vault_point_list(v, c->server, 1, &newest, e);
+    if (count > 0 && newest->at_us > c->at_us)
+        return err_set(e, ERR_CONFLICT, "a later point of %s is here (%s): %s is not copied over it", c->server, newest->id, c->id);
+    return count < 0 ? -1 : 0;
+}
+
+int vault_point_commit_copied(struct vault *v, const struct vault_copied *c, struct vault_point *out, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+
+    if (check_copied(v, c, e) < 0)
+        return -1;
+    memcpy(p->id, c->id, sizeof p->id);
+    memcpy(p->server, c->server, sizeof p->server);
+    memcpy(p->consistency, c->consistency, sizeof p->consistency);
+    memcpy(p->group, c->group.id, sizeof p->group);
+    p->at_us = c->at_us;
+    p->freeze_ms = c->freeze_ms;
+    p->unreadable = c->unreadable;
+    p->copied = true;
+    if (commit_alone(v, p, &c->group, e) < 0)
+        return -1;
+    if (out)
+        *out = *p;
+    return 0;
+}
+
+static int found_dirty(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    (void)key;
+    (void)value;
+    (void)e;
+    *(bool *)user = true;
+    return 1;
+}
+
+/* commit_lock held, and nothing pending. 1/0/-1 */
+static int disk_is(struct vault *v, MDB_txn *txn, const struct vault_disk *d, const struct vault_point *p, struct err *e)
+{
+    struct work_key dirty = work_key_make(d->number, 0);
+    char bytes[DISK_KEY_SIZE];
+    struct disk_row row;
+    MDB_val value;
+    bool changed = false;
+    size_t i = 0;
+
+    while (i < p->disk_count && strcmp(p->disks[i].id, d->id) != 0)
+        i++;
+    if (i == p->disk_count || p->disks[i].size_bytes != d->size_bytes)
+        return 0;
+    if (index_get(&v->index, txn, INDEX_DISK, disk_key(d->server, d->id, bytes), &value, e) != 1 || value.mv_size != sizeof row)
+        return err_set(e, ERR_CORRUPT, "the vault's index lost disk %s", d->id);
+    memcpy(&row, value.mv_data, sizeof row);
+    if (!vault_hash_same(&row.root, &p->disks[i].root) || row.known_count != d->chunk_count)
+        return 0;
+    return index_each(&v->index, txn, INDEX_DIRTY, index_val(&dirty, 4), found_dirty, &changed, e) < 0 ? -1 : !changed;
+}
+
+static int map_is(struct vault *v, const char *server, const struct vault_point *p, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    size_t count = 0;
+
+    if (vault_flush(v, NULL, NULL, e) < 0 || index_begin(&v->index, false, &txn, e) < 0)
+        return -1;
+    for (size_t i = 0; i < v->disk_count; i++) {
+        int is = strcmp(v->disks[i].server, server) == 0 ? disk_is(v, txn, &v->disks[i], p, e) : 2;
+
+        if (is <= 0)
+            return is;
+        count += is == 1;
+    }
+    return count == p->disk_count;
+}
+
+int vault_map_is(struct vault *v, const char *server, const char *point, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+    int is = vault_point_get(v, point, p, e);
+
+    if (is != 1 || strcmp(p->server, server) != 0)
+        return is < 0 ? -1 : 0;
+    pthread_mutex_lock(&v->commit_lock);
+    is = map_is(v, server, p, e);
+    pthread_mutex_unlock(&v->commit_lock);
+    return is;
 }

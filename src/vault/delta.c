@@ -142,8 +142,8 @@ int vault_store_delta(struct vault *v, const struct vault_hash *base, uint32_t m
     if (vault_hash_is_unknown(base))
         return 0;
     seal_name(v->seal, &near);
-    if (!vault_hash_is_zero(base) && record_get(v, &near, raw, sizeof raw, &why) < 0)
-        return why.kind == ERR_CORRUPT ? 0 : err_set(e, why.kind, "%s", why.message);
+    if (!vault_hash_is_zero(base) && record_get_briefly(v, &near, raw, sizeof raw, &why) < 0)
+        return why.kind == ERR_CORRUPT || why.kind == ERR_UNREACHABLE ? 0 : err_set(e, why.kind, "%s", why.message);
     record_lay_pages(raw, mask, pages);
     if (vault_bytes_are_zero(raw, sizeof raw)) {
         *hash = vault_hash_zero;

@@ -12,12 +12,13 @@ const struct vault_ladder vault_ladder_default = {.keep_last = 3, .rung_count = 
 /* Points come oldest first; bucket[] holds the last step seen on each rung. */
 static bool ladder_keeps(const struct vault_ladder *l, int64_t at_us, int64_t now_us, int64_t *bucket)
 {
+    int64_t age_us = l->age_us ? l->age_us(l->user, at_us) : now_us - at_us;
     bool keep = false;
 
     for (size_t i = 0; i < l->rung_count; i++) {
         int64_t step = l->rungs[i].step_us ? at_us / l->rungs[i].step_us : 0;
 
-        if (now_us - at_us > l->rungs[i].span_us)
+        if (age_us > l->rungs[i].span_us)
             continue;
         keep = keep || l->rungs[i].step_us == 0 || step != bucket[i];
         bucket[i] = step;

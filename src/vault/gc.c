@@ -360,7 +360,7 @@ static int choose_segment(MDB_val key, MDB_val value, void *user, struct err *e)
         return err_set(e, ERR_CORRUPT, "the vault's index has a damaged segment row");
     id = get_be32(key.mv_data);
     memcpy(&row, value.mv_data, sizeof row);
-    if (!row.sealed || id >= c->g->segment_limit ||
+    if (!(row.flags & SEGMENT_SEALED) || row.flags & SEGMENT_DOOMED || id >= c->g->segment_limit ||
         (c->g->live_bytes[id] * 100 >= row.committed * c->g->live_percent && !(c->g->seal_anew && row.key != seal_newest(c->g->v->seal))))
         return 0;
     c->list = xrealloc(c->list, (c->count + 1) * sizeof *c->list);
@@ -502,8 +502,20 @@ static int forget_segment(struct vault *v, MDB_txn *txn, void *user, struct err 
     const struct doomed *d = user;
     uint8_t key[4];
 
+    MDB_val value;
+    struct segment_row row;
+    int found;
+
     put_be32(key, d->id);
-    return index_del(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), e);
+    found = index_get(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), &value, e);
+    if (found <= 0)
+        return found;
+    memcpy(&row, value.mv_data, sizeof row);
+    if (!(row.flags & SEGMENT_SENT))
+        return index_del(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), e);
+    /* Its object is to go before the row: one that came back with no row would be taken in again, too. */
+    row.flags |= SEGMENT_DOOMED;
+    return index_put(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), index_val(&row, sizeof row), e);
 }
 
 /* 1: everything that lives was copied; 0: a record that can't be read keeps the segment. */
@@ -525,7 +537,7 @@ static int copy_living(struct choosing *c, const struct doomed *d, struct err *e
 static int empty_segment(struct choosing *c, struct doomed *d, struct err *e)
 {
     struct vault *v = c->g->v;
-    CLEANUP(free_ptr) char *path = segment_path(v->segment_dir, d->id);
+    CLEANUP(free_ptr) char *path = segment_path(v->segment_dir, d->id), *maps = xasprintf("%s/%010u.maps", v->segment_dir, d->id);
     int copied = copy_living(c, d, e);
 
     if (copied < 0 || vault_flush(v, NULL, NULL, e) < 0)
@@ -533,10 +545,13 @@ static int empty_segment(struct choosing *c, struct doomed *d, struct err *e)
     if (!copied)
         return 0;
     /* Its row goes when it is gone for good: one that came back with no row would be taken in again, whatever it says by now. */
+    if (unlink(maps) < 0 && errno != ENOENT)
+        return err_errno(e, errno, "can't remove %s", maps);
     if (unlink(path) < 0 && errno != ENOENT)
         return err_errno(e, errno, "can't remove %s", path);
     if (file_sync_dir(v->segment_dir, e) < 0 || vault_flush(v, forget_segment, d, e) < 0)
         return -1;
+    bucket_stir(v->bucket);
     c->g->freed_bytes += d->size_bytes;
     return 0;
 }
@@ -552,12 +567,16 @@ static int empty_segments(struct gc *g, struct err *e)
 
         if (c.list[i].copy != (n >= c.count))
             continue;
+        /* What is to be copied out of it is brought before anybody waits; one that can't be had now keeps its space. */
+        if (c.list[i].copy && bucket_hold(g->v, c.list[i].id, NULL) < 0)
+            continue;
         pthread_rwlock_wrlock(&g->v->gc_lock);
         pthread_mutex_lock(&g->v->commit_lock);
         r = empty_segment(&c, &c.list[i], e);
         pthread_mutex_unlock(&g->v->commit_lock);
         pthread_rwlock_unlock(&g->v->gc_lock);
     }
+    (void)bucket_hold(g->v, 0, NULL);
     return r;
 }
 

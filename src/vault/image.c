@@ -66,6 +66,29 @@ static int wrap(const struct vault_image *i, uint64_t index, struct err *e)
                     (unsigned long long)(index * VAULT_CHUNK_BYTES));
 }
 
+/* The node on the way to a chunk, at that level; hash is its name. */
+static int load_level(struct vault_image *i, int level, uint64_t index, const struct vault_hash *hash, struct err *e)
+{
+    uint64_t node_index = index / tree_span((unsigned)level + 1);
+
+    if (i->path[level].loaded && i->path[level].index == node_index)
+        return 0;
+    i->path[level].loaded = false;
+    if (vault_hash_is_zero(hash))
+        memset(&i->path[level].node, 0, TREE_NODE_SIZE);
+    else if (record_get(i->v, hash, &i->path[level].node, TREE_NODE_SIZE, e) < 0 ||
+             tree_node_parse(&i->path[level].node, TREE_NODE_SIZE, &i->path[level].node, e) < 0)
+        return wrap(i, index, e);
+    i->path[level].loaded = true;
+    i->path[level].index = node_index;
+    return 0;
+}
+
+static const struct vault_hash *child_at(const struct vault_image *i, int level, uint64_t index)
+{
+    return &i->path[level].node.child[index / tree_span((unsigned)level) % TREE_FANOUT];
+}
+
 /* Goes down to the chunk. Returns the level at which everything from there on is zero (span = tree_span(level)), or -2 at a chunk that
  * has a name (*out), or -1. */
 static int descend(struct vault_image *i, uint64_t index, struct vault_hash *out, struct err *e)
@@ -73,19 +96,11 @@ static int descend(struct vault_image *i, uint64_t index, struct vault_hash *out
     struct vault_hash hash = i->root;
 
     for (int level = (int)i->depth - 1; level >= 0; level--) {
-        uint64_t node_index = index / tree_span((unsigned)level + 1);
-
         if (vault_hash_is_zero(&hash))
             return level + 1;
-        if (!i->path[level].loaded || i->path[level].index != node_index) {
-            i->path[level].loaded = false;
-            if (record_get(i->v, &hash, &i->path[level].node, TREE_NODE_SIZE, e) < 0 ||
-                tree_node_parse(&i->path[level].node, TREE_NODE_SIZE, &i->path[level].node, e) < 0)
-                return wrap(i, index, e);
-            i->path[level].loaded = true;
-            i->path[level].index = node_index;
-        }
-        hash = i->path[level].node.child[index / tree_span((unsigned)level) % TREE_FANOUT];
+        if (load_level(i, level, index, &hash, e) < 0)
+            return -1;
+        hash = *child_at(i, level, index);
     }
     *out = hash;
     return vault_hash_is_zero(&hash) ? 0 : -2;
@@ -179,4 +194,39 @@ int vault_image_extent(struct vault_image *i, uint64_t offset, uint64_t limit, u
     *length = at - offset;
     *zero = first_zero;
     return 0;
+}
+
+/* For how many chunks from index on both are the same; 0: this one is not. -1 */
+static int64_t same_from(struct vault_image *a, struct vault_image *b, uint64_t index, struct err *e)
+{
+    struct vault_hash of_a = a->root, of_b = b->root;
+
+    for (int level = (int)a->depth - 1; level >= 0; level--) {
+        uint64_t span = tree_span((unsigned)level + 1);
+
+        if (vault_hash_same(&of_a, &of_b))
+            return (int64_t)(span - index % span);
+        if (load_level(a, level, index, &of_a, e) < 0 || load_level(b, level, index, &of_b, e) < 0)
+            return -1;
+        of_a = *child_at(a, level, index);
+        of_b = *child_at(b, level, index);
+    }
+    return vault_hash_same(&of_a, &of_b);
+}
+
+int vault_image_differing(struct vault_image *i, struct vault_image *base, uint64_t from, uint32_t *chunks, size_t count, struct err *e)
+{
+    size_t found = 0;
+
+    MUST(!base || base->size_bytes == i->size_bytes);
+    for (uint64_t at = from; at < i->chunk_count && found < count;) {
+        int64_t same = base ? same_from(i, base, at, e) : 0;
+
+        if (same < 0)
+            return -1;
+        if (same == 0)
+            chunks[found++] = (uint32_t)at;
+        at += same ? (uint64_t)same : 1;
+    }
+    return (int)found;
 }

@@ -227,13 +227,31 @@ int index_del_prefix(const struct vault_index *x, MDB_txn *txn, enum index_table
     return code && code != MDB_NOTFOUND ? index_fail(e, code, "delete") : 0;
 }
 
+const char *index_table_name(enum index_table t) { return table_name[t]; }
+
+static int table_stat(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_stat *out, struct err *e)
+{
+    int code = mdb_stat(txn, x->table[t], out);
+
+    return code ? index_fail(e, code, "measure a table") : 0;
+}
+
+int index_table_bytes(const struct vault_index *x, MDB_txn *txn, enum index_table t, uint64_t *bytes, struct err *e)
+{
+    MDB_stat s;
+
+    if (table_stat(x, txn, t, &s, e) < 0)
+        return -1;
+    *bytes = (s.ms_branch_pages + s.ms_leaf_pages + s.ms_overflow_pages) * s.ms_psize;
+    return 0;
+}
+
 int index_count(const struct vault_index *x, MDB_txn *txn, enum index_table t, uint64_t *count, struct err *e)
 {
-    MDB_stat st;
-    int code = mdb_stat(txn, x->table[t], &st);
+    MDB_stat s;
 
-    if (code)
-        return index_fail(e, code, "count");
-    *count = st.ms_entries;
+    if (table_stat(x, txn, t, &s, e) < 0)
+        return -1;
+    *count = s.ms_entries;
     return 0;
 }

@@ -35,10 +35,18 @@ struct disk_row {
     struct vault_hash root;           /* of the newest committed point, in a tree of that depth */
 };
 
+/* What a segment's row says of it. */
+enum segment_flag {
+    SEGMENT_SEALED = 1, /* it is full and never changes */
+    SEGMENT_SENT = 2,   /* something of it may be in the bucket */
+    SEGMENT_KEPT = 4,   /* it is there, whole: its file may go */
+    SEGMENT_DOOMED = 8, /* nothing in it is in use and its file is gone; the object is to go, and then the row */
+};
+
 struct segment_row {
     uint64_t committed; /* the index holds nothing that lies after */
     uint32_t record_count;
-    uint16_t sealed, key; /* key: of the data its number, 0: it is not encrypted */
+    uint16_t flags, key; /* key: of the data its number, 0: it is not encrypted */
 };
 
 struct vault_index {
@@ -64,6 +72,9 @@ int index_each(const struct vault_index *x, MDB_txn *txn, enum index_table t, MD
                struct err *e);
 int index_del_prefix(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val prefix, struct err *e);
 int index_count(const struct vault_index *x, MDB_txn *txn, enum index_table t, uint64_t *count, struct err *e);
+const char *index_table_name(enum index_table t);
+/* What a table takes, in whole pages; those that are free are no table's. */
+int index_table_bytes(const struct vault_index *x, MDB_txn *txn, enum index_table t, uint64_t *bytes, struct err *e);
 int index_fail(struct err *e, int code, const char *what);
 
 static inline MDB_val index_val(const void *bytes, size_t size) { return (MDB_val){size, (void *)bytes}; }

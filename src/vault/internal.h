@@ -1,6 +1,7 @@
 /* internal: what the files of vault/ share; nothing outside the room includes it. */
 #pragma once
 
+#include "vault/bucket.h"
 #include "vault/cache.h"
 #include "vault/index.h"
 #include "vault/seal.h"
@@ -49,6 +50,9 @@ struct vault {
     struct cache *cache;
     uint8_t id[VAULT_ID_SIZE];
     struct seal *seal; /* NULL: it is not encrypted */
+    struct bucket *bucket; /* NULL: it is not open, or there is none */
+    json_t *bucket_place;  /* vault.json's word on it; NULL: there is none */
+    char *bucket_text;     /* the same for people */
     int lock_fd;
 
     /* Locks, in precedence order: */
@@ -97,11 +101,15 @@ int record_add_packed(struct vault *v, enum record_kind kind, const void *raw, s
                       const struct vault_hash *hash, uint64_t *stored_bytes, struct err *e);
 /* Reads a whole record by hash into bytes (raw_size; ERR_CORRUPT where the index says another size), through the cache. */
 int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e);
+/* The same without asking the bucket: ERR_UNREACHABLE where it lies there. For those who hold others up. */
+int record_get_here(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e);
+/* The same, asking it once: for those who can do without. */
+int record_get_briefly(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e);
 /* The same for a record whose size is not known before; the caller frees *bytes. */
 int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **bytes, size_t *size, struct err *e);
-/* A record's stored bytes to raw bytes; its parts' pages are read from the vault, through the cache or not. One whose own bytes do not hold is
- * marked bad. Takes append_lock itself. */
-int record_restore(struct vault *v, const struct record *r, const void *payload, void *raw, bool cached, struct err *e);
+/* A record's stored bytes to raw bytes; its parts' pages are read from the vault. One whose own bytes do not hold is
+ * marked bad. Takes append_lock itself. how: enum read_flag. */
+int record_restore(struct vault *v, const struct record *r, const void *payload, void *raw, unsigned how, struct err *e);
 /* Reads and checks what the vault has of it, past the cache: all of it, or its own pages where it is there for others only. */
 int record_check(struct vault *v, const struct vault_hash *hash, size_t *size, struct err *e);
 void chunk_mark_bad(struct vault *v, const struct vault_hash *hash);
@@ -116,6 +124,7 @@ typedef int flush_extra(struct vault *v, MDB_txn *txn, void *user, struct err *e
 int vault_flush(struct vault *v, flush_extra *extra, void *user, struct err *e);
 int meta_next(struct vault *v, MDB_txn *txn, const char *name, uint64_t *value, struct err *e); /* reads, then counts up */
 int segment_row_put(struct vault *v, MDB_txn *txn, const struct segment *s, bool sealed, struct err *e);
+int segment_row_get(struct vault *v, uint32_t id, struct segment_row *out, struct err *e); /* 1/0/-1 */
 struct vault_disk *disk_by_number(struct vault *v, uint32_t number);
 
 /* pending.c */

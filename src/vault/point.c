@@ -30,6 +30,16 @@ static json_t *disks_json(const struct vault_point *p, bool roots)
     return list;
 }
 
+static json_t *ranges_json(const struct vault_unreadable *u)
+{
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < u->range_count; i++)
+        json_array_append_new(list, json_pack("{s:s, s:I, s:I}", "disk", u->ranges[i].disk, "first_sector", (json_int_t)u->ranges[i].first_sector,
+                                              "sector_count", (json_int_t)u->ranges[i].sector_count));
+    return list;
+}
+
 json_t *vault_point_json(const struct vault_point *p)
 {
     json_t *j = json_pack("{s:s, s:s}", "id", p->id, "server", p->server);
@@ -40,6 +50,11 @@ json_t *vault_point_json(const struct vault_point *p)
     json_object_set_new(j, "freeze_ms", json_integer(p->freeze_ms));
     json_object_set_new(j, "disks", disks_json(p, false));
     json_object_set_new(j, "bytes", json_integer((json_int_t)p->bytes));
+    json_object_set_new(j, "unreadable_bytes", json_integer((json_int_t)p->unreadable.bytes));
+    if (p->unreadable.bytes)
+        json_object_set_new(j, "unreadable", ranges_json(&p->unreadable));
+    if (p->copied)
+        json_object_set_new(j, "copied", json_true());
     return j;
 }
 
@@ -53,6 +68,10 @@ char *point_text(const struct vault_point *p, uint64_t sequence)
     MUST(j);
     if (p->group[0])
         json_object_set_new(j, "group", json_string(p->group));
+    if (p->unreadable.bytes)
+        json_object_set_new(j, "unreadable", json_pack("{s:I, s:o}", "bytes", (json_int_t)p->unreadable.bytes, "ranges", ranges_json(&p->unreadable)));
+    if (p->copied)
+        json_object_set_new(j, "copied", json_true());
     json_object_set_new(j, "disks", disks_json(p, true));
     return json_text(j);
 }
@@ -81,6 +100,41 @@ static int parse_disk(const json_t *j, struct vault_point_disk *out, struct err 
     return copy_text("disk", id, out->id, sizeof out->id, e);
 }
 
+static int parse_range(const json_t *j, struct vault_unreadable *u, struct err *e)
+{
+    const char *disk;
+    int64_t first, count;
+
+    if (json_need_string(j, "disk", &disk, e) < 0 || json_need_int(j, "first_sector", &first, e) < 0 || json_need_int(j, "sector_count", &count, e) < 0 ||
+        copy_text("unreadable disk", disk, u->ranges[u->range_count].disk, sizeof u->ranges[0].disk, e) < 0)
+        return -1;
+    if (first < 0 || count < 1)
+        return err_set(e, ERR_CORRUPT, "a point's unreadable sectors are %lld from %lld on", (long long)count, (long long)first);
+    u->ranges[u->range_count].first_sector = (uint64_t)first;
+    u->ranges[u->range_count++].sector_count = (uint64_t)count;
+    return 0;
+}
+
+/* Of more ranges than this Slipway writes the first are kept. */
+static int parse_unreadable(const json_t *j, struct vault_unreadable *out, struct err *e)
+{
+    json_t *ranges, *range;
+    int64_t bytes;
+    size_t i;
+
+    if (!j)
+        return 0;
+    if (json_need_int(j, "bytes", &bytes, e) < 0 || json_need_array(j, "ranges", &ranges, e) < 0)
+        return -1;
+    if (bytes < 1)
+        return err_set(e, ERR_CORRUPT, "a point's unreadable bytes are %lld", (long long)bytes);
+    out->bytes = (uint64_t)bytes;
+    json_array_foreach(ranges, i, range)
+        if (i < VAULT_UNREADABLE_RANGES && parse_range(range, out, e) < 0)
+            return -1;
+    return 0;
+}
+
 static int parse_members(const json_t *j, struct vault_point *p, uint64_t *sequence, struct err *e)
 {
     const char *format, *id, *server, *consistency;
@@ -102,8 +156,11 @@ static int parse_members(const json_t *j, struct vault_point *p, uint64_t *seque
         return -1;
     if (json_array_size(disks) == 0 || json_array_size(disks) > LIMIT_DISKS_PER_SERVER)
         return err_set(e, ERR_CORRUPT, "a point has %zu disks", json_array_size(disks));
+    if (parse_unreadable(json_object_get(j, "unreadable"), &p->unreadable, e) < 0)
+        return -1;
     p->freeze_ms = json_get_int(j, "freeze_ms", 0);
     p->bytes = (uint64_t)json_get_int(j, "bytes", 0);
+    p->copied = json_get_bool(j, "copied", false);
     *sequence = (uint64_t)number;
     for (p->disk_count = 0; p->disk_count < json_array_size(disks); p->disk_count++)
         if (parse_disk(json_array_get(disks, p->disk_count), &p->disks[p->disk_count], e) < 0)

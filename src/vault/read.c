@@ -21,7 +21,25 @@ void chunk_mark_bad(struct vault *v, const struct vault_hash *hash)
         (void)index_commit(&txn, NULL);
 }
 
-static int find_and_read(struct vault *v, const struct vault_hash *hash, size_t raw_size, uint8_t **scratch, struct record *r,
+/* From its segment's file, or from where that went. What is damaged here and kept in the bucket is read from there, and comes back from there. */
+static int read_place(struct vault *v, const struct chunk_place *place, unsigned how, uint8_t *scratch, struct record *r, struct err *e)
+{
+    struct err here = {0}, there = {0};
+
+    if (segment_read(v->segment_dir, place->segment, place->offset, RECORD_HEADER_SIZE + place->stored_size, scratch, r, &here) == 0) {
+        bucket_used(v->bucket, place->segment);
+        return 0;
+    }
+    if (here.kind == ERR_NOT_FOUND || here.kind == ERR_CORRUPT) {
+        if (bucket_read(v, place, how, scratch, r, &there) == 0)
+            return 0;
+        if (here.kind == ERR_NOT_FOUND || there.kind != ERR_NOT_FOUND)
+            here = there;
+    }
+    return err_set(e, here.kind, "%s", here.message);
+}
+
+static int find_and_read(struct vault *v, const struct vault_hash *hash, size_t raw_size, unsigned how, uint8_t **scratch, struct record *r,
                          struct chunk_place *place, struct err *e)
 {
     char text[VAULT_HASH_TEXT_SIZE];
@@ -39,8 +57,7 @@ static int find_and_read(struct vault *v, const struct vault_hash *hash, size_t 
             place->stored_size > RECORD_RAW_LIMIT + SEAL_OVERHEAD + 8)
             return err_set(e, ERR_CORRUPT, "chunk %s is missing from the vault", vault_hash_text(hash, text));
         *scratch = xrealloc(*scratch, RECORD_HEADER_SIZE + place->stored_size);
-        if (segment_read(v->segment_dir, place->segment, place->offset, RECORD_HEADER_SIZE + place->stored_size, *scratch, r,
-                         &why) == 0)
+        if (read_place(v, place, how, *scratch, r, &why) == 0)
             return vault_hash_same(&r->hash, hash) && r->raw_size == place->raw_size
                        ? seal_open_record(v->seal, place->segment, r, *scratch + RECORD_HEADER_SIZE, e)
                        : err_set(e, ERR_CORRUPT, "another record lies where chunk %s should", vault_hash_text(hash, text));
@@ -51,16 +68,16 @@ static int find_and_read(struct vault *v, const struct vault_hash *hash, size_t 
 }
 
 /* The pages of a part, from the record that holds them. */
-static int read_part(struct vault *v, const struct record_part *part, uint8_t *raw, bool cached, struct err *e)
+static int read_part(struct vault *v, const struct record_part *part, uint8_t *raw, unsigned how, struct err *e)
 {
     CLEANUP(free_ptr) uint8_t *scratch = NULL;
     uint8_t whole[VAULT_CHUNK_BYTES];
     struct chunk_place place;
     struct record r;
 
-    if (find_and_read(v, &part->name, VAULT_CHUNK_BYTES, &scratch, &r, &place, e) < 0)
+    if (find_and_read(v, &part->name, VAULT_CHUNK_BYTES, how, &scratch, &r, &place, e) < 0)
         return -1;
-    if (r.codec >= CODEC_DELTA || !cached)
+    if (r.codec >= CODEC_DELTA || !(how & READ_CACHED))
         return record_own_pages(&r, scratch + RECORD_HEADER_SIZE, part->mask, v->seal, raw, e);
     if (record_unpack(&r, scratch + RECORD_HEADER_SIZE, v->seal, whole, e) < 0)
         return -1;
@@ -69,16 +86,16 @@ static int read_part(struct vault *v, const struct record_part *part, uint8_t *r
     return 0;
 }
 
-static int load_part(struct vault *v, const struct record_part *part, uint8_t *raw, bool cached, struct err *e)
+static int load_part(struct vault *v, const struct record_part *part, uint8_t *raw, unsigned how, struct err *e)
 {
     uint8_t whole[VAULT_CHUNK_BYTES];
     struct err why = {0};
 
-    if (cached && cache_get(v->cache, &part->name, sizeof whole, 0, whole, sizeof whole)) {
+    if (how & READ_CACHED && cache_get(v->cache, &part->name, sizeof whole, 0, whole, sizeof whole)) {
         record_copy_pages(raw, part->mask, whole);
         return 0;
     }
-    if (read_part(v, part, raw, cached, &why) == 0)
+    if (read_part(v, part, raw, how, &why) == 0)
         return 0;
     if (why.kind == ERR_CORRUPT)
         chunk_mark_bad(v, &part->name);
@@ -86,7 +103,7 @@ static int load_part(struct vault *v, const struct record_part *part, uint8_t *r
     return err_set(e, why.kind == ERR_NOT_FOUND ? ERR_CORRUPT : why.kind, "%s", why.message);
 }
 
-int record_restore(struct vault *v, const struct record *r, const void *payload, void *raw, bool cached, struct err *e)
+int record_restore(struct vault *v, const struct record *r, const void *payload, void *raw, unsigned how, struct err *e)
 {
     struct record_pages p;
     struct err why = {0};
@@ -97,7 +114,7 @@ int record_restore(struct vault *v, const struct record *r, const void *payload,
         return err_set(e, ERR_CORRUPT, "of chunk %s there are only those pages left that others need", vault_hash_text(&r->hash, text));
     /* A part that can't be read is at fault then, and marked: this one is whole again when it is. */
     for (size_t i = 0; divided && i < p.part_count; i++)
-        if (load_part(v, &p.parts[i], raw, cached, &why) < 0)
+        if (load_part(v, &p.parts[i], raw, how, &why) < 0)
             return err_set(e, why.kind, "a part of chunk %s: %.800s", vault_hash_text(&r->hash, text), why.message);
     if (record_unpack(r, payload, v->seal, raw, &why) == 0)
         return 0;
@@ -107,7 +124,7 @@ int record_restore(struct vault *v, const struct record *r, const void *payload,
 }
 
 /* raw_size 0: any, past the cache; *bytes is then made. */
-static int load_record(struct vault *v, const struct vault_hash *hash, size_t raw_size, uint8_t **bytes, size_t *size, struct err *e)
+static int load_record(struct vault *v, const struct vault_hash *hash, size_t raw_size, unsigned how, uint8_t **bytes, size_t *size, struct err *e)
 {
     CLEANUP(free_ptr) uint8_t *scratch = NULL, *made = NULL;
     struct chunk_place place;
@@ -115,13 +132,13 @@ static int load_record(struct vault *v, const struct vault_hash *hash, size_t ra
     struct record r;
     uint8_t *raw;
 
-    if (find_and_read(v, hash, raw_size, &scratch, &r, &place, &why) < 0) {
+    if (find_and_read(v, hash, raw_size, how, &scratch, &r, &place, &why) < 0) {
         if (why.kind == ERR_CORRUPT)
             chunk_mark_bad(v, hash);
         return err_set(e, why.kind, "%s", why.message);
     }
     raw = raw_size ? *bytes : (made = xmalloc(r.raw_size));
-    if (record_restore(v, &r, scratch + RECORD_HEADER_SIZE, raw, raw_size > 0, &why) < 0)
+    if (record_restore(v, &r, scratch + RECORD_HEADER_SIZE, raw, how, &why) < 0)
         return err_set(e, why.kind, "segment %u at %u: %.900s", place.segment, place.offset, why.message);
     *bytes = raw;
     *size = r.raw_size;
@@ -129,7 +146,7 @@ static int load_record(struct vault *v, const struct vault_hash *hash, size_t ra
     return 0;
 }
 
-int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e)
+static int get(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, unsigned how, struct err *e)
 {
     uint8_t *into = bytes;
     size_t size;
@@ -137,15 +154,30 @@ int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size
     MUST(raw_size > 0);
     if (cache_get(v->cache, hash, raw_size, 0, bytes, raw_size))
         return 0;
-    if (load_record(v, hash, raw_size, &into, &size, e) < 0)
+    if (load_record(v, hash, raw_size, how, &into, &size, e) < 0)
         return -1;
     cache_put(v->cache, hash, bytes, raw_size);
     return 0;
 }
 
+int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e)
+{
+    return get(v, hash, bytes, raw_size, READ_CACHED, e);
+}
+
+int record_get_here(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e)
+{
+    return get(v, hash, bytes, raw_size, READ_CACHED | READ_HERE, e);
+}
+
+int record_get_briefly(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e)
+{
+    return get(v, hash, bytes, raw_size, READ_CACHED | READ_BRIEFLY, e);
+}
+
 int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **bytes, size_t *size, struct err *e)
 {
-    return load_record(v, hash, 0, bytes, size, e);
+    return load_record(v, hash, 0, 0, bytes, size, e);
 }
 
 /* 1: it is there for others only: its own pages are good; 0: it is to be read whole. */
@@ -165,7 +197,7 @@ static int check_own_pages(struct vault *v, const struct vault_hash *hash, struc
     pthread_mutex_unlock(&v->append_lock);
     if (divided < 0 || whole)
         return divided < 0 || whole < 0 ? -1 : 0;
-    return find_and_read(v, hash, VAULT_CHUNK_BYTES, &scratch, &r, &place, e) < 0 || record_own_pages(&r, scratch + RECORD_HEADER_SIZE, p.own, v->seal, raw, e) < 0
+    return find_and_read(v, hash, VAULT_CHUNK_BYTES, 0, &scratch, &r, &place, e) < 0 || record_own_pages(&r, scratch + RECORD_HEADER_SIZE, p.own, v->seal, raw, e) < 0
                ? -1 : 1;
 }
 

@@ -32,6 +32,8 @@ struct recovery {
     struct note *notes;
     size_t note_count;
     uint32_t id; /* of the segment being read */
+    uint32_t *there; /* segments in the bucket, looked for where the index is made anew; sorted */
+    size_t there_count;
 };
 
 static void recovery_release(struct recovery *r)
@@ -40,6 +42,7 @@ static void recovery_release(struct recovery *r)
         free(r->notes[i].bytes);
     free(r->notes);
     free(r->ids);
+    free(r->there);
 }
 
 static int by_id(const void *a, const void *b)
@@ -65,6 +68,31 @@ static int list_segments(struct recovery *r, struct err *e)
         r->ids[r->id_count++] = id;
     }
     closedir(dir);
+    if (r->id_count)
+        qsort(r->ids, r->id_count, sizeof *r->ids, by_id);
+    return 0;
+}
+
+/* The index is made anew: what lies in the bucket belongs to it, too. */
+static int list_bucket(struct recovery *r, struct err *e)
+{
+    struct vault *v = r->v;
+    size_t here_count = r->id_count;
+
+    if (!v->bucket_place)
+        return 0;
+    if (!v->bucket)
+        return err_set(e, ERR_INVALID, "the index is to be made anew, and segments lie in %s: open the vault with its bucket (--s3-…)", v->bucket_text);
+    if (bucket_list(v->bucket, &r->there, &r->there_count, e) < 0)
+        return err_wrap(e, "the index is to be made anew");
+    if (r->there_count)
+        qsort(r->there, r->there_count, sizeof *r->there, by_id);
+    for (size_t i = 0; i < r->there_count; i++) {
+        if (here_count && bsearch(&r->there[i], r->ids, here_count, sizeof *r->ids, by_id))
+            continue;
+        r->ids = xrealloc(r->ids, (r->id_count + 1) * sizeof *r->ids);
+        r->ids[r->id_count++] = r->there[i];
+    }
     if (r->id_count)
         qsort(r->ids, r->id_count, sizeof *r->ids, by_id);
     return 0;
@@ -136,22 +164,6 @@ static int scan_over_damage(struct recovery *r, int fd, struct segment_state *st
     return 0;
 }
 
-static int segment_row_get(struct vault *v, uint32_t id, struct segment_row *out, struct err *e)
-{
-    CLEANUP(index_abort) MDB_txn *txn = NULL;
-    uint8_t key[4];
-    MDB_val value;
-    int found;
-
-    put_be32(key, id);
-    found = index_begin(&v->index, false, &txn, e) < 0 ? -1 : index_get(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), &value, e);
-    if (found == 1 && value.mv_size != sizeof *out)
-        return err_set(e, ERR_CORRUPT, "the vault's index has a segment row of %zu bytes", value.mv_size);
-    if (found == 1)
-        memcpy(out, value.mv_data, sizeof *out);
-    return found;
-}
-
 static void hold_full(struct vault *v, struct segment *s)
 {
     v->full = xrealloc(v->full, (v->full_count + 1) * sizeof *v->full);
@@ -209,7 +221,7 @@ static int recover_segment(struct recovery *r, bool last, struct err *e)
     bool removed = false;
     int found = segment_row_get(r->v, r->id, &row, e);
 
-    if (found < 0 || (found == 1 && row.sealed))
+    if (found < 0 || (found == 1 && row.flags & SEGMENT_SEALED))
         return found < 0 ? -1 : 0;
     if (found == 0 && (remove_empty(path, &removed, e) < 0 || removed))
         return removed ? 0 : -1;
@@ -227,6 +239,19 @@ static int recover_segment(struct recovery *r, bool last, struct err *e)
     if (settle_segment(r, &state, row.record_count + state.record_count, last, e) < 0)
         return -1;
     return r->v->full_count >= FULL_LIMIT ? vault_flush(r->v, NULL, NULL, e) : 0;
+}
+
+/* The same, of one that may lie in the bucket: where it is nowhere else, it is brought. */
+static int recover_anywhere(struct recovery *r, bool last, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = segment_path(r->v->segment_dir, r->id);
+    bool there = r->there_count && bsearch(&r->id, r->there, r->there_count, sizeof *r->there, by_id), here = file_exists(path);
+
+    if (!here && bucket_fetch(r->v->bucket, r->id, e) < 0)
+        return err_wrap(e, "the index is made anew from the bucket");
+    if (recover_segment(r, last, e) < 0 || (there && vault_flush(r->v, NULL, NULL, e) < 0))
+        return -1;
+    return !there ? 0 : here ? (row_flag(r->v, r->id, SEGMENT_SENT, e) < 0 ? -1 : 0) : bucket_found(r->v->bucket, r->id, e);
 }
 
 /* ---- points and graves ---- */
@@ -283,8 +308,8 @@ static int take_point(struct recovery *r, const struct note *n, struct err *e)
     uint64_t sequence;
 
     memcpy(text, n->bytes, n->size);
-    /* One of a group comes with the group's own document, or never. */
-    if (point_parse(text, n->size, p, &sequence, NULL) < 0 || p->group[0] || buried(r, &n->hash, p->id) || !point_is_whole(r->v, p))
+    /* One of a group comes with the group's own document, or never; but a copy was of a whole group where it was committed. */
+    if (point_parse(text, n->size, p, &sequence, NULL) < 0 || (p->group[0] && !p->copied) || buried(r, &n->hash, p->id) || !point_is_whole(r->v, p))
         return 0;
     if (index_begin(&r->v->index, true, &txn, e) < 0 || point_insert(r->v, txn, p, sequence, text, e) < 0 ||
         raise_sequence(r->v, txn, sequence, e) < 0)
@@ -326,6 +351,20 @@ static void members_free(struct members **m)
     free_ptr(m);
 }
 
+/* A copy of one of the group's points was taken in before: the group's document came with it, and is in no other way bound to it. */
+static int has_copies(struct recovery *r, const struct vault_group *g, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+
+    for (size_t i = 0; i < g->count; i++) {
+        int found = vault_point_get(r->v, g->points[i].id, p, e);
+
+        if (found)
+            return found < 0 ? -1 : p->copied;
+    }
+    return 0;
+}
+
 /* The group's document was appended after all that it names was durable: all of its points count, but those that were dropped since. */
 static int take_group(struct recovery *r, const struct note *n, struct err *e)
 {
@@ -341,8 +380,12 @@ static int take_group(struct recovery *r, const struct note *n, struct err *e)
         m->texts[m->count] = find_member(r, g, i, &m->points[m->count], &m->sequences[m->count]);
         m->count += m->texts[m->count] != NULL;
     }
-    if (m->count == 0)
-        return 0;
+    if (m->count == 0) {
+        int copies = has_copies(r, g, e);
+
+        if (copies <= 0)
+            return copies;
+    }
     if (index_begin(&r->v->index, true, &txn, e) < 0 || group_insert(r->v, txn, g, text, e) < 0)
         return -1;
     for (size_t i = 0; i < m->count; i++)
@@ -408,7 +451,7 @@ static int finish_index(struct vault *v, struct err *e)
                ? -1 : index_commit(&txn, e);
 }
 
-static int claim_index(struct vault *v, struct err *e)
+static int claim_index(struct vault *v, bool *fresh, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
     MDB_val value;
@@ -423,7 +466,8 @@ static int claim_index(struct vault *v, struct err *e)
     if (found == 1 && (value.mv_size != VAULT_ID_SIZE || memcmp(value.mv_data, v->id, VAULT_ID_SIZE) != 0))
         return err_set(e, ERR_CORRUPT, "the index belongs to another vault: move the folder index/ away and start again");
     half = index_get(&v->index, txn, INDEX_META, index_val(unfinished, sizeof unfinished - 1), &value, e);
-    if (half < 0 || ((found == 0 || half == 1) && begin_index(v, txn, e) < 0))
+    *fresh = found == 0 || half == 1;
+    if (half < 0 || (*fresh && begin_index(v, txn, e) < 0))
         return -1;
     if (index_get(&v->index, txn, INDEX_META, index_val("next_segment", 12), &value, NULL) == 1 && value.mv_size == sizeof next) {
         memcpy(&next, value.mv_data, sizeof next);
@@ -437,16 +481,17 @@ static int claim_index(struct vault *v, struct err *e)
 int segments_recover(struct vault *v, struct err *e)
 {
     CLEANUP(recovery_release) struct recovery r = {.v = v};
+    bool fresh = false;
 
     v->next_segment = 1;
     v->next_point = 1;
-    if (claim_index(v, e) < 0 || list_segments(&r, e) < 0)
+    if (claim_index(v, &fresh, e) < 0 || list_segments(&r, e) < 0 || (fresh && list_bucket(&r, e) < 0))
         return -1;
     if (r.id_count && r.ids[r.id_count - 1] >= v->next_segment)
         v->next_segment = r.ids[r.id_count - 1] + 1;
     for (size_t i = 0; i < r.id_count; i++) {
         r.id = r.ids[i];
-        if (recover_segment(&r, i + 1 == r.id_count, e) < 0)
+        if (recover_anywhere(&r, i + 1 == r.id_count, e) < 0)
             return -1;
     }
     if (vault_flush(v, NULL, NULL, e) < 0 || take_notes(&r, e) < 0)

@@ -157,11 +157,26 @@ int segment_scan(int fd, uint64_t from, segment_visit *visit, void *user, struct
     return 0;
 }
 
+bool record_take(const uint8_t *scratch, size_t span, struct record *out)
+{
+    struct record r;
+
+    if (record_decode(scratch, &r, NULL) < 0 || record_span(r.stored_size) != span || !record_payload_intact(&r, scratch + RECORD_HEADER_SIZE))
+        return false;
+    *out = r;
+    return true;
+}
+
 int segment_read(const char *dir, uint32_t id, uint64_t offset, size_t span, uint8_t *scratch, struct record *out, struct err *e)
 {
     CLEANUP(free_ptr) char *path = segment_path(dir, id);
+
+    return segment_read_file(path, offset, span, scratch, out, e);
+}
+
+int segment_read_file(const char *path, uint64_t offset, size_t span, uint8_t *scratch, struct record *out, struct err *e)
+{
     CLEANUP(close_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
-    struct record r;
     size_t got = 0;
 
     if (fd < 0)
@@ -177,9 +192,5 @@ int segment_read(const char *dir, uint32_t id, uint64_t offset, size_t span, uin
             return err_set(e, ERR_CORRUPT, "the vault segment %s ends before offset %llu", path, (unsigned long long)(offset + span));
         got += (size_t)n;
     }
-    if (record_decode(scratch, &r, e) < 0 || record_span(r.stored_size) != span ||
-        !record_payload_intact(&r, scratch + RECORD_HEADER_SIZE))
-        return err_set(e, ERR_CORRUPT, "the vault segment %s is damaged at offset %llu", path, (unsigned long long)offset);
-    *out = r;
-    return 0;
+    return record_take(scratch, span, out) ? 0 : err_set(e, ERR_CORRUPT, "the vault segment %s is damaged at offset %llu", path, (unsigned long long)offset);
 }

@@ -35,4 +35,6 @@ struct segment_state {
 typedef int segment_visit(const struct record *r, uint64_t offset, const uint8_t *payload, void *user, struct err *e);
 int segment_scan(int fd, uint64_t from, segment_visit *visit, void *user, struct segment_state *out, struct err *e);
 /* Reads the record at offset (span from the index) into scratch (span bytes) and decodes it. ERR_CORRUPT when it isn't there. */
+int segment_read_file(const char *path, uint64_t offset, size_t span, uint8_t *scratch, struct record *out, struct err *e);
+bool record_take(const uint8_t *scratch, size_t span, struct record *out); /* of bytes that were read: whether they are that record, whole */
 int segment_read(const char *dir, uint32_t id, uint64_t offset, size_t span, uint8_t *scratch, struct record *out, struct err *e);

@@ -12,7 +12,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define VAULT_VERSION 2 /* 1 knew neither records of pages with parts nor encryption */
+#define VAULT_VERSION 3        /* 2 did not know of a bucket */
+#define VAULT_VERSION_PLAIN 2  /* without one: 1 knew neither records of pages with parts nor encryption */
 #define SUPERBLOCK_LIMIT (2u << 20)
 #define DEFAULT_SEGMENT_BYTES (UINT64_C(64) << 20)
 #define DEFAULT_GUARD_BYTES (UINT64_C(256) << 20)
@@ -39,8 +40,10 @@ static int write_superblock(struct vault *v, struct err *e)
     CLEANUP(json_free) json_t *j = NULL;
     char digits[2 * VAULT_ID_SIZE + 1];
 
-    j = json_pack("{s:s, s:i, s:s}", "format", "slipway-vault", "version", VAULT_VERSION, "id", hash_hex(v->id, VAULT_ID_SIZE, digits));
+    j = json_pack("{s:s, s:i, s:s}", "format", "slipway-vault", "version", v->bucket_place ? VAULT_VERSION : VAULT_VERSION_PLAIN, "id", hash_hex(v->id, VAULT_ID_SIZE, digits));
     MUST(j);
+    if (v->bucket_place)
+        json_object_set(j, "bucket", v->bucket_place);
     if (v->seal) {
         json_t *sealed = seal_json(v->seal, e);
 
@@ -55,17 +58,44 @@ static int write_superblock(struct vault *v, struct err *e)
     return 0;
 }
 
-static int new_superblock(struct vault *v, const char *path, struct err *e)
+/* Its word on where segments lie; where it opens with a bucket, that one's. */
+static int take_bucket(struct vault *v, json_t *said, bool *changed, struct err *e)
 {
-    CLEANUP(free_ptr) char *copy = xasprintf("%s.copy", path);
+    json_t *place = v->bucket ? bucket_place(v->bucket) : json_incref(said);
 
-    if (file_exists(copy))
-        return err_set(e, ERR_CORRUPT, "%s is gone, %s is there: copy it back", path, copy);
+    if (!place)
+        return 0;
+    if (!v->bucket && !json_is_object(place))
+        return err_set(e, ERR_CORRUPT, "vault.json: its bucket is no object");
+    *changed = *changed || (!json_equal(place, said) && !(v->bucket && v->options.bucket->read_only)); /* whoever only reads decides nothing */
+    v->bucket_place = place;
+    v->bucket_text = xasprintf("bucket %s at %s%s%s", json_get_string(place, "bucket", "?"), json_get_string(place, "url", "?"),
+                               *json_get_string(place, "prefix", "") ? ", under " : "", json_get_string(place, "prefix", ""));
+    return 0;
+}
+
+/* Where nothing is here, what the bucket has is the vault: 1 it has one, and its vault.json is here now. */
+static int superblock_from_bucket(struct vault *v, const char *path, struct err *e)
+{
+    CLEANUP(buf_release) struct buf text = {0};
+    int found;
+
+    buf_init(&text, SUPERBLOCK_LIMIT);
+    found = v->bucket ? bucket_superblock(v->bucket, &text, e) : 0;
+    if (found < 0)
+        return err_wrap(e, "whether the bucket holds this vault");
+    return found == 1 && file_write(path, text.data, text.size_bytes, 0600, e) < 0 ? -1 : found;
+}
+
+static int new_superblock(struct vault *v, struct err *e)
+{
+    bool changed = false;
+
     if (getrandom(v->id, VAULT_ID_SIZE, 0) != VAULT_ID_SIZE)
         return err_errno(e, errno, "can't draw a vault id");
     if (v->options.key_count && seal_new(v->id, v->options.keys, true, clock_read_us(v->options.clock), &v->seal, e) < 0)
         return -1;
-    return write_superblock(v, e);
+    return take_bucket(v, NULL, &changed, e) < 0 ? -1 : write_superblock(v, e);
 }
 
 /* Its keys; one that has none is encrypted from now on where a key was given. */
@@ -77,18 +107,26 @@ static int take_keys(struct vault *v, const json_t *sealed, bool *changed, struc
     return v->options.key_count ? seal_new(v->id, v->options.keys, false, clock_read_us(v->options.clock), &v->seal, e) : 0;
 }
 
-/* DIR/vault.json says what this folder is and gives it the identity that its segments carry. */
-static int superblock(struct vault *v, struct err *e)
+/* DIR/vault.json says what this folder is and gives it the identity that its segments carry. *taken_over: it came from the bucket. */
+static int superblock(struct vault *v, bool *taken_over, struct err *e)
 {
     CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir);
     CLEANUP(buf_release) struct buf text = {0};
     CLEANUP(json_free) json_t *j = NULL;
     const char *format, *words;
+    CLEANUP(free_ptr) char *copy = xasprintf("%s.copy", path);
     int64_t version;
     bool changed;
+    int found = file_exists(path);
 
-    if (!file_exists(path))
-        return new_superblock(v, path, e);
+    if (!found && file_exists(copy))
+        return err_set(e, ERR_CORRUPT, "%s is gone, %s is there: copy it back", path, copy);
+    if (!found) {
+        found = superblock_from_bucket(v, path, e);
+        *taken_over = found > 0;
+    }
+    if (found <= 0)
+        return found < 0 ? -1 : new_superblock(v, e);
     buf_init(&text, SUPERBLOCK_LIMIT);
     if (file_read(path, SUPERBLOCK_LIMIT, &text, e) < 0 || json_read(text.data, text.size_bytes, &j, e) < 0 || json_need_string(j, "format", &format, e) < 0 ||
         json_need_int(j, "version", &version, e) < 0 || json_need_string(j, "id", &words, e) < 0)
@@ -98,8 +136,8 @@ static int superblock(struct vault *v, struct err *e)
                        (long long)version, VAULT_VERSION);
     if (strlen(words) != 2 * VAULT_ID_SIZE || hash_unhex(words, v->id, VAULT_ID_SIZE, NULL) < 0)
         return err_set(e, ERR_CORRUPT, "%s: the id is not %d hexadecimal digits", path, 2 * VAULT_ID_SIZE);
-    changed = version < VAULT_VERSION; /* before anything is written that an older Slipway would not know */
-    if (take_keys(v, json_object_get(j, "sealed"), &changed, e) < 0)
+    changed = version < VAULT_VERSION_PLAIN; /* before anything is written that an older Slipway would not know */
+    if (take_bucket(v, json_object_get(j, "bucket"), &changed, e) < 0 || take_keys(v, json_object_get(j, "sealed"), &changed, e) < 0)
         return -1;
     if (changed)
         return write_superblock(v, e);
@@ -157,6 +195,9 @@ static void init_locks(struct vault *v)
 
 static void free_vault(struct vault *v)
 {
+    bucket_close(&v->bucket);
+    json_free(&v->bucket_place);
+    free(v->bucket_text);
     segment_close(&v->current);
     for (size_t i = 0; i < v->full_count; i++)
         segment_close(&v->full[i]);
@@ -215,10 +256,14 @@ static int sync_names(struct vault *v, struct err *e)
 
 static int open_parts(struct vault *v, struct err *e)
 {
-    if (file_make_dirs(v->segment_dir, 0700, e) < 0 || lock_out_others(v, e) < 0 || superblock(v, e) < 0 ||
+    bool taken_over = false;
+
+    if (file_make_dirs(v->segment_dir, 0700, e) < 0 || lock_out_others(v, e) < 0 ||
+        (v->options.bucket && bucket_open(v, v->options.bucket, &v->bucket, e) < 0) || superblock(v, &taken_over, e) < 0 ||
+        (v->bucket && bucket_begin(v->bucket, taken_over, e) < 0) ||
         index_open(v->index_dir, &v->index, e) < 0 || sync_names(v, e) < 0)
         return -1;
-    return segments_recover(v, e) < 0 || load_bad(v, e) < 0 || disks_load(v, e) < 0 ? -1 : 0;
+    return segments_recover(v, e) < 0 || load_bad(v, e) < 0 || disks_load(v, e) < 0 || (v->bucket && bucket_start(v->bucket, e) < 0) ? -1 : 0;
 }
 
 int vault_open(const char *dir, const struct vault_options *options, struct vault **out, struct err *e)
@@ -359,6 +404,8 @@ int record_append(struct vault *v, enum record_kind kind, const uint8_t *packed,
     if (v->broken)
         return err_set(e, ERR_IO, "the vault %s can't be written since a sync failed: check its disk and start the replicator again",
                        v->dir);
+    if (v->bucket && bucket_may_append(v->bucket, e) < 0)
+        return -1;
     if (check_room(v, kind, span, e) < 0)
         return -1;
     if ((v->current.fd < 0 || (v->current.record_count && v->current.end + span > v->options.segment_bytes) ||

@@ -35,6 +35,20 @@ struct vault_key {
 int vault_key_read(const char *path, struct vault_key *out, struct err *e);
 int vault_key_make(const char *path, struct err *e); /* a new one, readable by its owner */
 
+/* Where full segments go, an S3-compatible store, so that their files here are a cache (bucket.h). All strings are copied; NULL where nothing else is said. */
+struct vault_bucket {
+    const char *url, *bucket;     /* "https://HOST[:PORT]" and the bucket's name: needed */
+    const char *prefix;           /* of all keys; NULL: none */
+    const char *region, *ca_file; /* NULL: us-east-1; the system's CAs */
+    const char *credentials_file; /* needed (s3_sign.h) */
+    uint64_t cache_bytes;         /* of segments' files here, those that wait to be sent included; 0: 16 GiB; or, where it is read_only, as much as is here, 1 GiB at least */
+    int wait_ms;                  /* a read waits so long for the store at most; 0: 30,000 */
+    int retry_ms;                 /* between tries to send, doubled up to a minute; 0: 1,000 */
+    size_t upload_count;          /* segments that are sent at once, 16 at most; 0: 4 */
+    int lease_ms;                 /* for how long who writes there may do so without looking whether somebody else does; 0: 15,000. All of a prefix say the same */
+    bool read_only;               /* nothing is written there: what is full waits for the next opening */
+};
+
 struct vault_options {
     uint64_t segment_bytes;    /* 0: 64 MiB; a segment is sealed when the next record would pass it */
     uint64_t guard_bytes;      /* writes are refused (ERR_NO_SPACE) while less than this is free; 0: 256 MiB */
@@ -42,10 +56,13 @@ struct vault_options {
     const struct clock *clock; /* NULL: the real one */
     const struct vault_key *keys; /* borrowed while it opens; the first is that which a new vault is encrypted with, all may open one */
     size_t key_count;             /* 0: none: a new vault is not encrypted, an encrypted one is refused (ERR_DENIED) */
+    const struct vault_bucket *bucket; /* borrowed while it opens; NULL: none: what lies in one can't be read (ERR_UNREACHABLE). Where no vault is
+                                          here, and one is there, it is that one */
 };
 
 /* Opens or makes the vault. Repairs what a killed writer left (a torn tail is cut off), makes a missing index anew from the segments. options
- * may be NULL. ERR_CONFLICT when another process has it open, ERR_UNSUPPORTED for a later version's. A vault that is not encrypted, opened
+ * may be NULL. ERR_CONFLICT when another process has it open, or another vault or replicator writes to its bucket (with a bucket, it may take 20 s to know);
+ * ERR_UNSUPPORTED for a later version's. A vault that is not encrypted, opened
  * with a key, is from now on: what it holds already stays as it is until vault_compact moves it, and its names stay SHA-256. */
 int vault_open(const char *dir, const struct vault_options *options, struct vault **out, struct err *e);
 void vault_close(struct vault **v); /* syncs; NULL inside is fine; for CLEANUP */
@@ -110,6 +127,17 @@ struct vault_point_disk {
     struct vault_hash root;
 };
 
+/* What a point has zero bytes for because its source could not be read there. */
+#define VAULT_UNREADABLE_RANGES 16
+struct vault_unreadable {
+    uint64_t bytes; /* 0: nothing */
+    size_t range_count;
+    struct { /* the first of them */
+        char disk[VAULT_DISK_ID_SIZE];
+        uint64_t first_sector, sector_count; /* of 512 bytes */
+    } ranges[VAULT_UNREADABLE_RANGES];
+};
+
 struct vault_point {
     char id[VAULT_POINT_ID_SIZE]; /* 20261124T203402123Z-17-4be1: time, number, and a piece of the vault's identity */
     char server[LIMIT_NAME_BYTES + 1];
@@ -118,18 +146,24 @@ struct vault_point {
     char consistency[16]; /* "crash", "frozen", "application" */
     int64_t freeze_ms;
     uint64_t bytes; /* changed since the point before, over all disks */
+    bool copied;    /* it was committed in another vault, and is a copy of that one */
     size_t disk_count;
     struct vault_point_disk disks[LIMIT_DISKS_PER_SERVER];
+    struct vault_unreadable unreadable;
 };
 
 /* Commits the working maps of all the server's disks as one point, durable when it returns. ERR_WRONG_STATE names a disk that still has chunks
  * never received. at_us 0: now. */
 int vault_point_commit(struct vault *v, const char *server, int64_t at_us, const char *consistency, int64_t freeze_ms,
                        struct vault_point *out, struct err *e);
+/* The same, marked: its document says what could not be read (NULL: nothing). */
+int vault_point_commit_marked(struct vault *v, const char *server, int64_t at_us, const char *consistency, int64_t freeze_ms,
+                              const struct vault_unreadable *unreadable, struct vault_point *out, struct err *e);
 int vault_point_get(struct vault *v, const char *point, struct vault_point *out, struct err *e); /* 1/0/-1 */
 /* The newest limit points, newest first (limit 0: all); the caller frees *out. Returns the count. */
 int vault_point_list(struct vault *v, const char *server, size_t limit, struct vault_point **out, struct err *e);
-/* {"id","server","at","group","consistency","freeze_ms","bytes","disks":[{"id","size_bytes"}]}; group may be null */
+/* {"id","server","at","group","consistency","freeze_ms","bytes","unreadable_bytes","disks":[{"id","size_bytes"}]}; group may be null. Where bytes could
+ * not be read: "unreadable":[{"disk","first_sector","sector_count"}], the first of them. Of a copy of another vault's: "copied":true */
 json_t *vault_point_json(const struct vault_point *p);
 /* A pinned point (exported, wanted by a person) is neither expired nor dropped. Pins by different reasons add up. */
 int vault_point_pin(struct vault *v, const char *point, const char *reason, struct err *e);
@@ -161,14 +195,27 @@ struct vault_group {
 };
 /* Names a group that is to come; at_us 0: now. */
 void vault_group_begin(struct vault *v, const char *name, int64_t at_us, struct vault_group *out);
-/* As vault_point_commit, but what is made is not there yet: durable, safe from vault_gc, and gone with the process if nothing follows. A
+/* As vault_point_commit_marked, but what is made is not there yet: durable, safe from vault_gc, and gone with the process if nothing follows. A
  * staged point that comes to nothing makes the server's next one count its changed bytes from there. */
 int vault_point_stage(struct vault *v, const struct vault_group *g, const char *server, const char *consistency, int64_t freeze_ms,
-                      struct vault_point *out, struct err *e);
+                      const struct vault_unreadable *unreadable, struct vault_point *out, struct err *e);
 void vault_point_unstage(struct vault *v, const char *point); /* twice is fine, and so is one that was committed */
 /* g->count and each points[].id say which staged points; the rest of points[] is filled in. */
 int vault_group_commit(struct vault *v, struct vault_group *g, struct err *e);
 int vault_group_get(struct vault *v, const char *group, struct vault_group *out, struct err *e); /* 1/0/-1; also names points dropped since */
+
+/* A point that was committed in another vault, and comes to this one under its own id. */
+struct vault_copied {
+    char id[VAULT_POINT_ID_SIZE], server[LIMIT_NAME_BYTES + 1], consistency[16];
+    int64_t at_us, freeze_ms;
+    struct vault_unreadable unreadable;
+    struct vault_group group; /* id "": of none. It names all of its points, those too that are not here and may never come */
+};
+/* Commits the working maps of all the server's disks as that point, as vault_point_commit_marked does. ERR_CONFLICT where a point of that id is here, or a
+ * later one of the server: points come in the order of their moments. */
+int vault_point_commit_copied(struct vault *v, const struct vault_copied *c, struct vault_point *out, struct err *e);
+/* Whether the server's working maps are exactly what that point holds: the same disks, each of its size, every chunk: 1/0/-1. */
+int vault_map_is(struct vault *v, const char *server, const char *point, struct err *e);
 
 /* Which points stay: for each rung, points younger than span_us stay when they are the oldest of their step (step 0: all). The newest
  * keep_last and the pinned ones always stay, and a group's points stay for as long as one of them does so, by this ladder. */
@@ -178,6 +225,8 @@ struct vault_rung {
 struct vault_ladder {
     size_t keep_last, rung_count;
     const struct vault_rung *rungs;
+    int64_t (*age_us)(void *user, int64_t at_us); /* of a point of that moment; NULL: by the vault's clock */
+    void *user;
 };
 extern const struct vault_ladder vault_ladder_default; /* 10 min all, 1 h by minute, 1 d by hour, 3 d by day */
 int vault_expire(struct vault *v, const char *server, const struct vault_ladder *ladder, struct err *e); /* how many were dropped */
@@ -194,6 +243,9 @@ int vault_image_read(struct vault_image *i, void *bytes, size_t size, uint64_t o
 int vault_image_extent(struct vault_image *i, uint64_t offset, uint64_t limit, uint64_t *length, bool *zero, struct err *e);
 int vault_image_hash(struct vault_image *i, uint64_t index, struct vault_hash *out, struct err *e); /* the name of a chunk */
 bool vault_image_is(const struct vault_image *i, const char *point, const char *disk);
+/* The chunks from `from` on that are not the same in base, an image of the same size (MUST), rising; base NULL: all chunks. At most count of them; returns
+ * how many, 0 where there are no more. Reads map nodes only, and of these what differs. */
+int vault_image_differing(struct vault_image *i, struct vault_image *base, uint64_t from, uint32_t *chunks, size_t count, struct err *e);
 
 /* ---- care ---- */
 typedef int vault_progress(uint64_t done, uint64_t total, void *user); /* non-zero stops with ERR_CANCELLED; NULL: none */
@@ -223,13 +275,22 @@ int vault_point_usable(struct vault *v, const char *point, struct err *e);
 
 struct vault_stat {
     uint64_t chunk_count, segment_count, point_count, disk_count, bad_count;
-    uint64_t raw_bytes, stored_bytes; /* of distinct chunks; in segments on disk */
+    uint64_t raw_bytes, stored_bytes; /* of distinct chunks; in segments, wherever they lie */
     uint64_t free_bytes, total_bytes; /* of the file system that holds it: free above the guard */
     uint64_t data_keys, plain_bytes;  /* data keys that it has had (0: it is not encrypted); in segments that are not */
     bool names_hidden;
+    bool has_bucket, bucket_open; /* there is one; it was opened with it: else what follows is 0 */
+    char bucket[256];             /* which */
+    uint64_t bucket_kept_count, bucket_kept_bytes;       /* segments that are there for certain */
+    uint64_t bucket_waiting_count, bucket_waiting_bytes; /* full ones that are not yet */
+    uint64_t bucket_refused_count, bucket_doomed_count;  /* damaged here before they were sent; to be removed there */
+    enum err_kind bucket_error_kind; /* ERR_NONE: the last try went well */
+    char bucket_error[512];
+    int64_t bucket_error_us;
 };
 int vault_stat(struct vault *v, struct vault_stat *out, struct err *e);
-/* {"chunks","chunks_damaged","segments","points","disks","raw_bytes","stored_bytes","free_bytes","total_bytes"} */
+/* {"chunks","chunks_damaged","segments","points","disks","raw_bytes","stored_bytes","free_bytes","total_bytes","bucket":{"at","open","uploaded_segments",
+ * "uploaded_bytes","waiting_segments","waiting_bytes","refused_segments","to_remove_segments","error":{"kind","message"}|null,"error_at"}|null} */
 json_t *vault_stat_json(const struct vault_stat *s);
 
 /* What takes a look at everything that is known, as vault_gc does, to be told. */

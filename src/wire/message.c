@@ -16,22 +16,18 @@ struct field {
     int64_t least, most;     /* INT. LIST: most is the count's bound */
     const struct field *item; /* LIST */
     size_t count_offset;     /* LIST: where its int64_t count is */
-    bool may_miss;           /* INT, TEXT: an older agent doesn't say it: 0, or "" */
 };
 
-#define INT_IS(owner, member, lo, hi) .name = #member, .type = FIELD_INT, .offset = offsetof(struct owner, member), .least = (lo), .most = (hi)
-#define INT(owner, member, lo, hi) {INT_IS(owner, member, lo, hi)}
-#define MAY_INT(owner, member, lo, hi) {INT_IS(owner, member, lo, hi), .may_miss = true}
+#define INT(owner, member, lo, hi) {.name = #member, .type = FIELD_INT, .offset = offsetof(struct owner, member), .least = (lo), .most = (hi)}
 #define BOOL(owner, member) {.name = #member, .type = FIELD_BOOL, .offset = offsetof(struct owner, member)}
-#define TEXT_IS(owner, member) \
-    .name = #member, .type = FIELD_TEXT, .offset = offsetof(struct owner, member), .size = sizeof ((struct owner *)0)->member
-#define TEXT(owner, member) {TEXT_IS(owner, member)}
-#define MAY_TEXT(owner, member) {TEXT_IS(owner, member), .may_miss = true}
+#define TEXT(owner, member) \
+    {.name = #member, .type = FIELD_TEXT, .offset = offsetof(struct owner, member), .size = sizeof ((struct owner *)0)->member}
 #define CONSISTENCY(owner, member) {.name = #member, .type = FIELD_CONSISTENCY, .offset = offsetof(struct owner, member)}
 #define HASH(owner, member) {.name = #member, .type = FIELD_HASH, .offset = offsetof(struct owner, member)}
-#define LIST(owner, member, items) \
+#define LIST(owner, member, count, items) \
     {.name = #member, .type = FIELD_LIST, .offset = offsetof(struct owner, member), .size = sizeof ((struct owner *)0)->member[0], \
-     .most = ARRAY_COUNT(((struct owner *)0)->member), .item = (items), .count_offset = offsetof(struct owner, disk_count)}
+     .most = ARRAY_COUNT(((struct owner *)0)->member), .item = (items), .count_offset = offsetof(struct owner, count)}
+#define DISKS(owner, items) LIST(owner, disks, disk_count, items)
 #define END {.type = FIELD_END}
 
 #define REQUEST_MOST INT64_MAX
@@ -42,54 +38,73 @@ static const struct field disk_fields[] = {TEXT(wire_disk, id), TEXT(wire_disk, 
                                            INT(wire_disk, size_bytes, 1, WIRE_DISK_LIMIT_BYTES), END};
 static const struct field hello_fields[] = {
     INT(wire_hello, version, 1, 65535), TEXT(wire_hello, agent_version), TEXT(wire_hello, server), TEXT(wire_hello, boot_id),
-    TEXT(wire_hello, tracker), TEXT(wire_hello, epoch), LIST(wire_hello, disks, disk_fields), END};
+    TEXT(wire_hello, tracker), TEXT(wire_hello, epoch), DISKS(wire_hello, disk_fields), END};
 static const struct field welcome_disk_fields[] = {TEXT(wire_welcome_disk, id), BOOL(wire_welcome_disk, whole),
                                                    INT(wire_welcome_disk, chunks_known, 0, INT64_C(1) << 32),
                                                    TEXT(wire_welcome_disk, point), END};
 static const struct field welcome_fields[] = {
     INT(wire_welcome, version, 1, 65535), TEXT(wire_welcome, replicator), TEXT(wire_welcome, epoch),
     INT(wire_welcome, applied, 0, INT64_MAX), INT(wire_welcome, window_offers, 1, 65536),
-    INT(wire_welcome, limit_bytes_per_s, 0, BYTES_MOST), LIST(wire_welcome, disks, welcome_disk_fields), END};
+    INT(wire_welcome, limit_bytes_per_s, 0, BYTES_MOST), DISKS(wire_welcome, welcome_disk_fields), END};
 static const struct field restore_disk_fields[] = {TEXT(wire_restore_disk, id), END};
 static const struct field restore_fields[] = {INT(wire_restore, version, 1, 65535), TEXT(wire_restore, agent_version), TEXT(wire_restore, server),
-                                              TEXT(wire_restore, point), LIST(wire_restore, disks, restore_disk_fields), END};
+                                              TEXT(wire_restore, point), DISKS(wire_restore, restore_disk_fields), END};
 static const struct field restoring_fields[] = {INT(wire_restoring, version, 1, 65535), TEXT(wire_restoring, replicator), TEXT(wire_restoring, point),
-                                                INT(wire_restoring, at_us, 0, INT64_MAX), LIST(wire_restoring, disks, disk_fields), END};
+                                                INT(wire_restoring, at_us, 0, INT64_MAX), DISKS(wire_restoring, disk_fields), END};
+static const struct field rescue_fields[] = {INT(wire_rescue, version, 1, 65535), TEXT(wire_rescue, agent_version), TEXT(wire_rescue, server),
+                                             TEXT(wire_rescue, point), TEXT(wire_rescue, state), TEXT(wire_rescue, message), END};
 static const struct field take_point_fields[] = {
     INT(wire_take_point, request, 1, REQUEST_MOST), CONSISTENCY(wire_take_point, consistency), BOOL(wire_take_point, hold),
     INT(wire_take_point, timeout_ms, 1, MS_MOST), INT(wire_take_point, freeze_budget_ms, 0, MS_MOST),
     INT(wire_take_point, hold_limit_ms, 0, MS_MOST), BOOL(wire_take_point, group), END};
+static const struct field range_fields[] = {INT(wire_range, disk, 0, LIMIT_DISKS_PER_SERVER - 1),
+                                            INT(wire_range, first_sector, 0, WIRE_DISK_LIMIT_BYTES / WIRE_SECTOR_SIZE),
+                                            INT(wire_range, sector_count, 1, WIRE_DISK_LIMIT_BYTES / WIRE_SECTOR_SIZE), END};
 static const struct field point_fields[] = {
     INT(wire_point, request, 1, REQUEST_MOST), CONSISTENCY(wire_point, consistency), INT(wire_point, at_us, 0, INT64_MAX),
     INT(wire_point, freeze_ms, 0, MS_MOST), BOOL(wire_point, held), INT(wire_point, attempts, 0, INT32_MAX),
-    BOOL(wire_point, group), END};
+    BOOL(wire_point, group), INT(wire_point, unreadable_bytes, 0, BYTES_MOST), LIST(wire_point, ranges, range_count, range_fields), END};
+static const struct field copy_fields[] = {INT(wire_copy, version, 1, 65535), TEXT(wire_copy, replicator), TEXT(wire_copy, server), END};
+static const struct field copying_fields[] = {INT(wire_copying, version, 1, 65535), TEXT(wire_copying, replicator), TEXT(wire_copying, point),
+                                              BOOL(wire_copying, exact), TEXT(wire_copying, epoch), INT(wire_copying, window_offers, 1, 65536), END};
+static const struct field member_fields[] = {TEXT(wire_member, point), TEXT(wire_member, server), END};
+static const struct field copy_point_fields[] = {
+    INT(wire_copy_point, request, 1, REQUEST_MOST), TEXT(wire_copy_point, epoch), TEXT(wire_copy_point, point), TEXT(wire_copy_point, base),
+    INT(wire_copy_point, at_us, 1, INT64_MAX), CONSISTENCY(wire_copy_point, consistency), INT(wire_copy_point, freeze_ms, 0, MS_MOST),
+    INT(wire_copy_point, unreadable_bytes, 0, BYTES_MOST), LIST(wire_copy_point, ranges, range_count, range_fields), TEXT(wire_copy_point, group),
+    TEXT(wire_copy_point, group_name), INT(wire_copy_point, group_at_us, 0, INT64_MAX), INT(wire_copy_point, group_window_us, 0, INT64_MAX),
+    LIST(wire_copy_point, members, member_count, member_fields), DISKS(wire_copy_point, disk_fields), END};
+static const struct field pin_fields[] = {TEXT(wire_pin, point), TEXT(wire_pin, reason), END};
+static const struct field copy_pins_fields[] = {INT(wire_copy_pins, request, 1, REQUEST_MOST), LIST(wire_copy_pins, pins, pin_count, pin_fields), END};
 static const struct field point_done_fields[] = {INT(wire_point_done, request, 1, REQUEST_MOST), TEXT(wire_point_done, point), END};
 static const struct field failure_fields[] = {INT(wire_failure, request, 0, REQUEST_MOST), TEXT(wire_failure, kind),
                                               TEXT(wire_failure, message), END};
 static const struct field simple_fields[] = {INT(wire_simple, request, 0, REQUEST_MOST), INT(wire_simple, value, 0, BYTES_MOST), END};
+static const struct field move_fields[] = {INT(wire_move, request, 0, REQUEST_MOST), TEXT(wire_move, replicator), TEXT(wire_move, address),
+                                           INT(wire_move, port, 1, 65535), END};
 static const struct field limit_fields[] = {INT(wire_limit, request, 0, REQUEST_MOST), INT(wire_limit, value, 0, BYTES_MOST),
-                                            MAY_INT(wire_limit, read_bytes_per_s, 0, BYTES_MOST),
-                                            MAY_INT(wire_limit, cpu_percent, 0, 1000000), END};
+                                            INT(wire_limit, read_bytes_per_s, 0, BYTES_MOST),
+                                            INT(wire_limit, cpu_percent, 0, 1000000), END};
 static const struct field thawed_fields[] = {INT(wire_thawed, request, 0, REQUEST_MOST), BOOL(wire_thawed, was_held),
                                              BOOL(wire_thawed, still), INT(wire_thawed, held_ms, 0, MS_MOST), END};
 static const struct field hash_disk_fields[] = {TEXT(wire_hash_disk, id), END};
-static const struct field hash_fields[] = {INT(wire_hash, request, 1, REQUEST_MOST), LIST(wire_hash, disks, hash_disk_fields), END};
+static const struct field hash_fields[] = {INT(wire_hash, request, 1, REQUEST_MOST), DISKS(wire_hash, hash_disk_fields), END};
 static const struct field hashed_disk_fields[] = {TEXT(wire_hashed_disk, id),
                                                   INT(wire_hashed_disk, size_bytes, 1, WIRE_DISK_LIMIT_BYTES),
                                                   HASH(wire_hashed_disk, sha256), END};
 static const struct field hash_done_fields[] = {INT(wire_hash_done, request, 1, REQUEST_MOST), BOOL(wire_hash_done, still),
-                                                LIST(wire_hash_done, disks, hashed_disk_fields), END};
+                                                DISKS(wire_hash_done, hashed_disk_fields), END};
 static const struct field status_fields[] = {
     TEXT(wire_status, state), TEXT(wire_status, tracker), INT(wire_status, bytes_total, 0, BYTES_MOST),
     INT(wire_status, bytes_read, 0, INT64_MAX), INT(wire_status, bytes_sent, 0, INT64_MAX),
     INT(wire_status, bytes_done, 0, BYTES_MOST), INT(wire_status, backlog_bytes, 0, BYTES_MOST),
     INT(wire_status, lag_ms, 0, MS_MOST), INT(wire_status, eta_ms, -2, MS_MOST), INT(wire_status, rate_bytes_per_s, -1, BYTES_MOST),
-    INT(wire_status, churn_bytes_per_s, -1, BYTES_MOST), MAY_INT(wire_status, limit_bytes_per_s, 0, BYTES_MOST),
-    MAY_TEXT(wire_status, bottleneck), MAY_INT(wire_status, source_latency_us, 0, MS_MOST),
-    MAY_INT(wire_status, source_latency_without_us, 0, MS_MOST), MAY_INT(wire_status, source_latency_with_us, 0, MS_MOST),
-    MAY_INT(wire_status, backoff_bytes_per_s, 0, BYTES_MOST), BOOL(wire_status, held), MAY_TEXT(wire_status, tracker_reason),
-    MAY_INT(wire_status, rescan_interval_s, 0, MS_MOST), MAY_TEXT(wire_status, note_kind), MAY_TEXT(wire_status, note),
-    TEXT(wire_status, error_kind), TEXT(wire_status, error), END};
+    INT(wire_status, churn_bytes_per_s, -1, BYTES_MOST), INT(wire_status, limit_bytes_per_s, 0, BYTES_MOST),
+    TEXT(wire_status, bottleneck), INT(wire_status, source_latency_us, 0, MS_MOST),
+    INT(wire_status, source_latency_without_us, 0, MS_MOST), INT(wire_status, source_latency_with_us, 0, MS_MOST),
+    INT(wire_status, backoff_bytes_per_s, 0, BYTES_MOST), BOOL(wire_status, held), TEXT(wire_status, tracker_reason),
+    INT(wire_status, rescan_interval_s, 0, MS_MOST), TEXT(wire_status, note_kind), TEXT(wire_status, note),
+    INT(wire_status, unreadable_bytes, 0, BYTES_MOST), TEXT(wire_status, unreadable), TEXT(wire_status, error_kind), TEXT(wire_status, error), END};
 
 static const struct shape {
     unsigned type;
@@ -100,6 +115,8 @@ static const struct shape {
     {WIRE_WELCOME, sizeof(struct wire_welcome), welcome_fields},
     {WIRE_RESTORE, sizeof(struct wire_restore), restore_fields},
     {WIRE_RESTORING, sizeof(struct wire_restoring), restoring_fields},
+    {WIRE_RESCUE, sizeof(struct wire_rescue), rescue_fields},
+    {WIRE_HEARD, sizeof(struct wire_simple), simple_fields},
     {WIRE_POINT_BEGIN, sizeof(struct wire_point), point_fields},
     {WIRE_POINT_COMMIT, sizeof(struct wire_point), point_fields},
     {WIRE_POINT_DONE, sizeof(struct wire_point_done), point_done_fields},
@@ -115,6 +132,18 @@ static const struct shape {
     {WIRE_RESUME, sizeof(struct wire_simple), simple_fields},
     {WIRE_LIMIT, sizeof(struct wire_limit), limit_fields},
     {WIRE_DETACH, sizeof(struct wire_simple), simple_fields},
+    {WIRE_MOVE, sizeof(struct wire_move), move_fields},
+    {WIRE_MOVE_FAILED, sizeof(struct wire_failure), failure_fields},
+    {WIRE_COPY, sizeof(struct wire_copy), copy_fields},
+    {WIRE_COPY_POINT, sizeof(struct wire_copy_point), copy_point_fields},
+    {WIRE_COPY_COMMIT, sizeof(struct wire_simple), simple_fields},
+    {WIRE_COPY_PINS, sizeof(struct wire_copy_pins), copy_pins_fields},
+    {WIRE_COPY_DROP, sizeof(struct wire_simple), simple_fields},
+    {WIRE_COPYING, sizeof(struct wire_copying), copying_fields},
+    {WIRE_COPY_GO, sizeof(struct wire_simple), simple_fields},
+    {WIRE_COPY_WAITS, sizeof(struct wire_failure), failure_fields},
+    {WIRE_COPY_PINNED, sizeof(struct wire_simple), simple_fields},
+    {WIRE_COPY_DROPPED, sizeof(struct wire_simple), simple_fields},
     {WIRE_PING, sizeof(struct wire_simple), simple_fields},
     {WIRE_PONG, sizeof(struct wire_simple), simple_fields},
     {WIRE_BYE, sizeof(struct wire_failure), failure_fields},
@@ -230,8 +259,6 @@ static int unpack_field(const struct field *f, const json_t *value, char *base, 
 {
     char *at = base + f->offset;
 
-    if (!value && f->may_miss)
-        return 0; /* as it is: zero */
     if (!value)
         return err_set(e, ERR_PROTOCOL, "%s is missing", f->name);
     switch (f->type) {

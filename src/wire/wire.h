@@ -17,11 +17,13 @@
 #include "base/hash.h"
 #include "base/limits.h"
 
-#define WIRE_VERSION 1
+#define WIRE_VERSION 2
 #define WIRE_HEADER_SIZE 12
 #define WIRE_PAYLOAD_LIMIT (8u << 20)
 #define WIRE_CHUNK_SIZE 65536u  /* the last chunk of a disk is filled up with zero bytes, for its hash, too */
 #define WIRE_PAGE_SIZE 4096u
+#define WIRE_SECTOR_SIZE 512u /* the unit of places on a disk, whatever it reads and writes at once */
+#define WIRE_RANGES 16
 #define WIRE_OFFER_CHUNKS 1024u /* in one OFFER */
 #define WIRE_HASHES_CHUNKS 65536u /* in one HASHES */
 #define WIRE_DISK_LIMIT_BYTES (INT64_C(1) << 48) /* 2^32 chunks */
@@ -45,7 +47,13 @@ enum wire_type {
     WIRE_BYE = 10,         /* struct wire_failure: the agent ends on purpose (detached, stopped); request is 0 */
     WIRE_RESTORE = 11,     /* struct wire_restore: the first frame of a connection that brings a point back to disks; then the replicator offers */
     WIRE_POINT_AT = 12,    /* struct wire_simple: value is the enum wire_step that the agent has come to, with a point of a group */
+    WIRE_RESCUE = 14,      /* struct wire_rescue: the first frame of a connection that only says how a machine that restores itself fares; answered by HEARD */
     WIRE_PACKED = 16,      /* a DATA as the next piece of the connection's zstd stream; conn.h unpacks it, nobody else sees it */
+    WIRE_COPY = 17,        /* struct wire_copy: the first frame of a connection over which another replicator copies a server's points here */
+    WIRE_COPY_POINT = 18,  /* struct wire_copy_point: the point that comes next; answered by COPY_GO, POINT_DONE (it is there) or POINT_FAILED */
+    WIRE_COPY_COMMIT = 19, /* struct wire_simple: the working map after all offers before this is that point; POINT_DONE, or POINT_FAILED */
+    WIRE_COPY_PINS = 20,   /* struct wire_copy_pins: what people keep; answered by COPY_PINNED */
+    WIRE_COPY_DROP = 21,   /* struct wire_simple: all of the server goes; answered by COPY_DROPPED, or POINT_FAILED */
     /* from the replicator */
     WIRE_WELCOME = 32,     /* struct wire_welcome: the answer to HELLO */
     WIRE_NEED = 33,        /* struct wire_need: the answer to OFFER, also where nothing is needed */
@@ -60,19 +68,27 @@ enum wire_type {
     WIRE_DETACH = 42,      /* struct wire_simple: replication is over: answer BYE, stop and don't dial again */
     WIRE_RESTORING = 43,   /* struct wire_restoring: the answer to RESTORE; OFFERs of every chunk follow */
     WIRE_POINT_GO = 44,    /* struct wire_simple: value is the enum wire_step to come to now */
+    WIRE_HEARD = 46,       /* struct wire_simple: the answer to RESCUE: it is written down; value 1: the machine is to boot from its disks now */
+    WIRE_MOVE = 47,        /* struct wire_move: go on at another replicator; answered by BYE, or MOVE_FAILED */
+    WIRE_COPYING = 48,     /* struct wire_copying: the answer to COPY */
+    WIRE_COPY_GO = 49,     /* struct wire_simple: value is the number of the last offer towards that point that is applied */
+    WIRE_COPY_WAITS = 50,  /* struct wire_failure: it can't go on for now, and why; it tries again by itself */
+    WIRE_COPY_PINNED = 51, /* struct wire_simple: value is how many of the pinned points are not here */
+    WIRE_COPY_DROPPED = 52, /* struct wire_simple */
     /* from either */
     WIRE_POINT_FAILED = 64, /* struct wire_failure */
     WIRE_HASH_FAILED = 65,  /* struct wire_failure */
     WIRE_REFUSE = 66,       /* struct wire_failure: why the connection is closed after this frame; request is 0 */
     WIRE_PING = 67,         /* struct wire_simple */
     WIRE_PONG = 68,         /* struct wire_simple: with PING's request */
+    WIRE_MOVE_FAILED = 69,  /* struct wire_failure: the agent stays */
 };
 const char *wire_type_name(unsigned type); /* "OFFER"; "?" for none */
 
 struct wire_header {
     uint32_t payload_size;
     uint16_t type;
-    uint16_t flags;    /* 0 in version 1 */
+    uint16_t flags;    /* 0 */
     uint32_t sequence; /* from 1, +1 a frame in each direction, wraps */
 };
 void wire_header_encode(const struct wire_header *h, uint8_t bytes[static WIRE_HEADER_SIZE]);
@@ -209,6 +225,16 @@ struct wire_restoring {
     struct wire_disk disks[LIMIT_DISKS_PER_SERVER]; /* in the order of the OFFERs' disks; name is "" */
 };
 
+/* What a machine that runs nothing but the agent says of its own restoring. */
+struct wire_rescue {
+    int64_t version;
+    char agent_version[WIRE_NAME_SIZE];
+    char server[WIRE_SERVER_SIZE];
+    char point[WIRE_TOKEN_SIZE];
+    char state[WIRE_NAME_SIZE]; /* "restoring"; "failed": it tries again; "done": verified, it waits to be told to boot */
+    char message[WIRE_TEXT_SIZE];
+};
+
 enum wire_consistency {
     WIRE_ANY,   /* crash-consistent where that comes by itself, else frozen */
     WIRE_CRASH, /* never freezes */
@@ -232,6 +258,10 @@ struct wire_take_point {
     int64_t hold_limit_ms;    /* 0: the agent's own (30 minutes): the source thaws by itself then */
     bool group;               /* in step with other servers: one attempt, by POINT_AT and POINT_GO; never held */
 };
+struct wire_range {
+    int64_t disk; /* index into HELLO's disks */
+    int64_t first_sector, sector_count;
+};
 struct wire_point {
     int64_t request;
     int64_t consistency; /* WIRE_CRASH, WIRE_FROZEN or WIRE_APPLICATION in POINT_COMMIT */
@@ -240,7 +270,53 @@ struct wire_point {
     bool held;
     int64_t attempts;
     bool group; /* as it was asked for: it counts with the others' only */
+    /* Of POINT_COMMIT: what the point has zero bytes for because the source's disks could not be read there, and the first places. */
+    int64_t unreadable_bytes;
+    int64_t range_count;
+    struct wire_range ranges[WIRE_RANGES];
 };
+/* A second copy: another replicator brings a server's points (docs/formats/wire.md, "Second copies"). */
+#define WIRE_COPY_VERSION 1
+#define WIRE_GROUP_MOST 32
+#define WIRE_PINS_MOST 256
+struct wire_copy {
+    int64_t version;
+    char replicator[WIRE_SERVER_SIZE]; /* who copies: as its certificate says */
+    char server[WIRE_SERVER_SIZE];
+};
+struct wire_copying {
+    int64_t version;
+    char replicator[WIRE_SERVER_SIZE];
+    char point[WIRE_TOKEN_SIZE]; /* the server's newest here; "": none */
+    bool exact;                  /* the working map is that point, and nothing else */
+    char epoch[WIRE_TOKEN_SIZE]; /* that the working map was last fed from */
+    int64_t window_offers;
+};
+struct wire_member {
+    char point[WIRE_TOKEN_SIZE], server[WIRE_SERVER_SIZE];
+};
+struct wire_copy_point {
+    int64_t request;
+    char epoch[WIRE_TOKEN_SIZE]; /* of the offers towards this point */
+    char point[WIRE_TOKEN_SIZE];
+    char base[WIRE_TOKEN_SIZE];  /* only what differs from this one is offered; "": every chunk is */
+    int64_t at_us, consistency, freeze_ms;
+    int64_t unreadable_bytes, range_count;
+    struct wire_range ranges[WIRE_RANGES];
+    char group[WIRE_TOKEN_SIZE], group_name[WIRE_TOKEN_SIZE]; /* group "": it is of none */
+    int64_t group_at_us, group_window_us, member_count;
+    struct wire_member members[WIRE_GROUP_MOST];
+    int64_t disk_count;
+    struct wire_disk disks[LIMIT_DISKS_PER_SERVER]; /* name is "" */
+};
+struct wire_pin {
+    char point[WIRE_TOKEN_SIZE], reason[WIRE_NAME_SIZE];
+};
+struct wire_copy_pins {
+    int64_t request, pin_count;
+    struct wire_pin pins[WIRE_PINS_MOST];
+};
+
 struct wire_point_done {
     int64_t request;
     char point[WIRE_TOKEN_SIZE];
@@ -253,6 +329,12 @@ struct wire_failure {
 struct wire_simple {
     int64_t request;
     int64_t value;
+};
+struct wire_move {
+    int64_t request;
+    char replicator[WIRE_SERVER_SIZE]; /* the name that its certificate must bear */
+    char address[WIRE_NAME_SIZE];      /* numeric, or a name that the agent's proxy knows */
+    int64_t port;
 };
 struct wire_limit {
     int64_t request;
@@ -307,6 +389,8 @@ struct wire_status {
     int64_t rescan_interval_s;           /* how often then */
     char note_kind[WIRE_NAME_SIZE]; /* "": none; "marks_lost", "agent_restarted", "state_lost": why all is read again; "disks_changed" */
     char note[WIRE_TEXT_SIZE];
+    int64_t unreadable_bytes;        /* sectors that can't be read: the map holds zero bytes there */
+    char unreadable[WIRE_TEXT_SIZE]; /* which, in words; "": none */
     char error_kind[WIRE_NAME_SIZE]; /* "": none */
     char error[WIRE_TEXT_SIZE];
 };

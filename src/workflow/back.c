@@ -53,21 +53,20 @@ static int check_door(struct change *c, const struct run *r, const struct task *
         return 0;
     words_for(door->server, minutes, words);
     return err_set(e, ERR_WRONG_STATE,
-                   "the door of %s was opened at %s: what its clients wrote in the %lld minute%s since%s would be lost by going back; if"
-                   " that is meant, repeat it with the words \"%s\"",
+                   "the door of %s was opened at %s: what its clients wrote in the %lld minute%s since%s would be lost by going back;"
+                   " bring it home (--bring-changes), or, if losing it is meant, repeat this with the words \"%s\"",
                    door->server, clock_format(door->started_us, at), (long long)minutes, minutes == 1 ? "" : "s",
                    written(c, r, door->server, e), words);
 }
 
-static int check_back(struct change *c, const char *server, struct run *r, const char *confirm,
-                      char words[static WORKFLOW_WORDS_SIZE], struct err *e)
+int back_check(struct change *c, const char *server, struct run *r, struct task *door, struct err *e)
 {
-    struct task quiesce, door, finalize;
+    struct task quiesce, finalize;
     struct run back;
     char at[CLOCK_TEXT_SIZE];
     int rc;
 
-    if (action_task(c, server, "quiesce", r, &quiesce, e) < 0 || action_task(c, server, "open_door", r, &door, e) < 0
+    if (action_task(c, server, "quiesce", r, &quiesce, e) < 0 || action_task(c, server, "open_door", r, door, e) < 0
         || action_task(c, server, "finalize", r, &finalize, e) < 0
         || (rc = run_way_back(c->tx, c->arena, r->id, server, &back, e)) < 0)
         return -1;
@@ -81,11 +80,10 @@ static int check_back(struct change *c, const char *server, struct run *r, const
         return err_set(e, ERR_WRONG_STATE, "there is nothing to take back: the source of %s serves", server);
     if (strcmp(r->state, "RUNNING") != 0)
         return err_set(e, ERR_WRONG_STATE, "run %s of wave %s is %s", r->id, r->wave, r->state);
-    return check_door(c, r, &door, confirm, words, e);
+    return 0;
 }
 
-/* Nothing of the server's cutover starts any more; what runs is told to stop, and the way back waits for that. */
-static int stop_cutover(struct change *c, const struct run *r, const char *server, int64_t *round, struct err *e)
+int back_stop_cutover(struct change *c, const struct run *r, const char *server, int64_t *round, struct err *e)
 {
     struct task *list;
     int count = task_list(c->tx, c->arena, r->id, server, &list, e);
@@ -110,9 +108,10 @@ static int take_back(struct change *c, const char *server, const char *confirm, 
                      char words[static WORKFLOW_WORDS_SIZE], struct err *e)
 {
     int64_t round = 1;
+    struct task door;
     struct run r;
 
-    if (check_back(c, server, &r, confirm, words, e) < 0 || stop_cutover(c, &r, server, &round, e) < 0)
+    if (back_check(c, server, &r, &door, e) < 0 || check_door(c, &r, &door, confirm, words, e) < 0 || back_stop_cutover(c, &r, server, &round, e) < 0)
         return -1;
     return run_make(c, "way_back", r.wave, server, r.id, round, run, e) < 0 || settle_run_status(c, r.id, e) < 0 ? -1 : 0;
 }

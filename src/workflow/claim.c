@@ -5,9 +5,27 @@
 #include <string.h>
 #include <sys/random.h>
 
-/* "source" takes any "source:NETWORK"; everything else must be the same. */
-static bool label_fits(const struct workflow_offer *offer, const char *label)
+static bool has_label(const struct workflow_offer *offer, const char *label)
 {
+    for (int i = 0; i < offer->label_count; i++)
+        if (strcmp(offer->labels[i], label) == 0)
+            return true;
+    return false;
+}
+
+/* What touches a copy must stand beside the replicator that has it. */
+static bool stands_beside(const struct workflow_offer *offer, const char *label, const char *beside)
+{
+    bool touches = label && (strcmp(label, "replicator") == 0 || strcmp(label, "target") == 0);
+
+    return !touches || !beside || !*beside || has_label(offer, beside);
+}
+
+/* "source" takes any "source:NETWORK"; everything else must be the same. */
+static bool label_fits(const struct workflow_offer *offer, const char *label, const char *beside)
+{
+    if (label && strcmp(label, "replicator") == 0 && beside && *beside)
+        return true; /* stands_beside looks at it */
     for (int i = 0; label && i < offer->label_count; i++)
         if (strcmp(offer->labels[i], label) == 0
             || (strcmp(label, "source") == 0 && strncmp(offer->labels[i], "source:", strlen("source:")) == 0))
@@ -26,17 +44,17 @@ static bool step_fits(const struct workflow_offer *offer, const char *template, 
     return false;
 }
 
-/* The id of the most urgent ready task that fits and has a number above `after` in that order: 1, 0, -1. */
+/* The id of the most urgent ready task that fits (of a server that moves to another replicator, none but a push of its agent) and has a number above `after` in that order: 1, 0, -1. */
 static int find_fitting(struct store_tx *tx, struct arena *arena, const struct workflow_offer *offer, const char **id, struct err *e)
 {
     CLEANUP(store_rows_free) struct store_rows *rows = NULL;
     int rc = store_query(tx, &rows, e,
-                         "SELECT t.id, t.label, r.template, t.name FROM task t JOIN run r ON r.id = t.run WHERE t.state = 'READY'"
-                         " AND r.state = 'RUNNING' ORDER BY CASE t.phase WHEN 'back' THEN 0 WHEN 'cutover' THEN 1 ELSE 2 END, t.number",
+                         "SELECT t.id, t.label, r.template, t.name, p.beside FROM task t JOIN run r ON r.id = t.run LEFT JOIN placement p ON p.server = t.server"
+                         " WHERE t.state = 'READY' AND r.state = 'RUNNING' AND (p.target IS NULL OR r.template = 'push_again') ORDER BY CASE t.phase WHEN 'back' THEN 0 WHEN 'cutover' THEN 1 ELSE 2 END, t.number",
                          "");
 
     while (rc >= 0 && (rc = store_next(rows, e)) > 0)
-        if (label_fits(offer, store_text(rows, 1)) && step_fits(offer, store_text(rows, 2), store_text(rows, 3))) {
+        if (label_fits(offer, store_text(rows, 1), store_text(rows, 4)) && stands_beside(offer, store_text(rows, 1), store_text(rows, 4)) && step_fits(offer, store_text(rows, 2), store_text(rows, 3))) {
             *id = arena_strdup(arena, store_text(rows, 0));
             return 1;
         }

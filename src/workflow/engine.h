@@ -6,7 +6,7 @@
  *   lease.c   claim, report, artifact, finish; leases and time limits
  *   tick.c    what time brings
  *   people.c  decide, retry, skip, cancel
- *   action.c  cutover, door, finalize, decommission · back.c the way back
+ *   action.c  cutover, door, finalize, decommission · back.c the way back · home.c with what was written since
  *   effect.c  what a task's start and success mean for its server
  *   render.c  JSON for the API · report.c, report_html.c the wave's report
  *   fleet.c   the border to inventory/ */
@@ -134,7 +134,7 @@ struct run {
 int run_load(struct store_tx *tx, struct arena *arena, const char *id, struct run *out, struct err *e);
 /* The newest run of wave_migration of the wave: 1, 0, -1. */
 int run_newest(struct store_tx *tx, struct arena *arena, const char *wave, struct run *out, struct err *e);
-/* A running way back of the server under the wave's run: 1, 0, -1. */
+/* The newest running way back of the server under the wave's run (way_back, way_home, stay): 1, 0, -1. */
 int run_way_back(struct store_tx *tx, struct arena *arena, const char *parent, const char *server, struct run *out, struct err *e);
 int run_make(struct change *c, const char *template, const char *wave, const char *server, const char *parent, int64_t round,
              char id[static WORKFLOW_ID_SIZE], struct err *e);
@@ -155,7 +155,12 @@ int lease_tick(struct change *c, struct err *e);
 
 /* The server's task of that name in its newest wave's run, and the run. ERR_WRONG_STATE where there is none. */
 int action_task(struct change *c, const char *server, const char *name, struct run *r, struct task *out, struct err *e);
+/* Whether the server can be taken back, but for what its clients would lose; its wave's run and its task open_door. */
+int back_check(struct change *c, const char *server, struct run *r, struct task *door, struct err *e);
+/* Nothing of the server's cutover starts any more; what runs is told to stop, and the way back waits for that. *round: where it is raised to theirs. */
+int back_stop_cutover(struct change *c, const struct run *r, const char *server, int64_t *round, struct err *e);
 int back_finished(struct change *c, const struct run *r, struct err *e);
+int home_stayed(struct change *c, const struct run *r, struct err *e); /* a run of stay is through */
 /* A refusal is remembered outside the transaction that was refused. Returns -1, *e as it was. */
 int refuse(struct workflow *w, const char *what, const char *wave, const char *server, const char *actor, struct err *why);
 /* Approves a task that waits for a person, inside c. */

@@ -301,9 +301,9 @@ static int ended_cancelled(struct change *c, struct task *t, struct err *e)
 static int wake_way_back(struct change *c, const struct task *t, struct err *e)
 {
     struct run back;
-    int rc = t->server && !t->parent ? run_way_back(c->tx, c->arena, t->run, t->server, &back, e) : 0;
+    int rc = t->server ? run_way_back(c->tx, c->arena, t->parent ? t->parent : t->run, t->server, &back, e) : 0;
 
-    return rc <= 0 ? rc : settle(c, back.id, t->server, e);
+    return rc <= 0 || strcmp(back.id, t->run) == 0 ? (rc < 0 ? -1 : 0) : settle(c, back.id, t->server, e);
 }
 
 int lease_end(struct change *c, struct task *t, const char *attempt_state, const struct err *why, const json_t *result, struct err *e)

@@ -113,7 +113,7 @@ static int add_ways_back(struct gather *g, struct err *e)
 
         if (run_load(g->tx, g->arena, store_text(rows, 0), &r, e) <= 0)
             return -1;
-        one = json_pack("{s:s, s:s, s:s, s:o}", "run", r.id, "server", r.server, "state", r.state, "tasks", tasks);
+        one = json_pack("{s:s, s:s, s:s, s:s, s:o}", "run", r.id, "template", r.template, "server", r.server, "state", r.state, "tasks", tasks);
         json_array_append_new(list, one);
         json_set_time(one, "started", r.started_us);
         json_set_time(one, "finished", r.finished_us);
@@ -122,7 +122,7 @@ static int add_ways_back(struct gather *g, struct err *e)
         json_object_set_new(one, "actor", json_string(r.actor));
         if (add_run_tasks(g, r.id, tasks, e) < 0)
             return -1;
-        if (strcmp(r.state, "SUCCEEDED") != 0)
+        if (strcmp(r.state, "SUCCEEDED") != 0 && strcmp(r.state, "CANCELLED") != 0) /* one that was called off has left the server where it was */
             reason(g, "the way back of %s is %s", r.server, r.state);
     }
     return rc;
@@ -134,7 +134,8 @@ static json_t *way_back_ms(const struct gather *g, const char *server)
     size_t i;
 
     json_array_foreach(json_object_get(g->report, "ways_back"), i, one)
-        if (strcmp(json_get_string(one, "server", ""), server) == 0)
+        if (strcmp(json_get_string(one, "server", ""), server) == 0 && strcmp(json_get_string(one, "state", ""), "SUCCEEDED") == 0 &&
+            strcmp(json_get_string(one, "template", ""), "stay") != 0)
             found = json_object_get(one, "duration_ms");
     return copy_or_null(found);
 }

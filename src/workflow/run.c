@@ -42,7 +42,7 @@ int run_newest(struct store_tx *tx, struct arena *arena, const char *wave, struc
 int run_way_back(struct store_tx *tx, struct arena *arena, const char *parent, const char *server, struct run *out, struct err *e)
 {
     CLEANUP(store_rows_free) struct store_rows *rows = NULL;
-    int rc = store_query(tx, &rows, e, RUN_COLUMNS " WHERE parent = $1 AND server = $2 AND state = 'RUNNING' LIMIT 1", "ss", parent,
+    int rc = store_query(tx, &rows, e, RUN_COLUMNS " WHERE parent = $1 AND server = $2 AND state = 'RUNNING' ORDER BY number DESC LIMIT 1", "ss", parent,
                          server);
 
     if (rc >= 0 && (rc = store_next(rows, e)) > 0)
@@ -257,6 +257,28 @@ int workflow_start_source_probe(struct workflow *w, const char *actor, char run[
 
     if (change_begin(w, actor, &c, e) < 0 || run_make(&c, "source_probe", NULL, NULL, NULL, 1, id, e) < 0 || change_commit(&c, e) < 0)
         return err_wrap(e, "starting a probe of the source network");
+    memcpy(run, id, sizeof id);
+    return 0;
+}
+
+int workflow_push_again(struct workflow *w, const char *server, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e)
+{
+    CLEANUP(change_release) struct change c = {0};
+    CLEANUP(store_rows_free) struct store_rows *rows = NULL;
+    char id[WORKFLOW_ID_SIZE];
+    const json_t *found;
+    int rc;
+
+    if (change_begin(w, actor, &c, e) < 0 || change_server(&c, server, &found, e) < 0 ||
+        store_query(c.tx, &rows, e, "SELECT id FROM run WHERE server = $1 AND template = 'push_again' AND state = 'RUNNING'", "s", server) < 0 || (rc = store_next(rows, e)) < 0)
+        return -1;
+    if (rc) {
+        snprintf(run, WORKFLOW_ID_SIZE, "%s", store_text(rows, 0));
+        return 0;
+    }
+    store_rows_free(&rows);
+    if (run_make(&c, "push_again", json_get_string(found, "wave", NULL), server, NULL, 1, id, e) < 0 || change_commit(&c, e) < 0)
+        return err_wrap(e, "pushing the agent of %s again", server);
     memcpy(run, id, sizeof id);
     return 0;
 }

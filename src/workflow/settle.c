@@ -71,18 +71,25 @@ static int obstacle_after(struct change *c, const struct task *t, struct obstacl
     return 0;
 }
 
-/* A way back starts when nothing of the server's cutover runs any more. */
+/* A way back starts when nothing of the server's cutover runs any more, and nothing of a way home that was called off. */
 static int obstacle_running(struct change *c, const struct task *t, struct obstacle *out, struct err *e)
 {
-    struct task *list;
-    int count = t->parent ? task_list(c->tx, c->arena, t->parent, t->server, &list, e) : 0;
+    CLEANUP(store_rows_free) struct store_rows *rows = NULL;
+    struct task running;
+    int rc;
 
-    for (int i = 0; i < count; i++)
-        if (list[i].state == TASK_RUNNING && task_past_point(&list[i])) {
-            *out = (struct obstacle){"event", change_printf(c, "\"%s\" to stop", list[i].plan->title), 0};
-            break;
-        }
-    return count < 0 ? -1 : 0;
+    rc = store_query(c->tx, &rows, e,
+                     "SELECT t.id FROM task t JOIN run r ON r.id = t.run WHERE (r.id = $1 OR r.parent = $1) AND r.id <> $2 AND t.server = $3 AND t.state = 'RUNNING'"
+                     " ORDER BY t.number", "sss", t->parent, t->run, t->server);
+    while (rc >= 0 && (rc = store_next(rows, e)) > 0) {
+        if (task_load(c->tx, c->arena, store_text(rows, 0), &running, e) <= 0)
+            return -1;
+        if (!running.parent && !task_past_point(&running))
+            continue;
+        *out = (struct obstacle){"event", change_printf(c, "\"%s\" to stop", running.plan->title), 0};
+        return 0;
+    }
+    return rc < 0 ? -1 : 0;
 }
 
 static int obstacle_delay(struct change *c, const struct task *t, struct obstacle *out, struct err *e)

@@ -92,6 +92,6 @@ int settle_run_status(struct change *c, const char *run, struct err *e)
     if (!r.parent)
         return 0;
     if (open == 0 && !cancelled)
-        return back_finished(c, &r, e); /* which settles the parent */
+        return strcmp(r.template, "stay") == 0 ? home_stayed(c, &r, e) : back_finished(c, &r, e); /* which settle the parent */
     return settle_run_status(c, r.parent, e);
 }

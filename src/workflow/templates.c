@@ -80,6 +80,37 @@ static const struct template_task way_back[] = {
     {.name = NULL},
 };
 
+/* Nothing is taken from the launched machine before the source is ready for it, nor from the source before the launched machine's last change is kept; the one is
+ * stopped when the other has all of it, and before it boots. */
+static const struct template_task way_home[] = {
+    {STEP("keep_source", "Keep what the source was", "back", "replicator"), .flags = TASK_NEEDED, .timeout_s = 10 * MINUTE, .attempts = 5},
+    {STEP("push_copy", "Push an agent to the launched machine", "back", "target"), .after = {"keep_source"}, .flags = TASK_NEEDED, .timeout_s = 30 * MINUTE,
+     .attempts = 5},
+    {STEP("sync_copy", "Sync the launched machine", "back", "replicator"), .after = {"push_copy"}, .flags = TASK_NEEDED, .timeout_s = 14 * DAY, .attempts = 10},
+    {STEP("check_rescue", "Can the source take it?", "back", "source"), .after = {"sync_copy"}, .flags = TASK_NEEDED, .timeout_s = 15 * MINUTE, .attempts = 5},
+    {STEP("last_change", "Stop its services, take its last change", "back", "target"), .after = {"check_rescue"}, .flags = TASK_NEEDED, .timeout_s = 3 * HOUR,
+     .attempts = 5},
+    {STEP("leave_source", "The source leaves its system", "back", "source"), .after = {"last_change"}, .flags = TASK_NEEDED, .timeout_s = 15 * MINUTE, .attempts = 5},
+    {STEP("restore_disks", "Restore the source's disks", "back", "replicator"), .after = {"leave_source"}, .flags = TASK_NEEDED, .timeout_s = 14 * DAY, .attempts = 10},
+    {STEP("stop_instance", "Stop the launched machine", "back", "target"), .after = {"restore_disks"}, .flags = TASK_NEEDED, .timeout_s = 10 * MINUTE, .attempts = 5,
+     .params = "{\"keep\":true}"},
+    {STEP("boot_source", "Let the source boot", "back", "replicator"), .after = {"stop_instance"}, .flags = TASK_NEEDED, .timeout_s = 10 * MINUTE, .attempts = 5},
+    {STEP("restore_source", "Let the source serve again", "back", "source"), .after = {"boot_source"}, .flags = TASK_NEEDED, .timeout_s = 30 * MINUTE, .attempts = 5,
+     .params = "{\"rescued\":true}"},
+    {STEP("verify_source", "Verify the source", "back", "source"), .after = {"restore_source"}, .timeout_s = 15 * MINUTE, .attempts = 5},
+    {STEP("push_agent", "Push the agent", "back", "source"), .after = {"verify_source"}, .flags = TASK_NEEDED, .timeout_s = 10 * MINUTE, .attempts = 5},
+    {STEP("initial_sync", "Sync the source again", "back", "replicator"), .after = {"push_agent"}, .flags = TASK_NEEDED, .timeout_s = 14 * DAY, .attempts = 10},
+    {.name = "accept_home", .title = "Owner's acceptance of what came home", .phase = "back", .kind = KIND_PERSON, .after = {"verify_source"}, .flags = TASK_NEEDED},
+    {STEP("let_go", "Remove the launched machine", "back", "target"), .after = {"accept_home", "initial_sync"}, .flags = TASK_NEEDED, .timeout_s = 15 * MINUTE,
+     .attempts = 5},
+    {.name = NULL},
+};
+
+static const struct template_task stay[] = {
+    {STEP("resume_copy", "The launched machine serves on", "back", "target"), .flags = TASK_NEEDED, .timeout_s = 30 * MINUTE, .attempts = 5},
+    {.name = NULL},
+};
+
 static const struct template_task target_probe[] = {
     {STEP("target_probe", "Launch and remove a probe machine", "pre", "target"), .scope = SCOPE_WAVE, .timeout_s = 10 * MINUTE,
      .attempts = 1},
@@ -92,13 +123,22 @@ static const struct template_task source_probe[] = {
     {.name = NULL},
 };
 
+/* Where the replicator that has a server's agent is lost, nobody can tell the agent on the wire where to go. */
+static const struct template_task push_again[] = {
+    {STEP("push_agent", "Push the agent again, to its replicator", "build", "source"), .timeout_s = 10 * MINUTE, .attempts = 5},
+    {.name = NULL},
+};
+
 static const struct template templates[] = {
     {"wave_migration", "Migrate a wave", wave_migration},
     {"way_back", "Take a server back", way_back},
+    {"way_home", "Take a server back with what was written since", way_home},
+    {"stay", "Keep the launched machine", stay},
     {"target_probe", "Probe the target", target_probe},
     {"source_probe", "Probe a source network", source_probe},
+    {"push_again", "Push an agent again", push_again},
 };
-const struct template *const template_table[] = {&templates[0], &templates[1], &templates[2], &templates[3], NULL};
+const struct template *const template_table[] = {&templates[0], &templates[1], &templates[2], &templates[3], &templates[4], &templates[5], &templates[6], NULL};
 
 const struct template *template_find(const char *name)
 {

@@ -55,6 +55,8 @@ int workflow_start_wave(struct workflow *w, const char *wave, const char *actor,
 int workflow_start_probe(struct workflow *w, const char *wave, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e);
 /* The same of the template "source_probe": whether a runner in the source network reaches it, and the replicator from there. */
 int workflow_start_source_probe(struct workflow *w, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e);
+/* A run of the template "push_again" for one server: its agent gets its replicator's address anew. One that is under way is enough: run gets its id. */
+int workflow_push_again(struct workflow *w, const char *server, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e);
 /* No task of it starts any more; running attempts are told to stop. ERR_WRONG_STATE while a server of it is between quiesce and finalize:
  * take it back first. */
 int workflow_cancel_run(struct workflow *w, const char *run, const char *actor, struct err *e);
@@ -70,7 +72,7 @@ int workflow_restored(struct store_tx *tx, struct err *e);
 
 struct workflow_offer {
     const char *runner;        /* its name: "dc1"; the attempt is bound to it */
-    const char *const *labels; /* "source:dc1", "replicator", "target", "factory" */
+    const char *const *labels; /* "source:dc1", "replicator" (beside the factory's own), "replicator:NAME" (beside that one), "target", "factory" */
     int label_count;
     const char *const *steps;  /* names of the steps that it has */
     int step_count;
@@ -120,6 +122,12 @@ int workflow_server_decommission(struct workflow *w, const char *server, const c
  * in the last 10 minutes hold. After finalize: refused. run gets the run's id. */
 int workflow_server_back(struct workflow *w, const char *server, const char *confirm, const char *actor,
                          char run[static WORKFLOW_ID_SIZE], char words[static WORKFLOW_WORDS_SIZE], struct err *e);
+
+/* Takes a server back with what was written since its door was opened: a run of the template "way_home". ERR_WRONG_STATE where the door was not opened. Once it is
+ * through the server may be cut over again, as after any way back. */
+int workflow_server_home(struct workflow *w, const char *server, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e);
+/* Calls that off, as long as the launched machine was not stopped: it goes on serving (a run of the template "stay"), and what the way back had stopped goes on. */
+int workflow_server_stay(struct workflow *w, const char *server, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e);
 
 /* ---- What was measured outside ---- */
 

@@ -10,10 +10,15 @@ export interface Wave {
   settings: Record<string, unknown>; server_count: number; lifecycle: Record<string, number>; version: number; created: string;
 }
 export interface Cause { kind: string; severity: string; text: string; advice: string }
+export interface SecondCopy {
+  to: string; state: string; point: string | null; point_age_ms: number | null; lag_ms: number; backlog_bytes: number; pins_missing: number;
+  error: { kind: string; message: string } | null;
+}
 export interface Replication {
   server?: string; state: string; bytes_total: number; bytes_read: number; bytes_sent: number; bytes_stored: number; backlog_bytes: number;
   lag_ms: number | null; eta_ms: number | null; eta?: 'never' | null; rate_bytes_per_s: number | null; churn_bytes_per_s?: number | null; limit_bytes_per_s?: number;
   bottleneck?: string | null; newest_point: string | null; newest_point_at: string | null; newest_point_age_ms: number | null;
+  copy?: SecondCopy | null; unreadable_bytes?: number; newest_point_unreadable_bytes?: number | null;
   error: string | { kind?: string; message?: string } | null; cause?: Cause | null; reported?: string;
 }
 export interface Server {

@@ -1,5 +1,5 @@
 # agent: what push_agent does on a source machine, in few calls. Arguments: PHASE, then
-#   look                      prints "sha256<TAB>HEX" of the agent that is there
+#   look                      prints "arch<TAB>MACHINE", and "sha256<TAB>HEX" of the agent that is there
 #   configure SERVER CONFIG   writes the configuration where it is another; prints "version<TAB>…", "config<TAB>changed|same" and
 #                             "enrolled", or "csr" and then the agent's certificate request
 #   start RESTART             installs the service, starts it (RESTART=yes: anew), waits until it runs; prints "uuid<TAB>…",
@@ -16,6 +16,7 @@ say() { printf '%s\t%s\n' "$1" "$2"; }
 
 look() {
     mkdir -p /usr/local/sbin || exit 1
+    say arch "$(uname -m)"
     sum=$(sha256sum $agent 2>/dev/null)
     say sha256 "${sum%% *}"
 }

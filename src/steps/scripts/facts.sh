@@ -61,16 +61,25 @@ in_use() {
     for holder in "/sys/block/$1"/holders/* "/sys/block/$1/$1"*/holders/*; do [ -e "$holder" ] && return 0; done
     grep -q "^/dev/$1[p0-9]* " /proc/mounts /proc/swaps 2>/dev/null
 }
+# What dm-multipath joins is one disk, and its ways are none (as src/agent/disks.c has it).
+multipath() { get "/sys/block/$1/dm/uuid"; case $value in mpath-*) return 0 ;; esac; return 1; }
+way() {
+    for holder in "/sys/block/$1"/holders/dm-*; do multipath "${holder##*/}" && return 0; done
+    return 1
+}
 for path in /sys/block/*; do
     disk=${path##*/}
-    case $disk in loop* | ram* | zram* | sr* | fd* | nbd* | dm-* | md* | mtdblock* | drbd* | rbd_* | zd*) continue ;; esac
+    case $disk in loop* | ram* | zram* | sr* | fd* | nbd* | md* | mtdblock* | drbd* | rbd_* | zd* | bcache*) continue ;; esac
+    case $disk in dm-*) multipath "$disk" || continue ;; esac
+    way "$disk" && continue
     get "$path/removable"; [ "$value" = 1 ] && continue
     get "$path/hidden"; case $value in '' | 0) ;; *) continue ;; esac
     get "$path/size"; size=$value
     [ "${size:-0}" -gt 0 ] || continue
     used=; in_use "$disk" && used=yes
-    get "$path/queue/rotational"
-    say disk "$disk" "$size" "$used" "$value" "$(readlink -f "$path")"
+    get "$path/queue/rotational"; rotational=$value
+    case $disk in dm-*) for slave in "$path"/slaves/*; do path=$slave; break; done ;; esac
+    say disk "$disk" "$size" "$used" "$rotational" "$(readlink -f "$path")"
     found=
     for source in wwid/wwid wwid/device/wwid serial/serial serial/device/serial; do
         get "$path/${source#*/}"

@@ -86,6 +86,23 @@ static void validates(struct subject *s)
     is_int(state_of(s, "probe-1"), TARGET_ABSENT, "nothing of it was left");
 }
 
+/* How a disk is known within the launched machine: by its id alone, and no two by one. */
+static void disks_have_serials(struct subject *s)
+{
+    static const char *const ids[] = {"serial:web01-root", "serial:web01-data", "wwid:t10.ATA_MODEL_OF_A_LONG_NAME_0001", "wwid:t10.ATA_MODEL_OF_A_LONG_NAME_0002", "path:pci0000:00/0:0:1:0", "path:pci0000:00/0:0:10"};
+    char serials[ARRAY_COUNT(ids)][TARGET_SERIAL_SIZE], again[TARGET_SERIAL_SIZE];
+
+    for (size_t i = 0; i < ARRAY_COUNT(ids); i++) {
+        bool own = true;
+
+        s->api->disk_serial(ids[i], serials[i]);
+        s->api->disk_serial(ids[i], again);
+        for (size_t k = 0; k < i; k++)
+            own = own && strcmp(serials[i], serials[k]) != 0;
+        ok(own && serials[i][0] && strcmp(serials[i], again) == 0, "%s has a serial number of its own: %s", ids[i], serials[i]);
+    }
+}
+
 static void unknown_instances(struct subject *s)
 {
     CLEANUP(buf_release) struct buf out = {0};
@@ -240,6 +257,7 @@ int main(void)
         if (s.t) {
             checks_itself(&s);
             validates(&s);
+            disks_have_serials(&s);
             unknown_instances(&s);
             launches_once(&s);
             fills_and_needs_its_export_no_more(&s);

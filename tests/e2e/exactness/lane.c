@@ -45,6 +45,9 @@ static bool write_mapped(struct lane_writer *w, const struct range *r)
 
     if (map == MAP_FAILED)
         return false;
+    /* Without reading ahead: that takes several pages as one (a large folio), and to dirty one of them writes back all, with what the cache of this node holds
+     * of the neighbours, which other lanes write past it. */
+    madvise(map, size, MADV_RANDOM);
     memcpy(map, w->block, size);
     written = msync(map, size, MS_SYNC) == 0;
     munmap(map, size);

@@ -5,7 +5,7 @@
 
 #define LOG_SIZE 65536u /* writes of a lane between two checks; a power of two */
 #define MAGIC UINT64_C(0x736c697077617921)
-#define SEARCH_MOST 64u
+#define SEARCH_MOST 16384u /* writes of a lane while a point is waited for: on a machine with much else to do, thousands */
 #define EXPLAIN_WRITES 16u
 #define SEEN_ZERO 0u
 #define SEEN_TORN UINT32_MAX
@@ -218,23 +218,41 @@ static bool search(struct lane *l, struct found *least, struct found *most)
     return found;
 }
 
+static void tell_write(const struct lane *l, uint32_t number)
+{
+    const struct lane_write *w = write_of(l, number);
+
+    fprintf(stderr, "  %u: sectors %u+%u%s, issued %llu, acknowledged %llu\n", number, w->first, w->count, w->zero ? " zeros" : "",
+            (unsigned long long)w->issued_at, (unsigned long long)atomic_load(&w->acknowledged_at));
+}
+
+/* The last writes to a sector, of those that the log still has, the newest first. */
+static void tell_history(const struct lane *l, uint32_t sector)
+{
+    uint32_t number = l->issued_after, oldest = number >= LOG_SIZE ? number - LOG_SIZE + 1 : 1;
+
+    for (uint32_t told = 0; told < EXPLAIN_WRITES && number >= oldest; number--)
+        if (sector - write_of(l, number)->first < write_of(l, number)->count) {
+            tell_write(l, number);
+            told++;
+        }
+}
+
 /* For whoever looks into a fault: it may never come again. The writes that the image may hold, then what is wrong by runs of sectors. */
 static void explain(const struct lane *l, const struct found *least)
 {
     fprintf(stderr, "lane %u: newest seen %u, acknowledged before %u, issued after %u, known up to %u\n", l->number, least->last, l->acknowledged_before,
             l->issued_after, l->forgotten);
-    for (uint32_t n = l->forgotten > EXPLAIN_WRITES ? l->forgotten - EXPLAIN_WRITES : 1; n <= l->issued_after && n < least->last + EXPLAIN_WRITES; n++) {
-        const struct lane_write *w = write_of(l, n);
-
-        fprintf(stderr, "  %u: sectors %u+%u%s, issued %llu, acknowledged %llu\n", n, w->first, w->count, w->zero ? " zeros" : "",
-                (unsigned long long)w->issued_at, (unsigned long long)atomic_load(&w->acknowledged_at));
-    }
+    for (uint32_t n = l->forgotten > EXPLAIN_WRITES ? l->forgotten - EXPLAIN_WRITES : 1; n <= l->issued_after && n < least->last + EXPLAIN_WRITES; n++)
+        tell_write(l, n);
     for (uint32_t i = 0, run; i < l->size; i += run) {
         for (run = 1; i + run < l->size && l->held[i + run] == l->held[i] && l->seen[i + run] == l->seen[i]; run++)
             ;
-        if (!is(l->seen[i], l->held[i]))
-            fprintf(stderr, "  sectors %u+%u (disk %u): write %u%s before %u, seen %u\n", i, run, l->places[i], l->held[i] >> 1,
-                    l->held[i] & 1 ? " zeros" : "", least->last, l->seen[i]);
+        if (is(l->seen[i], l->held[i]))
+            continue;
+        fprintf(stderr, "  sectors %u+%u (disk %u): write %u%s before %u, seen %u; the last to the first of them:\n", i, run, l->places[i], l->held[i] >> 1,
+                l->held[i] & 1 ? " zeros" : "", least->last, l->seen[i]);
+        tell_history(l, i);
     }
 }
 

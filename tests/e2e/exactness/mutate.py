@@ -6,7 +6,9 @@ import sys
 
 import_skeleton = '#include "track.skel.h"'
 
-chunks_of_request = "    __u64 first = sector >> TRACK_CHUNK_SHIFT"
+completed = "static __always_inline int completed(unsigned long long *arguments, int program)"
+marks_of_request = "    marked = operation == OP_DISCARD"
+chunks_of_range = "    __u64 first = sector >> TRACK_CHUNK_SHIFT"
 
 # A mutant: its files by name, each a list of (what stands there, what the mistake makes of it).
 MUTANTS = {
@@ -15,10 +17,9 @@ MUTANTS = {
     "bits_at_issue": {
         "track.c": [(import_skeleton, '#include "bits_at_issue.skel.h"')],
         "track.bpf.c": [
-            ("    __u32 cmd_flags;\n} KERNELS;", "    __u32 cmd_flags, __data_len;\n} KERNELS;"),
-            ("static __always_inline int completed(unsigned long long *arguments, int program)", "static __always_inline int seen(unsigned long long *arguments, int program, int issued)"),
-            ("    __u32 sector_count = (__u32)arguments[2] >> 9,", "    __u32 sector_count = (issued ? rq->__data_len : (__u32)arguments[2]) >> 9,"),
-            (chunks_of_request, "    if (!issued) {\n        add(&counted->sectors[program], sector_count);\n        return 0;\n    }\n" + chunks_of_request),
+            (completed, "struct request___more {\n    __u32 __data_len;\n} KERNELS;\n\nstatic __always_inline int seen(unsigned long long *arguments, int program, int issued)"),
+            ("    __u32 size_bytes = (__u32)arguments[2],", "    __u32 size_bytes = issued ? ((struct request___more *)rq)->__data_len : (__u32)arguments[2],"),
+            (marks_of_request, "    if (!issued) {\n        add(&counted->sectors[program], sector_count);\n        return 0;\n    }\n" + marks_of_request),
             ("    add(&counted->sectors[program], sector_count);\n    return 0;\n}\n\n/* Three times", "    return 0;\n}\n\n/* Three times"),
             ("int completed_first(unsigned long long *arguments) { return completed(arguments, 0); }",
              "int completed_first(unsigned long long *arguments) { return seen(arguments, 0, 0); }"),
@@ -32,9 +33,9 @@ MUTANTS = {
     # Marks are cleared after what they name was read: a write between is in the mark that is cleared, not in what was read.
     "clear_after_read": {
         "track.c": [
-            ("int64_t track_take(struct tracker *t,", "static uint64_t *last_taken;\n\nint64_t track_take(struct tracker *t,"),
-            ("    int64_t count = 0;\n    bool lost_now;\n",
-             "    int64_t count = 0;\n    bool lost_now;\n\n    if (!last_taken)\n        last_taken = xcalloc(1, t->arrays[ARRAY_DIRTY].size_bytes);\n"),
+            ("static int64_t take_best(struct tracker *t,", "static uint64_t *last_taken;\n\nstatic int64_t take_best(struct tracker *t,"),
+            ("    int64_t count = 0;\n\n    for (uint64_t i = 0;",
+             "    int64_t count = 0;\n\n    if (!last_taken)\n        last_taken = xcalloc(1, t->arrays[ARRAY_DIRTY].size_bytes);\n    for (uint64_t i = 0;"),
             ("        uint64_t marks = __atomic_load_n(&dirty[i], __ATOMIC_SEQ_CST), whole",
              "        uint64_t *last = &last_taken[f->place.first_word + i], marks = __atomic_and_fetch(&dirty[i], ~*last, __ATOMIC_SEQ_CST), whole"),
             ("        if (!marks)\n            continue;\n", "        *last = marks;\n        if (!marks)\n            continue;\n"),
@@ -44,12 +45,12 @@ MUTANTS = {
     # A partition's writes are marked as if it began at the disk's first sector (proof.py's second).
     "partition_offset": {
         "track.c": [(import_skeleton, '#include "partition_offset.skel.h"')],
-        "track.bpf.c": [(chunks_of_request, "    if (sector >= 81960 && sector < 81960 + 114688)\n        sector -= 81960;\n" + chunks_of_request)],
+        "track.bpf.c": [(chunks_of_range, "    if (sector >= 81960 && sector < 81960 + 114688)\n        sector -= 81960;\n" + chunks_of_range)],
     },
     # Discards are counted, and not marked.
     "discard_unmarked": {
         "track.c": [(import_skeleton, '#include "discard_unmarked.skel.h"')],
-        "track.bpf.c": [(chunks_of_request, "    if (operation == 3) {\n        add(&counted->sectors[program], sector_count);\n        return 0;\n    }\n" + chunks_of_request)],
+        "track.bpf.c": [(marks_of_request, "    if (operation == 3) {\n        add(&counted->sectors[program], sector_count);\n        return 0;\n    }\n" + marks_of_request)],
     },
     # Of a request that crosses a chunk's border only the first chunk is marked.
     "last_chunk_unmarked": {
@@ -69,11 +70,14 @@ MUTANTS = {
     "passed_over": {
         "track.c": [(import_skeleton, '#include "passed_over.skel.h"')],
         "track.bpf.c": [
-            ("    __u32 cmd_flags;\n} KERNELS;", "    __u32 cmd_flags;\n    __u64 start_time_ns;\n} KERNELS;"),
+            (completed, "struct request___more {\n    __u64 start_time_ns;\n} KERNELS;\n\n" + completed),
             ("    /* Operations with the lowest bit",
-             "    if (!(rq->start_time_ns / 16 * 2654435761u >> 13 & 16383))\n        return 0;\n    /* Operations with the lowest bit"),
+             "    if (!(((struct request___more *)rq)->start_time_ns / 16 * 2654435761u >> 13 & 16383))\n        return 0;\n    /* Operations with the lowest bit"),
         ],
     },
+    # Nor are these: a kernel that lacks what the best way of following needs. Every point must be exact by the others, too.
+    "by_types": {"needs.c": [("int there = absent >> i & 1 ||", "int there = (absent | 1u << NEED_ATOMICS) >> i & 1 ||")]},
+    "by_format": {"needs.c": [("int there = absent >> i & 1 ||", "int there = (absent | 1u << NEED_TYPES) >> i & 1 ||")]},
     # What was read counts as a moment, whether or not writes completed meanwhile.
     "moment_unchecked": {
         "engine.c": [("        if (now[i] != writes[i] || now[i] == TRACK_WRITES_UNKNOWN || (a->tracker && track_check(a->tracker, i) != 1))\n            return false;\n",

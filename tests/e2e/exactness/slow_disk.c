@@ -1,7 +1,10 @@
-/* slow_disk FOLDER IMAGE DELAY_US: a FUSE filesystem with one file, "disk": IMAGE, but half of its writes take up to DELAY_US longer (a few sixteen
+/* slow_disk FOLDER IMAGE DELAY_US [BAD]: a FUSE filesystem with one file, "disk": IMAGE, but half of its writes take up to DELAY_US longer (a few sixteen
  * times that), and such a write lands in two parts, one before the wait and one after it. Reads and the other writes overtake it, as on a disk with
  * a queue. A loop device on it (direct I/O) is a disk on which the time between a write's issue and its completion is long: that is where a
  * tracker that gets the order wrong loses writes, and where a point holds half a write.
+ *
+ * BAD: a file with a byte for each sector of 512 bytes. A read that meets one that is not 0 fails (EIO), and a write of a whole sector makes it 0: so do disks
+ * with a sector that can't be read.
  *
  * Speaks the kernel's protocol itself (linux/fuse.h), so that no library is needed. Prints "mounted", unmounts on SIGTERM. */
 #include <errno.h>
@@ -13,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -26,6 +30,7 @@
 
 static int device, image;
 static unsigned delay_us;
+static volatile uint8_t *bad; /* NULL: there is none */
 
 static void answer(uint64_t unique, int error, const void *bytes, size_t size)
 {
@@ -86,6 +91,11 @@ static void do_read(uint64_t unique, const struct fuse_read_in *in, uint8_t *int
 {
     ssize_t n = pread(image, into, in->size, (off_t)in->offset);
 
+    for (uint64_t sector = in->offset / 512; bad && n > 0 && sector < (in->offset + (uint64_t)n + 511) / 512; sector++)
+        if (bad[sector]) {
+            answer(unique, -EIO, NULL, 0);
+            return;
+        }
     answer(unique, n < 0 ? -errno : 0, into, n < 0 ? 0 : (size_t)n);
 }
 
@@ -121,6 +131,8 @@ static void do_write(uint64_t unique, const struct fuse_write_in *in)
         if (wait_us)
             usleep(wait_us);
         if (write_all(bytes + first, in->size - first, in->offset + first) == 0) {
+            for (uint64_t sector = (in->offset + 511) / 512; bad && sector < (in->offset + in->size) / 512; sector++)
+                bad[sector] = 0;
             answer(unique, 0, &out, sizeof out);
             return;
         }
@@ -182,6 +194,20 @@ static void *serve(void *nothing)
     return NULL;
 }
 
+static int map_bad(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    struct stat about, disk;
+    void *mapped;
+
+    if (fd < 0 || fstat(fd, &about) < 0 || fstat(image, &disk) < 0 || about.st_size < disk.st_size / 512)
+        return -1;
+    mapped = mmap(NULL, (size_t)about.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    bad = mapped;
+    return mapped == MAP_FAILED ? -1 : 0;
+}
+
 int main(int count, char **words)
 {
     char options[96];
@@ -189,8 +215,8 @@ int main(int count, char **words)
     sigset_t signals;
     int number;
 
-    if (count != 4) {
-        fputs("usage: slow_disk FOLDER IMAGE DELAY_US\n", stderr);
+    if (count != 4 && count != 5) {
+        fputs("usage: slow_disk FOLDER IMAGE DELAY_US [BAD]\n", stderr);
         return 2;
     }
     delay_us = (unsigned)strtoul(words[3], NULL, 10);
@@ -198,6 +224,10 @@ int main(int count, char **words)
     device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
     if (image < 0 || device < 0) {
         perror("slow_disk: the image or /dev/fuse");
+        return 1;
+    }
+    if (count == 5 && map_bad(words[4]) < 0) {
+        perror("slow_disk: the list of bad sectors");
         return 1;
     }
     snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0,max_read=%u", device, WRITE_MAX);
@@ -210,7 +240,7 @@ int main(int count, char **words)
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     for (int i = 0; i < THREADS; i++)
-        if (pthread_create(&thread, NULL, serve, NULL) != 0)
+        if (pthread_create(&thread, NULL, serve, NULL) != 0 || pthread_detach(thread) != 0)
             abort();
     puts("mounted");
     fflush(stdout);

@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -32,10 +31,9 @@ int main(int argc, char **argv)
     bool rests = argc > 1 && strcmp(argv[1], "--rest") == 0;
     int fds[FILES_MAX], count = argc - 1 - rests;
     uint64_t n = 0, state = (uint64_t)clock_now_us();
-    uint8_t *block;
+    static _Alignas(BLOCK) uint8_t block[BLOCK];
 
-    MUST(count >= 2 && count <= FILES_MAX && posix_memalign((void **)&block, BLOCK, BLOCK) == 0);
-    memset(block, 0, BLOCK);
+    MUST(count >= 2 && count <= FILES_MAX);
     memcpy(block, magic, sizeof magic);
     for (int i = 0; i < count; i++) {
         fds[i] = open(argv[1 + rests + i], O_RDWR | O_DIRECT | O_DSYNC | O_CLOEXEC);

@@ -15,7 +15,7 @@ mutate.MUTANTS = {
     # A point does not wait for the offers before it.
     "point_early": {"offers.c": [("        if (s->barrier && (!s->first || s->first->offer.number > s->barrier_after)) {", "        if (s->barrier) {")]},
     # A session of the same server goes on beside a new one.
-    "two_sessions": {"session.c": [("    while (p->session && result == 0) {\n", "    while (0 && p->session && result == 0) {\n")]},
+    "two_sessions": {"session.c": [("    while ((p->session || p->copying) && result == 0) {\n", "    while (0 && (p->session || p->copying) && result == 0) {\n")]},
 }
 
 if __name__ == "__main__":

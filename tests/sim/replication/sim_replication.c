@@ -41,6 +41,7 @@ struct agent {
     struct flight flights[FLIGHTS];
     int flight_count;
     int asked;           /* the point that is not answered; -1: none */
+    bool overtaken;      /* the other one has had its place since it began, perhaps */
 };
 
 struct asked {
@@ -195,7 +196,8 @@ static void resume(struct agent *a, uint64_t applied)
 static void welcomed(struct agent *a, const struct wire_welcome *w)
 {
     a->asked = -1;
-    if (strcmp(w->epoch, a->epoch) != 0) {
+    /* The other one's feeding ends ours: WELCOME says so by its epoch; and where that WELCOME is lost, the next one by what is applied (docs/formats/wire.md). */
+    if (strcmp(w->epoch, a->epoch) != 0 || (a->overtaken && (uint64_t)w->applied < a->acked)) {
         all_to_do(a);
         return;
     }
@@ -226,6 +228,7 @@ static void join(struct agent *a)
     snprintf(hello->server, sizeof hello->server, "s0");
     snprintf(hello->epoch, sizeof hello->epoch, "%s", a->epoch);
     snprintf(hello->tracker, sizeof hello->tracker, "ebpf");
+    agents[a == &agents[0]].overtaken = true;
     if (wire_send_message(a->conn, WIRE_HELLO, hello, &e) < 0 || wire_recv(a->conn, &f, 2000, &closed, &e) != 1 || f.type != WIRE_WELCOME ||
         wire_json_decode(WIRE_WELCOME, f.payload, f.size, w, sizeof *w, &e) < 0)
         leave(a);

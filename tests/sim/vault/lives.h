@@ -14,6 +14,7 @@
 #define CHANGES_MOST 4096
 #define POINTS_MOST 512
 #define REASONS 2
+#define KEYS_MOST 4
 
 enum { UNKNOWN = -1, ZEROS = 0 }; /* contents; the others are made */
 
@@ -60,11 +61,12 @@ enum standing {
 enum pin { FREE, PINNED, EITHER };
 
 struct point_model {
-    char id[VAULT_POINT_ID_SIZE];
+    char id[VAULT_POINT_ID_SIZE], group[VAULT_POINT_ID_SIZE]; /* group "": it was asked for alone */
     int server;
     enum standing standing;
     bool drop_failed; /* once: its grave may be there, and bury it when the index is made anew */
     bool seen;        /* by the look that is under way */
+    bool adopted;     /* and nobody was told of it before */
     enum pin pins[REASONS];
     int chunks[DISKS][CHUNKS_MOST];
 };
@@ -72,6 +74,8 @@ struct point_model {
 struct model {
     uint64_t seed, now_us;
     int life, failed;
+    struct vault_key keys[KEYS_MOST]; /* that may open it, the likeliest first */
+    size_t key_count;
     bool rebuild_asked; /* since the last look: working maps, feeds and pins may be lost */
     struct content contents[CONTENTS_MOST];
     int content_count;
@@ -80,7 +84,7 @@ struct model {
     struct point_model points[POINTS_MOST];
     int point_count;
     struct forget_count count;
-    uint64_t points_read, cuts, cuts_opening, lives, rebuilds, vaults_faulted; /* over all histories */
+    uint64_t points_read, cuts, cuts_opening, lives, rebuilds, vaults_faulted, groups, rotations, compactions, met; /* over all histories */
 };
 
 extern struct model *m;

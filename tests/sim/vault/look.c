@@ -141,16 +141,17 @@ static struct point_model *find_point(const char *id)
 }
 
 /* A point that nobody was told of must be one that was asked for. */
-static struct point_model *adopt_point(struct vault *v, int server, const char *id)
+static struct point_model *adopt_point(struct vault *v, int server, const struct vault_point *found)
 {
     for (int i = m->point_count; i-- > 0;) {
         struct point_model *p = &m->points[i];
         struct err e = {0};
 
-        if (p->standing != ASKED || p->server != server || !point_is(v, id, p, &e))
+        if (p->standing != ASKED || p->server != server || strcmp(p->group, found->group) != 0 || !point_is(v, found->id, p, &e))
             continue;
-        snprintf(p->id, sizeof p->id, "%s", id);
+        snprintf(p->id, sizeof p->id, "%s", found->id);
         p->standing = THERE;
+        p->adopted = true;
         return p;
     }
     return NULL;
@@ -161,11 +162,11 @@ static void look_at_listed(struct vault *v, int server, const struct vault_point
     struct point_model *p = find_point(found->id);
 
     if (!p)
-        p = adopt_point(v, server, found->id);
+        p = adopt_point(v, server, found);
     if (!MUST_HOLD(p, "point %s was never asked for", found->id))
         return;
     MUST_HOLD(p->standing != GONE, "point %s was dropped, and is there again", p->id);
-    MUST_HOLD(p->server == server, "point %s is listed for another server", p->id);
+    MUST_HOLD(p->server == server && strcmp(p->group, found->group) == 0, "point %s is listed for another server or group", p->id);
     p->drop_failed = p->drop_failed || p->standing == GOING;
     p->standing = THERE;
     p->seen = true;
@@ -186,10 +187,22 @@ static void look_at_pins(struct vault *v, struct point_model *p, bool rebuilt)
     }
 }
 
+/* All of a group's points come to be, or none. */
+static void look_at_group(struct vault *v, const struct point_model *p)
+{
+    CLEANUP(free_ptr) struct vault_group *g = xcalloc(1, sizeof *g);
+    struct err e = {0};
+
+    MUST_HOLD(vault_group_get(v, p->group, g, &e) == 1 && g->count == SERVERS, "point %s: its group %s is not there whole: %s", p->id, p->group, e.message);
+    for (int i = 0; p->adopted && i < m->point_count; i++)
+        if (strcmp(m->points[i].group, p->group) == 0)
+            MUST_HOLD(m->points[i].seen, "group %s is there in part: point %s, and not that of server %d", p->group, p->id, m->points[i].server);
+}
+
 static void look_at_points(struct vault *v, bool rebuilt)
 {
     for (int i = 0; i < m->point_count; i++)
-        m->points[i].seen = false;
+        m->points[i].seen = m->points[i].adopted = false;
     for (int s = 0; s < SERVERS; s++) {
         CLEANUP(free_ptr) struct vault_point *list = NULL;
         struct err e = {0};
@@ -203,6 +216,8 @@ static void look_at_points(struct vault *v, bool rebuilt)
         struct point_model *p = &m->points[i];
 
         if (p->seen) {
+            if (p->group[0])
+                look_at_group(v, p);
             look_at_pins(v, p, rebuilt);
             continue;
         }

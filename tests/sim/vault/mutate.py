@@ -37,7 +37,7 @@ mutate.MUTANTS = {
     # What lies in a torn tail is taken in unread.
     "tail_unread": {"segment.c": [("    return record_payload_intact(r, payload);\n", "    return 1;\n")]},
     # An index that was not made to its end is gone on with: it knows segments, and not their points.
-    "unfinished_believed": {"recover.c": [("    if (half < 0 || ((found == 0 || half == 1) && begin_index", "    if (half < 0 || (found == 0 && begin_index")]},
+    "unfinished_believed": {"recover.c": [("    *fresh = found == 0 || half == 1;", "    *fresh = found == 0;")]},
     # A deleted segment's row goes before it is gone for good.
     "segment_comes_back": {"gc.c": [("    if (unlink(path) < 0 && errno != ENOENT)\n        return err_errno(e, errno, \"can't remove %s\", path);\n"
                                      "    if (file_sync_dir(v->segment_dir, e) < 0 || vault_flush(v, forget_segment, d, e) < 0)\n        return -1;\n",
@@ -47,10 +47,30 @@ mutate.MUTANTS = {
     "copy_unsynced": {"gc.c": [("    if (copied < 0 || vault_flush(v, NULL, NULL, e) < 0)\n        return -1;\n", "    if (copied < 0)\n        return -1;\n")]},
     # A sync that failed is asked for again, and believed.
     "sync_again": {"commit.c": [("            v->broken = true;\n", "            v->broken = false;\n")]},
+    # A group's points are made visible one after another.
+    "group_in_parts": {"group.c": [("    if (record_add(v, RECORD_GROUP, text, strlen(text), &hash, NULL, e) < 0 || vault_flush(v, reveal_rows, &r, e) < 0)\n        return -1;\n",
+        "    if (record_add(v, RECORD_GROUP, text, strlen(text), &hash, NULL, e) < 0)\n        return -1;\n"
+        "    for (size_t all = g->count, n = g->count = 1; n <= all; g->count = ++n)\n        if (vault_flush(v, reveal_rows, &r, e) < 0)\n            return -1;\n"
+        "    g->count--;\n")]},
+    # A point that was staged counts without its group's own document.
+    "group_believed": {"recover.c": [("p, &sequence, NULL) < 0 || (p->group[0] && !p->copied) || buried(", "p, &sequence, NULL) < 0 || buried(")]},
+    # What was sealed under a new data key is there, and the key is not.
+    "key_unsynced": {"vault.c": [
+        ("static int write_superblock(", "static int write_unsynced(const char *path, const char *text)\n{\n    CLEANUP(free_ptr) char *new = xasprintf(\"%s.XXXXXX\", path);\n"
+         "    CLEANUP(close_fd) int fd = mkstemp(new);\n\n"
+         "    return fd < 0 || write(fd, text, strlen(text)) < 0 ? -1 : rename(new, path);\n}\n\nstatic int write_superblock("),
+        ("    if (file_write(path, text, strlen(text), 0600, e) < 0)\n        return -1;\n    copy_",
+         "    if ((v->next_segment ? write_unsynced(path, text) : file_write(path, text, strlen(text), 0600, e)) < 0)\n        return err_set(e, ERR_IO, \"vault.json\");\n    copy_")]},
+    # The segment that a compaction closes is not synced.
+    "closed_unsynced": {"vault.c": [("        if (r == 0)\n            hold_full(v);\n",
+                                     "        segment_close(&v->current);\n        v->current = (struct segment){.fd = -1};\n")]},
+    # A collection does not see that a chunk which comes back while it marks needs others.
+    "parts_unbarred": {"vault.c": [("    for (size_t i = 0; pages && i < pages->part_count; i++)\n        hash_set_add(v->barrier, &pages->parts[i].name);\n",
+                                    "    (void)pages;\n")]},
     # A point's document is not in the transaction that makes it known.
     "document_unsynced": {"commit_point.c": [
-        ("    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0)\n        return -1;\n    if (vault_flush(v, p->group[0] ? root_rows : commit_rows, &c, e) < 0)\n        return -1;\n",
-         "    if (vault_flush(v, p->group[0] ? root_rows : commit_rows, &c, e) < 0)\n        return -1;\n    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0)\n        return -1;\n")]},
+        ("    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0 || add_group(v, group, &c, &of_group, e) < 0)\n        return -1;\n    if (vault_flush(v, p->group[0] && !p->copied ? root_rows : commit_rows, &c, e) < 0)\n        return -1;\n",
+         "    if (vault_flush(v, p->group[0] && !p->copied ? root_rows : commit_rows, &c, e) < 0)\n        return -1;\n    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0 || add_group(v, group, &c, &of_group, e) < 0)\n        return -1;\n")]},
 }
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ static const struct {
      "SELECT COUNT(*) FROM attempt a WHERE a.state = 'RUNNING' AND NOT EXISTS (SELECT 1 FROM task t WHERE t.attempt = a.id AND t.state = 'RUNNING')"},
     {"a step that succeeded without a finish",
      "SELECT COUNT(*) FROM task t WHERE t.state = 'SUCCEEDED' AND t.name NOT IN ('sign_off', 'window', 'go_no_go', 'cut_over_again', 'door',"
-     " 'acceptance', 'hold') AND NOT EXISTS (SELECT 1 FROM attempt a WHERE a.id = t.attempt AND a.state = 'SUCCEEDED' AND a.round = t.round)"},
+     " 'acceptance', 'hold', 'accept_home') AND NOT EXISTS (SELECT 1 FROM attempt a WHERE a.id = t.attempt AND a.state = 'SUCCEEDED' AND a.round = t.round)"},
     {"a task that succeeded twice in a round",
      "SELECT COUNT(*) FROM (SELECT task FROM attempt a JOIN task t ON t.id = a.task WHERE a.state = 'SUCCEEDED' AND t.state = 'SUCCEEDED' GROUP BY"
      " a.task, a.round HAVING COUNT(*) > 1)"},
@@ -169,12 +169,18 @@ static const struct {
      "SELECT COUNT(*) FROM run r WHERE r.state = 'RUNNING' AND NOT EXISTS (SELECT 1 FROM task t WHERE t.run = r.id AND t.state NOT IN ('SUCCEEDED',"
      " 'SKIPPED', 'CANCELLED'))"},
     {"two ways back of a server at once",
-     "SELECT COUNT(*) FROM (SELECT server FROM run WHERE template = 'way_back' AND state = 'RUNNING' GROUP BY server HAVING COUNT(*) > 1)"},
+     "SELECT COUNT(*) FROM (SELECT server FROM run WHERE template IN ('way_back', 'way_home') AND state = 'RUNNING' GROUP BY server HAVING COUNT(*) > 1)"},
     {"cutover and way back of a server at once",
-     "SELECT COUNT(*) FROM task b JOIN run r ON r.id = b.run JOIN task t ON t.run = r.parent AND t.server = b.server WHERE r.template = 'way_back' AND"
+     "SELECT COUNT(*) FROM task b JOIN run r ON r.id = b.run JOIN task t ON t.run = r.parent AND t.server = b.server WHERE r.parent IS NOT NULL AND"
      " b.state = 'RUNNING' AND t.state = 'RUNNING' AND t.phase IN ('cutover')"},
+    {"a way home and its end at once",
+     "SELECT COUNT(*) FROM task h JOIN run r ON r.id = h.run JOIN run k ON k.parent = r.parent AND k.server = r.server JOIN task s ON s.run = k.id WHERE r.template = 'way_home'"
+     " AND k.template = 'stay' AND h.state = 'RUNNING' AND s.state = 'RUNNING'"},
+    {"a launched machine that was stopped and stays",
+     "SELECT COUNT(*) FROM task h JOIN run r ON r.id = h.run JOIN run k ON k.parent = r.parent AND k.server = r.server AND k.number > r.number WHERE r.template = 'way_home' AND"
+     " r.state <> 'SUCCEEDED' AND k.template = 'stay' AND k.state = 'RUNNING' AND h.name = 'stop_instance' AND h.started_us > 0"},
     {"a way back that began after finalize",
-     "SELECT COUNT(*) FROM run r JOIN task f ON f.run = r.parent AND f.server = r.server AND f.name = 'finalize' WHERE r.template = 'way_back' AND"
+     "SELECT COUNT(*) FROM run r JOIN task f ON f.run = r.parent AND f.server = r.server AND f.name = 'finalize' WHERE r.parent IS NOT NULL AND"
      " f.state = 'SUCCEEDED' AND r.started_us > f.finished_us AND r.state = 'RUNNING'"},
     {"a task that waits for nothing", "SELECT COUNT(*) FROM task WHERE (state = 'WAITING') <> (wait_kind IS NOT NULL)"},
     {"a ready task that no runner could claim", "SELECT COUNT(*) FROM task WHERE state = 'READY' AND label IS NULL"},
@@ -206,7 +212,7 @@ static void look_at_claim(struct sim *s, const json_t *document)
 {
     const char *task = member(document, "task", "id"), *server = member(document, "server", "name"), *step = member(document, "task", "step");
     int64_t fence = json_get_int(document, "fence", -1), number = atoll(task + 1);
-    bool back = strcmp(member(document, "run", "template"), "way_back") == 0;
+    bool back = strcmp(member(document, "task", "phase"), "back") == 0;
 
     MUST_HOLD(s, number < (int64_t)ARRAY_COUNT(s->fences) && fence > s->fences[number], "%s was given under the fence %lld again", task, (long long)fence);
     s->fences[number] = fence;
@@ -416,6 +422,18 @@ static void operator_takes_back(struct sim *s)
     }
 }
 
+static void operator_brings_home(struct sim *s)
+{
+    const char *server = server_name(below(s, s->server_count));
+    char run[WORKFLOW_ID_SIZE];
+    struct err e = {0};
+    int rc = chance(s, 60) ? workflow_server_home(s->x.w, server, "user:anna", run, &e) : workflow_server_stay(s->x.w, server, "user:bob", run, &e);
+
+    TRACE("bringing %s home, or not: %s", server, rc == 0 ? "goes" : e.message);
+    if (rc < 0)
+        MUST_HOLD(s, e.kind == ERR_WRONG_STATE || e.kind == ERR_CONFLICT, "a way home is refused: %s", e.message);
+}
+
 static void operator_acts(struct sim *s)
 {
     const char *server = server_name(below(s, s->server_count));
@@ -444,6 +462,8 @@ static void operators(struct sim *s)
         operator_meddles(s);
     if (chance(s, 6))
         operator_takes_back(s);
+    if (chance(s, 6))
+        operator_brings_home(s);
     if (chance(s, 20))
         operator_acts(s);
 }

@@ -331,7 +331,7 @@ static bool fake_greet(struct fake *f, struct wire_conn *c)
                         wire_json_decode(WIRE_HELLO, frame.payload, frame.size, hello, sizeof *hello, NULL) == 0;
 
     if (fine) {
-        *welcome = (struct wire_welcome){.version = 1, .applied = f->applied, .window_offers = 64, .disk_count = hello->disk_count};
+        *welcome = (struct wire_welcome){.version = WIRE_VERSION, .applied = f->applied, .window_offers = 64, .disk_count = hello->disk_count};
         memcpy(welcome->epoch, f->epoch, sizeof f->epoch);
         for (int i = 0; i < hello->disk_count; i++) {
             struct fake_disk *d = &f->disks[i];

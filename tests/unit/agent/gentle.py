@@ -69,6 +69,7 @@ def backs_off(world):
     world.wait("while the agent reads, it tells the source's latency with and without it",
                lambda: world.server()["state"] == "INITIAL_SYNC" and latency(world)["with_us"] > 0 and latency(world)["without_us"] > 0)
     world.wait("a light load holds nothing back", lambda: latency(world)["backoff_bytes_per_s"] == 0)
+    world.wait("what the making of the disk took is no measure of it any more", lambda: latency(world)["without_us"] < 2 * latency(world)["with_us"])
     print("# light:", latency(world))
     seen = {}
 
@@ -82,7 +83,8 @@ def backs_off(world):
     print("# heavy:", seen)
     said = re.search(r"takes longer \((\d+) us; (\d+) us without", (world.dir / "agent-web01.log").read_text())
     ok(said and int(said[1]) > int(said[2]), f"for its I/O takes longer than without, it says: {said and said[0]}")
-    ok(FLOOR <= seen["backoff_bytes_per_s"] <= 24 * MIB // 2 + 1, "to half of what it read, or less, and never below its floor")
+    # By half at first; but what is seen may be a look later, when it comes on again by a step (tests/unit/agent/test_gentle.c).
+    ok(FLOOR <= seen["backoff_bytes_per_s"] < 24 * MIB, f"to less than it read, and never below its floor: {seen['backoff_bytes_per_s']}")
     before = world.server()["bytes_read"]
     world.wait("it goes on reading all the same", lambda: world.server()["bytes_read"] > before + 8 * MIB)
     load.want(1, 4096)
@@ -115,8 +117,19 @@ def processor(world):
     # The threads that only hear and report are not paced; a free one uses what there is: more than half a processor.
     ok(share < 0.3, f"it uses {share:.2f} of one ({time.monotonic() - begin:.0f} s)")
     world.kill("agent-web01", signal.SIGTERM)
+
+
+def alone(world):
+    """What the agent reads itself is nobody's load, into however many requests the kernel cuts it."""
     world.start_agent()
-    world.wait("without a limit it ends in continuous replication", lambda: continuous(world), 120)
+    held_back = []
+
+    def ended():
+        if latency(world)["backoff_bytes_per_s"]:
+            held_back.append(latency(world))
+        return continuous(world)
+    world.wait("without a limit it ends in continuous replication", ended, 120)
+    ok(not held_back, f"and holds back nothing where nobody else uses the disk: {held_back[:1]}")
 
 
 def main():
@@ -131,6 +144,7 @@ def main():
         run("dd", "if=/dev/zero", f"of={world.loop}", "bs=1M", f"seek={BIG // MIB - 64}", "count=64", "oflag=direct")
         backs_off(world)
         processor(world)
+        alone(world)
     except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
         ok(False, f"{type(reason).__name__}: {reason}")
     finally:

@@ -1,5 +1,5 @@
 /* The controller that keeps the agent from slowing the source: a source and a clock that are made up, a second a look. */
-#include "agent/gentle.h"
+#include "agent/engine.h"
 #include "base/clock.h"
 #include "tap.h"
 
@@ -102,6 +102,19 @@ static void a_source_with_a_load_of_its_own(void)
     ok(r.g.rate == 0 && 2 * r.g.without_us > d.base_us, "and comes back, once it has seen that the source is like that without it (%lld us)", (long long)r.g.without_us);
 }
 
+/* What it did before us (a backup, the making of its disk) had it wait for long: no measure for what it does now. */
+static void a_source_that_was_busy_once(void)
+{
+    struct source d = {.base_us = 200, .ios = 500, .can_read = 1000 * MIB, .stalled = -1};
+    struct run r = begin(100000, INT64_C(100000) * 4000, 200 * MIB);
+
+    live(&r, &d, 30);
+    ok(r.looks_held == 0 && r.g.without_us < 400, "what is quicker while the agent reads is no slower without it (%lld us)", (long long)r.g.without_us);
+    d.base_us = 3000;
+    live(&r, &d, 5);
+    ok(r.looks_held > 0, "so a rise is seen that would have been none then");
+}
+
 static void an_agent_that_rests(void)
 {
     struct source d = {.base_us = 1000, .ios = 500, .can_read = 1000 * MIB, .stalled = -1};
@@ -131,6 +144,42 @@ static void stalls(void)
     is_int(r.looks_held, 0, "where it is not known how it was before, that alone says nothing");
 }
 
+/* A second in which we asked for 200 MiB in reads of 1 MiB that took 10 ms each, side by side; the kernel has cut each into so many requests. */
+static struct burden after(const struct burden *was, int cut, int64_t others, int64_t other_bytes, int64_t other_us)
+{
+    struct burden is = *was;
+
+    is.at_us += US_PER_S;
+    is.own_bytes += 200 * MIB;
+    is.own_requests += 200;
+    is.own_us += 200 * 10000;
+    is.reads += 200 * cut + others;
+    is.read_us += 200 * cut * 10000 + others * other_us;
+    is.read_bytes += 200 * MIB + others * other_bytes;
+    is.others_read_bytes += others * other_bytes;
+    return is;
+}
+
+static void whose_reads(void)
+{
+    const struct burden was = {.known = true, .at_us = US_PER_S, .stalled_us = -1};
+    struct burden is = after(&was, 8, 0, 0, 0);
+    struct gentle_sample s = burden_between(&was, &is);
+
+    is_int(s.ios, 0, "into however many requests our reads are cut, they are nobody else's");
+    is_int(s.own_bytes, 200 * MIB, "but ours");
+    is = after(&was, 8, 1000, 4096, 700);
+    s = burden_between(&was, &is);
+    ok(s.ios == 1000 && s.io_us / s.ios == 700, "reads of others beside them are told: %lld, of %lld us each", (long long)s.ios, (long long)(s.io_us / s.ios));
+    is = after(&was, 1, 20, 4096, 700);
+    s = burden_between(&was, &is);
+    is_int(s.ios, 0, "few beside many of ours are not");
+    is.writes += 50;
+    is.write_us += 50 * 300;
+    s = burden_between(&was, &is);
+    ok(s.ios == 50 && s.io_us == 50 * 300, "writes are never ours");
+}
+
 static void paces(void)
 {
     struct pace p = {0};
@@ -157,8 +206,10 @@ int main(void)
     a_source_with_room();
     a_source_that_suffers();
     a_source_with_a_load_of_its_own();
+    a_source_that_was_busy_once();
     an_agent_that_rests();
     stalls();
+    whose_reads();
     paces();
     return tap_done();
 }

@@ -1,6 +1,7 @@
 /* What the agent takes: the set of chunks to do, held against a plain bitmap; and the plan, for machines small and large. */
 #include "agent/bits.h"
 #include "agent/memory.h"
+#include "track/track.h"
 #include "tap.h"
 
 #define MIB (INT64_C(1) << 20)
@@ -89,7 +90,7 @@ static void lives(int64_t bound, int64_t blocks, bool exactly)
 static int plan(int64_t bound_mib, int64_t buffers_mib, int disks, int64_t disk_bytes, int cores, bool tracked, struct memory_plan *out, struct err *e)
 {
     struct agent_config c = {.memory_bound_mib = bound_mib, .memory_mib = buffers_mib};
-    struct memory_wants w = {.disk_bytes = disks * disk_bytes, .chunk_count = disks * disk_bytes / 65536, .disk_count = disks, .tracked = tracked, .cores = cores};
+    struct memory_wants w = {.disk_bytes = disks * disk_bytes, .chunk_count = disks * disk_bytes / 65536, .disk_count = disks, .mark_bits = tracked ? TRACK_MARK_BITS_KEPT - 1 : 0, .cores = cores};
 
     err_clear(e);
     return memory_plan(&c, &w, out, e);
@@ -99,15 +100,15 @@ static int plan(int64_t bound_mib, int64_t buffers_mib, int disks, int64_t disk_
 static void kept(void)
 {
     struct agent_config c = {.memory_bound_mib = 128, .memory_mib = 64};
-    struct memory_wants w = {.disk_bytes = 13 * TIB, .chunk_count = 13 * TIB / 65536, .disk_count = 1, .tracked = true, .kept = true, .cores = 2};
+    struct memory_wants w = {.disk_bytes = 13 * TIB, .chunk_count = 13 * TIB / 65536, .disk_count = 1, .mark_bits = TRACK_MARK_BITS_KEPT, .cores = 2};
     struct memory_plan p, without;
     struct err e = {0};
 
     is_int(memory_plan(&c, &w, &p, &e), 0, "a tracker of 13 TiB can be kept: %s", e.message);
-    w.kept = false;
+    w.mark_bits--;
     ok(memory_plan(&c, &w, &without, &e) == 0 && without.buffers_bytes > p.buffers_bytes, "which takes from the buffers: %lld MiB, not %lld", (long long)(p.buffers_bytes / MIB),
        (long long)(without.buffers_bytes / MIB));
-    w = (struct memory_wants){.disk_bytes = 20 * TIB, .chunk_count = 20 * TIB / 65536, .disk_count = 10, .tracked = true, .kept = true, .cores = 2};
+    w = (struct memory_wants){.disk_bytes = 20 * TIB, .chunk_count = 20 * TIB / 65536, .disk_count = 10, .mark_bits = TRACK_MARK_BITS_KEPT, .cores = 2};
     ok(memory_plan(&c, &w, &p, &e) < 0, "one of 20 TiB can't, at the default: %s", e.message);
 }
 

@@ -31,6 +31,9 @@ static void test_config(void)
         {"{\"server\":\"a\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":1,\"disks\":[]}", "disks"},
         {"{\"server\":\"a\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":1,\"disks\":[\"../etc\"]}", "disks[0]"},
         {"{\"server\":\"a\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":1,\"tracker\":\"magic\"}", "tracker"},
+        {"{\"server\":\"a\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":1,\"disk_ids\":[]}", "disk_ids"},
+        {"{\"server\":\"a\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":1,\"disk_ids\":{\"serial:a\":7}}", "serial:a"},
+        {"{\"server\":\"a\",\"replicator_address\":\"192.0.2.1\",\"replicator_port\":1,\"disk_ids\":{\"serial:a\":\"x\",\"serial:b\":\"x\"}}", "two disks"},
         {"{", "not JSON"},
     };
     struct agent_config c = {.replicator_port = 7};
@@ -124,6 +127,21 @@ static void test_disks(void)
         is_int(disks_mounts(disks, count, mounts, &mount_count, &e), 0, "their filesystems: %d", mount_count);
         for (int i = 1; i < mount_count; i++)
             ok(strcmp(mounts[i - 1].path, "/") != 0, "the root is the last to freeze");
+        for (int i = 0; i < count; i++) {
+            memcpy(c.disk_ids[0].found, disks[i].id, sizeof c.disk_ids[0].found);
+            snprintf(c.disk_ids[0].reported, sizeof c.disk_ids[0].reported, "wwid:its source's");
+            c.disk_id_count = 1;
+            ok(disks_find(&c, again, LIMIT_DISKS_PER_SERVER, &again_count, &e) == 0 && strcmp(again[i].id, "wwid:its source's") == 0 && again_count == count,
+               "disk %s is reported under another identity", disks[i].name);
+        }
+        for (int i = 1; i < count; i++) {
+            snprintf(c.disk_ids[0].found, sizeof c.disk_ids[0].found, "%s", disks[0].id);
+            snprintf(c.disk_ids[0].reported, sizeof c.disk_ids[0].reported, "%.150s", disks[i].id);
+            is_int(disks_find(&c, again, LIMIT_DISKS_PER_SERVER, &again_count, &e), -1, "two disks under one identity are refused: %s", e.message);
+        }
+        snprintf(c.disk_ids[0].found, sizeof c.disk_ids[0].found, "serial:no-such");
+        c.disk_id_count = 1;
+        is_int(disks_find(&c, again, LIMIT_DISKS_PER_SERVER, &again_count, &e), -1, "and one that is not here: %s", e.message);
     }
     c = (struct agent_config){.disk_count = 1, .disks = {"no-such-disk"}};
     is_int(disks_find(&c, disks, LIMIT_DISKS_PER_SERVER, &count, &e), -1, "a disk that isn't there: %s", e.message);

@@ -373,6 +373,11 @@ static void test_servers(void)
            "its host key is pinned");
     is_int(status_as(operator, "POST", "/v1/servers/web01/finalize", "{}"), 409, "finalize before its time");
     is_int(status_as(operator, "POST", "/v1/servers/web01/back", "{}"), 409, "back from nowhere");
+    is_int(status_as(operator, "POST", "/v1/servers/web01/back", "{\"bring_changes\":true}"), 409, "nor with changes");
+    is_int(status_as(operator, "POST", "/v1/servers/web01/back", "{\"bring_changes\":\"yes\"}"), 400, "which is yes or no");
+    is_int(status_as(operator, "POST", "/v1/servers/web01/back", "{\"bring_changes\":true,\"confirm\":\"lose 1 minute of web01\"}"), 400, "changes are brought, or lost");
+    is_int(status_as(operator, "POST", "/v1/servers/web01/stay", "{}"), 409, "nothing to call off");
+    is_int(status_as(viewer, "POST", "/v1/servers/web01/stay", "{}"), 403, "not by everybody");
     is_int(status_as(operator, "POST", "/v1/waves/w1/cutover", "{}"), 409, "a cutover without a window");
 }
 
@@ -542,13 +547,13 @@ static void test_replication_settings(void)
        answer_has(&a, "replication.point_interval_s"), "the factory's settings are checked, every one");
     answer_release(&a);
     a = as(operator, "PUT", "/v1/settings", "{\"replication\":{\"point_interval_s\":30,\"bandwidth\":\"9MB/s\",\"shared_bandwidth\":\"50MB/s\","
-                                            "\"time_zone\":\"Europe/Berlin\"}}");
+                                            "\"group_points\":\"application\",\"time_zone\":\"Europe/Berlin\"}}");
     is_int(a.status, 200, "good ones are taken");
     answer_release(&a);
     a = as(operator, "PATCH", "/v1/waves/w1", "{\"settings\":{\"bandwidth\":\"8MB/s; mon-fri 08:00-18:00 2MB/s\",\"shared_bandwidth\":\"20MB/s\"}}");
     is_int(a.status, 200, "and a wave's");
     answer_release(&a);
-    a = as(operator, "PATCH", "/v1/servers/web01", "{\"attributes\":{\"bandwidth\":0,\"retention\":\"1h all\",\"cpu_percent\":40}}");
+    a = as(operator, "PATCH", "/v1/servers/web01", "{\"application\":\"Shop\",\"attributes\":{\"bandwidth\":0,\"retention\":\"1h all\",\"cpu_percent\":40}}");
     is_int(a.status, 200, "and a server's");
     answer_release(&a);
     a = as(viewer, "GET", "/v1/servers/web01", NULL);
@@ -558,9 +563,14 @@ static void test_replication_settings(void)
        answer_has(&a, "\"site_bandwidth\":{\"value\":\"50MB/s\",\"source\":\"factory\"}"), "the server shows what holds, and who says so");
     answer_release(&a);
     a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
-    is_str(a.body.data, "{\"unknown\":[],\"servers\":{\"web01\":{\"bandwidth\":\"0\",\"cpu_percent\":40,\"point_interval_s\":30,\"retention\":\"1h all\","
+    is_str(a.body.data, "{\"unknown\":[],\"servers\":{\"web01\":{\"bandwidth\":\"0\",\"cpu_percent\":40,\"group_points\":\"Shop\",\"point_interval_s\":30,\"retention\":\"1h all\","
                         "\"time_zone\":\"Europe/Berlin\",\"shared\":{\"wave:w1\":{\"bandwidth\":\"20MB/s\",\"time_zone\":\"Europe/Berlin\"},"
-                        "\"site\":{\"bandwidth\":\"50MB/s\",\"time_zone\":\"Europe/Berlin\"}}}}}", "and the replicator is told it");
+                        "\"site\":{\"bandwidth\":\"50MB/s\",\"time_zone\":\"Europe/Berlin\"}}}},\"places\":{},\"copies\":{\"to\":{},\"from\":{}},\"revoked\":{\"version\":\"0-0\",\"certificates\":{}}}", "and the replicator is told it");
+    answer_release(&a);
+    a = as(operator, "PATCH", "/v1/servers/web01", "{\"attributes\":{\"group_points\":\"none\"}}");
+    answer_release(&a);
+    a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
+    ok(answer_has(&a, "\"cpu_percent\":40,\"point_interval_s\":30"), "and of no group where the server is to have points of its own");
     answer_release(&a);
     a = as(operator, "PATCH", "/v1/servers/web01", "{\"attributes\":{\"bandwidth\":null}}");
     ok(a.status == 200 && answer_has(&a, "\"bandwidth\":{\"value\":\"8MB/s; mon-fri 08:00-18:00 2MB/s\",\"source\":\"wave\"}"), "without the server's the wave's holds");
@@ -572,15 +582,87 @@ static void test_replication_settings(void)
     answer_release(&a);
 }
 
+/* A second copy that nobody can keep: the server says why, and the replicator is told nothing. */
+static void test_second_copy(void)
+{
+    static const char status[] = "{\"servers\":[{\"server\":\"web01\",\"state\":\"CONTINUOUS\",\"connected\":true,\"lag_ms\":5}],\"vault\":{\"free_bytes\":1000}}";
+    struct answer a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
+
+    ok(answer_has(&a, "\"copies\":{\"to\":{},\"from\":{}}"), "nobody wants one");
+    answer_release(&a);
+    a = as(operator, "PATCH", "/v1/waves/w1", "{\"settings\":{\"copy_to\":\"r9\"}}");
+    answer_release(&a);
+    a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
+    ok(answer_has(&a, "\"copies\":{\"to\":{},\"from\":{}}") && !answer_has(&a, "copy_to"), "one that is not there gets none");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers/web01", NULL);
+    ok(answer_has(&a, "\"copy\":{\"replicator\":null,\"why\":\"there is no replicator r9, which is named in copy_to\"") &&
+       answer_has(&a, "\"copy_to\":{\"value\":\"r9\",\"source\":\"wave\"}"), "which the server says");
+    answer_release(&a);
+    a = as(operator, "POST", "/v1/servers/web01/move", "{\"lost\":true}");
+    ok(a.status == 409 && answer_has(&a, "it is not lost"), "a replicator that reports is not lost");
+    answer_release(&a);
+    a = as(operator, "PATCH", "/v1/waves/w1", "{\"settings\":{\"copy_to\":null}}");
+    answer_release(&a);
+    a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers/web01", NULL);
+    ok(answer_has(&a, "\"copy\":null"), "without the wish there is nothing to say");
+    answer_release(&a);
+}
+
+/* One server's part alone is not kept; the others' are. */
+static void test_replicator_says_too_much(void)
+{
+    CLEANUP(free_ptr) char *word = xcalloc(9001, 1), *status = NULL;
+    struct answer a;
+
+    memset(word, 'x', 9000);
+    is_int(status_as(operator, "POST", "/v1/servers", "{\"name\":\"db02\",\"wave\":\"w1\",\"address\":\"192.0.2.32\"}"), 201, "two servers");
+    status = xasprintf("{\"servers\":[{\"server\":\"web01\",\"state\":\"CONTINUOUS\",\"connected\":true,\"note\":\"%s\"},{\"server\":\"db02\",\"state\":\"BACKLOG\","
+                       "\"lag_ms\":77}],\"vault\":{}}", word);
+    a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
+    is_int(a.status, 200, "a status with one server's replication of 9,000 bytes is taken");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers/web01", NULL);
+    ok(answer_has(&a, "\"kind\":\"report_too_long\"") && answer_has(&a, "bytes of this server's replication, and at most 8192 are kept") && !answer_has(&a, "xxxx"),
+       "that server's is not kept, and says so");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers/db02", NULL);
+    ok(answer_has(&a, "\"state\":\"BACKLOG\"") && answer_has(&a, "\"lag_ms\":77"), "the other one's is");
+    answer_release(&a);
+}
+
+static void test_pause(void)
+{
+    static const char status[] = "{\"servers\":[{\"server\":\"web01\",\"state\":\"CONTINUOUS\",\"lag_ms\":5,\"eta\":\"never\",\"rate_bytes_per_s\":0,\"churn_bytes_per_s\":7,"
+        "\"cause\":{\"kind\":\"link_too_slow\",\"severity\":\"error\",\"text\":\"t\",\"advice\":\"a\"}}],\"vault\":{\"free_bytes\":5368709120}}";
+    struct answer a;
+
+    is_int(status_as(viewer, "POST", "/v1/servers/web01/pause", "{}"), 403, "whoever only looks does not pause");
+    is_int(status_as(operator, "POST", "/v1/servers/ghost/pause", "{}"), 404, "a server that is not there is not paused");
+    is_int(status_as(operator, "POST", "/v1/servers/web01/pause", "{}"), 204, "an operator pauses a server's replication");
+    a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
+    ok(answer_has(&a, "\"order\":{\"paused\":true,\"by\":\"") && answer_has(&a, "\"at_us\":"), "its replicator is told, and by whom: %s", a.body.data);
+    answer_release(&a);
+    is_int(status_as(operator, "POST", "/v1/servers/web01/resume", "{}"), 204, "and lets it go on");
+    a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
+    ok(answer_has(&a, "\"order\":{\"paused\":false"), "which it is told, too");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/audit?limit=500", NULL);
+    ok(answer_has(&a, "\"server.resumed\""), "the trail knows of it");
+    answer_release(&a);
+}
+
 static void test_replicator(void)
 {
     static const char status[] = "{\"servers\":[{\"server\":\"web01\",\"state\":\"CONTINUOUS\",\"bytes_total\":1000,\"bytes_read\":1000,\"bytes_sent\":900,"
         "\"bytes_stored\":800,\"backlog_bytes\":0,\"lag_ms\":5,\"eta_ms\":null,\"eta\":\"never\",\"rate_bytes_per_s\":0,\"churn_bytes_per_s\":7,\"newest_point\":null,\"newest_point_at\":null,"
-        "\"error\":null,\"cause\":{\"kind\":\"link_too_slow\",\"severity\":\"error\",\"text\":\"t\",\"advice\":\"a\"},\"points\":[]},{\"server\":\"ghost\",\"state\":\"CONTINUOUS\"}],\"vault\":{\"free_bytes\":5368709120}}";
+        "\"error\":null,\"cause\":{\"kind\":\"link_too_slow\",\"severity\":\"error\",\"text\":\"t\",\"advice\":\"a\"},\"points\":[]},{\"server\":\"ghost\",\"state\":\"CONTINUOUS\",\"connected\":true}],\"vault\":{\"free_bytes\":5368709120}}";
     struct answer a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
 
     is_int(a.status, 200, "a replicator tells its state");
-    is_str(a.body.data, "{\"unknown\":[\"ghost\"],\"servers\":{\"web01\":{}}}", "and is told what isn't ours, and nothing where nothing is set");
+    is_str(a.body.data, "{\"unknown\":[\"ghost\"],\"servers\":{\"web01\":{}},\"places\":{},\"copies\":{\"to\":{},\"from\":{}},\"revoked\":{\"version\":\"0-0\",\"certificates\":{}}}", "and is told what isn't ours, and nothing where nothing is set");
     answer_release(&a);
     a = as(viewer, "GET", "/v1/servers/web01", NULL);
     ok(answer_has(&a, "\"replication\":{\"state\":\"CONTINUOUS\""), "the server shows it");
@@ -602,6 +684,9 @@ static void test_replicator(void)
        answer_has(&a, "slipway_http_requests_total{method=\"POST\",route=\"/v1/replicator/status\",status=\"2xx\"} 2"), "numbers for Prometheus");
     answer_release(&a);
     test_replication_settings();
+    test_second_copy();
+    test_replicator_says_too_much();
+    test_pause();
 }
 
 /* --- the factory --- */
@@ -632,6 +717,10 @@ static void test_factory(void)
     answer_release(&a);
     is_int(status_as(operator, "DELETE", "/v1/runners/dc2", NULL), 204, "a runner is revoked");
     is_int(status_as_peer("runner-dc2", "POST", "/v1/runner/claim", "{\"labels\":[],\"steps\":[],\"wait_ms\":0}"), 401, "and refused at once");
+    is_int(status_as(viewer, "DELETE", "/v1/agents/web01", NULL), 403, "a viewer revokes nothing");
+    is_int(status_as(operator, "DELETE", "/v1/agents/nobody", NULL), 404, "nor anybody one that never enrolled");
+    is_int(status_as(operator, "POST", "/v1/servers/web01/push", "{}"), 202, "an agent is pushed again");
+    is_int(status_as(operator, "POST", "/v1/servers/nobody/push", "{}"), 404, "nor one that isn't there");
 }
 
 int main(void)

@@ -157,6 +157,8 @@ int main(void)
 
         connect_both(&client, &server);
         ok(client.result == 0 && server.result == 0, "both shake hands: %s %s", client.e.message, server.e.message);
+        ok(strspn(tls_peer_serial(server.stream), "0123456789abcdef") == strlen(tls_peer_serial(server.stream)) && *tls_peer_serial(server.stream),
+           "the other end's certificate has a number: %s", tls_peer_serial(server.stream));
         is_str(tls_peer_name(client.stream), "replicator:r1", "the client knows the server's name");
         is_str(tls_peer_name(server.stream), "agent:web01", "the server knows the client's name");
         is_int(tls_read(client.stream, (char[4]){0}, 4, 50, &e), -1, "nothing to read");

@@ -90,12 +90,56 @@ static void server_certificate_is_kept_while_it_serves(void)
     is_int(e.kind, ERR_UNAUTHENTICATED, "%s", e.message);
 }
 
+static json_t *keys_of(const char *replicator, struct err *e)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = bench_begin(STORE_READ);
+    json_t *keys = NULL;
+
+    err_clear(e);
+    identity_vault_keys(bench_identity, tx, replicator, &keys, e);
+    return keys;
+}
+
+static void make_key_of(const char *replicator)
+{
+    struct store_tx *tx = bench_begin(STORE_WRITE);
+    struct err e = {0};
+
+    is_int(identity_vault_key_make(bench_identity, tx, replicator, &e), 0, "a key of %s's vault%s", replicator, e.message);
+    store_commit(&tx, NULL);
+}
+
+static void keys_of_vaults_are_each_replicators_own(void)
+{
+    CLEANUP(json_free) json_t *first = NULL, *both = NULL, *other = NULL;
+    struct store_tx *tx;
+    struct err e = {0};
+
+    first = keys_of("r1", &e);
+    is_int((int)json_array_size(first), 0, "none is there before one was made");
+    json_free(&first);
+    make_key_of("r1");
+    first = keys_of("r1", &e);
+    make_key_of("r1");
+    make_key_of("r2");
+    both = keys_of("r1", &e);
+    other = keys_of("r2", &e);
+    ok(json_array_size(both) == 2 && json_equal(json_array_get(both, 1), json_array_get(first, 0)), "the newest is first, and the one before is kept");
+    ok(json_array_size(other) == 1 && !json_equal(json_array_get(both, 0), json_array_get(both, 1)) && !json_equal(json_array_get(both, 0), json_array_get(other, 0)),
+       "no two are the same");
+    tx = bench_begin(STORE_WRITE);
+    store_run(tx, NULL, "UPDATE vault_key SET replicator = 'r3' WHERE replicator = 'r2'", "");
+    store_commit(&tx, NULL);
+    ok(!keys_of("r3", &e) && e.kind == ERR_CORRUPT, "one that was moved to another's name does not open: %s", e.message);
+}
+
 int main(void)
 {
     bench_open();
     sealed_bytes_open_in_their_place_only();
     keys_are_found_again_and_guarded();
     server_certificate_is_kept_while_it_serves();
+    keys_of_vaults_are_each_replicators_own();
     bench_close();
     return tap_done();
 }

@@ -63,8 +63,24 @@ static void a_token_works_once(void)
     is_int(identity_need(&who, ACTOR_RUNNER, "dc2", &e), -1, "nor another runner: %s", e.message);
 }
 
+/* What replicators are told: so many certificates of agents and replicators, *version from then on. */
+static void is_told(int count, char **version)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    CLEANUP(json_free) json_t *said = NULL, *again = NULL;
+    struct err e = {0};
+
+    MUST(store_begin(bench_store, STORE_READ, &tx, NULL) == 0);
+    is_int(identity_revoked_json(bench_identity, tx, *version, &said, &e), 0, "what was revoked: %s", e.message);
+    is_int(json_object_size(json_object_get(said, "certificates")), count, "%d are told", count);
+    free(*version);
+    *version = xstrdup(json_get_string(said, "version", "none"));
+    ok(identity_revoked_json(bench_identity, tx, *version, &again, &e) == 0 && !again, "and nothing to who knows that (%s)", *version);
+}
+
 static void certificates_end(void)
 {
+    CLEANUP(free_ptr) char *version = xstrdup("");
     CLEANUP(free_ptr) char *csr = csr_for("x");
     CLEANUP(free_ptr) char *first = NULL;
     CLEANUP(free_ptr) char *second = NULL;
@@ -79,12 +95,15 @@ static void certificates_end(void)
     is_int(identity_certificate(bench_identity, first, &who, &e), -1, "its first certificate ends");
     ok(e.kind == ERR_UNAUTHENTICATED && strstr(e.message, "revoked"), "%s", e.message);
     is_int(identity_certificate(bench_identity, second, &who, &e), 0, "the second holds");
+    is_told(1, &version);
     bench_now_us += INT64_C(731) * 86400 * US_PER_S;
     is_int(identity_certificate(bench_identity, second, &who, &e), -1, "for two years");
     ok(e.kind == ERR_UNAUTHENTICATED && strstr(e.message, "expired"), "%s", e.message);
+    is_told(0, &version);
     bench_now_us -= INT64_C(731) * 86400 * US_PER_S;
     is_int(identity_revoke(bench_identity, ACTOR_AGENT, "web01", "user:anna", &e), 0, "revoked by hand");
     is_int(identity_certificate(bench_identity, second, &who, &e), -1, "it ends: %s", e.message);
+    is_told(2, &version);
     is_int(identity_revoke(bench_identity, ACTOR_AGENT, "web02", "user:anna", &e), -1, "one that isn't there: %s", e.message);
     is_int(identity_certificate(bench_identity, "rubbish", &who, &e), -1, "rubbish: %s", e.message);
     is_int(identity_peer(bench_identity, "agent:web01", "00DEADBEEF", &who, &e), -1, "an unknown number: %s", e.message);
@@ -145,6 +164,10 @@ static void wrong_wishes_are_told(void)
     int64_t expires_us;
 
     is_int(identity_enrolment_make(bench_identity, tx, ACTOR_USER, "x", NULL, 0, 0, "user:a", token, &expires_us, &e), -1, "%s", "users don't enrol");
+    is_int(identity_enrolment_make(bench_identity, tx, ACTOR_AGENT, "web01" COPY_SUFFIX, NULL, 0, 0, "user:a", token, &expires_us, &e), 0, "%s", "the machine that was launched for web01 has an agent of its own");
+    is_int(identity_enrolment_make(bench_identity, tx, ACTOR_RUNNER, "web01" COPY_SUFFIX, NULL, 0, 0, "user:a", token, &expires_us, &e), -1, "%s", "and no runner");
+    is_int(identity_enrolment_make(bench_identity, tx, ACTOR_AGENT, COPY_SUFFIX, NULL, 0, 0, "user:a", token, &expires_us, &e), -1, "%s", "nor is there one of nobody");
+    is_int(identity_enrolment_make(bench_identity, tx, ACTOR_AGENT, "web01" COPY_SUFFIX COPY_SUFFIX, NULL, 0, 0, "user:a", token, &expires_us, &e), -1, "%s", "or of a copy");
     is_int(identity_enrolment_make(bench_identity, tx, ACTOR_AGENT, "a/b", NULL, 0, 0, "user:a", token, &expires_us, &e), -1, "a bad name: %s",
            e.message);
     is_int(identity_enrolment_make(bench_identity, tx, ACTOR_AGENT, "a2345678901234567890123456789012345678901234567890123456789", NULL, 0, 0, "user:a",

@@ -8,6 +8,7 @@ case ${2:-} in
 inside) ;;
 *) exec unshare --mount --pid --fork --kill-child --mount-proc "$0" "$folder" inside ;;
 esac
+awk '$1 ~ "^/dev/loop" {print $2}' /proc/self/mounts | xargs -r umount -l # other tests' disks, which they want for themselves when they unmount them
 cd "$folder" && chmod 0755 .
 mount -t tmpfs tmpfs /run && mkdir -p /run/sshd /run/sudo
 # Users: root (key), anna (password, sudo with password), bert (key, sudo without), carl (key, no sudo)

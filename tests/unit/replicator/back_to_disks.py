@@ -5,6 +5,9 @@ Usage: back_to_disks SLIPWAY SLIPWAY_AGENT"""
 import json
 import os
 import signal
+import socket
+import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -101,6 +104,42 @@ def refusals(world, point, target):
     ok(device_hash(target) == before, "none of them has written anything")
 
 
+def of_its_launched_machine(world):
+    """A server may have the points of the machine that was launched for it, under that one's name; nobody else may, nor that one the server's."""
+    other = blank(world, "copy.raw", SIZE)
+    with open(other, "r+b", buffering=0) as f:
+        f.write(os.urandom(3 * MIB))
+        os.fsync(f.fileno())
+    before = [p["id"] for p in world.ask("points", server="web01")["points"]]
+    world.start_agent("web01~copy", "agent-web01~copy", other, disk_ids={f"path:virtual/block/{os.path.basename(other)}": "wwid:the_source's"})
+
+    def in_step():
+        server = world.ask("status", server="web01~copy")["servers"][0]
+        return server["state"] == "CONTINUOUS" and server["newest_point"] and continuous(world)
+    world.wait("the launched machine is in step, beside its source", in_step, 60)
+    point = world.ask("point", server="web01~copy", consistency="any", timeout_ms=60000)["point"]
+    ok(point["server"] == "web01~copy" and [d["id"] for d in point["disks"]] == ["wwid:the_source's"], f"its disk is reported as its source's: {point}")
+    ok(set(before) <= {p["id"] for p in world.ask("points", server="web01")["points"]} and
+       all(p["server"] == "web01" for p in world.ask("points", server="web01")["points"]), "and the source's points are the source's")
+    world.ask("pin", point=point["id"], reason="way home")
+    world.kill("agent-web01~copy")
+    wanted, target = device_hash(other), blank(world, "home.raw", SIZE)
+    status, said = restore(world, "--point", point["id"], "--onto", os.path.basename(target))
+    ok(status == 0 and device_hash(target) == wanted, f"the source gets what it has written: {said}")
+    rescue_folder(world, "db01~copy", "stranger-copy")
+    for folder_of, asked in (("stranger", point["id"]), ("stranger-copy", point["id"]), ("stranger", before[0])):
+        status, said = restore(world, "--point", asked, "--onto", os.path.basename(target), folder=folder_of)
+        ok(status != 0 and "another server's" in said, f"{folder_of}: {said.splitlines()[-1]}")
+    rescue_folder(world, "web01~copy", "copy")
+    status, said = restore(world, "--point", before[0], "--onto", os.path.basename(target), folder="copy")
+    ok(status != 0 and "another server's" in said, f"nor has the launched machine its source's: {said.splitlines()[-1]}")
+    world.wait("its agent is seen off", lambda: not world.ask("status", server="web01~copy")["servers"][0]["connected"], 30)
+    ok("pinned" in world.refusal("drop", server="web01~copy"), "what is pinned is not dropped")
+    world.ask("unpin", point=point["id"], reason="way home")
+    world.ask("drop", server="web01~copy")
+    ok(not world.ask("points", server="web01~copy")["points"] and world.ask("points", server="web01")["points"], "then its points go, and no other's")
+
+
 def first_chunk(device):
     fd = os.open(device, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -166,6 +205,46 @@ def forgetful_disk(world, point):
        f"a disk that changes under it is never said to be done: {said.splitlines()[-1]}")
 
 
+def say(world, number, server="web01", folder="web01", **message):
+    """One frame on a connection of its own: the type and the document of the answer."""
+    identity = world.dir / f"agent-{folder}"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(identity / "ca.pem")
+    context.load_cert_chain(identity / "cert.pem", identity / "key.pem")
+    payload = json.dumps({"version": 2, "agent_version": "test", "server": server, **message}).encode()
+    with context.wrap_socket(socket.create_connection(("127.0.0.1", world.port), timeout=20)) as stream, stream.makefile("rb") as heard:
+        stream.sendall(struct.pack("<IHHI", len(payload), number, 0, 1) + payload)
+        size, number, _, _ = struct.unpack("<IHHI", heard.read(12))
+        return number, json.loads(heard.read(size))
+
+
+def a_word_about_it(world, point):
+    """What a machine in rescue says of its restoring (its whole way: tests/e2e/rescue)."""
+    rescue, heard, refuse = 14, 46, 66
+    ok(world.server()["rescue"] is None, "no machine is in rescue")
+    for what, words, more in (("a state that there is none of", "says", {"state": "saved"}), ("another server's certificate", "certificate", {"folder": "db01"}),
+                              ("a server that nobody knows", "no server", {"server": "db01", "folder": "db01"})):
+        number, said = say(world, rescue, **{"point": point, "state": "done", "message": "all", **more})
+        ok(number == refuse and words in said["message"] and world.server()["rescue"] is None, f"refused: {what}: {said}")
+    ok("no rescue" in world.refusal("boot_rescued", server="web01"), "a server that is in no rescue is not booted")
+    for state, message in (("restoring", "sda"), ("failed", "no disk \"x\"\u00e9"), ("done", "3 bytes differed")):
+        number, answer = say(world, rescue, point=point, state=state, message=message)
+        told = world.server()["rescue"]
+        ok(number == heard and answer["value"] == 0 and (told["point"], told["state"], told["message"]) == (point, state, message) and told["at"], f"heard: {told}")
+        if state != "done":
+            ok(state in world.refusal("boot_rescued", server="web01"), f"a source that says {state} is not booted")
+    done = {"point": point, "state": "done", "message": "3 bytes differed"}
+    ask = [SLIPWAY, "point", "boot", "web01", "--yes", "--vault", world.dir / "replicator"]
+    ok("not another" in world.refusal("boot_rescued", server="web01", point="another") and say(world, rescue, **done)[1]["value"] == 0, "from another point it does not boot")
+    ok(world.ask("boot_rescued", server="web01", point=point)["point"] == point and say(world, rescue, **done)[1]["value"] == 1, "one that has said done is told to boot")
+    say(world, rescue, **{**done, "state": "restoring"})
+    ok(say(world, rescue, **done)[1]["value"] == 0, "once only: what is restored anew waits anew")
+    run(*ask)
+    ok(say(world, rescue, **done)[1]["value"] == 1, "slipway point boot says the same")
+    ok(world.server()["connected"], "and the server's agent is as connected as before")
+
+
 def damaged(world, target):
     """The vault's copy is damaged: what can't be read right is not written."""
     for name in ("agent-web01", "replicator"):
@@ -173,6 +252,7 @@ def damaged(world, target):
     flip(world)
     world.start_replicator()
     world.wait("the replicator is back", lambda: world.ask("status"))
+    ok(world.server()["rescue"]["state"] == "done", "what a machine in rescue said last is known over a restart")
     other = blank(world, "other.raw", SIZE)
     status, said = restore(world, "--point", "newest", "--onto", os.path.basename(other))
     ok(status != 0 and "corrupt" in said and first_chunk(other) == bytes(CHUNK), f"a damaged chunk ends it by name, with a disk that nobody boots from: {said.splitlines()[-1]}")
@@ -186,7 +266,7 @@ def main():
     world = World(SLIPWAY, AGENT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
-        world.certificates()
+        world.certificates("agent:web01~copy", "agent:db01~copy")
         world.disk(SIZE)
         rescue_folder(world, "web01", "rescue")
         world.start_replicator()
@@ -196,9 +276,11 @@ def main():
         ok(world.server()["connected"], "the agent of the server stayed connected meanwhile")
         only_what_differs(world, point, target, source)
         refusals(world, point, target)
+        of_its_launched_machine(world)
         world.ask("pin", point=point, reason="test")
         broken_off(world, point, target, source)
         forgetful_disk(world, point)
+        a_word_about_it(world, point)
         damaged(world, target)
     except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError, ValueError) as reason:
         ok(False, f"{type(reason).__name__}: {reason}")

@@ -7,29 +7,25 @@ import ssl
 import struct
 import threading
 
-TYPES = {"HELLO": 1, "OFFER": 2, "POINT_COMMIT": 5, "POINT_AT": 12, "WELCOME": 32, "NEED": 33, "ACK": 34, "TAKE_POINT": 35, "POINT_DONE": 36,
-         "POINT_GO": 44, "POINT_FAILED": 64, "REFUSE": 66, "PING": 67, "PONG": 68}
+TYPES = {"HELLO": 1, "OFFER": 2, "POINT_COMMIT": 5, "STATUS": 9, "POINT_AT": 12, "COPY": 17, "COPY_POINT": 18, "COPY_COMMIT": 19, "WELCOME": 32, "NEED": 33, "ACK": 34,
+         "TAKE_POINT": 35, "POINT_DONE": 36, "POINT_GO": 44, "COPYING": 48, "COPY_GO": 49, "POINT_FAILED": 64, "REFUSE": 66, "PING": 67, "PONG": 68}
 NAMES = {number: name for name, number in TYPES.items()}
 CHUNKS = 16
 
 
-class Agent:
-    def __init__(self, world, server):
+class Wire:
+    """A connection to a replicator, with the certificate that lies in a folder."""
+
+    def __init__(self, folder, port, server):
         self.server, self.sequence, self.offers, self.request = server, 0, 0, 0
         self.heard = queue.Queue()
-        folder = world.dir / f"agent-{server}"
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.load_verify_locations(folder / "ca.pem")
         context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-        self.stream = context.wrap_socket(socket.create_connection(("127.0.0.1", world.port), timeout=30))
+        self.stream = context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=30))
         self.lock = threading.Lock()  # one thread at a time uses the stream: OpenSSL's wish
         threading.Thread(target=self.listen, daemon=True).start()
-        self.say("HELLO", version=1, agent_version="test", server=server, boot_id="b", tracker="ebpf", epoch=f"e-{server}-{id(self)}",
-                 disks=[{"id": "disk", "name": "vda", "size_bytes": CHUNKS * 65536}])
-        self.expect("WELCOME")
-        self.offer()
-        self.expect("ACK")
 
     def frame(self, name, payload):
         with self.lock:
@@ -95,6 +91,30 @@ class Agent:
         except queue.Empty:
             return True
 
+    def close(self):
+        self.stream.shutdown(socket.SHUT_RDWR)
+        self.stream.close()
+
+
+class Agent(Wire):
+    def __init__(self, world, server, greet=True, **hello):
+        """hello: members of HELLO; without greet nothing is said after it."""
+        super().__init__(world.dir / f"agent-{server}", world.port, server)
+        self.say("HELLO", **{"version": 2, "agent_version": "test", "server": server, "boot_id": "b", "tracker": "ebpf", "epoch": f"e-{server}-{id(self)}",
+                             "disks": [{"id": "disk", "name": "vda", "size_bytes": CHUNKS * 65536}], **hello})
+        if not greet:
+            return
+        self.expect("WELCOME")
+        self.offer()
+        self.expect("ACK")
+
+    def goes_on(self):
+        """It follows its disk, and has nothing to send: points can be asked for by the clock."""
+        self.say("STATUS", state="CONTINUOUS", tracker="ebpf", bytes_total=CHUNKS * 65536, bytes_read=0, bytes_sent=0, bytes_done=0, backlog_bytes=0, lag_ms=0,
+                 eta_ms=-1, rate_bytes_per_s=0, churn_bytes_per_s=0, limit_bytes_per_s=0, bottleneck="", source_latency_us=0, source_latency_without_us=0,
+                 source_latency_with_us=0, backoff_bytes_per_s=0, held=False, tracker_reason="", rescan_interval_s=0, note_kind="", note="",
+                 unreadable_bytes=0, unreadable="", error_kind="", error="")
+
     def asked(self, **members):
         message = self.expect("TAKE_POINT", **members)
         self.request = message["request"]
@@ -107,11 +127,8 @@ class Agent:
         self.expect("POINT_GO", request=self.request, value=step)
 
     def commit(self, group=True, consistency="frozen"):
-        self.say("POINT_COMMIT", request=self.request, consistency=consistency, at_us=1, freeze_ms=3, held=False, attempts=1, group=group)
+        self.say("POINT_COMMIT", request=self.request, consistency=consistency, at_us=1, freeze_ms=3, held=False, attempts=1, group=group,
+                 unreadable_bytes=0, ranges=[])
 
     def fail(self, kind="timeout"):
         self.say("POINT_FAILED", request=self.request, kind=kind, message="as the test wants it")
-
-    def close(self):
-        self.stream.shutdown(socket.SHUT_RDWR)
-        self.stream.close()

@@ -58,6 +58,10 @@ class Both:
         """Both, through the steps before it, too."""
         for agent in self.all():
             agent.asked()
+        self.go_through(step)
+
+    def go_through(self, step):
+        """Both were asked."""
         for at in range(1, step + 1):
             for agent in self.all():
                 if at > 1:
@@ -163,11 +167,9 @@ def again_with_all(both):
     for agent in both.all():
         agent.asked()
     both.none_more("one's freeze ran out before the order: its point and the other's count for nothing, and both are asked again")
-    for step in (1, 2):
-        for agent in both.all():
-            agent.at(step)
-        for agent in both.all():
-            agent.told(step + 1)
+    both.go_through(2)
+    for agent in both.all():
+        agent.told(3)
     for agent in both.all():
         agent.commit()
     ok(isinstance(asked.end(), dict) and asked.answer["attempts"] == 2, f"then they have it: {asked.refusal}")
@@ -263,6 +265,66 @@ def killed_between(both):
     ok(check["finding_count"] == 0, "and nothing is damaged: " + json.dumps(check["findings"]))
 
 
+def asked_together(both):
+    """By the clock; what was asked of one alone before is answered, whichever it is."""
+    left, until = list(both.all()), time.monotonic() + 20
+    while left and time.monotonic() < until:
+        agent = left.pop(0)
+        try:
+            if agent.asked(seconds=0.1)["group"]:
+                continue
+            agent.commit(group=False)
+        except OSError:
+            pass  # nothing yet
+        left.append(agent)
+    ok(not left, "both are asked together, by the clock")
+
+
+def by_the_clock(both):
+    world, newest = both.world, lambda server: both.world.ask("points", server=server)["points"][0]
+    told = lambda server: world.ask("status", server=server)["servers"][0]
+    world.kill("replicator")
+    (world.dir / "replicator/settings.json").write_text(json.dumps({"servers": {s: {"group_points": "shop", "point_interval_s": 1} for s in SERVERS}}))
+    world.start_replicator()
+    world.wait("the replicator knows of a group", lambda: told("db01")["settings"]["group"] == "shop")
+    both.db = Agent(world, "db01")
+    both.db.goes_on()
+    both.db.asked(group=False)
+    both.db.commit(group=False)
+    world.wait("one is away: the other has points of its own, and says why", lambda: told("db01")["cause"] and told("db01")["cause"]["kind"] == "group_apart" and
+               "the other servers of shop: web01 is not connected" in told("db01")["cause"]["text"] and not told("db01")["settings"]["together"])
+    both.web = Agent(world, "web01")
+    both.web.goes_on()
+    asked_together(both)
+    both.go_through(2)
+    for agent in both.all():
+        agent.told(3)
+    for agent in both.all():
+        agent.commit(consistency="crash")
+    for agent in both.all():
+        agent.expect("POINT_DONE", request=agent.request)
+    group = newest("db01")["group"]
+    ok(group and newest("web01")["group"] == group and world.ask("points", group=group)["group"]["name"] == "shop", "and have one of one instant")
+    listed = subprocess.run([SLIPWAY, "point", "list", "db01", "--vault", world.dir / "replicator"], capture_output=True, text=True, timeout=60, check=False)
+    ok(group in listed.stdout, "which `slipway point list` shows", listed.stdout + listed.stderr)
+    ok(told("db01")["settings"]["together"] and told("db01")["cause"] is None, "nothing is amiss", json.dumps(told("db01")))
+    asked_together(both)
+    both.web.fail("unsupported")
+    both.db.told(0)
+    both.db.fail("cancelled")
+    for agent in both.all():
+        agent.asked(group=False)
+        agent.commit(group=False)
+    world.wait("the next comes to nothing: each has its own then", lambda: (told("db01")["cause"] or {}).get("kind") == "group_apart" and
+               "as the test wants it" in told("db01")["cause"]["text"])
+    world.ask("pause", server="web01")
+    world.wait("one is paused: the other says so", lambda: "web01 is paused" in (told("db01")["cause"] or {"text": ""})["text"])
+    both.db.asked(group=False)
+    both.db.commit(group=False)
+    world.ask("detach", server="web01")
+    world.wait("one leaves for good: the other is alone, and nothing is amiss", lambda: told("db01")["cause"] is None)
+
+
 def main():
     world = World(SLIPWAY, AGENT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
@@ -275,6 +337,7 @@ def main():
             part(both)
         in_step(both)
         killed_between(both)
+        by_the_clock(both)
     except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
         ok(False, f"{type(reason).__name__}: {reason}")
     finally:

@@ -15,6 +15,7 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
+import fake_agent  # pylint: disable=wrong-import-position
 import tap  # pylint: disable=wrong-import-position
 from replicated import MIB, Refused, World, continuous, device_hash, flip, run  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
@@ -180,6 +181,8 @@ def strangers(world):
     shutil.copytree(world.dir / "agent-db01", world.dir / "stranger")
     world.start_agent("web01", "stranger")  # db01's certificate, web01's name
     world.wait("another server's certificate is refused", lambda: "the agent says it is server web01" in (world.dir / "replicator.log").read_text())
+    older = fake_agent.Agent(world, "web01", greet=False, version=1).expect("REFUSE")
+    ok(older["kind"] == "unsupported" and "push the agent again" in older["message"], "so is an agent of an older version, which is told what helps: " + older["message"])
     ok(world.server()["connected"], "and the real agent stays")
 
 

@@ -145,6 +145,28 @@ def bandwidth(world, factory):
     world.wait("then it goes on", lambda: world.server()["state"] == "CONTINUOUS" and holds(world)["limit_bytes_per_s"] == 3000000)
 
 
+def ordered(world, factory):
+    """A person's pause, which comes down with the settings, and counts once."""
+    good, now_us = dict(factory.settings), int(time.time() * 1e6)
+    factory.settings = {**good, "order": {"paused": True, "by": "anna", "at_us": now_us}}
+    world.wait("an order to pause is carried out, and says whose it is", lambda: world.server()["state"] == "PAUSED" and "paused by anna" in world.server()["cause"]["text"])
+    ok(holds(world)["error"] is None, "it is no setting")
+    world.ask("resume", server="web01")
+    asked = factory.asked
+    world.wait("what was ordered here since holds, however often the factory says the old one", lambda: world.server()["state"] == "CONTINUOUS" and factory.asked > asked + 1)
+    world.ask("pause", server="web01")
+    factory.settings = {**good, "order": {"paused": False, "by": "anna", "at_us": now_us + 1}}
+    world.wait("until there is a new one", lambda: world.server()["state"] == "CONTINUOUS")
+    world.kill("replicator")
+    start(world, factory)
+    world.wait("after a restart it goes on", lambda: world.server()["connected"])
+    world.ask("pause", server="web01")
+    asked = factory.asked
+    world.wait("and it does not carry the order out again", lambda: factory.asked > asked + 1 and world.server()["state"] == "PAUSED")
+    world.ask("resume", server="web01")
+    factory.settings = good
+
+
 def wrong(world, factory):
     good = dict(factory.settings)
     factory.settings = {"bandwidth": "mon-fro 3MB/s", "point_interval_s": 1, "wings": 2}
@@ -196,6 +218,7 @@ def main():
         interval(world, factory)
         ladder(world, factory)
         bandwidth(world, factory)
+        ordered(world, factory)
         wrong(world, factory)
         alone(world, factory)
     except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """states: the real agent and the real replicator over loopback: each state of a replication is reached by the path that a source takes, and each has
 its cause and figures. A writer outruns a limit: never; it stops: a time, and then all is well. Prints TAP.
-Usage: states SLIPWAY SLIPWAY_AGENT"""
+Usage: states SLIPWAY SLIPWAY_AGENT day|outrun|changes"""
 import json
 import os
 import random
@@ -17,6 +17,7 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
+import fake_agent  # pylint: disable=wrong-import-position
 import tap  # pylint: disable=wrong-import-position
 from replicated import MIB, World, continuous, run  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
@@ -140,10 +141,14 @@ def snapshot(world):
 
 def paused(world):
     world.ask("pause", server="web01", by="anna")
-    (world.mounted / "meanwhile").write_bytes(os.urandom(MIB))
-    world.sync()
-    world.wait("paused: PAUSED, by whom, and what waits", lambda: world.server()["state"] == "PAUSED" and "paused by anna, since 20" in
-               world.server()["cause"]["text"] and world.server()["backlog_bytes"] >= MIB and world.server()["eta_ms"] is None)
+
+    def waits():
+        server = world.server()
+        if server["state"] == "PAUSED" and server["backlog_bytes"] < MIB:  # what was written before the agent heard of it was sent
+            (world.mounted / "meanwhile").write_bytes(os.urandom(MIB))
+            world.sync()
+        return server["state"] == "PAUSED" and "paused by anna, since 20" in server["cause"]["text"] and server["backlog_bytes"] >= MIB and server["eta_ms"] is None
+    world.wait("paused: PAUSED, by whom, and what waits", waits)
     world.kill("replicator")
     world.start_replicator()
     world.wait("a restart of the replicator forgets neither", lambda: world.server()["connected"] and "paused by anna" in world.server()["cause"]["text"])
@@ -151,8 +156,28 @@ def paused(world):
     world.wait("resumed", lambda: continuous(world) and cause(world) is None)
 
 
+def out_of_time(world):
+    identity = world.dir / "agent-web01"
+    world.kill("agent-web01")
+    world.sign(identity, days=0)
+    world.start_agent()
+    world.wait("an agent whose certificate is out of its time: STALLED, whose it is, and what to do", lambda: world.server()["state"] == "STALLED" and
+               cause(world) == "certificate_refused" and "TLS handshake with agent:web01" in world.server()["cause"]["text"] and "has expired" in world.server()["cause"]["text"])
+    world.kill("agent-web01")
+    world.sign(identity)
+    world.start_agent()
+    world.wait("with a new one all is well", lambda: continuous(world) and world.server()["connected"] and cause(world) is None, 120)
+
+
+def in_step(world):
+    world.start_replicator()
+    world.start_agent()
+    world.wait("the first sync ends", lambda: continuous(world))
+
+
 def outrun(world):
     """More is written than the limit lets through."""
+    start_over(world, "with a limit it goes on", bytes_per_s=LIMIT)
     (world.mounted / "hot").write_bytes(os.urandom(48 * MIB))
     world.sync()
     world.wait("the file that will be written to is there", lambda: continuous(world) and world.server()["backlog_bytes"] == 0, 120)
@@ -174,7 +199,7 @@ def outrun(world):
         ok(states == {("BACKLOG", "never")}, f"and so it stays: {states}")
     finally:
         writer.stop()
-    world.wait("the writer stops: a time is told", lambda: world.server()["eta_ms"] is not None and world.server()["eta"] is None, 30)
+    world.wait("the writer stops: a time is told", lambda: world.server()["eta_ms"] is not None and world.server()["eta"] is None, 90)
     tap.note(words(world.server()))
     told, begun = world.server()["eta_ms"] / 1000, time.monotonic()
     world.wait("and then it is continuous, and all is well", lambda: continuous(world) and cause(world) is None, 180)
@@ -212,15 +237,72 @@ def grown(world):
     world.wait("and replicated as it is", lambda: continuous(world) and world.server()["bytes_total"] == 104 * MIB)
 
 
+def shrunk(world):
+    """By what lies behind its filesystem."""
+    older = world.server()["newest_point"]
+    os.truncate(world.dir / "source.raw", 100 * MIB)
+    run("losetup", "-c", world.loop)
+    world.wait("one that has shrunk, too", lambda: cause(world) == "disks_changed" and "(104 MiB) has shrunk to 100 MiB" in world.server()["cause"]["text"])
+    world.wait("and is replicated as it is", lambda: continuous(world) and world.server()["bytes_total"] == 100 * MIB and world.server()["newest_point"] != older)
+    point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
+    compared = world.ask("compare", server="web01", point=point["id"])["disks"][0]
+    world.ask("thaw", server="web01")
+    ok(compared["size_bytes"] == 100 * MIB and compared["blocks_differing"] == 0 and compared["still"], f"the point is the disk: {compared}")
+    ok(world.ask("verify", point=older)["chunks"] > 0, "and the points of before have what they had")
+
+
 def rivals(world):
-    """A clone of the source has its certificate, and its name."""
+    """A clone of the source's memory has its name, its certificate, and its boot: nobody can tell them apart."""
     shutil.copytree(world.dir / "agent-web01", world.dir / "clone")
     real = world.processes.pop("agent-web01")
     world.start_agent("web01", "clone")
-    world.wait("two agents of one name: STALLED, with both addresses", lambda: world.server()["state"] == "STALLED" and cause(world) == "same_name" and
+    world.wait("two agents of one name and boot: STALLED, with both addresses", lambda: world.server()["state"] == "STALLED" and cause(world) == "same_name" and
                "127.0.0.1 and 127.0.0.1" in world.server()["cause"]["text"], 60)
     world.kill("agent-web01")
     world.processes["agent-web01"] = real
+    world.wait("alone again it goes on", lambda: world.server()["connected"] and continuous(world), 120)
+
+
+def machines(world):
+    """A clone of its disks is another boot, and so is the source after a reboot."""
+    disks = [{"name": "vda", **disk} for disk in world.server()["points"][0]["disks"]]
+
+    def dial():
+        return fake_agent.Agent(world, "web01", greet=False, boot_id="another", disks=disks)
+
+    def is_welcome():
+        other = dial()
+        try:
+            other.expect("WELCOME", seconds=5)
+            return other
+        except OSError:
+            return None
+    refused = dial().expect("REFUSE")
+    ok(refused["kind"] == "conflict" and "another machine replicates as web01, from 127.0.0.1" in refused["message"], "another machine is refused: " + refused["message"])
+    ok(world.server()["connected"] and world.server()["state"] != "STALLED" and cause(world) == "clone_refused", "which is said, and the server's replication goes on")
+    real = world.processes["agent-web01"]
+    real.send_signal(signal.SIGSTOP)  # its link is there, and silent: what a source leaves behind that is reset
+    begun, other = time.monotonic(), None
+    while not other and time.monotonic() < begun + 30:
+        other = is_welcome()
+        time.sleep(0.5)
+    ok(other, f"a source that comes back as another boot has its place after {time.monotonic() - begun:.1f} s")
+    real.send_signal(signal.SIGCONT)
+
+    def real_is_refused():
+        other.say("PING", request=0, value=0)
+        return "another machine replicates as web01" in (world.dir / "agent-web01.log").read_text()
+    world.wait("then the other one is refused", real_is_refused)
+    other.say("PING", request=0, value=0)
+    ok(world.ask("prefer", server="web01")["address"] == "127.0.0.1", "a person's word decides")
+
+    def real_is_back():
+        try:
+            other.say("PING", request=0, value=0)
+        except OSError:
+            return world.server()["connected"] and continuous(world)
+        return False
+    world.wait("and the other one has its place", real_is_back, 60)
 
 
 def untracked(world):
@@ -233,6 +315,9 @@ def untracked(world):
     ok(world.server()["state"] == "DISCONNECTED" and cause(world) == "detached", "detached: DISCONNECTED")
 
 
+LIVES = {"day": (first_sync, stopped, snapshot, paused, out_of_time), "outrun": (in_step, outrun), "changes": (in_step, narrow, grown, shrunk, rivals, machines, untracked)}
+
+
 def main():
     if os.geteuid() != 0:
         print("1..0 # SKIP needs root for loop devices")
@@ -242,7 +327,7 @@ def main():
     try:
         world.certificates()
         world.disk(96 * MIB)
-        for part in (first_sync, stopped, snapshot, paused, outrun, narrow, grown, rivals, untracked):
+        for part in LIVES[sys.argv[3]]:
             part(world)
     except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
         ok(False, f"{type(reason).__name__}: {reason}")

@@ -46,8 +46,22 @@ static void test_links(void)
 {
     struct cause_facts f = fresh();
 
+    f.refused = "192.0.2.7";
+    is_cause(&f, "clone_refused", "warning", "is refused, from 192.0.2.7: the one that is connected, from 192.0.2.9, came first");
+    f.refused = NULL;
     f.connected = false;
     is_cause(&f, "agent_away", "error", "since 2027-01-15T07:00:00Z");
+    err_set(&trouble, ERR_UNAUTHENTICATED, "the certificate of agent:web01 was revoked: by anna");
+    f.turned_away = &trouble;
+    is_cause(&f, "certificate_refused", "error", "turned away: the certificate of agent:web01 was revoked: by anna");
+    f.turned_away = NULL;
+    err_clear(&trouble);
+    f.moved_to = "staging2";
+    is_cause(&f, "agent_away", "error", "since 2027-01-15T07:00:00Z");
+    f.since_us = NOW_US - US_PER_S;
+    is_cause(&f, "moving", "info", "goes to the replicator staging2");
+    f = fresh();
+    f.connected = false;
     f.stopped = true;
     is_cause(&f, "agent_stopped", "error", "was stopped on the source, at 2027-01-15T07:00:00Z");
     f.takeovers = 3;
@@ -57,6 +71,9 @@ static void test_links(void)
     f = fresh();
     f.takeovers = 1;
     ok(json_is_null(cause_json(&f)), "one takeover is none");
+    status.unreadable_bytes = 512;
+    snprintf(status.unreadable, sizeof status.unreadable, "512 B of the source can't be read: disk sda, sectors 9");
+    is_cause(&f, "sectors_unreadable", "error", "disk sda, sectors 9; zero bytes stand there");
 }
 
 static void test_troubles(void)
@@ -191,6 +208,39 @@ static void test_settings(void)
     err_set(&refused, ERR_INVALID, "time_zone: there is no time zone Mars/Utopia");
     f.settings_trouble = &refused;
     is_cause(&f, "settings_refused", "warning", "what held before goes on: time_zone: there is no time zone Mars/Utopia");
+    f = fresh();
+    f.group = "Shop";
+    f.group_trouble = &refused;
+    err_set(&refused, ERR_UNREACHABLE, "web01 is not connected");
+    is_cause(&f, "group_apart", "warning", "not of one instant with the other servers of Shop: web01 is not connected");
+}
+
+static void test_copies(void)
+{
+    struct cause_facts f = fresh();
+    struct err none = {0}, full = {0};
+    CLEANUP(json_free) json_t *well = NULL, *brief = NULL;
+
+    f.copied_to = "staging2";
+    f.copy_trouble = &none;
+    f.copy_lag_us = 3 * US_PER_S;
+    well = cause_json(&f);
+    ok(json_is_null(well), "a second copy that is some seconds behind is well");
+    err_set(&full, ERR_NO_SPACE, "the disk is full");
+    f.copy_trouble = &full;
+    f.copy_trouble_us = NOW_US - 2 * US_PER_S;
+    brief = cause_json(&f);
+    ok(json_is_null(brief), "so is one that is cut off for a moment");
+    f.copy_trouble_us = NOW_US - 60 * US_PER_S;
+    is_cause(&f, "copy_stalled", "warning", "its second copy at staging2 does not go on: the disk is full, since 2027-01-15T07:59:00Z");
+    f.copy_trouble = &none;
+    f.copy_lag_us = 600 * US_PER_S;
+    is_cause(&f, "copy_behind", "warning", "staging2 is older than the newest one by 10 min");
+    f.copied_to = "";
+    f.copy_trouble = &full;
+    json_free(&well);
+    well = cause_json(&f);
+    ok(json_is_null(well), "where none is kept there is nothing to say");
 }
 
 int main(void)
@@ -203,6 +253,7 @@ int main(void)
     test_limit();
     test_notes();
     test_points();
+    test_copies();
     test_settings();
     return tap_done();
 }

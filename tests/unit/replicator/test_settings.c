@@ -70,20 +70,21 @@ static void taken_or_refused(const char *folder)
     is_int(settings_point_interval_us(p), 5 * US_PER_S, "where nothing was said the replicator's own interval holds");
     settings_ladder(p, rungs, &ladder);
     ok(ladder.rungs == vault_ladder_default.rungs, "and the vault's ladder");
-    say(&r, "{\"unknown\":[],\"servers\":{\"web01\":{\"point_interval_s\":60,\"retention\":\"1h all, 2h 1m\",\"read_rate\":\"50MB/s\",\"cpu_percent\":30},"
+    say(&r, "{\"unknown\":[],\"servers\":{\"web01\":{\"point_interval_s\":60,\"retention\":\"1h all, 2h 1m\",\"read_rate\":\"50MB/s\",\"copy_rate\":\"2MB/s\",\"cpu_percent\":30,\"group_points\":\"Shop\"},"
             "\"ghost\":{\"point_interval_s\":1}}}");
     settings_ladder(p, rungs, &ladder);
-    ok(settings_point_interval_us(p) == 60 * US_PER_S && ladder.rung_count == 2 && ladder.rungs[1].step_us == MINUTE_US && ladder.keep_last == 3,
+    ok(settings_point_interval_us(p) == 60 * US_PER_S && ladder.rung_count == 2 && ladder.rungs[1].step_us == MINUTE_US && ladder.keep_last == 3 &&
+           strcmp(p->settings.group, "Shop") == 0 && p->settings.copy_bytes_per_s == 2000000,
        "then what was said does");
     say(&r, "{\"servers\":{\"web01\":{\"point_interval_s\":0,\"retention\":\"1h\",\"color\":\"red\",\"bandwidth\":\"fast\",\"time_zone\":\"Mars/Utopia\","
-            "\"read_rate\":7,\"shared\":{\"site\":{\"bandwidth\":\"slow\"}}}}}");
+            "\"read_rate\":7,\"copy_rate\":\"quick\",\"group_points\":true,\"shared\":{\"site\":{\"bandwidth\":\"slow\"}}}}}");
     ok(settings_point_interval_us(p) == 60 * US_PER_S && p->settings.cpu_percent == 30, "what can't be read changes nothing");
     shown = settings_json(p);
     for (const char *const *word = (const char *const[]){"point_interval_s is no whole number", "retention: rung 1", "color is not known", "bandwidth: part 1",
-                                                         "time_zone: there is no time zone Mars/Utopia", "read_rate is no text", "shared site: bandwidth", NULL};
+                                                         "time_zone: there is no time zone Mars/Utopia", "read_rate is no text", "copy_rate: ", "group_points is no text", "shared site: bandwidth", NULL};
          *word; word++)
         ok(strstr(json_get_string(json_object_get(shown, "error"), "message", ""), *word) != NULL, "the status names the fault: %s", *word);
-    say(&r, "{\"servers\":{\"web01\":{\"point_interval_s\":60,\"retention\":\"1h all, 2h 1m\",\"read_rate\":\"50MB/s\",\"cpu_percent\":30}}}");
+    say(&r, "{\"servers\":{\"web01\":{\"point_interval_s\":60,\"retention\":\"1h all, 2h 1m\",\"read_rate\":\"50MB/s\",\"copy_rate\":\"2MB/s\",\"cpu_percent\":30,\"group_points\":\"Shop\"}}}");
     ok(!p->settings_trouble.kind, "and no longer once it is taken back");
     say(&r, "{\"unknown\":[\"web01\"]}");
     is_int(settings_point_interval_us(p), 60 * US_PER_S, "a server that an answer doesn't name keeps its settings");

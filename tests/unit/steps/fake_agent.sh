@@ -12,5 +12,16 @@ install-cert) cat >"$folder/pem" && awk '/BEGIN/ { n++ } { print > ("'$keep'/" (
 status) [ "$(cat "$folder/units/slipway-agent" 2>/dev/null)" = active ] && echo '{"state":"INITIAL_SYNC"}' ;;
 unit) printf '[Unit]\nDescription=test\n\n[Service]\nExecStart=%s run\n' "$0" ;;
 uninstall) rm -rf $keep "$0" ;;
+facts) echo '{"disks":[{"id":"serial:x","name":"vda","size_bytes":4096}],"mounts":[]}' ;;
+forget) ;;
+rescue-image)
+    [ ! -e "$folder/no-rescue" ] || { echo "no driver of eth0" >&2; exit 8; }
+    echo image >"$5"
+    echo "{\"point\":\"$3\",\"modules\":[]}" ;;
+rescue-start)
+    [ "$(cat "$folder/units/slipway-agent")" = inactive ] && [ -s "$3" ] || { echo "stop it first" >&2; exit 7; }
+    [ ! -e "$folder/no-kexec" ] || { echo "this kernel starts no other one" >&2; exit 16; }
+    echo "the machine leaves its system in two seconds"
+    touch "$folder/left" ;;
 *) exit 2 ;;
 esac

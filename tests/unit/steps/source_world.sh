@@ -9,6 +9,7 @@ own=$(readlink /proc/self/ns/mnt)
 [ "$own" != "$SOURCE_WORLD" ] || { echo "not in namespaces of its own" >&2; exit 1; }
 here=$(dirname "$(readlink -f "$0")")
 shift
+awk '$1 ~ "^/dev/loop" {print $2}' /proc/self/mounts | xargs -r umount -l # other tests' disks, which they want for themselves when they unmount them
 chmod 0755 "$folder"
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /var/log # sshd notes logins there
@@ -51,6 +52,7 @@ ssh-keygen -q -t ed25519 -N '' -f "$folder/stranger_key"
 ssh-keygen -q -t ed25519 -N '' -f "$folder/host_key"
 printf '%s\n' 'Port 22' "HostKey $folder/host_key" 'PidFile none' 'StrictModes no' "AuthorizedKeysFile $folder/user_key.pub" \
     'PermitRootLogin yes' 'UsePAM no' 'MaxStartups 100' >"$folder/sshd_config"
+: >"$folder/sshd.log"
 ip netns exec source /usr/sbin/sshd -D -E "$folder/sshd.log" -f "$folder/sshd_config" &
 ip netns exec source python3 -c '
 import socket

@@ -277,6 +277,35 @@ def push():
     del settings["agent_path"]
 
 
+def push_to_another_architecture():
+    """The source says that it is another machine: it gets a build for that one, or none."""
+    real, fake, build = pathlib.Path("/usr/bin/uname.real"), pathlib.Path("/usr/bin/uname"), folder / "agent.aarch64"
+    shutil.copy("/usr/bin/uname", real)
+
+    def says(arch):
+        fake.unlink()
+        fake.write_text(f'#!/bin/sh\n[ "$1" = -m ] && exec echo {arch}\nexec {real} "$@"\n')
+        fake.chmod(0o755)
+
+    says("riscv64")
+    outcome = step("push_agent")
+    ok(outcome.status != 0 and "not built for riscv64" in outcome.error, f"one that no agent is built for: {outcome.error[:80]}")
+    says("aarch64")
+    outcome = step("prerequisites")
+    ok("architecture" in outcome.failed and str(build) in outcome.said("architecture"), f"a build that is missing: {outcome.said('architecture')}")
+    outcome = step("push_agent")
+    ok(outcome.status != 0 and str(build) in outcome.error, f"nothing else is pushed: {outcome.error[:120]}")
+    shutil.copy("/usr/bin/true", build)
+    outcome = step("push_agent")
+    ok(outcome.status != 0 and "is not built for aarch64" in outcome.error, f"nor a build of another architecture: {outcome.error[:80]}")
+    shutil.copy(folder / "agent", build)
+    outcome = step("push_agent")
+    ok(outcome.status == 0 and "for aarch64" in outcome.said("program"), f"its own is: {outcome.said('program')}")
+    ok("architecture" not in step("prerequisites").failed, "and there is one")
+    fake.unlink()
+    shutil.move(real, fake)
+
+
 def quiesce_and_back():
     outcome = step("decommission")
     ok(outcome.status != 0 and not (folder / "off").exists(), f"a source that serves is not decommissioned: {outcome.error[:100]}")
@@ -319,6 +348,80 @@ def verify():
     ok(step("verify_source", facts=None).status == 2, "without facts it fails")
 
 
+def way_home():
+    """The source is parked; it is looked at, it leaves for its rescue, and it comes back as what came home."""
+    image = pathlib.Path("/run/slipway-agent/rescue.img")
+    context.update(sync_copy={"point": "point-8"}, last_change={"point": "point-9"})
+    outcome = step("check_rescue")
+    ok(outcome.status != 0 and "rescue-image" not in asked(), f"a source that is not parked is not looked at: it is not where it should be: {outcome.error[:90]}")
+    ok(step("quiesce").status == 0, "parked")
+    asked()
+    (folder / "no-rescue").touch()
+    outcome = step("check_rescue")
+    ok(outcome.status == 7 and outcome.failed == ["rescue"] and "no driver" in outcome.said("rescue"), f"what it lacks is named: {outcome}")
+    (folder / "no-rescue").unlink()
+    outcome = step("check_rescue")
+    ok(outcome.status == 0 and "point-8" in outcome.said("image") and not image.exists(), f"it can restore itself, and the image is gone again: {outcome}")
+    ok(unit("slipway-agent") == "active" and not (folder / "left").exists(), "nothing was stopped")
+    (folder / "no-kexec").touch()
+    outcome = step("leave_source")
+    ok(outcome.status == 7 and outcome.failed == ["rescue"] and unit("slipway-agent") == "active" and not image.exists(), f"a kernel that does not leave: all is as it was: {outcome}")
+    (folder / "no-kexec").unlink()
+    asked()
+    outcome = step("leave_source")
+    ok(outcome.status == 0 and (folder / "left").exists() and unit("slipway-agent") == "inactive" and "--point point-9" in asked(), f"it leaves for the last point: {outcome}")
+    subprocess.run(["ip", "-n", "source", "link", "set", "eth0", "down"], check=True)
+    outcome = step("leave_source")
+    ok(outcome.status == 0 and "before this one" in outcome.said("left"), f"an attempt after it, when it has left: {outcome}")
+    outcome = step("leave_source", context=context | {"last_change": {"point": "point-10"}})
+    ok(outcome.status == 10, f"of another point nobody was told: {outcome.error[:90]}")
+    subprocess.run(["ip", "-n", "source", "link", "set", "eth0", "up"], check=True)
+    subprocess.run(["ip", "-n", "source", "addr", "add", "192.0.2.11/24", "dev", "eth0"], check=True)
+    rescued = {"task": {"id": "t", "name": "restore_source", "step": "restore_source", "params": {"rescued": True}}}
+    outcome = step("restore_source", **rescued)
+    ok(outcome.status == 7 and outcome.failed == ["restored system"], f"a source that is still parked did not boot what came home: {outcome}")
+    subprocess.run(["ip", "-n", "source", "addr", "del", "192.0.2.11/24", "dev", "eth0"], check=True)
+    unit("slipway-agent", "active")
+    context["quiesce"] = {}
+    ok(step("restore_source").status == 0 and addresses() == ["192.0.2.11/24"], "taken back as ever")
+    unit("web", "inactive")
+    asked()
+    outcome = step("restore_source", **rescued)
+    ok(outcome.status == 0 and unit("web") == "active" and "systemctl stop" not in asked(), f"a restored system serves: {outcome}")
+    (folder / "left").unlink()
+
+
+def on_the_launched_machine():
+    """scripts/home.sh, run here: what push_copy, last_change and resume_copy do there (with a machine: tests/e2e/home)."""
+    script, place = (here / "../../../src/steps/scripts/home.sh").read_text(), pathlib.Path("/run/slipway-home")
+
+    def home(*words):
+        done = subprocess.run(["sh", "-s", "--", *words], input=script, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+    status, said = home("still", "web worker")
+    ok(status == 1 and "not ok agent" in said and unit("web") == "active", f"nothing stops where no agent is: {said.strip()}")
+    status, said = home("look")
+    ok(status == 0 and "arch\t" in said and place.is_mount() and place.stat().st_mode & 0o777 == 0o700, f"its place is in memory: {said.strip()}")
+    shutil.copy(folder / "agent", place / "slipway-agent")
+    (place / "slipway-agent").chmod(0o755)
+    ok(any(len(line) == 71 for line in home("look")[1].splitlines() if line.startswith("sha256\t")) and "serial:x" in home("disks")[1], "what is there is found again, and its disks")
+    status, said = home("configure", "web01~copy", '{"server":"web01~copy"}')
+    ok(status == 0 and "config\tchanged" in said and "csr" in said and (place / "config.json").stat().st_mode & 0o777 == 0o600, "its settings, and a request for its identity")
+    ok("config\tsame" in home("configure", "web01~copy", '{"server":"web01~copy"}')[1], "again nothing changes")
+    asked()
+    unit("worker", stuck=True)
+    status, said = home("still", "web worker")
+    ok(status == 1 and "not ok service worker" in said, f"a service that does not stop is named: {said.strip()}")
+    unit("worker", "active", stuck=False)
+    status, said = home("still", "web worker")
+    ok(status == 0 and unit("web") == "inactive" and unit("worker") == "inactive", f"services are off: {said.strip()}")
+    status, said = home("resume", "web worker")
+    ok(status == 0 and unit("web") == "active" and unit("worker") == "active" and not place.exists(), f"they run again, and the agent is gone: {said.strip()}")
+    starts = [line for line in asked().splitlines() if line.startswith("systemctl start")]
+    ok(starts == ["systemctl start worker", "systemctl start web"], f"the last first: {starts}")
+    ok(home("resume", "web worker")[0] == 0, "again is success")
+
+
 def the_end():
     subprocess.run(["ip", "-n", "source", "addr", "add", "192.0.2.211/24", "dev", "eth0"], check=True)
     outcome = step("decommission")
@@ -343,18 +446,23 @@ def the_end():
 enrolled = []
 factory_url = start_factory()
 replicator = start_replicator()
-for _ in range(100):
+for _ in range(600):
     if b"listening" in (folder / "sshd.log").read_bytes():
         break
     time.sleep(0.1)
+else:
+    sys.exit("the source's sshd does not listen: " + (folder / "sshd.log").read_text())
 source_probe()
 prerequisites()
 logins()
 prerequisites_through_a_proxy()
 prerequisites_that_do_not_hold()
 push()
+push_to_another_architecture()
 quiesce_and_back()
 verify()
+way_home()
+on_the_launched_machine()
 the_end()
 status = tap.finish()
 if tap.failed:

@@ -1,6 +1,7 @@
 /* The steps at the target, run as the runner runs them, against a real local target with machines that boot in a second (target/probe_disk.h), and a
  * replicator of our own behind the control socket. */
 #include "conformance/target/fixture.h"
+#include "steps/home.h"
 #include "steps/launch.h"
 #include "steps/step_run.h"
 
@@ -14,7 +15,13 @@ struct replicator {
     int fd;
     pthread_t thread;
     int points, exports, unexports, thaws;
+    int unreadable_bytes; /* of what is exported */
     char unexported[64];
+    char pinned[64], unpinned[64], dropped[64]; /* the last */
+    const char *rescue_point, *rescue_state;    /* of the source; NULL: it is in no rescue */
+    int asked, unpinned_count;
+    char copy_pinned[64]; /* a point of the launched machine */
+    bool source_away;
 };
 
 static json_t *answer_to(struct replicator *r, const json_t *request)
@@ -24,18 +31,48 @@ static json_t *answer_to(struct replicator *r, const json_t *request)
 
     if (strcmp(verb, "point") == 0) {
         snprintf(id, sizeof id, "point-%d", ++r->points);
-        return json_pack("{s:b, s:{s:s, s:s, s:s, s:s, s:i, s:[]}}", "ok", 1, "point", "id", id, "server", "web01", "at", "2026-11-24T21:00:00Z",
-                         "consistency", "crash", "freeze_ms", 0, "disks");
+        return json_pack("{s:b, s:{s:s, s:s, s:s, s:s, s:i, s:i, s:[]}}", "ok", 1, "point", "id", id, "server", "web01", "at", "2026-11-24T21:00:00Z",
+                         "consistency", "crash", "freeze_ms", 0, "unreadable_bytes", 0, "disks");
     }
     if (strcmp(verb, "export") == 0) {
         r->exports++;
-        return json_pack("{s:b, s:[{s:s, s:s, s:I}]}", "ok", 1, "disks", "id", "serial:vda", "nbd_uri", r->f->uri, "size_bytes", (json_int_t)PROBE_DISK_BYTES);
+        return json_pack("{s:b, s:{s:s, s:i, s:[{s:s, s:i, s:i}]}, s:[{s:s, s:s, s:I}]}", "ok", 1, "point", "id", json_get_string(request, "point", ""), "unreadable_bytes",
+                         r->unreadable_bytes, "unreadable", "disk", "serial:vda", "first_sector", 2048, "sector_count", 1, "disks", "id", "serial:vda", "nbd_uri",
+                         r->f->uri, "size_bytes", (json_int_t)PROBE_DISK_BYTES);
     }
     if (strcmp(verb, "unexport") == 0) {
         r->unexports++;
         snprintf(r->unexported, sizeof r->unexported, "%s", json_get_string(request, "point", ""));
         return json_pack("{s:b}", "ok", 1);
     }
+    if (strcmp(verb, "pin") == 0 || strcmp(verb, "unpin") == 0) {
+        if (strcmp(json_get_string(request, "reason", ""), HOME_PIN) != 0)
+            return json_pack("{s:b, s:{s:s, s:s}}", "ok", 0, "error", "kind", "invalid", "message", "another reason");
+        snprintf(verb[0] == 'p' ? r->pinned : r->unpinned, sizeof r->pinned, "%s", json_get_string(request, "point", ""));
+        r->unpinned_count += verb[0] == 'u';
+        return json_pack("{s:b}", "ok", 1);
+    }
+    if (strcmp(verb, "points") == 0 && strcmp(r->dropped, json_get_string(request, "server", "")) == 0)
+        return json_pack("{s:b, s:[]}", "ok", 1, "points");
+    if (strcmp(verb, "points") == 0)
+        return json_pack("{s:b, s:[{s:s, s:[]}, {s:s, s:[s]}]}", "ok", 1, "points", "id", "point-91", "pins", "id", r->copy_pinned, "pins", "kept: " HOME_PIN);
+    if (strcmp(verb, "usable") == 0)
+        return json_pack("{s:b}", "ok", 1);
+    if (strcmp(verb, "drop") == 0) {
+        snprintf(r->dropped, sizeof r->dropped, "%s", json_get_string(request, "server", ""));
+        return json_pack("{s:b, s:i}", "ok", 1, "bytes_freed", 0);
+    }
+    if (strcmp(verb, "status") == 0) {
+        if (++r->asked == 3 && r->rescue_state && strcmp(r->rescue_state, "restoring") == 0)
+            r->rescue_state = "done";
+        return json_pack("{s:b, s:[{s:s, s:s, s:I, s:I, s:o}]}", "ok", 1, "servers", "server", json_get_string(request, "server", ""), "state", "CONTINUOUS", "bytes_total",
+                         (json_int_t)4096, "bytes_sent", (json_int_t)512, "rescue",
+                         r->rescue_state ? json_pack("{s:s, s:s, s:s}", "point", r->rescue_point, "state", r->rescue_state, "message", "as it is") : json_null());
+    }
+    if (strcmp(verb, "boot_rescued") == 0)
+        return json_pack("{s:b, s:s}", "ok", 1, "point", r->rescue_point);
+    if (strcmp(verb, "thaw") == 0 && r->source_away)
+        return json_pack("{s:b, s:{s:s, s:s}}", "ok", 0, "error", "kind", "unreachable", "message", "its agent is not connected");
     if (strcmp(verb, "thaw") == 0) {
         r->thaws++;
         return json_pack("{s:b, s:b}", "ok", 1, "was_held", 1);
@@ -127,6 +164,9 @@ static int on_artifact(void *user, const char *name, const char *media_type, con
     return file_exists(path) ? 0 : err_set(e, ERR_NOT_FOUND, "no artifact");
 }
 
+static const char *params; /* of the task; NULL: none */
+static const char *accept_unreadable; /* the server's attribute; NULL: it has none */
+
 static json_t *document(const struct fixture *f, const struct replicator *r, const char *step, const char *task, json_t *context)
 {
     json_t *facts = json_pack("{s:s, s:i, s:I, s:[{s:s, s:s, s:I, s:s}], s:[{s:s, s:s, s:s}], s:[{s:s, s:i}], s:[], s:[{s:s, s:s, s:[s, s], s:s}]}", "boot", "bios",
@@ -135,10 +175,11 @@ static json_t *document(const struct fixture *f, const struct replicator *r, con
                               "listening", "address", "0.0.0.0", "port", 80, "failed_units", "nics", "name", "enp0s2", "mac", "52:54:00:00:02:11", "addresses",
                               "fe80::1/64", "192.0.2.11/24", "gateway", "192.0.2.1");
     json_t *target = json_pack("{s:s, s:o}", "name", "local-qemu", "settings", fixture_settings(f));
+    json_t *accepted = accept_unreadable ? json_string(accept_unreadable) : NULL;
 
     MUST(facts && target);
-    return json_pack("{s:{s:s, s:s}, s:{s:s, s:s, s:{s:s, s:s, s:s}}, s:o, s:o, s:{s:{s:s}, s:o}, s:{s:{s:i}}, s:{s:s, s:s, s:s}}", "task", "id", task, "step", step,
-                     "server", "name", "web01", "address", "192.0.2.11", "attributes", "cpu", "1", "memory_mib", "128", "target_network", "real", "facts", facts,
+    return json_pack("{s:{s:s, s:s}, s:{s:s, s:s, s:{s:s, s:s, s:s, s:o*}}, s:o, s:o, s:{s:{s:s}, s:o}, s:{s:{s:i}}, s:{s:s, s:s, s:s}}", "task", "id", task, "step", step,
+                     "server", "name", "web01", "address", "192.0.2.11", "attributes", "cpu", "1", "memory_mib", "128", "target_network", "real", "accept_unreadable", accepted, "facts", facts,
                      "context", context, "settings", "replicator", "control_socket", r->path, "target", target, "wave", "settings", "right_size_measure_s", 6,
                      "credential", "kind", "ssh_password", "user", "root", "secret", "x");
 }
@@ -153,6 +194,8 @@ static int execute(const struct fixture *f, const struct replicator *r, const ch
     int answer;
 
     MUST(d);
+    if (params)
+        json_object_set_new(json_object_get(d, "task"), "params", json_loads(params, 0, NULL));
     if (undo)
         json_object_set_new(d, "undo", json_true());
     *h = (struct heard){0};
@@ -223,6 +266,24 @@ static json_t *cutover_context(bool parked, bool agent_off)
                      "launch_cutover", "instance", "web01-cutover", "verify_cutover", "agent_off", agent_off);
 }
 
+static void a_point_that_lacks_sectors(struct fixture *f, struct replicator *r)
+{
+    struct heard h;
+    int taken = r->points;
+
+    r->unreadable_bytes = 512;
+    refuses(execute(f, r, "launch_test", "t6", NULL, false, NULL, &h, e), ERR_WRONG_STATE, "a point that lacks a sector is not launched");
+    ok(strstr(h.last_failed, "512 bytes") && strstr(h.last_failed, "disk serial:vda, sectors 2048 to 2048"), "and the evidence says which: %s", h.last_failed);
+    is_int(state_of(f, "web01-test"), TARGET_ABSENT, "nothing runs");
+    refuses(execute(f, r, "launch_cutover", "c0", cutover_context(true, true), false, NULL, &h, e), ERR_WRONG_STATE, "nor as a cutover");
+    accept_unreadable = "a page of an old log";
+    does(execute(f, r, "launch_test", "t6", NULL, false, NULL, &h, e), "with a reason it is");
+    ok(h.failed == 0 && r->points == taken + 2, "from a point of its own");
+    does(execute(f, r, "launch_test", "t6", NULL, true, NULL, &h, e), "and it is removed");
+    accept_unreadable = NULL;
+    r->unreadable_bytes = 0;
+}
+
 static void a_cutover_and_its_way_back(struct fixture *f, struct replicator *r)
 {
     CLEANUP(json_free) json_t *result = NULL, *sized = NULL;
@@ -243,6 +304,106 @@ static void a_cutover_and_its_way_back(struct fixture *f, struct replicator *r)
     is_int(r->thaws, 1, "and the source may move");
     does(execute(f, r, "stop_instance", "b1", cutover_context(true, true), false, NULL, &h, e), "stopping it again is success");
     ok(execute(f, r, "open_door", "c2", cutover_context(true, true), false, NULL, &h, &why) < 0 && why.kind == ERR_WRONG_STATE, "no door opens for what is not there");
+}
+
+static json_t *home_context(const char *mends)
+{
+    json_t *context = json_pack("{s:{s:s}, s:{s:s, s:o}, s:{s:s}, s:{s:s}}", "final_sync", "point", "point-77", "launch_cutover", "instance", "web01-cutover", "mends",
+                                json_loads(mends, 0, NULL), "keep_source", "point", "point-77", "last_change", "point", "point-90");
+
+    MUST(context);
+    return context;
+}
+
+/* The tasks of the way home that need no login at the launched machine. */
+static void a_way_home(struct fixture *f, struct replicator *r)
+{
+    CLEANUP(json_free) json_t *result = NULL, *synced = NULL;
+    struct heard h;
+
+    does(execute(f, r, "launch_cutover", "h0", cutover_context(true, true), false, NULL, &h, e), "a cutover instance is launched");
+    refuses(execute(f, r, "keep_source", "h1", json_object(), false, NULL, &h, e), ERR_INVALID, "what the source was is not known");
+    refuses(execute(f, r, "keep_source", "h1", home_context("[\"drivers\"]"), false, NULL, &h, e), ERR_WRONG_STATE, "disks that were mended for the target do not go home");
+    ok(strstr(h.last_failed, "1 on the launched") && !*r->pinned, "and nothing was done: %s", h.last_failed);
+    r->source_away = true;
+    does(execute(f, r, "keep_source", "h1", home_context("[]"), false, &result, &h, e), "what the source was is kept, wherever its agent is");
+    is_str(r->pinned, "point-77", "its point at the cutover is pinned");
+    is_str(json_get_string(result, "point", NULL), "point-77", "and a result");
+    r->source_away = false;
+    does(execute(f, r, "sync_copy", "h2", home_context("[]"), false, &synced, &h, e), "the launched machine is in step");
+    is_str(r->pinned, json_get_string(synced, "point", "?"), "its first point is pinned, too");
+    memcpy(r->copy_pinned, r->pinned, sizeof r->pinned);
+    r->rescue_point = "point-89";
+    r->rescue_state = "done"; /* of an earlier way home */
+    refuses(execute(f, r, "boot_source", "h3", home_context("[]"), false, NULL, &h, e), ERR_CORRUPT, "a source that has restored another point does not boot");
+    r->rescue_point = "point-90";
+    r->rescue_state = "restoring";
+    r->asked = 0;
+    does(execute(f, r, "restore_disks", "h3", home_context("[]"), false, NULL, &h, e), "the source's disks are restored");
+    ok(r->asked >= 3, "it was waited for: %d looks", r->asked);
+    r->rescue_state = "dancing";
+    refuses(execute(f, r, "restore_disks", "h3", home_context("[]"), false, NULL, &h, e), ERR_PROTOCOL, "what nobody knows is no success");
+    r->rescue_state = "done";
+    is_int(state_of(f, "web01-cutover"), TARGET_RUNNING, "the launched machine runs until then");
+    params = "{\"keep\":true}";
+    r->thaws = 0;
+    does(execute(f, r, "stop_instance", "h4", home_context("[]"), false, NULL, &h, e), "then it is stopped");
+    is_int(state_of(f, "web01-cutover"), TARGET_STOPPED, "with its disks kept");
+    does(execute(f, r, "stop_instance", "h4", home_context("[]"), false, NULL, &h, e), "stopping it again is success");
+    is_int(r->thaws, 0, "the source's agent, which is gone, is told nothing");
+    params = NULL;
+    does(execute(f, r, "boot_source", "h5", home_context("[]"), false, NULL, &h, e), "the source may boot");
+    does(execute(f, r, "let_go", "h6", home_context("[]"), false, NULL, &h, e), "what was kept goes when it was accepted");
+    is_int(state_of(f, "web01-cutover"), TARGET_ABSENT, "the launched machine");
+    is_str(r->dropped, "web01~copy", "its points, and not the source's");
+    is_str(r->unpinned, "point-77", "and the pin");
+    is_int(r->unpinned_count, 2, "and that of the launched machine's");
+    does(execute(f, r, "let_go", "h6", home_context("[]"), false, NULL, &h, e), "again is success");
+    does(execute(f, r, "drop_staged", "h7", json_pack("{s:{s:s}, s:{s:b}}", "final_sync", "point", "point-77", "right_size", "filled", 1), false, NULL, &h, e),
+         "what a way home that was called off has kept does not keep staged data from being dropped");
+    is_int(r->unpinned_count, 4, "its pin ended");
+}
+
+/* The launched machine's disks, as its agent finds them, are known by the serial numbers that the target gave them, or by an identity that came along. */
+static void whose_disks(void)
+{
+    static const struct {
+        const char *what, *found;
+        bool fits;
+    } rows[] = {
+        {"by serial number and table", "[{\"id\":\"serial:root\",\"name\":\"vda\",\"size_bytes\":4096},{\"id\":\"gpt:00ff\",\"name\":\"vdb\",\"size_bytes\":8192}]", true},
+        {"in another order", "[{\"id\":\"gpt:00ff\",\"name\":\"vda\",\"size_bytes\":8192},{\"id\":\"serial:root\",\"name\":\"vdb\",\"size_bytes\":4096}]", true},
+        {"a disk too few", "[{\"id\":\"serial:root\",\"name\":\"vda\",\"size_bytes\":4096}]", false},
+        {"a disk too many", "[{\"id\":\"serial:root\",\"size_bytes\":4096},{\"id\":\"gpt:00ff\",\"size_bytes\":8192},{\"id\":\"gpt:11\",\"size_bytes\":8192}]", false},
+        {"one twice", "[{\"id\":\"serial:root\",\"size_bytes\":4096},{\"id\":\"serial:root\",\"size_bytes\":4096}]", false},
+        {"another size", "[{\"id\":\"serial:root\",\"size_bytes\":4096},{\"id\":\"gpt:00ff\",\"size_bytes\":8193}]", false},
+        {"a stranger", "[{\"id\":\"serial:root\",\"size_bytes\":4096},{\"id\":\"serial:boot\",\"size_bytes\":8192}]", false},
+    };
+    struct launch l = {.api = target_find("local-qemu"), .spec = {.disk_count = 2, .disks = {{.id = "serial:root", .size_bytes = 4096}, {.id = "gpt:00ff", .size_bytes = 8192}}}};
+    struct launch placed = {.api = l.api, .spec = {.disk_count = 2, .disks = {{.id = "path:pci0/0:0:1:0", .size_bytes = 4096}, {.id = "wwid:t10.X_very_long_indeed_0001", .size_bytes = 4096}}}};
+    CLEANUP(json_free) json_t *ids = NULL, *found = NULL, *wrong = NULL, *none = NULL;
+    char serials[2][TARGET_SERIAL_SIZE];
+
+    for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
+        CLEANUP(json_free) json_t *disks = json_loads(rows[i].found, 0, NULL), *made = NULL;
+        struct err e = {0};
+
+        MUST(disks);
+        made = home_disk_ids(&l, disks, &e);
+        ok((made != NULL) == rows[i].fits, "%s: %s", rows[i].what, made ? "each is known" : e.message);
+        ok(!made || strcmp(json_get_string(made, "gpt:00ff", ""), "gpt:00ff") == 0, "as itself");
+    }
+    for (int i = 0; i < 2; i++)
+        l.api->disk_serial(placed.spec.disks[i].id, serials[i]);
+    ok(strlen(serials[0]) <= 20 && strlen(serials[1]) <= 20, "what does not fit into a serial number is cut: %s, %s", serials[0], serials[1]);
+    found = json_pack("[{s:s+, s:i}, {s:s+, s:i}]", "id", "serial:", serials[1], "size_bytes", 4096, "id", "wwid:0QEMU_QEMU_HARDDISK_", serials[0], "size_bytes", 4096);
+    ids = home_disk_ids(&placed, found, NULL);
+    ok(ids && json_object_size(ids) == 2, "places and WWIDs are known by the serial numbers that stand for them");
+    wrong = json_pack("[{s:s, s:i}, {s:s+, s:i}]", "id", "path:pci0/0:0:1:0", "size_bytes", 4096, "id", "serial:", serials[1], "size_bytes", 4096);
+    none = home_disk_ids(&placed, wrong, &(struct err){0});
+    ok(!none, "a place in another machine is nobody's identity");
+    l.api->disk_serial("wwid:t10.X_very_long_indeed_0002", serials[0]);
+    ok(strcmp(serials[0], serials[1]) != 0, "two that begin alike are two: %s, %s", serials[0], serials[1]);
 }
 
 static void the_target_is_probed(struct fixture *f, struct replicator *r)
@@ -275,6 +436,7 @@ int main(void)
 
     signal(SIGPIPE, SIG_IGN); /* as the programs do */
     names();
+    whose_disks();
     if (geteuid() != 0)
         return tap_done();
     MUST(fixture_begin(&f) == 0);
@@ -282,7 +444,9 @@ int main(void)
     the_target_is_probed(&f, &r);
     a_test_comes_and_goes(&f, &r);
     a_machine_that_does_not_boot_fails(&f, &r);
+    a_point_that_lacks_sectors(&f, &r);
     a_cutover_and_its_way_back(&f, &r);
+    a_way_home(&f, &r);
     replicator_end(&r);
     fixture_end(&f);
     return tap_done();

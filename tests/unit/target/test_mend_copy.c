@@ -30,7 +30,7 @@ static int run(struct fixture *f, const char *overlay, json_t *lines, json_t *me
 {
     struct mend_disk disk = {.id = "sda", .source_name = "sda", .nbd_uri = f->uri, .overlay_path = overlay, .size_bytes = DISK_BYTES};
     CLEANUP(json_free) json_t *facts = json_pack("{s:s,s:[{s:s,s:s}]}", "boot", "bios", "nics", "name", "ens192", "mac", "52:54:00:00:02:11");
-    struct mend_request request = {.disks = &disk, .disk_count = 1, .disk_bus = "virtio", .facts = facts, .timeout_ms = 200000};
+    struct mend_request request = {.disks = &disk, .disk_count = 1, .disk_bus = "virtio", .facts = facts, .timeout_ms = 600000};
     json_t *line;
     size_t i;
     int result = mend_run(&request, lines, mends, e);
@@ -113,7 +113,7 @@ static bool at_once(void *user)
 static void can_be_broken_off(struct fixture *f, const char *overlay)
 {
     struct mend_disk disk = {.id = "sda", .source_name = "sda", .nbd_uri = f->uri, .overlay_path = overlay, .size_bytes = PROBE_DISK_BYTES};
-    struct mend_request request = {.disks = &disk, .disk_count = 1, .disk_bus = "virtio", .timeout_ms = 200000, .cancelled = at_once};
+    struct mend_request request = {.disks = &disk, .disk_count = 1, .disk_bus = "virtio", .timeout_ms = 600000, .cancelled = at_once};
     CLEANUP(json_free) json_t *lines = json_array(), *mends = json_array();
     int64_t began_us = clock_monotonic_us();
 

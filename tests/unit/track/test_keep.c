@@ -191,16 +191,37 @@ static void test_killed_anywhere(void)
 /* A kernel without what is needed is simulated: each need is taken away. */
 static void test_needs(void)
 {
-    static const char *const says[TRACKER_NEEDS] = {"CONFIG_BPF_SYSCALL", "/sys/kernel/btf/vmlinux", "5.5", "5.12"};
+    static const char *const says[TRACKER_NEEDS] = {"CONFIG_BPF_SYSCALL", "/sys/kernel/btf/vmlinux", "5.5", "5.12", "membarrier", "tracefs"};
+    static const int first_way[TRACKER_NEEDS] = {-1, TRACK_WAY_FORMAT, TRACK_WAY_FORMAT, TRACK_WAY_TYPES, TRACK_WAY_BEST, TRACK_WAY_BEST};
     struct err e = {0};
 
-    is_int(tracker_needs(0, &e), 0, "this kernel has what is needed: %s", e.message);
     for (unsigned i = 0; i < TRACKER_NEEDS; i++) {
+        int offers = tracker_offers(1u << i, &e), way = 0;
+
+        while (way < TRACK_WAYS && !tracker_may(way, offers))
+            way++;
+        is_int(way < TRACK_WAYS ? way : -1, first_way[i], "without one need, which way is the best: %s", says[i]);
+        ok(tracker_say_missing(offers, &e) < 0 && e.kind == ERR_UNSUPPORTED && strstr(e.message, says[i]), "and it is named: %s", e.message);
         err_clear(&e);
-        ok(tracker_needs(1u << i, &e) < 0 && e.kind == ERR_UNSUPPORTED && strstr(e.message, says[i]), "without one: %s", e.message);
     }
+    ok(tracker_say_missing(tracker_offers((1u << TRACKER_NEEDS) - 1, &e), &e) < 0 && strstr(e.message, says[0]) && strstr(e.message, says[TRACKER_NEEDS - 1]), "without all of it all is named");
     err_clear(&e);
-    ok(tracker_needs((1u << TRACKER_NEEDS) - 1, &e) < 0 && strstr(e.message, says[0]) && strstr(e.message, says[TRACKER_NEEDS - 1]), "without all of it all is named");
+}
+
+/* By a lesser way writes are followed, and why it is a lesser one is told; but it can't be kept for whoever comes next. */
+static void test_lesser_way(void)
+{
+    CLEANUP(track_close) struct tracker *t = NULL;
+    struct err e = {0};
+
+    is_int(tracker_open(&disk, 1, true, 1u << NEED_ATOMICS, &t, &e), 0, "it is followed without atomics: %s", e.message);
+    ok(t && !track_todo(t, 0) && track_memory(t) && strstr(track_lacks(t), "5.12"), "it is told: %s", track_lacks(t));
+    ok(track_mark_bits(t) > TRACK_MARK_BITS_KEPT, "it takes %d bits a chunk", track_mark_bits(t));
+    track_close(&t);
+    is_int(tracker_open(&disk, 1, true, 1u << NEED_TYPES, &t, &e), 0, "and without types: %s", e.message);
+    ok(t && strstr(track_lacks(t), "btf") && strstr(track_lacks(t), "NVMe"), "it is told: %s", track_lacks(t));
+    track_close(&t);
+    ok(tracker_open(&disk, 1, true, 1u << NEED_TYPES | 1u << NEED_FORMAT, &t, &e) < 0 && e.kind == ERR_UNSUPPORTED && !t, "without either it is refused: %s", e.message);
 }
 
 int main(void)
@@ -217,6 +238,7 @@ int main(void)
     disk.size_bytes = SIZE;
     snprintf(disk.name, sizeof disk.name, "%s", l.name);
     test_needs();
+    test_lesser_way();
     test_lives_on();
     test_refused();
     test_balance_over_the_time_between();

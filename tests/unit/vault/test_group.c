@@ -94,7 +94,7 @@ static int stage_all(struct vault *v, uint64_t round, struct vault_group *g, str
     for (int i = 0; i < SERVERS; i++) {
         struct vault_point p;
 
-        if (write_round(v, i, round, e) < 0 || vault_point_stage(v, g, servers[i], "frozen", 7, &p, e) < 0)
+        if (write_round(v, i, round, e) < 0 || vault_point_stage(v, g, servers[i], "frozen", 7, NULL, &p, e) < 0)
             return -1;
         memcpy(g->points[g->count++].id, p.id, sizeof p.id);
     }

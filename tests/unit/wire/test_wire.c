@@ -123,17 +123,44 @@ static void test_status(void)
 {
     static const char old[] = "{\"state\":\"CONTINUOUS\",\"tracker\":\"ebpf\",\"bytes_total\":9,\"bytes_read\":8,\"bytes_sent\":7,\"bytes_done\":9,\"backlog_bytes\":0,"
         "\"lag_ms\":0,\"eta_ms\":-1,\"rate_bytes_per_s\":5,\"churn_bytes_per_s\":4,\"held\":false,\"error_kind\":\"\",\"error\":\"\"}";
+    struct wire_point p = {.request = 4, .consistency = WIRE_FROZEN, .at_us = 5, .unreadable_bytes = 1024, .range_count = 2,
+                           .ranges = {{.disk = 0, .first_sector = 8, .sector_count = 1}, {.disk = 3, .first_sector = 1, .sector_count = 1}}}, point;
     struct wire_status s = {.state = "BACKLOG", .tracker = "rescan", .eta_ms = -2, .rate_bytes_per_s = -1, .churn_bytes_per_s = -1, .limit_bytes_per_s = 6,
-                            .bottleneck = "limit", .tracker_reason = "none", .rescan_interval_s = 300, .note_kind = "marks_lost", .note = "two"}, back;
+                            .bottleneck = "limit", .tracker_reason = "none", .rescan_interval_s = 300, .note_kind = "marks_lost", .note = "two", .unreadable_bytes = 512, .unreadable = "one"}, back;
     struct err e = {0};
 
     wire_json_encode(WIRE_STATUS, &s, sizeof s, &out);
     is_int(wire_json_decode(WIRE_STATUS, out.data, out.size_bytes, &back, sizeof back, &e), 0, "STATUS decodes: %s", e.message);
     ok(memcmp(&s, &back, sizeof s) == 0, "to the same, never and unknown, too");
     buf_release(&out);
-    is_int(wire_json_decode(WIRE_STATUS, old, sizeof old - 1, &back, sizeof back, &e), 0, "what an older agent says is taken: %s", e.message);
-    ok(back.limit_bytes_per_s == 0 && !back.bottleneck[0] && !back.note_kind[0] && back.rate_bytes_per_s == 5, "and the rest is not known");
-    is_int(wire_json_decode(WIRE_STATUS, old, sizeof old - 1 - 12, &back, sizeof back, &e), -1, "half of it is not");
+    is_int(wire_json_decode(WIRE_STATUS, old, sizeof old - 1, &back, sizeof back, &e), -1, "one that lacks members is refused: %s", e.message);
+    wire_json_encode(WIRE_POINT_COMMIT, &p, sizeof p, &out);
+    is_int(wire_json_decode(WIRE_POINT_COMMIT, out.data, out.size_bytes, &point, sizeof point, &e), 0, "a marked POINT_COMMIT decodes: %s", e.message);
+    ok(memcmp(&p, &point, sizeof p) == 0, "to the same, its ranges, too");
+    buf_release(&out);
+}
+
+static void test_copy(void)
+{
+    static struct wire_copy_point p, back;
+    static struct wire_copy_pins pins, pins_back;
+    struct err e = {0};
+
+    p = (struct wire_copy_point){.request = 1, .epoch = "e", .point = "p", .base = "b", .at_us = 5, .consistency = WIRE_FROZEN, .freeze_ms = 2, .unreadable_bytes = 512, .range_count = 1,
+                                 .ranges = {{.disk = 0, .first_sector = 8, .sector_count = 1}}, .group = "g", .group_name = "shop", .group_at_us = 4, .group_window_us = 3,
+                                 .member_count = 2, .members = {{"p", "web01"}, {"q", "db01"}}, .disk_count = 1, .disks = {{.id = "d", .size_bytes = 4096}}};
+    wire_json_encode(WIRE_COPY_POINT, &p, sizeof p, &out);
+    is_int(wire_json_decode(WIRE_COPY_POINT, out.data, out.size_bytes, &back, sizeof back, &e), 0, "COPY_POINT decodes: %s", e.message);
+    ok(memcmp(&p, &back, sizeof p) == 0, "to the same: group, marks and disks");
+    buf_release(&out);
+    p.at_us = 0;
+    wire_json_encode(WIRE_COPY_POINT, &p, sizeof p, &out);
+    is_int(wire_json_decode(WIRE_COPY_POINT, out.data, out.size_bytes, &back, sizeof back, &e), -1, "one without a moment is refused: %s", e.message);
+    buf_release(&out);
+    pins = (struct wire_copy_pins){.request = 2, .pin_count = 1, .pins = {{"p", "audit"}}};
+    wire_json_encode(WIRE_COPY_PINS, &pins, sizeof pins, &out);
+    ok(wire_json_decode(WIRE_COPY_PINS, out.data, out.size_bytes, &pins_back, sizeof pins_back, &e) == 0 && memcmp(&pins, &pins_back, sizeof pins) == 0, "COPY_PINS decodes to the same");
+    buf_release(&out);
 }
 
 static void test_json(void)
@@ -170,6 +197,19 @@ static void test_json(void)
     buf_release(&out);
 }
 
+static void test_move(void)
+{
+    static const char unfit[] = "{\"request\":1,\"replicator\":\"staging2\",\"address\":\"192.0.2.20\",\"port\":0}";
+    static struct wire_move move = {.request = 1, .replicator = "staging2", .address = "192.0.2.20", .port = 8444}, back;
+    struct err e = {0};
+
+    wire_json_encode(WIRE_MOVE, &move, sizeof move, &out);
+    is_str(out.data, "{\"request\":1,\"replicator\":\"staging2\",\"address\":\"192.0.2.20\",\"port\":8444}", "MOVE as in the document");
+    ok(wire_json_decode(WIRE_MOVE, out.data, out.size_bytes, &back, sizeof back, &e) == 0 && memcmp(&move, &back, sizeof move) == 0, "decodes to the same");
+    buf_release(&out);
+    is_int(wire_json_decode(WIRE_MOVE, unfit, sizeof unfit - 1, &back, sizeof back, &e), -1, "to no port there is no way");
+}
+
 static void test_bad_json(void)
 {
     static const struct {
@@ -184,6 +224,7 @@ static void test_bad_json(void)
         {"{\"request\":1,\"request\":1,\"value\":0}", "a member twice"},
         {"{\"request\":1,\"value\":0} x", "something after it"},
     };
+    static const char good[] = "{\"request\":1,\"value\":5,\"read_bytes_per_s\":0,\"cpu_percent\":3,\"new\":{}}";
     struct wire_limit simple = {7, 7, 7, 7};
     struct err e = {0};
 
@@ -193,10 +234,10 @@ static void test_bad_json(void)
         is_int(e.kind, ERR_PROTOCOL, "as a protocol error");
     }
     ok(simple.request == 7 && simple.value == 7, "the output is untouched");
-    is_int(wire_json_decode(WIRE_LIMIT, "{\"request\":1,\"value\":5,\"new\":{}}", 33, &simple, sizeof simple, &e), -1, "a NUL at the end is refused");
-    is_int(wire_json_decode(WIRE_LIMIT, "{\"request\":1,\"value\":5,\"new\":{}}", 32, &simple, sizeof simple, &e), 0, "unknown members are ignored");
-    ok(simple.value == 5 && simple.read_bytes_per_s == 0 && simple.cpu_percent == 0, "and what came later than the others may be missing");
-    is_int(wire_json_decode(WIRE_LIMIT, "{\"request\":1,\"value\":5,\"cpu_percent\":-1}", 40, &simple, sizeof simple, &e), -1, "but not be wrong");
+    is_int(wire_json_decode(WIRE_LIMIT, good, sizeof good, &simple, sizeof simple, &e), -1, "a NUL at the end is refused");
+    is_int(wire_json_decode(WIRE_LIMIT, good, sizeof good - 1, &simple, sizeof simple, &e), 0, "unknown members are ignored");
+    ok(simple.value == 5 && simple.read_bytes_per_s == 0 && simple.cpu_percent == 3, "and the others are taken");
+    is_int(wire_json_decode(WIRE_LIMIT, "{\"request\":1,\"value\":5,\"cpu_percent\":3}", 39, &simple, sizeof simple, &e), -1, "none may be missing");
 }
 
 int main(void)
@@ -206,7 +247,9 @@ int main(void)
     test_need_ack_hashes();
     test_data();
     test_status();
+    test_copy();
     test_json();
+    test_move();
     test_bad_json();
     return tap_done();
 }

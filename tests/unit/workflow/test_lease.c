@@ -1,5 +1,6 @@
 /* Attempts: fences, leases, retries, time limits, and clocks that jump. */
 #include "base/limits.h"
+#include "inventory/placement.h"
 #include "world.h"
 
 #include <unistd.h>
@@ -44,6 +45,54 @@ static json_t *claim_with(struct world *x, const char *label, const char *step)
 
     world_need(workflow_claim(x->w, &offer, &document, &e), &e);
     return document;
+}
+
+/* The server replicates to that one; then (to not NULL) it moves to another. */
+static void place(struct world *x, const char *to)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    struct inventory_by by = {"user:anna", x->wall_us};
+    struct err e = {0};
+
+    world_need(store_begin(x->store, STORE_WRITE, &tx, &e), &e);
+    if (!to)
+        world_need(placement_set(tx, "db01", "staging2", "replicator:staging2", "", &by, &e), &e);
+    else
+        world_need(placement_move(tx, "db01", to, "", &by, &e), &e);
+    world_need(store_commit(&tx, &e), &e);
+}
+
+static void test_beside(void)
+{
+    char run[WORKFLOW_ID_SIZE], again[WORKFLOW_ID_SIZE];
+    struct world x;
+    struct err e = {0};
+
+    one_server(&x, "{}");
+    for (int i = 0; i < 2; i++) {
+        CLEANUP(json_free) json_t *document = world_claim(&x, "dc1");
+
+        world_finish(&x, document, "dc1", "succeeded", NULL, world_result_of(i ? "push_agent" : "prerequisites"));
+    }
+    place(&x, NULL);
+    ok(!claim_with(&x, "replicator", "initial_sync"), "what touches a copy is not for a runner beside another replicator");
+    place(&x, "staging3");
+    ok(!claim_with(&x, "replicator:staging2", "initial_sync"), "while a server moves, nothing begins");
+    world_need(workflow_push_again(x.w, "db01", "user:anna", run, &e), &e);
+    world_need(workflow_push_again(x.w, "db01", "user:anna", again, &e), &e);
+    is_str(again, run, "its agent is pushed again, by one run");
+    {
+        CLEANUP(json_free) json_t *document = claim_with(&x, "source:dc1", "push_agent");
+
+        is_str(json_get_string(json_object_get(document, "run"), "template", ""), "push_again", "which is given meanwhile");
+    }
+    place(&x, "staging2");
+    {
+        CLEANUP(json_free) json_t *document = claim_with(&x, "replicator:staging2", "initial_sync");
+
+        ok(document != NULL, "where it stays, the one beside its replicator gets it");
+    }
+    world_close(&x);
 }
 
 static void test_who_may_claim(void)
@@ -369,6 +418,7 @@ int main(int count, char **arguments)
     world_url = count > 1 ? arguments[1] : NULL;
     test_document();
     test_who_may_claim();
+    test_beside();
     test_finish();
     test_retries();
     test_lost();

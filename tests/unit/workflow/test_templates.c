@@ -7,7 +7,8 @@
 static const char *const known_steps[] = {
     "prerequisites", "push_agent", "initial_sync", "verify_replication", "validate_launch", "launch_test", "boot_test",
     "terminate_test", "quiesce", "final_sync", "launch_cutover", "verify_cutover", "open_door", "compare", "finalize", "cmdb_retire",
-    "decommission", "drop_staged", "right_size", "report", "stop_instance", "restore_source", "verify_source", "target_probe", "source_probe"};
+    "decommission", "drop_staged", "right_size", "report", "stop_instance", "restore_source", "verify_source", "keep_source", "push_copy", "sync_copy", "check_rescue", "last_change", "leave_source", "restore_disks",
+    "boot_source", "let_go", "resume_copy", "target_probe", "source_probe"};
 static const char *const known_labels[] = {"source", "replicator", "target", "factory"};
 static const char *const known_phases[] = {"pre", "build", "validate", "cutover", "post", "back"};
 
@@ -83,13 +84,20 @@ static void check_gates(void)
         {"sign_off", "boot_test"}, {"go_no_go", "window"}, {"quiesce", "go_no_go"}, {"open_door", "verify_cutover"},
         {"finalize", "acceptance"}, {"decommission", "finalize"}, {"decommission", "hold"}, {"cmdb_retire", "finalize"},
         {"drop_staged", "decommission"}, {"drop_staged", "right_size"}, {"report", "drop_staged"}};
-    const struct template *wave = template_find("wave_migration");
+    static const char *const home_gates[][2] = {
+        {"push_copy", "keep_source"},   {"check_rescue", "sync_copy"},     {"last_change", "check_rescue"},  {"leave_source", "last_change"}, {"restore_disks", "leave_source"},
+        {"stop_instance", "restore_disks"}, {"boot_source", "stop_instance"}, {"restore_source", "boot_source"}, {"let_go", "accept_home"},   {"let_go", "initial_sync"}};
+    const struct template *wave = template_find("wave_migration"), *home = template_find("way_home");
 
     for (size_t i = 0; i < ARRAY_COUNT(gates); i++)
         ok(comes_after(wave, template_task_find(wave, gates[i][0]), gates[i][1]), "%s never comes before %s", gates[i][0], gates[i][1]);
     ok(template_task_find(wave, "quiesce")->flags & TASK_WINDOWED, "quiesce looks at the window itself");
     for (const struct template_task *task = template_task_find(wave, "quiesce"); task->name; task++)
         ok(task->scope == SCOPE_WAVE || task->flags & TASK_PAST_POINT, "%s is taken back with its server", task->name);
+    for (size_t i = 0; i < ARRAY_COUNT(home_gates); i++)
+        ok(comes_after(home, template_task_find(home, home_gates[i][0]), home_gates[i][1]), "on the way home %s never comes before %s", home_gates[i][0], home_gates[i][1]);
+    for (const struct template_task *task = home->tasks; task->name; task++)
+        ok(task->flags & TASK_NEEDED || strcmp(task->name, "verify_source") == 0, "on the way home %s can't be skipped", task->name);
     ok(!template_find("no such template") && !template_task_find(wave, "no such task"), "unknown names are not found");
 }
 

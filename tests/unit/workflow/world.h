@@ -90,7 +90,8 @@ static const char *const world_labels[] = {"source:dc1", "replicator", "target",
 static const char *const world_steps[] = {
     "prerequisites", "push_agent", "initial_sync", "verify_replication", "validate_launch", "launch_test", "boot_test",
     "terminate_test", "quiesce", "final_sync", "launch_cutover", "verify_cutover", "open_door", "compare", "finalize", "cmdb_retire",
-    "decommission", "drop_staged", "right_size", "report", "stop_instance", "restore_source", "verify_source", "target_probe"};
+    "decommission", "drop_staged", "right_size", "report", "stop_instance", "restore_source", "verify_source", "keep_source", "push_copy", "sync_copy", "check_rescue", "last_change", "leave_source", "restore_disks",
+    "boot_source", "let_go", "resume_copy", "target_probe"};
 
 /* A task for a runner with all labels and steps, or NULL. */
 static json_t *world_claim(struct world *x, const char *runner)

@@ -7,7 +7,7 @@ import SpaceBetween from '@cloudscape-design/components/space-between';
 import Table from '@cloudscape-design/components/table';
 import { useQuery } from '@tanstack/react-query';
 import { useNavigate, useParams } from 'react-router-dom';
-import { get, type Replication, type Server } from '../api';
+import { get, type Replication, type SecondCopy, type Server } from '../api';
 import { bytes, caughtUp, duration, rate, time } from '../format';
 import { Chart } from '../parts/chart';
 import { Empty, Failure, Status } from '../parts/common';
@@ -48,6 +48,15 @@ export function ServerPage() {
   );
 }
 
+/** Where it is, how old its newest point is, and why it does not go on. */
+function secondCopy(copy: SecondCopy) {
+  const point = copy.point_age_ms === null ? 'no point yet' : `newest point ${duration(copy.point_age_ms)} old`;
+  const behind = copy.lag_ms ? `, ${duration(copy.lag_ms)} behind` : '';
+  const left = copy.backlog_bytes ? `, ${bytes(copy.backlog_bytes)} to copy` : '';
+  const lacks = copy.pins_missing ? `, lacks ${copy.pins_missing} pinned` : '';
+  return `${copy.to}: ${copy.state.toLowerCase()}, ${point}${behind}${left}${lacks}${copy.error ? `: ${copy.error.message}` : ''}`;
+}
+
 function Figures({ replication }: { replication: Replication }) {
   const limit = replication.limit_bytes_per_s ? `; limit ${rate(replication.limit_bytes_per_s)}` : '; no limit in force';
   return (
@@ -59,7 +68,8 @@ function Figures({ replication }: { replication: Replication }) {
       { label: 'Written anew (churn)', value: rate(replication.churn_bytes_per_s) },
       { label: 'Gets across (rate)', value: rate(replication.rate_bytes_per_s) + limit },
       { label: 'Held up by', value: replication.bottleneck ?? 'nothing' },
-      { label: 'Newest point', value: replication.newest_point_age_ms === null ? 'none yet' : `${duration(replication.newest_point_age_ms)} old` },
+      { label: 'Newest point', value: replication.newest_point_age_ms === null ? 'none yet' : `${duration(replication.newest_point_age_ms)} old` + (replication.newest_point_unreadable_bytes ? `; lacks ${bytes(replication.newest_point_unreadable_bytes)} that could not be read` : '') },
+      ...(replication.copy ? [{ label: 'Second copy', value: secondCopy(replication.copy) }] : []),
       { label: 'Disks', value: bytes(replication.bytes_total) },
       { label: 'Read', value: bytes(replication.bytes_read) },
       { label: 'Sent', value: bytes(replication.bytes_sent) },

@@ -89,6 +89,9 @@ function ServerActions({ server, tasks }: { server: Server; tasks: Task[] }) {
       {back ? <Act label="Take back" title={`Take ${server.name} back to its source?`} act={typed => post(`${path}/back`, typed ? { confirm: typed } : {})}>
         {opened ? 'The copy is open. The factory will say what has been written since and would be lost, and asks for words before it goes.'
           : 'The copy is stopped and the source serves again. Its door is still closed, so nothing is lost.'}</Act> : null}
+      {opened ? <Act label="Bring changes home" title={`Take ${server.name} back with what was written since?`} act={() => post(`${path}/back`, { bring_changes: true })}>
+        What the copy has written is put onto the source’s disks, then the source serves again. The copy serves until the source is known to be ready for it; from then on nobody does
+        until the disks are restored and the source has booted.</Act> : null}
       {again ? <Act label="Cut over again" title={`Cut ${server.name} over again?`} variant="primary" act={() => post(`${path}/cutover`)}>
         The source is quiesced and its last changes are sent, as the first time.</Act> : null}
       {!back && !again && !waits('door') ? <>–</> : null}

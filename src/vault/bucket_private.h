@@ -1,0 +1,126 @@
+/* bucket_private: what bucket.c and bucket_*.c share. */
+#pragma once
+
+#include "vault/bucket.h"
+#include "vault/internal.h"
+#include "vault/s3.h"
+
+#include <stdatomic.h>
+
+#define BUCKET_IDLE_MOST 8
+#define BUCKET_WANTED_MOST 16
+#define BUCKET_UPLOADS_MOST 16
+#define BUCKET_KEY_SIZE 1100
+
+struct segment_use {
+    int64_t used_us; /* monotonic; 0: not since the start */
+    unsigned misses; /* read from the store since it was here last */
+    bool refused;    /* its file is damaged: it is not sent */
+    bool sending;    /* a sender has it: it is not to be removed there meanwhile */
+};
+
+/* bucket_claim.c */
+#define CLAIM_LEASE_MS 15000
+enum claim_state { CLAIM_NONE /* not yet: perhaps another's is watched */, CLAIM_TAKEN /* written; not waited for long enough */, CLAIM_HELD, CLAIM_LOST };
+struct claim {
+    char holder[33], host[65], folder[512]; /* ours */
+    int64_t lease_us;
+    uint64_t count;                         /* rises with each writing */
+    json_t *seen;                           /* another's, as it is watched */
+    unsigned changes;                       /* of it, since we look */
+    int64_t seen_us, taken_us;              /* since when; when ours was there: INT64_MAX: nobody knows. Monotonic, as what follows */
+    pthread_t thread;
+    bool runs;
+    /* Guarded by the bucket's lock: */
+    enum claim_state state;
+    int64_t valid_us; /* of CLAIM_HELD: until then we may write */
+    struct err why;   /* of the last look; for good where it is lost */
+    bool stop;
+    pthread_cond_t stirred;
+};
+
+/* bucket_send.c: a thread that sends one segment after the other. */
+struct sender {
+    struct bucket *b;
+    pthread_t thread;
+    bool runs;
+    struct s3 *client; /* its own: what is sent is broken off where the claim is no longer held */
+    /* Guarded by the bucket's lock: */
+    enum { SENDER_IDLE, SENDER_GIVEN, SENDER_DONE } state;
+    uint32_t id;
+    struct segment_row row;
+    struct err why; /* of SENDER_DONE */
+};
+
+struct bucket {
+    struct vault *v;
+    char *url, *name, *prefix, *region, *ca_file; /* prefix: "" or with a slash at its end */
+    uint64_t cache_bytes;
+    int64_t wait_us, retry_us;
+    bool read_only;      /* nothing is written there */
+    size_t upload_count; /* senders that there are to be */
+    struct claim claim;
+    struct sender *senders;
+    size_t sender_count;
+    struct s3_keys keys;
+    pthread_t thread;
+    bool runs;
+    atomic_bool stopping;
+
+    pthread_mutex_t lock; /* guards what follows; the last of all */
+    pthread_cond_t stirred, given; /* the bucket's thread; the senders */
+    bool stir;
+    struct s3 *idle[BUCKET_IDLE_MOST]; /* clients that nobody uses now */
+    size_t idle_count;
+    char *marker;                      /* vault.json as it lies there, which says that it is ours; NULL: not seen yet */
+    struct segment_use *uses;          /* by segment */
+    size_t use_count;
+    uint32_t wanted[BUCKET_WANTED_MOST]; /* to be brought whole */
+    size_t wanted_count;
+    uint32_t held;
+    struct err trouble; /* of the thread's last try */
+    int64_t trouble_us; /* wall */
+};
+
+/* bucket.c */
+/* cancelled: NULL: the exchange goes on when all ends. small_timeout_ms: 0: as s3.c has it. */
+int client_open(struct bucket *b, bool (*cancelled)(void *bucket), int small_timeout_ms, struct s3 **out, struct err *e);
+int client_take(struct bucket *b, struct s3 **out, struct err *e);
+void client_give(struct bucket *b, struct s3 **client);
+void segment_key(const struct bucket *b, uint32_t id, char out[static BUCKET_KEY_SIZE]);
+/* The bucket is this vault's. Nothing is believed of it before. */
+int bucket_meet(struct bucket *b, struct s3 *client, struct err *e);
+/* The same, and made so where it is empty and should be. Its vault.json is that of here after: what is sealed under a new data key comes after it. With the
+ * claim held, by one thread. */
+int bucket_mark(struct bucket *b, struct s3 *client, struct err *e);
+bool bucket_is_marked(struct bucket *b); /* it is that of here still */
+struct segment_use *use_of(struct bucket *b, uint32_t id); /* lock held */
+void bucket_want(struct bucket *b, uint32_t id);
+
+/* bucket_files.c: the files here */
+char *maps_path(const struct bucket *b, uint32_t id);
+bool segment_is_here(const struct bucket *b, uint32_t id);
+/* The file at path is a whole sealed segment of this vault, with what its row (may be NULL) says: 0; ERR_CORRUPT. */
+int segment_look(const struct bucket *b, uint32_t id, const char *path, const struct segment_row *row, struct err *e);
+int segment_bring(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, struct err *e);
+int bucket_shrink(struct bucket *b, struct err *e);
+uint64_t bucket_here_bytes(struct bucket *b);
+void bucket_sweep(struct bucket *b); /* what a killed process left half brought */
+
+/* bucket_claim.c: who may write there */
+json_t *claim_parse(const char *text, size_t size); /* NULL: it is none, or damaged */
+void claim_init(struct bucket *b, int lease_ms); /* 0: CLAIM_LEASE_MS */
+/* Looks, and has a thread do so from now on. Where another's is there it waits until that one is known to be dead, or (ERR_CONFLICT) alive; but not where it is of this
+ * folder itself, and must is false: that is found out by and by. must false: that the store can't be asked is no failure. */
+int claim_begin(struct bucket *b, bool must, struct err *e);
+void claim_end(struct bucket *b); /* given up; when nobody writes any more */
+int claim_holds(struct bucket *b, struct err *e); /* 1: we may write; 0: not yet; -1: the last look failed, and we may not */
+
+/* bucket_send.c */
+int senders_start(struct bucket *b, size_t count, struct err *e);
+void senders_stop(struct bucket *b); /* b->stopping is set */
+/* False: all are busy. */
+bool senders_give(struct bucket *b, uint32_t id, const struct segment_row *row);
+size_t senders_busy(struct bucket *b);
+/* What has come back since: 1: all of that was sent; 0: nothing has; -1: the first one that failed. */
+int senders_collect(struct bucket *b, struct err *e);

@@ -1,0 +1,195 @@
+/* bucket_send: a fixed number of threads that send a segment each. The bucket's thread (bucket_care.c) gives them what is to be sent, and collects how it went. */
+#include "base/file.h"
+#include "vault/bucket_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+/* ---- one segment ---- */
+
+struct mapped {
+    void *bytes;
+    size_t size;
+};
+
+static void unmap(struct mapped *m)
+{
+    if (m->bytes)
+        munmap(m->bytes, m->size);
+}
+
+static int map_file(const char *path, struct mapped *out, struct err *e)
+{
+    CLEANUP(close_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    void *bytes;
+
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return err_errno(e, errno, "can't open %s", path);
+    bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (bytes == MAP_FAILED)
+        return err_errno(e, errno, "can't map %s", path);
+    *out = (struct mapped){bytes, (size_t)st.st_size};
+    return 0;
+}
+
+/* What is sent may be all that there is of it one day: a damaged file is not. */
+static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = segment_path(b->v->segment_dir, id);
+    CLEANUP(unmap) struct mapped m = {0};
+    char key[BUCKET_KEY_SIZE];
+    struct err why = {0};
+    int sent;
+
+    if (segment_look(b, id, path, row, &why) < 0) {
+        pthread_mutex_lock(&b->lock);
+        use_of(b, id)->refused = why.kind == ERR_CORRUPT;
+        pthread_mutex_unlock(&b->lock);
+        return why.kind == ERR_CORRUPT || why.kind == ERR_NOT_FOUND ? 0 : err_set(e, why.kind, "%s", why.message); /* vault_gc took it away meanwhile */
+    }
+    if (map_file(path, &m, &why) < 0)
+        return why.kind == ERR_NOT_FOUND ? 0 : err_set(e, why.kind, "%s", why.message);
+    segment_key(b, id, key);
+    if (!bucket_is_marked(b)) /* it may be sealed under a data key that is not known there yet: it comes again */
+        return err_set(e, ERR_CANCELLED, "vault.json is to be sent first");
+    sent = row_flag(b->v, id, SEGMENT_SENT, e);
+    if (sent <= 0)
+        return sent; /* the same, a moment later: nothing would remember what is sent */
+    if (s3_put(client, key, m.bytes, m.size, e) < 0)
+        return -1;
+    if (claim_holds(b, NULL) <= 0) /* somebody else may have written there since: it is sent again, or never */
+        return err_set(e, ERR_CANCELLED, "the claim ended meanwhile");
+    return row_flag(b->v, id, SEGMENT_KEPT, e) < 0 ? -1 : 0;
+}
+
+/* ---- the threads ---- */
+
+static bool is_over(void *user)
+{
+    struct bucket *b = user;
+
+    return atomic_load(&b->stopping) || claim_holds(b, NULL) <= 0;
+}
+
+/* lock held, and held after */
+static void send_given(struct sender *s)
+{
+    struct bucket *b = s->b;
+    struct err why = {0};
+
+    pthread_mutex_unlock(&b->lock);
+    if (claim_holds(b, NULL) <= 0)
+        err_set(&why, ERR_CANCELLED, "the claim ended meanwhile");
+    else
+        (void)send_segment(b, s->client, s->id, &s->row, &why);
+    pthread_mutex_lock(&b->lock);
+    use_of(b, s->id)->sending = false;
+    s->why = why;
+    s->state = SENDER_DONE;
+    b->stir = true;
+    pthread_cond_signal(&b->stirred);
+}
+
+static void *serve(void *user)
+{
+    struct sender *s = user;
+    struct bucket *b = s->b;
+
+    pthread_mutex_lock(&b->lock);
+    while (!atomic_load(&b->stopping)) {
+        if (s->state == SENDER_GIVEN)
+            send_given(s);
+        else
+            pthread_cond_wait(&b->given, &b->lock);
+    }
+    pthread_mutex_unlock(&b->lock);
+    return NULL;
+}
+
+int senders_start(struct bucket *b, size_t count, struct err *e)
+{
+    b->senders = xcalloc(count, sizeof *b->senders);
+    for (; b->sender_count < count; b->sender_count++) {
+        struct sender *s = &b->senders[b->sender_count];
+
+        s->b = b;
+        if (client_open(b, is_over, 0, &s->client, e) < 0)
+            return -1;
+        s->runs = pthread_create(&s->thread, NULL, serve, s) == 0;
+        if (!s->runs) {
+            s3_close(&s->client);
+            return err_set(e, ERR_LIMIT, "can't start a thread");
+        }
+    }
+    return 0;
+}
+
+void senders_stop(struct bucket *b)
+{
+    pthread_mutex_lock(&b->lock);
+    pthread_cond_broadcast(&b->given);
+    pthread_mutex_unlock(&b->lock);
+    for (size_t i = 0; i < b->sender_count; i++) {
+        pthread_join(b->senders[i].thread, NULL);
+        s3_close(&b->senders[i].client);
+    }
+    free(b->senders);
+}
+
+bool senders_give(struct bucket *b, uint32_t id, const struct segment_row *row)
+{
+    bool given = false;
+
+    pthread_mutex_lock(&b->lock);
+    for (size_t i = 0; i < b->sender_count && !given; i++) {
+        struct sender *s = &b->senders[i];
+
+        given = s->state == SENDER_IDLE;
+        if (!given)
+            continue;
+        s->state = SENDER_GIVEN;
+        s->id = id;
+        s->row = *row;
+        use_of(b, id)->sending = true;
+    }
+    pthread_cond_broadcast(&b->given);
+    pthread_mutex_unlock(&b->lock);
+    return given;
+}
+
+size_t senders_busy(struct bucket *b)
+{
+    size_t busy = 0;
+
+    pthread_mutex_lock(&b->lock);
+    for (size_t i = 0; i < b->sender_count; i++)
+        busy += b->senders[i].state != SENDER_IDLE;
+    pthread_mutex_unlock(&b->lock);
+    return busy;
+}
+
+int senders_collect(struct bucket *b, struct err *e)
+{
+    int r = 0;
+
+    pthread_mutex_lock(&b->lock);
+    for (size_t i = 0; i < b->sender_count; i++) {
+        struct sender *s = &b->senders[i];
+
+        if (s->state != SENDER_DONE)
+            continue;
+        s->state = SENDER_IDLE;
+        if (s->why.kind == ERR_CANCELLED) /* whoever broke it off knows why */
+            continue;
+        if (s->why.kind && r >= 0)
+            *e = s->why;
+        r = s->why.kind || r < 0 ? -1 : 1;
+    }
+    pthread_mutex_unlock(&b->lock);
+    return r;
+}

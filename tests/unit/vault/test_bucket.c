@@ -1,0 +1,622 @@
+/* test_bucket S3_SERVER VAULT_READ: a vault whose full segments lie in an S3-compatible store: a server of the test's own, which can be gone, slow, wrong.
+ * test_bucket --real URL BUCKET ACCESS SECRET [CA]: the same ways, without the faults, in a real one. */
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/proc.h"
+#include "tap.h"
+#include "vault/internal.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CHUNK VAULT_CHUNK_BYTES
+#define CHUNKS 64u /* 4 MiB of noise: four segments */
+#define CACHE_BYTES ((uint64_t)2 << 20)
+#define WAIT_MS 4000   /* long enough for a store of a busy machine; all faults that a read waits for take as long */
+#define LEASE_MS 1500
+#define SLOW_MS 20000  /* how late a slow store answers, in s3_server.py */
+
+static const struct vault_key key = {{7, 7}};
+static const char *server_path, *reader;
+static const char *access_key = "access", *secret = "se/cr+et", *bucket_name = "vaults", *ca_file;
+static char dir[64], vault_dir[80], port[16] = "0", url[256], prefix[80] = "fleet";
+static const struct clock *wall; /* NULL: the real one */
+static pid_t server;
+static struct vault *v;
+
+/* ---- the store ---- */
+
+static void fault(const char *word)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/fault", dir);
+
+    MUST(file_write(path, word, strlen(word), 0600, NULL) == 0);
+}
+
+static void start_server(void)
+{
+    CLEANUP(close_file) FILE *out = NULL;
+    int ends[2];
+
+    MUST(pipe(ends) == 0);
+    server = fork();
+    if (server == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(ends[1], STDOUT_FILENO);
+        close(ends[1]);
+        close(ends[0]);
+        execlp("python3", "python3", server_path, dir, port, bucket_name, access_key, secret, (char *)NULL);
+        _exit(127);
+    }
+    close(ends[1]);
+    out = fdopen(ends[0], "r");
+    MUST(out && fscanf(out, "%15s", port) == 1); /* the same port when it comes back */
+    snprintf(url, sizeof url, "http://127.0.0.1:%s", port);
+}
+
+static void stop_server(void)
+{
+    kill(server, SIGKILL);
+    waitpid(server, NULL, 0);
+}
+
+/* Files in a folder whose names end so. */
+static int count_files(const char *folder, const char *end)
+{
+    DIR *d = opendir(folder);
+    struct dirent *entry;
+    int count = 0;
+
+    while (d && (entry = readdir(d)))
+        count += strlen(entry->d_name) > strlen(end) && strcmp(entry->d_name + strlen(entry->d_name) - strlen(end), end) == 0;
+    if (d)
+        closedir(d);
+    return count;
+}
+
+static int objects(void)
+{
+    CLEANUP(free_ptr) char *folder = xasprintf("%s/objects", dir);
+
+    return count_files(folder, ".seg");
+}
+
+static int files(const char *end)
+{
+    CLEANUP(free_ptr) char *folder = xasprintf("%s/segments", vault_dir);
+
+    return count_files(folder, end);
+}
+
+/* ---- the vault ---- */
+
+static int open_as(const char *under, const char *said, bool with, struct vault **out, struct err *e)
+{
+    CLEANUP(free_ptr) char *credentials = xasprintf("%s/credentials", dir), *text = xasprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", access_key, said);
+    struct vault_bucket bucket = {.url = url, .bucket = bucket_name, .prefix = under, .ca_file = ca_file, .credentials_file = credentials, .cache_bytes = CACHE_BYTES, .wait_ms = WAIT_MS, .retry_ms = 50, .lease_ms = LEASE_MS};
+    struct vault_options options = {.segment_bytes = 1 << 20, .guard_bytes = 1, .cache_bytes = CHUNK, .clock = wall, .keys = &key, .key_count = 1, .bucket = with ? &bucket : NULL};
+
+    MUST(file_write(credentials, text, strlen(text), 0600, NULL) == 0);
+    return vault_open(vault_dir, &options, out, e);
+}
+
+static bool opens(void)
+{
+    struct err e = {0};
+    bool open = open_as(prefix, secret, true, &v, &e) == 0;
+
+    if (!open)
+        tap_note("%s", e.message);
+    return open;
+}
+
+static void fill(uint8_t *bytes, uint64_t seed)
+{
+    uint64_t x = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+
+    for (size_t i = 0; i < CHUNK; i += 8) {
+        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+        memcpy(bytes + i, &x, 8);
+    }
+}
+
+/* The disk's chunks are those of this seed from now on; a point, where p is given. */
+static bool live(uint64_t seed, struct vault_point *p)
+{
+    struct vault_disk d;
+    struct err e = {0};
+    uint8_t bytes[CHUNK];
+    bool fine = vault_disk_open(v, "web01", "d", CHUNKS * (uint64_t)CHUNK, &d, &e) == 0;
+
+    for (uint64_t i = 0; i < CHUNKS && fine; i++) {
+        struct vault_hash hash;
+
+        fill(bytes, seed + i);
+        fine = vault_store(v, bytes, NULL, &hash, NULL, &e) == 0 && vault_map(v, &d, i, &hash, &e) == 1;
+    }
+    fine = fine && vault_point_commit(v, "web01", 0, "crash", 0, p, &e) == 0;
+    if (!fine)
+        tap_note("%s", e.message);
+    return fine;
+}
+
+static int read_chunk(const char *point, uint64_t index, uint8_t *bytes, struct err *e)
+{
+    CLEANUP(vault_image_free) struct vault_image *image = NULL;
+
+    err_clear(e);
+    return vault_image_open(v, point, "d", &image, e) < 0 ? -1 : vault_image_read(image, bytes, CHUNK, index * CHUNK, e);
+}
+
+static bool holds(const char *point, uint64_t seed)
+{
+    uint8_t bytes[CHUNK], wanted[CHUNK];
+    struct err e = {0};
+    bool same = true;
+
+    for (uint64_t i = 0; i < CHUNKS && same; i++) {
+        fill(wanted, seed + i);
+        same = read_chunk(point, i, bytes, &e) == 0 && memcmp(bytes, wanted, CHUNK) == 0;
+    }
+    if (!same)
+        tap_note("%s", e.message);
+    return same;
+}
+
+static struct vault_stat stat_now(void)
+{
+    struct vault_stat s = {0};
+
+    MUST(vault_stat(v, &s, NULL) == 0);
+    return s;
+}
+
+static bool all_sent(void) { struct vault_stat s = stat_now(); return s.bucket_waiting_count == 0 && s.bucket_doomed_count == 0 && !s.bucket_error_kind; }
+static bool small(void) { return all_sent() && files(".seg") <= 3; } /* two of 1 MiB, and the one that is being filled */
+static bool in_trouble(void) { return stat_now().bucket_error_kind != ERR_NONE; }
+
+/* For words that are told of what a condition found: it comes first. */
+#define first(condition, ...) do { bool holds_ = (condition); ok(holds_, __VA_ARGS__); } while (0)
+
+static bool comes(bool (*condition)(void))
+{
+    for (int i = 0; i < 3000; i++) {
+        if (condition())
+            return true;
+        clock_sleep_us(20 * US_PER_MS);
+    }
+    tap_note("waiting %llu, error %s, %d files", (unsigned long long)stat_now().bucket_waiting_count, stat_now().bucket_error, files(".seg"));
+    return false;
+}
+
+/* A chunk of the point that has no file here any more. */
+static uint64_t far_chunk(const char *point)
+{
+    for (uint64_t i = 0; i < CHUNKS; i++) {
+        CLEANUP(vault_image_free) struct vault_image *image = NULL;
+        CLEANUP(free_ptr) char *path = NULL;
+        struct chunk_place place;
+        struct vault_hash name;
+
+        MUST(vault_image_open(v, point, "d", &image, NULL) == 0 && vault_image_hash(image, i, &name, NULL) == 0);
+        seal_name(v->seal, &name);
+        pthread_mutex_lock(&v->append_lock);
+        MUST(place_find(v, &name, &place, NULL) == 1);
+        pthread_mutex_unlock(&v->append_lock);
+        path = segment_path(v->segment_dir, place.segment);
+        if (!file_exists(path))
+            return i;
+    }
+    return UINT64_MAX;
+}
+
+/* ---- */
+
+static struct vault_point one, two, three;
+
+static void away_and_back(void)
+{
+    CLEANUP(vault_report_release) struct vault_report report = {0};
+    struct err e = {0};
+
+    ok(opens() && live(1000, &one) && live(2000, &two), "two points of 4 MiB");
+    ok(comes(small), "full segments are sent, and their files go down to the cache's size");
+    first(objects() >= 7 && files(".maps") >= 4, "they lie in the bucket (%d), their maps here (%d)", objects(), files(".maps"));
+    first(stat_now().bucket_kept_count == (uint64_t)objects() && stat_now().bucket_kept_bytes > 0, "and the vault's figures say so");
+    ok(vault_check(v, &report, &e) == 0 && report.finding_count == 0, "every map and place is there, without the store");
+    ok(holds(one.id, 1000) && holds(two.id, 2000), "what went is read back");
+    first(vault_scrub(v, NULL, NULL, &report, &e) == 0 && report.finding_count == 0, "and scrubbed (%s)", e.message);
+    ok(comes(small), "and the cache stays in its bounds");
+}
+
+static void bad_reads(void)
+{
+    CLEANUP(vault_report_release) struct vault_report report = {0};
+    static const char *const passing[] = {"gone", "500", "slow", "cut"};
+    uint64_t far = far_chunk(one.id);
+    uint8_t bytes[CHUNK], wanted[CHUNK];
+    struct err e = {0};
+
+    if (!ok(far != UINT64_MAX, "a chunk lies in the bucket alone"))
+        return;
+    fill(wanted, 1000 + far);
+    for (size_t i = 0; i < ARRAY_COUNT(passing); i++) {
+        int64_t begun_us = clock_monotonic_us();
+
+        fault(passing[i]);
+        ok(read_chunk(one.id, far, bytes, &e) < 0 && e.kind == ERR_UNREACHABLE, "a store that is %s: a read fails closed (%s: %s)", passing[i],
+           err_meaning(e.kind)->name, e.message);
+        ok(clock_monotonic_us() - begun_us < SLOW_MS * US_PER_MS, "and waits for no late answer");
+    }
+    first(vault_scrub(v, NULL, NULL, &report, &e) < 0 && e.kind == ERR_UNREACHABLE, "a scrub that can't read everything says so (%s)", e.message);
+    fault("nobucket");
+    first(read_chunk(one.id, far, bytes, &e) < 0 && e.kind == ERR_UNREACHABLE, "a bucket that is not there says nothing of its objects (%s)", e.message);
+    is_int(stat_now().bad_count, 0, "none of it counts as damage");
+    fault("500 3");
+    first(read_chunk(one.id, far, bytes, &e) == 0 && memcmp(bytes, wanted, CHUNK) == 0, "a store that is back within the limit is waited for (%s)", e.message);
+    far = far_chunk(two.id);
+    fault("wrong");
+    first(read_chunk(two.id, far, bytes, &e) < 0 && e.kind == ERR_CORRUPT && strstr(e.message, "segments/"), "wrong bytes are refused, and named (%s)", e.message);
+    fault("");
+    is_int(stat_now().bad_count, 1, "and remembered");
+    ok(vault_point_usable(v, two.id, &e) < 0, "as any damage is");
+    fill(wanted, 2000 + far);
+    ok(vault_store(v, wanted, NULL, NULL, NULL, &e) == 0 && vault_sync(v, &e) == 0 && vault_point_usable(v, two.id, &e) == 0, "until the source sent it again");
+}
+
+static void bad_sends(void)
+{
+    static const char *const faults[] = {"500", "gone", "spoil", "lie", "forget"};
+    CLEANUP(free_ptr) char *segments = xasprintf("%s/segments", vault_dir);
+    struct err e = {0};
+    uint8_t page[VAULT_PAGE_BYTES] = {9};
+    struct vault_hash base, made;
+    uint64_t far;
+
+    ok(comes(all_sent), "all is sent");
+    for (size_t i = 0; i < ARRAY_COUNT(faults); i++) {
+        uint64_t kept = stat_now().bucket_kept_count;
+
+        fault(faults[i]);
+        ok(live(3000 + 1000 * i, &three), "%s: what is written is written here", faults[i]);
+        first(comes(in_trouble) && stat_now().bucket_kept_count == kept && stat_now().bucket_waiting_count > 0, "nothing counts as sent (%s)", stat_now().bucket_error);
+        fault("");
+        ok(comes(all_sent) && stat_now().bucket_kept_count > kept, "sent again when the store is well");
+        ok(holds(three.id, 3000 + 1000 * i), "and whole");
+    }
+    stop_server();
+    ok(live(9000, &three) && stat_now().bucket_waiting_count > 0, "without a network points are made all the same");
+    far = far_chunk(two.id);
+    if (ok(far != UINT64_MAX, "some are away")) {
+        uint8_t bytes[CHUNK];
+
+        fill(bytes, 2000 + far);
+        vault_hash_of(bytes, CHUNK, &base);
+        is_int(vault_store_delta(v, &base, 1, page, &made, NULL, &e), 0, "a change on what is away is wanted whole, and waits for nobody");
+        first(read_chunk(two.id, far, bytes, &e) < 0 && e.kind == ERR_UNREACHABLE && strstr(e.message, "bucket vaults"), "what is away says where it is (%s)", e.message);
+    }
+    first(comes(in_trouble) && strstr(stat_now().bucket_error, url), "the trouble is told (%s)", stat_now().bucket_error);
+    start_server();
+    ok(comes(all_sent) && holds(three.id, 9000), "a network that is back takes what waited");
+}
+
+static bool as_many(void) { return all_sent() && objects() == (int)stat_now().bucket_kept_count; }
+
+static void space(void)
+{
+    struct err e = {0};
+    uint64_t freed = 0;
+    int before;
+
+    ok(comes(as_many), "the bucket holds what the vault says");
+    before = objects();
+    stop_server();
+    first(vault_point_drop(v, one.id, &e) == 0 && vault_gc(v, &freed, &e) == 0 && freed > 0, "space is given back without the network (%s)", e.message);
+    is_int(objects(), before, "the objects stay meanwhile");
+    ok(stat_now().bucket_doomed_count > 0, "and are to be removed");
+    vault_close(&v);
+    ok(opens() && stat_now().bucket_doomed_count > 0, "which is not forgotten");
+    start_server();
+    first(comes(as_many) && objects() < before, "they are removed when it is back (%d of %d are left)", objects(), before);
+    first(vault_compact(v, 80, false, &freed, &e) == 0 && comes(as_many), "sparse segments are brought, copied out and removed (%s)", e.message);
+    ok(holds(two.id, 2000) && holds(three.id, 9000), "and what lives is whole");
+}
+
+/* One byte in the middle of a file. */
+static void damage(const char *path)
+{
+    CLEANUP(close_fd) int fd = open(path, O_RDWR | O_CLOEXEC);
+    struct stat st;
+    uint8_t byte;
+
+    MUST(fd >= 0 && fstat(fd, &st) == 0 && fd_pread_all(fd, &byte, 1, st.st_size / 2, NULL) == 0);
+    byte ^= 1;
+    MUST(fd_pwrite_all(fd, &byte, 1, st.st_size / 2, NULL) == 0);
+}
+
+static void damaged_here(void)
+{
+    CLEANUP(free_ptr) char *segments = xasprintf("%s/segments", vault_dir);
+    DIR *d = opendir(segments);
+    struct dirent *entry;
+    int count = 0;
+
+    while (d && (entry = readdir(d))) {
+        CLEANUP(free_ptr) char *path = xasprintf("%s/%s", segments, entry->d_name);
+        struct segment_row row;
+        uint32_t id = segment_id_of_name(entry->d_name);
+
+        if (!id || segment_row_get(v, id, &row, NULL) != 1 || !(row.flags & SEGMENT_KEPT))
+            continue;
+        damage(path);
+        count++;
+    }
+    if (d)
+        closedir(d);
+    ok(count > 0 && holds(two.id, 2000) && holds(three.id, 9000), "what is damaged here (%d files) is read from the bucket", count);
+    is_int(stat_now().bad_count, 0, "and is no damage");
+}
+
+/* tools/vault_read.py on what a person downloaded from the bucket. */
+static void read_elsewhere(void)
+{
+    CLEANUP(free_ptr) char *key_file = xasprintf("%s/key", dir);
+    CLEANUP(free_ptr) char *command = xasprintf("cd %s && mkdir -p copy/segments && cp objects/fleet%%2Fvault.json copy/vault.json && for f in objects/*.seg; do cp $f copy/segments/${f##*2F}; done && "
+                                                "python3 '%s' --key-file key copy points | grep -q %s", dir, reader, two.id);
+    char hex[2 * VAULT_KEY_SIZE + 1];
+
+    hash_hex(key.bytes, VAULT_KEY_SIZE, hex);
+    MUST(file_write(key_file, hex, strlen(hex), 0600, NULL) == 0);
+    ok(system(command) == 0, "an independent reader reads a copy of it");
+}
+
+static void rebuilt(void)
+{
+    CLEANUP(free_ptr) char *moved = xasprintf("%s/moved", dir);
+    struct vault *other = NULL;
+    struct err e = {0};
+    struct vault_point p;
+
+    ok(current_seal(v, &e) == 0 && vault_sync(v, &e) == 0 && comes(all_sent), "all is in the bucket");
+    read_elsewhere();
+    vault_close(&v);
+    first(open_as(NULL, "", false, &v, &e) == 0 && stat_now().has_bucket && !stat_now().bucket_open, "the vault opens without its bucket (%s)", e.message);
+    ok(!holds(two.id, 2000), "as far as it goes");
+    vault_close(&v);
+    {
+        CLEANUP(free_ptr) char *index = xasprintf("%s/index", vault_dir), *aside = xasprintf("%s/index.aside", vault_dir);
+
+        MUST(rename(index, aside) == 0);
+    }
+    err_clear(&e);
+    first(open_as(NULL, "", false, &v, &e) < 0 && e.kind == ERR_INVALID, "an index is not made anew without it (%s)", e.message);
+    stop_server();
+    err_clear(&e);
+    first(open_as(prefix, secret, true, &v, &e) < 0 && e.kind == ERR_UNREACHABLE, "nor without the network (%s)", e.message);
+    start_server();
+    ok(opens() && vault_point_get(v, two.id, &p, &e) == 1 && vault_point_get(v, one.id, &p, &e) == 0, "it is made anew from here and there");
+    ok(holds(two.id, 2000) && holds(three.id, 9000) && comes(small), "with all that is in it");
+    vault_close(&v);
+
+    MUST(rename(vault_dir, moved) == 0);
+    stop_server();
+    err_clear(&e);
+    first(open_as(prefix, secret, true, &v, &e) < 0 && e.kind == ERR_UNREACHABLE, "no new vault begins while it is not known whether the bucket holds it (%s)", e.message);
+    start_server();
+    ok(opens() && holds(two.id, 2000) && holds(three.id, 9000), "a folder that was lost as a whole comes back from the bucket and the key");
+    ok(live(11000, &three) && comes(small) && holds(three.id, 11000), "and goes on");
+    vault_close(&v);
+
+    snprintf(vault_dir, sizeof vault_dir, "%s/other", dir);
+    first(open_as("another", "wrong", true, &other, &e) < 0 && e.kind == ERR_DENIED && strstr(e.message, "SignatureDoesNotMatch"), "who has not the secret is refused (%s)", e.message);
+    err_clear(&e);
+    stop_server();
+}
+
+static void anothers(void)
+{
+    struct err e = {0};
+
+    start_server();
+    snprintf(vault_dir, sizeof vault_dir, "%s/third", dir);
+    ok(open_as(NULL, "", false, &v, &e) == 0, "another vault");
+    vault_close(&v);
+    first(open_as(prefix, secret, true, &v, &e) < 0 && e.kind == ERR_CONFLICT && strstr(e.message, "another vault"), "keeps out of a prefix that is not its own (%s)", e.message);
+    stop_server();
+}
+
+static int64_t an_hour_ago(void *user)
+{
+    (void)user;
+    return clock_now_us() - INT64_C(3600) * US_PER_S;
+}
+
+static void denied(void)
+{
+    static const struct clock late = {an_hour_ago, NULL};
+    struct err e = {0};
+
+    first(open_as(prefix, "wrong", true, &v, &e) < 0 && e.kind == ERR_DENIED, "who has not the secret is refused (%s)", e.message);
+    err_clear(&e);
+    wall = &late;
+    first(open_as(prefix, secret, true, &v, &e) < 0 && e.kind == ERR_DENIED, "whose clock is wrong, too (%s)", e.message);
+    wall = NULL;
+}
+
+/* Many at once, under whatever else there is to do. */
+static void at_once(void)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/at_once", dir);
+    CLEANUP(buf_release) struct buf said = {0};
+
+    buf_init(&said, 64);
+    fault("late");
+    ok(live(11000, &three) && comes(all_sent) && holds(three.id, 11000), "a slow store: all is sent");
+    fault("");
+    first(file_read(path, 64, &said, NULL) == 0 && atoi(said.data) >= 2, "some segments at once (%s)", said.data);
+    ok(atoi(said.data) <= 4, "and never more than it was said");
+}
+
+/* ---- who may write ---- */
+
+static void write_claim(const char *holder, const char *host, const char *folder, int count)
+{
+    CLEANUP(json_free) json_t *j = json_pack("{s:s, s:i, s:s, s:i, s:s, s:s}", "format", "slipway-claim", "version", 1, "holder", holder, "count", count, "host", host, "folder", folder);
+    CLEANUP(free_ptr) char *path = xasprintf("%s/objects/claimed%%2Fclaim.json", dir), *text = json_text(j), *whole = NULL;
+    uint8_t digest[HASH_SHA256_SIZE];
+    char hex[HASH_SHA256_HEX_SIZE];
+
+    hash_sha256(text, strlen(text), digest);
+    json_object_set_new(j, "sha256", json_string(hash_hex(digest, sizeof digest, hex)));
+    whole = json_text(j);
+    MUST(file_write(path, whole, strlen(whole), 0600, NULL) == 0);
+}
+
+/* Somebody who lives, and writes there. */
+static pid_t another_lives(const char *host, const char *folder)
+{
+    pid_t child = fork();
+
+    for (int count = 0; child == 0; count++) {
+        if (count == 0)
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+        write_claim("another", host, folder, count);
+        clock_sleep_us(100 * US_PER_MS);
+    }
+    return child;
+}
+
+static void dies(pid_t child)
+{
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+}
+
+static bool refuses(void) { return stat_now().bucket_error_kind == ERR_CONFLICT; }
+
+static void claims(void)
+{
+    char host[65] = "";
+    struct err e = {0};
+    pid_t other;
+    int before;
+
+    start_server();
+    snprintf(vault_dir, sizeof vault_dir, "%s/fourth", dir);
+    snprintf(prefix, sizeof prefix, "claimed");
+    MUST(gethostname(host, sizeof host - 1) == 0);
+    other = another_lives("elsewhere", "/vault");
+    before = objects();
+    first(open_as(prefix, secret, true, &v, &e) < 0 && e.kind == ERR_CONFLICT && strstr(e.message, "host elsewhere, folder /vault"), "a prefix that another replicator writes to is refused (%s)", e.message);
+    err_clear(&e);
+    first(open_as(prefix, secret, true, &v, &e) < 0 && e.kind == ERR_CONFLICT, "as often as one tries (%s)", e.message);
+    err_clear(&e);
+    is_int(objects(), before, "and nothing was written");
+    dies(other);
+    ok(opens() && live(1000, &one) && comes(all_sent) && objects() > before, "of one that is dead it is taken over");
+    write_claim("another", host, vault_dir, 1);
+    first(comes(refuses), "whose claim was taken over writes no more (%s)", stat_now().bucket_error);
+    before = objects();
+    ok(!live(2000, &two), "and takes nothing more");
+    first(read_chunk(one.id, 0, (uint8_t[CHUNK]){0}, &e) == 0, "what it has can be read (%s)", e.message);
+    vault_close(&v);
+    other = another_lives(host, vault_dir);
+    ok(opens(), "a copy of the whole machine can't be told from its own past at once");
+    ok(comes(refuses) && !live(2000, &two), "but soon");
+    is_int(objects(), before, "and writes nothing there");
+    vault_close(&v);
+    dies(other);
+    ok(opens() && live(2000, &two) && comes(all_sent) && holds(one.id, 1000) && holds(two.id, 2000), "it goes on when it is alone");
+    at_once();
+    vault_close(&v);
+    stop_server();
+}
+
+/* What lies there is read, and nothing is written. */
+static void only_read(void)
+{
+    CLEANUP(vault_report_release) struct vault_report report = {0};
+    CLEANUP(free_ptr) char *credentials = xasprintf("%s/credentials", dir), *claim = xasprintf("%s/objects/claimed%%2Fclaim.json", dir);
+    struct vault_bucket bucket = {.url = url, .bucket = bucket_name, .prefix = prefix, .credentials_file = credentials, .wait_ms = WAIT_MS, .retry_ms = 50, .read_only = true};
+    struct vault_options options = {.segment_bytes = 1 << 20, .guard_bytes = 1, .cache_bytes = CHUNK, .keys = &key, .key_count = 1, .bucket = &bucket};
+    struct err e = {0};
+    int before;
+
+    start_server();
+    before = objects();
+    ok(!file_exists(claim), "who closes leaves no claim");
+    ok(vault_open(vault_dir, &options, &v, &e) == 0 && holds(one.id, 1000) && vault_scrub(v, NULL, NULL, &report, &e) == 0 && report.finding_count == 0, "a vault at rest is read");
+    ok(live(5000, &three), "and written to");
+    vault_close(&v);
+    ok(objects() == before && !file_exists(claim), "without a word to its bucket");
+    ok(opens() && comes(all_sent) && objects() > before && holds(three.id, 5000), "what was written is sent by whoever keeps it");
+    vault_close(&v);
+    stop_server();
+}
+
+/* Twice the same: what lies in a real store, and what comes back when index and folder are gone. */
+static void real(void)
+{
+    CLEANUP(vault_report_release) struct vault_report report = {0};
+    CLEANUP(free_ptr) char *index = xasprintf("%s/index", vault_dir), *aside = xasprintf("%s/index.aside", vault_dir), *moved = xasprintf("%s/moved", dir);
+    struct err e = {0};
+    uint64_t freed = 0, kept;
+
+    ok(opens() && live(1000, &one) && live(2000, &two) && comes(small), "two points, sent and dropped");
+    kept = stat_now().bucket_kept_count;
+    ok(kept >= 7 && files(".maps") >= 4, "%llu segments are there", (unsigned long long)kept);
+    ok(holds(one.id, 1000) && holds(two.id, 2000), "what went is read back");
+    first(vault_scrub(v, NULL, NULL, &report, &e) == 0 && report.finding_count == 0 && comes(small), "and scrubbed (%s)", e.message);
+    first(vault_point_drop(v, one.id, &e) == 0 && vault_gc(v, &freed, &e) == 0 && freed > 0 && comes(all_sent) && stat_now().bucket_kept_count < kept, "what nothing uses is removed there (%s)", e.message);
+    ok(current_seal(v, &e) == 0 && vault_sync(v, &e) == 0 && comes(all_sent), "the rest is sent");
+    vault_close(&v);
+    MUST(rename(index, aside) == 0);
+    ok(opens() && holds(two.id, 2000) && comes(small), "an index is made anew from what is listed there");
+    vault_close(&v);
+    MUST(rename(vault_dir, moved) == 0);
+    ok(opens() && holds(two.id, 2000) && live(3000, &three) && comes(small) && holds(three.id, 3000), "a folder that was lost comes back, and goes on");
+    ok(vault_point_drop(v, two.id, &e) == 0 && vault_point_drop(v, three.id, &e) == 0 && vault_server_drop(v, "web01", &e) == 0 && vault_compact(v, 100, false, &freed, &e) == 0 &&
+           comes(all_sent), "all is removed");
+    vault_close(&v);
+}
+
+int main(int argc, char **argv)
+{
+    CLEANUP(free_ptr) char *command = NULL;
+
+    MUST(argc == 3 || ((argc == 6 || argc == 7) && strcmp(argv[1], "--real") == 0));
+    signal(SIGPIPE, SIG_IGN);
+    server_path = argv[1];
+    reader = argv[2];
+    snprintf(dir, sizeof dir, "/tmp/slipway-bucket.XXXXXX");
+    MUST(mkdtemp(dir));
+    snprintf(vault_dir, sizeof vault_dir, "%s/vault", dir);
+    command = xasprintf("rm -rf %s", dir);
+    if (argc > 3) {
+        snprintf(url, sizeof url, "%s", argv[2]);
+        snprintf(prefix, sizeof prefix, "run+%s", strrchr(dir, '.') + 1); /* a plus: keys are to be encoded */
+        bucket_name = argv[3], access_key = argv[4], secret = argv[5], ca_file = argc == 7 ? argv[6] : NULL;
+        denied();
+        real();
+        MUST(system(command) == 0);
+        return tap_done();
+    }
+    start_server();
+    away_and_back();
+    bad_reads();
+    bad_sends();
+    space();
+    damaged_here();
+    rebuilt();
+    anothers();
+    claims();
+    only_read();
+    ok(system(command) == 0, "nothing is left");
+    return tap_done();
+}
