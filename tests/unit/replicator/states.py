@@ -141,10 +141,12 @@ def snapshot(world):
 
 def power_lost(world):
     """The source loses its power while a point is taken: its agent is gone, and so is its tracker."""
-    before, said = {point["id"] for point in world.ask("points", server="web01")["points"]}, []
+    begun, said = world.dir / "begun", []
+    (world.dir / "hook").write_text(f"#!/bin/sh\ntouch {begun}\nsleep 4\n")
     asked = threading.Thread(target=lambda: said.append(world.refusal("point", server="web01", consistency="frozen", timeout_ms=20000)))
     asked.start()
-    world.wait("another point is being taken", lambda: world.server()["state"] == "CREATING_SNAPSHOT")
+    world.wait("another point is being taken", begun.exists)
+    before = {point["id"] for point in world.ask("points", server="web01")["points"]}
     world.kill("agent-web01")
     shutil.rmtree(world.kept("agent-web01"))
     asked.join()
