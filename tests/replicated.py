@@ -1,6 +1,7 @@
 """The real agent and the real replicator over loopback, in a folder of their own, with a loop device as the source's disk; for the tests of
 what stands on them: `sys.path` must hold tests/. Needs root."""
 import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -12,6 +13,8 @@ import tap
 import ends
 from tap import ok
 from ends import MIB, Refused, run  # pylint: disable=unused-import
+
+CHUNK = 65536
 
 
 class World(ends.Ends):
@@ -59,6 +62,20 @@ class World(ends.Ends):
     def start_agent(self, server="web01", folder="agent-web01", loop=None, **settings):
         self.start(f"agent-{server}", *self.agent_words(server, [loop or self.loop], folder, **{"freeze_budget_ms": 2000, "tracker_dir": str(self.kept(folder)), **settings}), env={**os.environ, "SLIPWAY_LOG": "text"})
 
+    def rescue_folder(self, server, folder, port=None):
+        """The server's identity, as it is on a machine that was booted from a rescue medium."""
+        subprocess.run(["cp", "-a", self.dir / f"agent-{server}", self.dir / folder], check=True)
+        (self.dir / folder / "config.json").write_text(json.dumps({"server": server, "replicator_address": "127.0.0.1", "replicator_port": port or self.port,
+                                                                   "runtime_dir": str(self.dir / f"run-{folder}")}))
+
+    def restoring(self, *more, folder="rescue"):
+        """slipway-agent restore, as it runs; restored() waits for it."""
+        return subprocess.Popen([str(word) for word in (self.agent_program, "restore", "--config", self.dir / folder / "config.json", *more)],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def restore(self, *more, folder="rescue"):
+        return restored(self.restoring(*more, folder=folder))
+
     def refusal(self, verb, **more):
         try:
             self.ask(verb, **more)
@@ -101,6 +118,20 @@ class World(ends.Ends):
 def continuous(world):
     server = world.server()
     return server["state"] == "CONTINUOUS" and server["newest_point"]
+
+
+def restored(process, seconds=300):
+    """(0, what it answers) or (another status, what it complains of)."""
+    out, said = process.communicate(timeout=seconds)
+    return process.returncode, json.loads(out) if process.returncode == 0 else said
+
+
+def first_chunk(device):
+    """Past the cache: the first 64 KiB."""
+    fd = os.open(device, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    with open(fd, "rb") as f:
+        return f.read(CHUNK)
 
 
 def device_hash(path):

@@ -187,10 +187,16 @@ static int put(struct restore *r, struct target *t, int64_t chunk, const uint8_t
     return 0;
 }
 
-/* A chunk that differs. The first one is kept back: until all is there it is zero, and the disk is nothing that boots. */
+static int flush(struct target *t, struct err *e)
+{
+    return fdatasync(t->fd) < 0 ? err_errno(e, errno, "flushing %s", t->name) : 0;
+}
+
+/* A chunk that differs. The first one is kept back: until all is there it is zero, and the disk is nothing that boots; on the disk itself, before
+ * anything else is: the power may go. */
 static int write_chunk(struct restore *r, struct target *t, int64_t chunk, const uint8_t *bytes, struct err *e)
 {
-    if (!t->shut && put(r, t, 0, r->zeros, e) < 0)
+    if (!t->shut && (put(r, t, 0, r->zeros, e) < 0 || flush(t, e) < 0))
         return -1;
     t->shut = true;
     if (chunk == 0) {
@@ -201,23 +207,24 @@ static int write_chunk(struct restore *r, struct target *t, int64_t chunk, const
     return put(r, t, chunk, bytes, e);
 }
 
-static int flush(struct target *t, struct err *e)
+static int open_disk(struct restore *r, struct target *t, struct err *e)
 {
-    return fdatasync(t->fd) < 0 ? err_errno(e, errno, "flushing %s", t->name) : 0;
+    MUST(t->first_known);
+    if (put(r, t, 0, t->first, e) < 0 || flush(t, e) < 0)
+        return -1;
+    t->shut = false;
+    return 0;
 }
 
+/* None before all are whole: one of them may be what boots, and the others its data. */
 static int open_disks(struct restore *r, struct err *e)
 {
-    for (int i = 0; i < r->target_count; i++) {
-        struct target *t = &r->targets[i];
-
-        if (!t->shut)
-            continue;
-        MUST(t->first_known);
-        if (flush(t, e) < 0 || put(r, t, 0, t->first, e) < 0 || flush(t, e) < 0)
+    for (int i = 0; i < r->target_count; i++)
+        if (r->targets[i].shut && flush(&r->targets[i], e) < 0)
             return -1;
-        t->shut = false;
-    }
+    for (int i = 0; i < r->target_count; i++)
+        if (r->targets[i].shut && open_disk(r, &r->targets[i], e) < 0)
+            return -1;
     return 0;
 }
 

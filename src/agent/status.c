@@ -1,4 +1,5 @@
-/* The reporter: every second what the agent is doing, to the replicator and into a file on a tmpfs (`slipway-agent status`). */
+/* The reporter: every second, and when a pass over the disks has ended, what the agent is doing, to the replicator and into a file on a tmpfs
+ * (`slipway-agent status`). */
 #include "agent/engine.h"
 
 #include "base/clock.h"
@@ -240,14 +241,15 @@ static void *report_regularly(void *user)
     struct agent *a = user;
 
     for (;;) {
-        bool stop;
+        bool stop, news = false;
 
         report(a);
-        for (int i = 0; i < 10; i++) {
+        for (int i = 0; i < 10 && !news; i++) {
             clock_sleep_us(TICK_US);
             look_at_flow(a);
             pthread_mutex_lock(&a->lock);
             stop = a->reporter_stop;
+            news = a->pass_ended; /* the first point waits for that word */
             if (waits_for_answers(a))
                 atomic_fetch_add(&a->spent_us[SPENT_REPLICATOR], TICK_US * a->worker_count);
             pthread_mutex_unlock(&a->lock);

@@ -194,19 +194,16 @@ int backup_check(const char *folder, json_t **manifest, struct err *e)
     CLEANUP(free_ptr) char *path = xasprintf("%s/%s", folder, BACKUP_MANIFEST);
     CLEANUP(json_free) json_t *document = NULL;
     json_t *files, *file;
-    bool database = false;
     size_t index;
 
     if (json_read_file(path, &document, e) < 0 || json_need_array(document, "files", &files, e) < 0)
         return err_wrap(e, "%s is no backup", folder);
     if (strcmp(json_get_string(document, "format", ""), "slipway-backup") != 0 || json_get_int(document, "version", 0) != 1)
         return err_set(e, ERR_UNSUPPORTED, "%s is no backup that this program knows (slipway-backup, version 1)", folder);
-    json_array_foreach(files, index, file) {
+    json_array_foreach(files, index, file)
         if (check_file(folder, file, e) < 0)
             return err_wrap(e, "the backup %s", folder);
-        database |= strcmp(json_get_string(file, "name", ""), BACKUP_DATABASE) == 0;
-    }
-    if (!database)
+    if (!json_find(files, "name", BACKUP_DATABASE))
         return err_set(e, ERR_CORRUPT, "the backup %s has no database", folder);
     *manifest = json_incref(document);
     return 0;

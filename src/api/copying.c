@@ -22,7 +22,7 @@ static int load(struct api *a, struct store_tx *tx, struct known *k, struct err 
 static int settle_named(struct store_tx *tx, const struct known *k, const char *server, const struct placement *p, const char *wanted, const struct inventory_by *by,
                         struct err *e)
 {
-    const json_t *item = known_find(k->items, wanted);
+    const json_t *item = json_find(k->items, "name", wanted);
     CLEANUP(free_ptr) char *why = NULL;
     bool is_here = strcmp(wanted, p->replicator) == 0, is_there = item && !is_revoked(item);
 
@@ -36,7 +36,7 @@ static int settle_named(struct store_tx *tx, const struct known *k, const char *
 static int settle_any(struct store_tx *tx, struct known *k, const char *server, const struct placement *p, const struct second_copy *have, const struct inventory_by *by,
                       struct err *e)
 {
-    const json_t *item = known_find(k->items, have->replicator);
+    const json_t *item = json_find(k->items, "name", have->replicator);
     bool is_kept = item && !is_revoked(item) && strcmp(have->replicator, p->replicator) != 0;
     CLEANUP(free_ptr) char *why = NULL;
     struct err none = {0};
@@ -108,13 +108,13 @@ int copying_orders(struct api *a, struct store_tx *tx, const char *replicator, j
     if (read_orders(tx, replicator, names, placed, e) < 0 || (json_object_size(names) + json_object_size(placed) && load(a, tx, &k, e) < 0))
         return -1;
     json_object_foreach(placed, server, name) { /* whose certificates were ended brings nothing */
-        const json_t *item = known_find(k.items, json_string_value(name));
+        const json_t *item = json_find(k.items, "name", json_string_value(name));
 
         if (item && !is_revoked(item))
             json_object_set(from, server, name);
     }
     json_object_foreach(names, server, name) {
-        const json_t *item = known_find(k.items, json_string_value(name));
+        const json_t *item = json_find(k.items, "name", json_string_value(name));
 
         if (item && !is_revoked(item) && json_object_get(item, "address"))
             json_object_set_new(to, server, json_pack("{s:O, s:O, s:O}", "replicator", name, "address", json_object_get(item, "address"), "port",
@@ -153,7 +153,7 @@ int copying_count(struct store_tx *tx, json_t *items, struct err *e)
                          " WHERE s.lifecycle <> 'ARCHIVED'", "");
 
     while (rc >= 0 && (rc = store_next(rows, e)) > 0) {
-        json_t *item = known_find(items, store_text(rows, 0));
+        json_t *item = json_find(items, "name", store_text(rows, 0));
 
         if (item && is_apart(store_text(rows, 0), store_text(rows, 1), store_text(rows, 2)))
             count_copy(item, store_is_null(rows, 3) ? NULL : store_text(rows, 3), store_int(rows, 4));

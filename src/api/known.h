@@ -12,7 +12,6 @@ struct known {
 };
 int known_load(struct api *a, struct store_tx *tx, struct known *k, struct err *e);
 void known_release(struct known *k); /* {0} is fine; for CLEANUP */
-json_t *known_find(const json_t *items, const char *name); /* borrowed; NULL: none */
 bool known_is_living(const json_t *item);                  /* it has reported of late */
 void known_add(json_t *item, const char *name, int64_t more); /* to a figure of it */
 /* The best of all, or that one of them (only), for this server; but not that one. *name is k's, *why the caller's. */

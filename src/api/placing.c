@@ -38,17 +38,6 @@ static int read_settings(struct store_tx *tx, json_t **out, struct err *e)
     return 0;
 }
 
-json_t *known_find(const json_t *items, const char *name)
-{
-    json_t *item;
-    size_t i;
-
-    json_array_foreach(items, i, item)
-        if (strcmp(json_get_string(item, "name", ""), name) == 0)
-            return item;
-    return NULL;
-}
-
 /* ---- what they have been given ---- */
 
 void known_add(json_t *item, const char *name, int64_t more)
@@ -61,7 +50,7 @@ static void count_server(json_t *items, const char *wanted, bool moving, bool th
 {
     CLEANUP(json_free) json_t *r = document ? json_loads(document, 0, NULL) : NULL;
     int64_t total = json_get_int(r, "bytes_total", 0), to_come;
-    json_t *item = known_find(items, wanted);
+    json_t *item = json_find(items, "name", wanted);
 
     if (!item)
         return;
@@ -97,7 +86,7 @@ static int mark_drained(struct store_tx *tx, json_t *items, struct err *e)
     int rc = store_query(tx, &rows, e, "SELECT name FROM replicator_drained", "");
 
     while (rc >= 0 && (rc = store_next(rows, e)) > 0) {
-        json_t *item = known_find(items, store_text(rows, 0));
+        json_t *item = json_find(items, "name", store_text(rows, 0));
 
         if (item)
             json_object_set_new(item, "drained", json_true());
@@ -226,7 +215,7 @@ static void set_replicator(const struct api *a, const struct known *k, json_t *s
 /* Where the server is, or is going: it must answer before an agent is sent there. */
 static int need_living(const struct known *k, const char *server, const char *name, json_t **item, struct err *e)
 {
-    *item = known_find(k->items, name);
+    *item = json_find(k->items, "name", name);
     if (*item && known_is_living(*item))
         return 0;
     return err_set(e, ERR_UNREACHABLE, "%.128s replicates to %.128s, which does not report: bring that replicator back, or give the server to another (slipway server move %.128s --to NAME)",
@@ -244,7 +233,7 @@ static int place(struct api *a, struct store_tx *tx, const struct known *k, cons
     beside = label_beside(k->settings, name);
     if (keep && placement_set(tx, what->server, name, beside, why, &by, e) < 0)
         return -1;
-    set_replicator(a, k, settings, known_find(k->items, name), why);
+    set_replicator(a, k, settings, json_find(k->items, "name", name), why);
     return 0;
 }
 
@@ -269,7 +258,7 @@ int placing_complete(struct api *a, struct store_tx *tx, const struct workflow_c
     name = pushes || looks ? placement_wanted(&p) : p.replicator;
     if (pushes && need_living(&k, what->server, name, &item, e) < 0)
         return -1;
-    item = known_find(k.items, name);
+    item = json_find(k.items, "name", name);
     if (!item)
         return err_set(e, ERR_UNREACHABLE, "%.128s replicates to %.128s, which is not enrolled", what->server, name);
     set_replicator(a, &k, settings, item, json_get_string(said, "why", ""));
@@ -313,7 +302,7 @@ int placing_orders(struct api *a, struct store_tx *tx, const char *replicator, c
             return -1;
         if (!found || strcmp(placement_wanted(&p), replicator) == 0)
             continue;
-        item = known_find(k.items, placement_wanted(&p));
+        item = json_find(k.items, "name", placement_wanted(&p));
         if (item && known_is_living(item) && json_object_get(item, "address"))
             json_object_set_new(places, server, json_pack("{s:s, s:O, s:O}", "replicator", placement_wanted(&p), "address", json_object_get(item, "address"), "port",
                                                           json_object_get(item, "port")));
@@ -367,7 +356,7 @@ static int move_one(struct store_tx *tx, const struct known *k, const char *serv
 
     if (found <= 0)
         return found < 0 ? -1 : err_set(e, ERR_WRONG_STATE, "%.128s replicates to nobody yet: it is placed when its agent is pushed", server);
-    item = known_find(k->items, to ? to : p.target);
+    item = json_find(k->items, "name", to ? to : p.target);
     if (item && p.target[0] && (!to || strcmp(to, p.target) == 0)) {
         *target = json_get_string(item, "name", ""); /* it goes there already */
     } else if (item && to && strcmp(to, p.replicator) == 0) {
@@ -376,7 +365,7 @@ static int move_one(struct store_tx *tx, const struct known *k, const char *serv
     } else if (check_movable(tx, server, e) < 0 || known_choose(tx, k, server, to, p.replicator, target, &why, e) < 0) {
         return -1;
     }
-    old = known_find(k->items, p.seen_at[0] ? p.seen_at : p.replicator);
+    old = json_find(k->items, "name", p.seen_at[0] ? p.seen_at : p.replicator);
     *push = strcmp(p.seen_at, *target) != 0 && !(old && known_is_living(old));
     return why ? placement_move(tx, server, *target, why, by, e) : 0;
 }
@@ -392,12 +381,12 @@ static int take_copy(struct store_tx *tx, const struct known *k, const char *ser
 
     if (found <= 0)
         return found < 0 ? -1 : err_set(e, ERR_WRONG_STATE, "%.128s replicates to nobody yet: it is placed when its agent is pushed", server);
-    old = known_find(k->items, p.replicator);
+    old = json_find(k->items, "name", p.replicator);
     if (old && known_is_living(old))
         return err_set(e, ERR_WRONG_STATE, "%.128s reports, so it is not lost: move the server while it runs (without --lost)", p.replicator);
     if (copying_last(tx, server, &p, to, name, &point, e) < 0 || check_movable(tx, server, e) < 0)
         return -1;
-    item = known_find(k->items, name);
+    item = json_find(k->items, "name", name);
     if (!item || !known_is_living(item))
         return err_set(e, ERR_UNREACHABLE, "%.128s has the second copy, and does not report: bring that replicator back first", name);
     *target = json_get_string(item, "name", "");
@@ -494,7 +483,7 @@ int route_replicator_drain(struct http_call *c, struct err *e)
         store_run(tx, e, "INSERT INTO replicator_drained (name, actor, since_us) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING", "ssi", name, by.actor, by.now_us) < 0 ||
         known_load(api_of(c), tx, &k, e) < 0)
         return -1;
-    if (!known_find(k.items, name))
+    if (!json_find(k.items, "name", name))
         return err_set(e, ERR_NOT_FOUND, "there is no replicator %.128s", name);
     if (event_add(tx, &(struct event){.actor = by.actor, .kind = "replicator.drained", .entity = "replicator", .entity_id = name}, by.now_us, e) < 0 ||
         drain_servers(tx, &k, name, to, &by, moving, staying, e) < 0 || store_commit(&tx, e) < 0)

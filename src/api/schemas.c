@@ -51,7 +51,8 @@ const struct schema schema_table[] = {
     {"Task", "id:string! run:string! name:string! title:string! phase:string! step:string? server:string? state:string! waits_for:WaitsFor? "
              "attempt:integer! started:time? finished:time? progress:object? error:object? evidence_count:integer! evidence_failed:integer! "
              "evidence:[object] artifacts:[object] attempts:[object] result:object?"},
-    {"Run", "id:string! template:string! wave:string? server:string? state:string! started:time? finished:time? tasks:[Task]"},
+    {"Run", "id:string! template:string! title:string! wave:string? server:string? parent:string? state:string! stage:string health:string actor:string started:time? finished:time? "
+            "tasks:[Task]"},
     {"RunList", "items:[Run]! next:string?"},
     {"Decision", "decision:string! note:string?"},
     {"Skip", "reason:string!"},

@@ -120,6 +120,17 @@ int json_need_object(const json_t *object, const char *name, json_t **out, struc
     return 0;
 }
 
+json_t *json_find(const json_t *list, const char *member, const char *text)
+{
+    json_t *item;
+    size_t i;
+
+    json_array_foreach(list, i, item)
+        if (strcmp(json_get_string(item, member, ""), text) == 0)
+            return item;
+    return NULL;
+}
+
 const char *json_get_string(const json_t *object, const char *name, const char *otherwise)
 {
     const json_t *member = json_object_get(object, name);

@@ -20,6 +20,8 @@ int json_need_array(const json_t *object, const char *name, json_t **out, struct
 int json_need_object(const json_t *object, const char *name, json_t **out, struct err *e);
 /* Members that may be missing: the given value then, and for a value of another type. */
 const char *json_get_string(const json_t *object, const char *name, const char *otherwise);
+/* The first object of the list whose member is that text (where text is "": or is none), borrowed; NULL where there is none. */
+json_t *json_find(const json_t *list, const char *member, const char *text);
 int64_t json_get_int(const json_t *object, const char *name, int64_t otherwise);
 bool json_get_bool(const json_t *object, const char *name, bool otherwise);
 /* Sets object.name to the RFC 3339 text of time_us, or null where time_us is 0. */

@@ -82,6 +82,13 @@ static int open_images(struct restore *t, const struct wire_restore *q, const st
 
 /* ---- the stream ---- */
 
+static int may_go_on(struct restore *t, struct err *e)
+{
+    if (atomic_load(&t->r->stopping))
+        return err_set(e, ERR_CANCELLED, "the replicator stops");
+    return revoked_check(t->r, t->sender.conn, e);
+}
+
 static int hear(struct restore *t, struct err *e)
 {
     int64_t until_us = clock_monotonic_us() + RESTORE_SILENCE_US;
@@ -95,8 +102,8 @@ static int hear(struct restore *t, struct err *e)
             return -1;
         if (closed)
             return err_set(e, ERR_UNREACHABLE, "the other end closed the connection");
-        if (atomic_load(&t->r->stopping))
-            return err_set(e, ERR_CANCELLED, "the replicator stops");
+        if (may_go_on(t, e) < 0)
+            return -1;
         if (!got && clock_monotonic_us() > until_us)
             return err_set(e, ERR_TIMEOUT, "the other end has been silent for a minute");
     }

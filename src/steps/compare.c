@@ -32,18 +32,15 @@ static int judge(struct step *s, const json_t *disk, bool *same, struct err *e)
 /* Every disk of the cutover point must be among those that were compared. */
 static int covers(const struct step *s, const json_t *disks, struct err *e)
 {
-    const json_t *wanted = step_json(s, "context.final_sync.disks"), *disk, *compared;
-    size_t i, k;
+    const json_t *wanted = step_json(s, "context.final_sync.disks"), *disk;
+    size_t i;
 
     if (json_array_size(wanted) == 0)
         return err_set(e, ERR_WRONG_STATE, "the cutover point's disks are not known");
     json_array_foreach(wanted, i, disk) {
         const char *id = json_get_string(disk, "id", "");
-        bool found = false;
 
-        json_array_foreach(disks, k, compared)
-            found = found || strcmp(json_get_string(compared, "id", ""), id) == 0;
-        if (!found)
+        if (!json_find(disks, "id", id))
             return err_set(e, ERR_PROTOCOL, "the disk %s of the cutover point was not compared", id);
     }
     return 0;

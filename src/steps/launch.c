@@ -94,17 +94,6 @@ static int sorted_disks(const struct step *s, struct launch *l, const json_t ***
     return 0;
 }
 
-static const json_t *export_of(const json_t *exports, const char *id)
-{
-    json_t *disk;
-    size_t i;
-
-    json_array_foreach(exports, i, disk)
-        if (strcmp(json_get_string(disk, "id", ""), id) == 0)
-            return disk;
-    return NULL;
-}
-
 /* Whether a partition of the disk carries the file system that is mounted at target. */
 static bool carries(const struct step *s, const char *disk, const char *target)
 {
@@ -144,7 +133,7 @@ static int spec_disks(const struct step *s, const json_t *exports, struct launch
     l->spec.disk_bus = strncmp(json_get_string(disks[boots], "name", ""), "sd", 2) == 0 ? "scsi" : "virtio";
     for (size_t i = 0; i < count; i++) {
         const char *id = json_get_string(disks[i], "id", ""), *uri = "nbd+unix:///check?socket=/check";
-        const json_t *export = exports ? export_of(exports, id) : disks[i];
+        const json_t *export = exports ? json_find(exports, "id", id) : disks[i];
 
         if (!export)
             return err_set(e, ERR_PROTOCOL, "the disk %s (%s) of the source is not in the recovery point", json_get_string(disks[i], "name", "?"), id);

@@ -66,14 +66,10 @@ static int mend(struct step *s, struct launch *l, json_t *record, struct err *e)
     int result;
 
     for (int i = 0; i < l->spec.disk_count; i++) {
-        json_t *disk;
-        size_t k;
+        const json_t *known = json_find(step_json(s, "facts.disks"), "id", l->spec.disks[i].id);
 
-        disks[i] = (struct mend_disk){.id = l->spec.disks[i].id, .source_name = "", .nbd_uri = l->spec.disks[i].nbd_uri,
+        disks[i] = (struct mend_disk){.id = l->spec.disks[i].id, .source_name = json_get_string(known, "name", ""), .nbd_uri = l->spec.disks[i].nbd_uri,
                                       .overlay_path = overlay_path(l, i), .size_bytes = l->spec.disks[i].size_bytes};
-        json_array_foreach(step_json(s, "facts.disks"), k, disk)
-            if (strcmp(json_get_string(disk, "id", ""), disks[i].id) == 0)
-                disks[i].source_name = json_get_string(disk, "name", "");
     }
     result = mend_run(&request, lines, mends, e);
     launch_evidence(s, lines);

@@ -165,17 +165,6 @@ int local_usage(struct target *t, const char *instance, struct target_usage *out
     return 0;
 }
 
-static const json_t *find_named(const json_t *list, const char *member, const char *name)
-{
-    json_t *item;
-    size_t at;
-
-    json_array_foreach(list, at, item)
-        if (strcmp(json_get_string(item, member, ""), name) == 0)
-            return item;
-    return NULL;
-}
-
 /* What a disk's fill needs to know. (Never ask QEMU 7.2 for query-named-block-nodes while a job of these is concluded and not yet
  * dismissed: it follows a pointer into the removed filter and dies, the machine with it. The overlay's header tells as well.) */
 struct fill_view {
@@ -232,12 +221,12 @@ static int fill_disk(struct target *t, struct qmp *q, const struct fill_view *v,
     snprintf(job_name, sizeof job_name, "fill%d", disk);
     snprintf(node_name, sizeof node_name, "disk%d", disk);
     snprintf(base_name, sizeof base_name, "base%d", disk);
-    job = find_named(v->jobs, "id", job_name);
+    job = json_find(v->jobs, "id", job_name);
     *done = 0;
     if (job && strcmp(json_get_string(job, "status", ""), "concluded") == 0)
         return end_fill(q, job, job_name, e); /* what came of it is seen at the next look */
     if (job) {
-        progress = find_named(v->block_jobs, "device", job_name);
+        progress = json_find(v->block_jobs, "device", job_name);
         *done = json_get_int(progress, "offset", 0);
         if (*done >= i->spec.disks[disk].size_bytes)
             *done = i->spec.disks[disk].size_bytes - 1; /* not before it has let go of its export */

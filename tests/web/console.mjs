@@ -153,6 +153,11 @@ try {
   ok(said.includes('db01') && said.includes('Backlog') && said.includes('never') && said.includes('300 MiB') && said.includes('12.0 Mbit/s') && said.includes('What to do: raise the limit'),
     'it comes first, with state, ETA, backlog, churn and what to do, without a click', said);
   await accessible(page, 'wave-behind');
+  const pushed = await api('POST', '/v1/servers/db01/push', {});
+  const beside = page.getByRole('table', { name: 'Push an agent again: db01' });
+  await beside.getByRole('button', { name: /Push the agent again.* of db01/ }).waitFor({ timeout: 10000 });
+  ok(pushed.status === 202, 'a run of one server stands beside the wave\'s own, with its tasks', JSON.stringify(pushed));
+  await accessible(page, 'wave-beside');
   await servers.getByRole('columnheader', { name: 'Server' }).getByRole('button').click();
   ok((await first.innerText()).includes('db01') && (await servers.getByRole('row').nth(2).innerText()).includes('web01'), 'sorted by name');
   await servers.getByRole('columnheader', { name: 'Server' }).getByRole('button').click();

@@ -34,7 +34,7 @@ export interface Task {
   progress: { done: number; total: number; unit: string; note: string } | null; error: { kind: string; message: string } | null;
   evidence_count: number; evidence_failed: number; evidence?: Evidence[]; artifacts?: Artifact[]; result?: Record<string, unknown> | null;
 }
-export interface Run { id: string | number; template: string; wave: string; state: string; started: string; finished: string | null; tasks: Task[] }
+export interface Run { id: string | number; template: string; title: string; wave: string; server: string | null; state: string; started: string; finished: string | null; tasks: Task[] }
 export interface Check { phase: string; name: string; title: string; passed: boolean; evidence: string; advice: string | null }
 export interface AuditEvent { id: number; at: string; actor: string; kind: string; wave: string | null; entity: string; entity_id: string; data: Record<string, unknown> }
 

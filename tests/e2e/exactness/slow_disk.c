@@ -1,4 +1,4 @@
-/* slow_disk FOLDER IMAGE DELAY_US [BAD]: a FUSE filesystem with one file, "disk": IMAGE, but half of its writes take up to DELAY_US longer (a few sixteen
+/* slow_disk FOLDER IMAGE DELAY_US [BAD|- [WRITE SEED]]: a FUSE filesystem with one file, "disk": IMAGE, but half of its writes take up to DELAY_US longer (a few sixteen
  * times that), and such a write lands in two parts, one before the wait and one after it. Reads and the other writes overtake it, as on a disk with
  * a queue. A loop device on it (direct I/O) is a disk on which the time between a write's issue and its completion is long: that is where a
  * tracker that gets the order wrong loses writes, and where a point holds half a write.
@@ -6,7 +6,11 @@
  * BAD: a file with a byte for each sector of 512 bytes. A read that meets one that is not 0 fails (EIO), and a write of a whole sector makes it 0: so do disks
  * with a sector that can't be read.
  *
+ * WRITE, SEED: the disk has a cache, and loses its power at that write (power.h).
+ *
  * Speaks the kernel's protocol itself (linux/fuse.h), so that no library is needed. Prints "mounted", unmounts on SIGTERM. */
+#include "power.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
@@ -91,24 +95,16 @@ static void do_read(uint64_t unique, const struct fuse_read_in *in, uint8_t *int
 {
     ssize_t n = pread(image, into, in->size, (off_t)in->offset);
 
+    if (power_is_gone()) {
+        answer(unique, -EIO, NULL, 0);
+        return;
+    }
     for (uint64_t sector = in->offset / 512; bad && n > 0 && sector < (in->offset + (uint64_t)n + 511) / 512; sector++)
         if (bad[sector]) {
             answer(unique, -EIO, NULL, 0);
             return;
         }
     answer(unique, n < 0 ? -errno : 0, into, n < 0 ? 0 : (size_t)n);
-}
-
-static int write_all(const uint8_t *from, size_t size, uint64_t offset)
-{
-    for (size_t done = 0; done < size;) {
-        ssize_t n = pwrite(image, from + done, size - done, (off_t)(offset + done));
-
-        if (n < 0)
-            return -1;
-        done += (size_t)n;
-    }
-    return 0;
 }
 
 /* From the request's number, so that it needs no state. Now and then a very long one: a write that is in flight while all others rest. */
@@ -127,10 +123,10 @@ static void do_write(uint64_t unique, const struct fuse_write_in *in)
     size_t first = wait_us ? in->size / 2 / 512 * 512 : in->size;
     struct fuse_write_out out = {.size = in->size};
 
-    if (write_all(bytes, first, in->offset) == 0) {
+    if (power_write(image, bytes, first, in->offset) == 0) {
         if (wait_us)
             usleep(wait_us);
-        if (write_all(bytes + first, in->size - first, in->offset + first) == 0) {
+        if (power_write(image, bytes + first, in->size - first, in->offset + first) == 0) {
             for (uint64_t sector = (in->offset + 511) / 512; bad && sector < (in->offset + in->size) / 512; sector++)
                 bad[sector] = 0;
             answer(unique, 0, &out, sizeof out);
@@ -162,7 +158,7 @@ static void serve_one(const struct fuse_in_header *h, uint8_t *scratch)
     case FUSE_WRITE: do_write(h->unique, in); break;
     case FUSE_FALLOCATE: do_fallocate(h->unique, in); break;
     case FUSE_STATFS: answer(h->unique, 0, &space, sizeof space); break;
-    case FUSE_FSYNC:
+    case FUSE_FSYNC: answer_result(h->unique, power_flush()); break;
     case FUSE_FLUSH:
     case FUSE_RELEASE:
     case FUSE_RELEASEDIR: answer(h->unique, 0, NULL, 0); break;
@@ -215,8 +211,8 @@ int main(int count, char **words)
     sigset_t signals;
     int number;
 
-    if (count != 4 && count != 5) {
-        fputs("usage: slow_disk FOLDER IMAGE DELAY_US [BAD]\n", stderr);
+    if (count != 4 && count != 5 && count != 7) {
+        fputs("usage: slow_disk FOLDER IMAGE DELAY_US [BAD|- [WRITE SEED]]\n", stderr);
         return 2;
     }
     delay_us = (unsigned)strtoul(words[3], NULL, 10);
@@ -226,10 +222,12 @@ int main(int count, char **words)
         perror("slow_disk: the image or /dev/fuse");
         return 1;
     }
-    if (count == 5 && map_bad(words[4]) < 0) {
+    if (count > 4 && strcmp(words[4], "-") != 0 && map_bad(words[4]) < 0) {
         perror("slow_disk: the list of bad sectors");
         return 1;
     }
+    if (count == 7)
+        power_goes(image, (unsigned)strtoul(words[5], NULL, 10), (unsigned)strtoul(words[6], NULL, 10));
     snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0,max_read=%u", device, WRITE_MAX);
     if (mount("slow_disk", words[1], "fuse", MS_NOSUID | MS_NODEV, options) < 0) {
         perror("slow_disk: mount");

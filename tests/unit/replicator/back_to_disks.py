@@ -18,11 +18,10 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
 import tap  # pylint: disable=wrong-import-position
-from replicated import MIB, Refused, World, continuous, device_hash, flip, run  # pylint: disable=wrong-import-position
+from replicated import CHUNK, MIB, Refused, World, continuous, device_hash, first_chunk, flip, restored, run  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
 SIZE = 96 * MIB
-CHUNK = 65536
 loops = []
 
 
@@ -35,31 +34,19 @@ def blank(world, name, size):
     return loops[-1]
 
 
-def restore(world, *more, folder="rescue"):
-    done = subprocess.run([AGENT, "restore", "--config", world.dir / folder / "config.json", *more], capture_output=True, text=True, check=False)
-    return done.returncode, json.loads(done.stdout) if done.returncode == 0 else done.stderr
-
-
-def rescue_folder(world, server, folder):
-    """The server's identity, as it is on a machine that was booted from a rescue medium."""
-    subprocess.run(["cp", "-a", world.dir / f"agent-{server}", world.dir / folder], check=True)
-    (world.dir / folder / "config.json").write_text(json.dumps({"server": server, "replicator_address": "127.0.0.1", "replicator_port": world.port,
-                                                                "runtime_dir": str(world.dir / f"run-{folder}")}))
-
-
 def onto_a_blank(world):
     point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]["id"]
     source = device_hash(world.loop)
     world.ask("thaw", server="web01")
     target = blank(world, "blank.raw", SIZE)
     name = os.path.basename(target)
-    status, said = restore(world, "--point", point, "--onto", name, "--dry-run")
+    status, said = world.restore("--point", point, "--onto", name, "--dry-run")
     ok(status == 0 and said["bytes_written"] == 0 and said["bytes_different"] > SIZE // 2 and device_hash(target) != source, f"a dry run tells and writes nothing: {said}")
-    status, said = restore(world, "--point", point, "--onto", name)
+    status, said = world.restore("--point", point, "--onto", name)
     ok(status == 0 and said["passes"] == 2 and said["point"] == point, f"the point goes onto a blank disk: {said}")
     ok(device_hash(target) == source, "which then is what the source was, byte by byte")
     run("fsck.ext4", "-fn", target)
-    status, said = restore(world, "--point", point, "--onto", name)
+    status, said = world.restore("--point", point, "--onto", name)
     ok(status == 0 and said["bytes_written"] == said["bytes_received"] == 0 and said["passes"] == 1, f"again: nothing differs, nothing travels: {said}")
     return point, target, source
 
@@ -70,11 +57,11 @@ def only_what_differs(world, point, target, source):
             f.seek(at)
             f.write(b"x" * 512)
         os.fsync(f.fileno())
-    status, said = restore(world, "--point", point, "--onto", "/dev/" + os.path.basename(target))
+    status, said = world.restore("--point", point, "--onto", "/dev/" + os.path.basename(target))
     ok(status == 0 and said["bytes_different"] == 3 * CHUNK and said["bytes_received"] <= 3 * CHUNK and device_hash(target) == source,
        f"three chunks differ, and no more than these travel: {said}")
     larger = blank(world, "larger.raw", SIZE + 5 * MIB + 512)
-    status, said = restore(world, "--point", "newest", "--onto", os.path.basename(larger))
+    status, said = world.restore("--point", "newest", "--onto", os.path.basename(larger))
     ok(status == 0 and said["disks"] == 1, f"a larger disk takes it, too: {said}")
 
 
@@ -86,7 +73,7 @@ def refusals(world, point, target):
     place.mkdir()
     run("mount", "-o", "ro", target, place)
     for arguments, words in ((("--point", point, "--onto", name), "in use"),):
-        status, said = restore(world, *arguments)
+        status, said = world.restore(*arguments)
         ok(status != 0 and words in said, f"a disk that is mounted: {said.splitlines()[-1]}")
     run("umount", place)
     for what, arguments, words in (
@@ -96,10 +83,10 @@ def refusals(world, point, target):
             ("no disk of that identity", ("--point", point), "--onto"),
             ("a point that is none", ("--point", "20200101T000000000Z-1-abcd", "--onto", name), "no recovery point"),
             ("no point at all", ("--onto", name), "--point")):
-        status, said = restore(world, *arguments)
+        status, said = world.restore(*arguments)
         ok(status != 0 and isinstance(said, str) and words in said, f"{what}: {str(said).splitlines()[-1]}")
-    rescue_folder(world, "db01", "stranger")
-    status, said = restore(world, "--point", point, "--onto", name, folder="stranger")
+    world.rescue_folder("db01", "stranger")
+    status, said = world.restore("--point", point, "--onto", name, folder="stranger")
     ok(status != 0 and "another server's" in said, f"another server's certificate: {said.splitlines()[-1]}")
     ok(device_hash(target) == before, "none of them has written anything")
 
@@ -124,27 +111,20 @@ def of_its_launched_machine(world):
     world.ask("pin", point=point["id"], reason="way home")
     world.kill("agent-web01~copy")
     wanted, target = device_hash(other), blank(world, "home.raw", SIZE)
-    status, said = restore(world, "--point", point["id"], "--onto", os.path.basename(target))
+    status, said = world.restore("--point", point["id"], "--onto", os.path.basename(target))
     ok(status == 0 and device_hash(target) == wanted, f"the source gets what it has written: {said}")
-    rescue_folder(world, "db01~copy", "stranger-copy")
+    world.rescue_folder("db01~copy", "stranger-copy")
     for folder_of, asked in (("stranger", point["id"]), ("stranger-copy", point["id"]), ("stranger", before[0])):
-        status, said = restore(world, "--point", asked, "--onto", os.path.basename(target), folder=folder_of)
+        status, said = world.restore("--point", asked, "--onto", os.path.basename(target), folder=folder_of)
         ok(status != 0 and "another server's" in said, f"{folder_of}: {said.splitlines()[-1]}")
-    rescue_folder(world, "web01~copy", "copy")
-    status, said = restore(world, "--point", before[0], "--onto", os.path.basename(target), folder="copy")
+    world.rescue_folder("web01~copy", "copy")
+    status, said = world.restore("--point", before[0], "--onto", os.path.basename(target), folder="copy")
     ok(status != 0 and "another server's" in said, f"nor has the launched machine its source's: {said.splitlines()[-1]}")
     world.wait("its agent is seen off", lambda: not world.ask("status", server="web01~copy")["servers"][0]["connected"], 30)
     ok("pinned" in world.refusal("drop", server="web01~copy"), "what is pinned is not dropped")
     world.ask("unpin", point=point["id"], reason="way home")
     world.ask("drop", server="web01~copy")
     ok(not world.ask("points", server="web01~copy")["points"] and world.ask("points", server="web01")["points"], "then its points go, and no other's")
-
-
-def first_chunk(device):
-    fd = os.open(device, os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    with open(fd, "rb") as f:
-        return f.read(CHUNK)
 
 
 def broken_off(world, point, target, source):
@@ -155,8 +135,7 @@ def broken_off(world, point, target, source):
             f.seek(at)
             f.write(scramble)
         os.fsync(f.fileno())
-    process = subprocess.Popen([AGENT, "restore", "--config", world.dir / "rescue/config.json", "--point", point, "--onto", os.path.basename(target)],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = world.restoring("--point", point, "--onto", os.path.basename(target))
     shut = None
     until = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < until and not shut:
@@ -166,21 +145,19 @@ def broken_off(world, point, target, source):
     time.sleep(1)
     ok(process.poll() is None and first_chunk(target) == bytes(CHUNK), "a replicator that is killed does not end it, nor is the disk said to be whole")
     world.start_replicator()
-    out, said = process.communicate(timeout=120)
-    ok(process.returncode == 0 and device_hash(target) == source, f"it goes on when the replicator is back, and ends right: {out or said}")
+    status, said = restored(process)
+    ok(status == 0 and device_hash(target) == source, f"it goes on when the replicator is back, and ends right: {said}")
     with open(target, "r+b", buffering=0) as f:
         for at in range(0, SIZE, 2 * MIB):
             f.seek(at)
             f.write(scramble)
         os.fsync(f.fileno())
-    process = subprocess.Popen([AGENT, "restore", "--config", world.dir / "rescue/config.json", "--point", point, "--onto", os.path.basename(target)],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = world.restoring("--point", point, "--onto", os.path.basename(target))
     while process.poll() is None and first_chunk(target) != bytes(CHUNK):
         pass
     process.kill()
-    process.wait()
-    ok(process.returncode == -signal.SIGKILL and first_chunk(target) == bytes(CHUNK), "a restore that is killed leaves nothing that boots")
-    status, said = restore(world, "--point", point, "--onto", os.path.basename(target))
+    ok(restored(process)[0] == -signal.SIGKILL and first_chunk(target) == bytes(CHUNK), "a restore that is killed leaves nothing that boots")
+    status, said = world.restore("--point", point, "--onto", os.path.basename(target))
     ok(status == 0 and device_hash(target) == source, f"asked again it ends right: {said}")
 
 
@@ -197,7 +174,7 @@ def forgetful_disk(world, point):
                 os.fsync(f.fileno())
     thread = threading.Thread(target=spoil)
     thread.start()
-    status, said = restore(world, "--point", point, "--onto", os.path.basename(target))
+    status, said = world.restore("--point", point, "--onto", os.path.basename(target))
     over.set()
     thread.join()
     # Two writers of one loop device: the kernel has refused a flush once.
@@ -254,7 +231,7 @@ def damaged(world, target):
     world.wait("the replicator is back", lambda: world.ask("status"))
     ok(world.server()["rescue"]["state"] == "done", "what a machine in rescue said last is known over a restart")
     other = blank(world, "other.raw", SIZE)
-    status, said = restore(world, "--point", "newest", "--onto", os.path.basename(other))
+    status, said = world.restore("--point", "newest", "--onto", os.path.basename(other))
     ok(status != 0 and "corrupt" in said and first_chunk(other) == bytes(CHUNK), f"a damaged chunk ends it by name, with a disk that nobody boots from: {said.splitlines()[-1]}")
     del target
 
@@ -268,7 +245,7 @@ def main():
     try:
         world.certificates("agent:web01~copy", "agent:db01~copy")
         world.disk(SIZE)
-        rescue_folder(world, "web01", "rescue")
+        world.rescue_folder("web01", "rescue")
         world.start_replicator()
         world.start_agent()
         world.wait("the source is in step", lambda: continuous(world), 120)

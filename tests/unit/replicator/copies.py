@@ -5,12 +5,9 @@ import hashlib
 import json
 import os
 import pathlib
-import select
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 import types
 
@@ -22,57 +19,8 @@ import fake_agent  # pylint: disable=wrong-import-position
 import tap  # pylint: disable=wrong-import-position
 from ends import free_port  # pylint: disable=wrong-import-position
 from replicated import MIB, Refused, World, continuous, device_hash, run  # pylint: disable=wrong-import-position
+from relay import Relay  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
-
-
-class Link:
-    """Between the two replicators: a relay that can be slow, be cut, and be down."""
-
-    def __init__(self, port):
-        self.to, self.bytes_per_s, self.carried, self.made, self.down, self.pairs = port, 0, 0, 0, False, []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            client = self.listener.accept()[0]
-            try:
-                server = None if self.down else socket.create_connection(("127.0.0.1", self.to), 5)
-            except OSError:
-                server = None
-            if not server:
-                client.close()
-                continue
-            self.pairs.append((client, server))
-            self.made += 1
-            threading.Thread(target=self.carry, args=(client, server), daemon=True).start()
-
-    def carry(self, client, server):
-        other = {client: server, server: client}
-        try:
-            while True:
-                for end in select.select([client, server], [], [], 1)[0]:
-                    piece = end.recv(65536)
-                    if not piece:
-                        raise OSError("the end")
-                    other[end].sendall(piece)
-                    self.carried += len(piece)
-                    if self.bytes_per_s:
-                        time.sleep(len(piece) / self.bytes_per_s)
-        except (OSError, ValueError):
-            pass
-        client.close()
-        server.close()
-
-    def cut(self):
-        for pair in self.pairs:
-            for end in pair:
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
-        self.pairs = []
 
 
 class Two(World):
@@ -80,7 +28,7 @@ class Two(World):
         super().__init__(SLIPWAY, AGENT)
         self.first, self.second = self.dir / "replicator", self.dir / "second"
         self.second_port = free_port()
-        self.link = Link(self.second_port)
+        self.link = Relay(self.second_port)
         self.at_second = types.SimpleNamespace(dir=self.dir, port=self.second_port)  # for agents that go there
 
     def words(self, home, to=None, source=None, **settings):

@@ -2,16 +2,11 @@
 """far: the agent reaches its replicator only through an HTTP proxy, 200 ms away. What is synced is exact; a connection that the proxy loses is made
 anew and goes on where it was; a proxy that refuses is told as such. Prints TAP.
 Usage: far SLIPWAY SLIPWAY_AGENT"""
-import collections
 import json
 import os
-import select
 import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
 
 SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
@@ -19,81 +14,39 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 
 import tap  # pylint: disable=wrong-import-position
 from replicated import MIB, Refused, World, continuous  # pylint: disable=wrong-import-position
+from relay import Relay  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
 DELAY_S = 0.1  # each way
 
 
-class Proxy:
-    """CONNECT to one place only. What comes in goes out DELAY_S later, both ways."""
+class Proxy(Relay):
+    """CONNECT to one place only."""
 
     def __init__(self, port):
-        self.allowed, self.refuse, self.carried = f"127.0.0.1:{port}", False, 0
-        self.asked, self.pairs = [], []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self.accept, daemon=True).start()
+        super().__init__(port)
+        self.refuse, self.asked, self.delay_s = False, [], DELAY_S
+        self.url = f"http://127.0.0.1:{self.port}"
 
-    def accept(self):
-        while True:
-            try:
-                client = self.listener.accept()[0]
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
-
-    def serve(self, client):
+    def open(self, client):
         head = b""
         while b"\r\n\r\n" not in head:
             piece = client.recv(4096)
             if not piece:
-                return client.close()
+                raise OSError("the client went away")
             head += piece
         line = head.split(b"\r\n")[0].decode()
         self.asked.append(line)
-        if self.refuse or line != f"CONNECT {self.allowed} HTTP/1.1":
+        if self.refuse or line != f"CONNECT 127.0.0.1:{self.to} HTTP/1.1":
             client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-            return client.close()
-        address, port = self.allowed.split(":")
+            raise OSError("refused")
         try:
-            server = socket.create_connection((address, int(port)), 5)
+            server = super().open(client)
         except OSError:
             client.sendall(b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
-            return client.close()
+            raise
         client.sendall(b"HTTP/1.1 200 Connection established\r\nVia: 1.1 far\r\n\r\n")
-        self.pairs.append((client, server))
-        self.carry(client, server)
-
-    def carry(self, client, server):
-        other, waiting = {client: server, server: client}, collections.deque()
-        for end in other:
-            end.setblocking(True)
-        while True:
-            pause = max(0, waiting[0][0] - time.monotonic()) if waiting else 1
-            try:
-                for end in select.select([client, server] if len(waiting) < 1000 else [], [], [], pause)[0]:
-                    piece = end.recv(65536)
-                    waiting.append((time.monotonic() + DELAY_S, other[end], piece))
-                while waiting and waiting[0][0] <= time.monotonic():
-                    _, to, piece = waiting.popleft()
-                    if not piece:
-                        raise OSError("the end")
-                    to.sendall(piece)
-                    self.carried += len(piece)
-            except (OSError, ValueError):
-                break
-        client.close()
-        server.close()
-
-    def cut(self):
-        """Every connection, without a word."""
-        for pair in self.pairs:
-            for end in pair:
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
-        self.pairs = []
+        return server
 
 
 def sync_and_cut(world, proxy):

@@ -139,6 +139,23 @@ def snapshot(world):
     world.wait("and then it is CONTINUOUS again", lambda: continuous(world))
 
 
+def power_lost(world):
+    """The source loses its power while a point is taken: its agent is gone, and so is its tracker."""
+    begun, said = world.dir / "begun", []
+    (world.dir / "hook").write_text(f"#!/bin/sh\ntouch {begun}\nsleep 4\n")
+    asked = threading.Thread(target=lambda: said.append(world.refusal("point", server="web01", consistency="frozen", timeout_ms=20000)))
+    asked.start()
+    world.wait("another point is being taken", begun.exists)
+    before = {point["id"] for point in world.ask("points", server="web01")["points"]}
+    world.kill("agent-web01")
+    shutil.rmtree(world.kept("agent-web01"))
+    asked.join()
+    ok(said != ["nothing was refused"] and {point["id"] for point in world.ask("points", server="web01")["points"]} <= before,
+       f"the power goes meanwhile: no such point, and whoever asked is told: {said}")
+    world.start_agent(bytes_per_s=LIMIT)
+    world.wait("and with it back all is read again, and well", lambda: world.server()["connected"] and continuous(world) and cause(world) is None, 120)
+
+
 def paused(world):
     world.ask("pause", server="web01", by="anna")
 
@@ -315,7 +332,7 @@ def untracked(world):
     ok(world.server()["state"] == "DISCONNECTED" and cause(world) == "detached", "detached: DISCONNECTED")
 
 
-LIVES = {"day": (first_sync, stopped, snapshot, paused, out_of_time), "outrun": (in_step, outrun), "changes": (in_step, narrow, grown, shrunk, rivals, machines, untracked)}
+LIVES = {"day": (first_sync, stopped, snapshot, power_lost, paused, out_of_time), "outrun": (in_step, outrun), "changes": (in_step, narrow, grown, shrunk, rivals, machines, untracked)}
 
 
 def main():

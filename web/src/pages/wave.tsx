@@ -11,6 +11,7 @@ import { get, getAll, post, type Run, type Server, type Task, type Wave } from '
 import { timeIn, words } from '../format';
 import { Act, Failure, Status } from '../parts/common';
 import { Servers } from '../parts/servers';
+import { SideRuns } from '../parts/side-runs';
 import { TaskPanel } from '../parts/task-panel';
 import { Tasks } from '../parts/tasks';
 
@@ -35,8 +36,9 @@ export function WavePage() {
       {run.error ? <Failure error={run.error} what="The run could not be read" /> : null}
       <Summary wave={wave.data} tasks={tasks} />
       <Servers servers={servers.data} tasks={tasks} chosen={server} onChoose={setServer} />
-      <Tasks tasks={server ? tasks.filter(task => task.server === server || task.server === null) : tasks} loading={run.isPending && runId !== null}
-        of={server} started={runId !== null} onOpen={setChosen} />
+      <SideRuns wave={name} only={server} onOpen={setChosen} />
+      <Tasks title={server ? `Tasks of ${server}` : 'Tasks'} tasks={server ? tasks.filter(task => task.server === server || task.server === null) : tasks}
+        loading={run.isPending && runId !== null} empty={runId === null ? 'The wave has not been started.' : 'No task.'} onOpen={setChosen} />
       {chosen !== null ? <TaskPanel id={chosen} onClose={() => setChosen(null)} /> : null}
     </SpaceBetween>
   );

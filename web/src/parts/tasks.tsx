@@ -1,4 +1,4 @@
-import { useEffect, useState } from 'react';
+import { useEffect, useState, type ReactNode } from 'react';
 import Box from '@cloudscape-design/components/box';
 import Button from '@cloudscape-design/components/button';
 import Header from '@cloudscape-design/components/header';
@@ -9,15 +9,15 @@ import { post, type Task } from '../api';
 import { bytes, duration, time, words } from '../format';
 import { Act, Empty, Status } from './common';
 
-interface Props { tasks: Task[]; loading: boolean; of: string | null; started: boolean; onOpen: (id: Task['id']) => void }
+interface Props { title: string; tasks: Task[]; loading?: boolean; empty: string; actions?: ReactNode; onOpen: (id: Task['id']) => void }
 
-export function Tasks({ tasks, loading, of, started, onOpen }: Props) {
+export function Tasks({ title, tasks, loading = false, empty, actions, onOpen }: Props) {
   return (
     <Table<Task>
       items={tasks} loading={loading} loadingText="Reading the tasks" trackBy="id" contentDensity="compact"
-      ariaLabels={{ tableLabel: 'Tasks' }}
-      header={<Header counter={`(${tasks.length})`} description="Open one to see its evidence and pictures">{of ? `Tasks of ${of}` : 'Tasks'}</Header>}
-      empty={<Empty>{started ? 'No task.' : 'The wave has not been started.'}</Empty>}
+      ariaLabels={{ tableLabel: title }}
+      header={<Header counter={`(${tasks.length})`} description="Open one to see its evidence and pictures" actions={actions}>{title}</Header>}
+      empty={<Empty>{empty}</Empty>}
       columnDefinitions={[
         { id: 'phase', header: 'Phase', cell: task => words(task.phase) },
         { id: 'task', header: 'Task', isRowHeader: true, cell: task => <Button variant="inline-link" onClick={() => onOpen(task.id)} ariaLabel={`${task.title}${task.server ? ' of ' + task.server : ''}`}>{task.title}</Button> },
