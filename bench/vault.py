@@ -1,7 +1,11 @@
 """The vault alone: the rates of put, get, scrub and giving space back, the index for each TiB, memory; beside restic and borg with the same data."""
+import contextlib
 import json
 import os
+import pathlib
+import re
 import subprocess
+import tempfile
 import time
 
 from common import MIB, Place, files_below, run
@@ -22,15 +26,21 @@ def data(place, name, files, size_mib):
 
 
 def spent(words, environment):
-    """Seconds, and the most memory of one of its processes, in bytes."""
-    begun = time.monotonic()
-    process = subprocess.Popen([str(word) for word in words], env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    said = process.stderr.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(str(word) for word in words)[:200]} failed: {said[-500:].decode(errors='replace')}")
-    return time.monotonic() - begun, used.ru_maxrss * 1024
+    """Seconds, and the most memory that it held, in bytes. Not as wait4 tells it: that begins with what its parent held, which is us."""
+    begun, held = time.monotonic(), 0
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen([str(word) for word in words], env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                found = re.search(r"VmHWM:\s*(\d+)", pathlib.Path(f"/proc/{process.pid}/status").read_text())
+                held = int(found[1]) * 1024 if found else held
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        took = time.monotonic() - begun
+        if process.returncode:
+            said.seek(0)
+            raise RuntimeError(f"{' '.join(str(word) for word in words)[:200]} failed: {said.read()[-500:].decode(errors='replace')}")
+    return took, held
 
 
 def in_turn(steps, environment):

@@ -252,6 +252,8 @@ struct agent {
 int workers_start(struct agent *a, struct err *e);
 void workers_stop(struct agent *a); /* drops what waits */
 void workers_hurry(struct agent *a, bool hurry); /* the engine's: its own priority and the workers' */
+bool workers_read_paced(struct agent *a);                   /* reading is held to a pace now */
+int64_t workers_read_turn(struct agent *a, int64_t bytes); /* waits until so many bytes may be read: how long, in µs; not where a point is waited for */
 
 /* pipeline.c: offers */
 int pipeline_start(struct agent *a, struct err *e);
@@ -279,7 +281,7 @@ void agent_broken(struct agent *a, const struct err *e);  /* any thread, without
 
 /* chunks.c */
 /* Into the batch: entry i to its place, pages to theirs in it. Sectors that can't be read are zero bytes, and o->bad says which. */
-int chunks_read(struct agent *a, struct offer *o, struct err *e);
+int chunks_read(struct agent *a, struct offer *o, int64_t *waited_us, struct err *e); /* *waited_us grows by what it waited for its turn */
 /* The pages that were read, one after the other at the chunk's start: their bytes. */
 size_t chunks_gather(uint8_t *chunk, uint32_t pages);
 

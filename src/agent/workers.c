@@ -142,22 +142,38 @@ static void after_read(struct agent *a, struct offer *o, bool failed, const stru
     pthread_mutex_unlock(&a->lock);
 }
 
-static void do_read(struct agent *a, struct offer *o)
+bool workers_read_paced(struct agent *a)
+{
+    bool paced;
+
+    pthread_mutex_lock(&a->lock);
+    paced = a->read_pace.per_s && !in_a_hurry(a);
+    pthread_mutex_unlock(&a->lock);
+    return paced;
+}
+
+int64_t workers_read_turn(struct agent *a, int64_t bytes)
 {
     int64_t begun_us = clock_monotonic_us();
-    struct err e = {0};
     bool limited, held_back;
 
     pthread_mutex_lock(&a->lock);
     limited = !in_a_hurry(a);
     held_back = a->read_back_off && a->read_pace.per_s == a->read_back_off;
     pthread_mutex_unlock(&a->lock);
-    if (limited) {
-        keep_to_pace(a, &a->read_pace, o->for_hashing ? (int64_t)o->count * WIRE_CHUNK_SIZE : o->bytes);
-        begun_us = pipeline_spend(a, held_back ? SPENT_SOURCE : SPENT_LIMIT, begun_us);
-    }
-    after_read(a, o, chunks_read(a, o, &e) < 0, &e);
-    pipeline_spend(a, SPENT_SOURCE, begun_us);
+    if (!limited)
+        return 0;
+    keep_to_pace(a, &a->read_pace, bytes);
+    return pipeline_spend(a, held_back ? SPENT_SOURCE : SPENT_LIMIT, begun_us) - begun_us;
+}
+
+static void do_read(struct agent *a, struct offer *o)
+{
+    int64_t begun_us = clock_monotonic_us(), waited_us = 0;
+    struct err e = {0};
+
+    after_read(a, o, chunks_read(a, o, &waited_us, &e) < 0, &e);
+    pipeline_spend(a, SPENT_SOURCE, begun_us + waited_us);
 }
 
 /* What can't be read, and can't be marked, is never offered: nothing that follows may be taken for a whole state, so the link starts over after a while. */
