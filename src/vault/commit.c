@@ -115,9 +115,12 @@ static int batch_sync(struct vault *v, const struct batch *b, struct err *e)
     return 0;
 }
 
-static int batch_write(struct vault *v, MDB_txn *txn, const struct batch *b, struct err *e)
+/* early: what the same transaction has of it already, from its beginning on; NULL: nothing. */
+static int batch_write(struct vault *v, MDB_txn *txn, const struct batch *b, const struct batch *early, struct err *e)
 {
-    for (size_t i = 0; i < b->chunk_count; i++) {
+    size_t sets_there = early ? early->set_count : 0;
+
+    for (size_t i = early ? early->chunk_count : 0; i < b->chunk_count; i++) {
         MDB_val key = index_val(&b->chunks[i].hash, sizeof b->chunks[i].hash);
 
         if (index_put(&v->index, txn, INDEX_CHUNK, key, index_val(&b->chunks[i].place, sizeof b->chunks[i].place), e) < 0 ||
@@ -135,7 +138,7 @@ static int batch_write(struct vault *v, MDB_txn *txn, const struct batch *b, str
         if (index_put(&v->index, txn, INDEX_FEED, index_val(b->feeds[i].server, strlen(b->feeds[i].server)),
                       index_val(&b->feeds[i].feed, sizeof b->feeds[i].feed), e) < 0)
             return -1;
-    return work_apply(v, txn, b->sets, b->set_count, e);
+    return work_apply(v, txn, b->sets + sets_there, b->set_count - sets_there, e);
 }
 
 /* Chunks that were bad and came again are good now. */
@@ -184,8 +187,22 @@ int vault_flush(struct vault *v, flush_extra *extra, void *user, struct err *e)
         return -1;
     if (b.chunk_count == 0 && b.set_count == 0 && b.feed_count == 0 && b.full_count == 0 && !extra)
         return 0;
-    if (batch_sync(v, &b, e) < 0 || index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &b, e) < 0 ||
+    if (batch_sync(v, &b, e) < 0 || index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &b, NULL, e) < 0 ||
         (extra && extra(v, txn, user, e) < 0) || index_commit(&txn, e) < 0)
+        return -1;
+    batch_done(v, &b);
+    return 0;
+}
+
+int vault_flush_built(struct vault *v, flush_extra *build, flush_extra *extra, void *user, struct err *e)
+{
+    CLEANUP(batch_release) struct batch early = {0}, b = {0};
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+
+    if (batch_take(v, &early, e) < 0 || index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &early, NULL, e) < 0 || build(v, txn, user, e) < 0)
+        return -1;
+    /* All that is pending now begins with what was then: nobody else takes from it. */
+    if (batch_take(v, &b, e) < 0 || batch_sync(v, &b, e) < 0 || batch_write(v, txn, &b, &early, e) < 0 || extra(v, txn, user, e) < 0 || index_commit(&txn, e) < 0)
         return -1;
     batch_done(v, &b);
     return 0;

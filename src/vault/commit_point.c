@@ -7,7 +7,7 @@
 
 struct builder {
     struct vault *v;
-    MDB_txn *txn;       /* reads */
+    MDB_txn *txn;       /* of the flush; read from only */
     MDB_cursor *dirty;
     bool dirty_left;    /* the cursor stands on a row of this disk */
     uint64_t dirty_leaf;
@@ -115,16 +115,12 @@ static int build_disk(struct builder *b, struct vault_point_disk *out, struct er
     return 0;
 }
 
-static int build_disks(struct vault *v, struct vault_point *p, struct err *e)
+static int build_disks(struct vault *v, MDB_txn *txn, struct vault_point *p, struct err *e)
 {
-    CLEANUP(index_abort) MDB_txn *txn = NULL;
     CLEANUP(index_cursor_close) MDB_cursor *cursor = NULL;
     struct builder b = {.v = v};
-    int code;
+    int code = mdb_cursor_open(txn, v->index.table[INDEX_DIRTY], &cursor);
 
-    if (index_begin(&v->index, false, &txn, e) < 0)
-        return -1;
-    code = mdb_cursor_open(txn, v->index.table[INDEX_DIRTY], &cursor);
     if (code)
         return index_fail(e, code, "read");
     b.txn = txn;
@@ -156,10 +152,10 @@ void point_name(struct vault *v, struct vault_point *p, uint64_t sequence)
 
 struct committing {
     struct vault_point *point;
-    const char *text;
+    char *text; /* owned */
     uint64_t sequence;
     const struct vault_group *group; /* of a copied point, with its document; NULL: none */
-    const char *group_text;
+    char *group_text; /* owned */
 };
 
 /* The maps' trees are those of the point from now on. */
@@ -194,42 +190,47 @@ static int commit_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
 }
 
 /* The group's document comes with each of its points that is copied here: it is stored once. */
-static int add_group(struct vault *v, const struct vault_group *group, struct committing *c, char **text, struct err *e)
+static int add_group(struct vault *v, struct committing *c, struct err *e)
 {
     struct vault_hash hash;
 
-    if (!group || !group->id[0])
+    if (!c->group)
         return 0;
-    c->group = group;
-    c->group_text = *text = group_text(group);
-    hash = point_record_hash(*text);
-    return record_add(v, RECORD_GROUP, *text, strlen(*text), &hash, NULL, e);
+    c->group_text = group_text(c->group);
+    hash = point_record_hash(c->group_text);
+    return record_add(v, RECORD_GROUP, c->group_text, strlen(c->group_text), &hash, NULL, e);
+}
+
+/* Trees, then the point's document. */
+static int build_point(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+{
+    struct committing *c = user;
+    struct vault_hash hash;
+
+    if (build_disks(v, txn, c->point, e) < 0)
+        return -1;
+    c->sequence = v->next_point++; /* one that comes to nothing leaves a gap, no more */
+    if (!c->point->copied)
+        point_name(v, c->point, c->sequence);
+    c->text = point_text(c->point, c->sequence);
+    if (strlen(c->text) > RECORD_RAW_LIMIT)
+        return err_set(e, ERR_LIMIT, "the point's document has %zu bytes", strlen(c->text));
+    hash = point_record_hash(c->text);
+    return record_add(v, RECORD_POINT, c->text, strlen(c->text), &hash, NULL, e) < 0 ? -1 : add_group(v, c, e);
 }
 
 /* group: a copied point's; NULL: none. */
 static int commit_locked(struct vault *v, struct vault_point *p, const struct vault_group *group, struct err *e)
 {
-    CLEANUP(free_ptr) char *text = NULL, *of_group = NULL;
-    struct committing c = {.point = p};
-    struct vault_hash hash;
+    struct committing c = {.point = p, .group = group && group->id[0] ? group : NULL};
+    bool staged = p->group[0] && !p->copied;
+    int r = vault_flush_built(v, build_point, staged ? root_rows : commit_rows, &c, e);
 
-    /* The trees are built from rows in the index: what is pending goes there first. */
-    if (vault_flush(v, NULL, NULL, e) < 0 || build_disks(v, p, e) < 0)
-        return -1;
-    c.sequence = v->next_point++; /* one that comes to nothing leaves a gap, no more */
-    if (!p->copied)
-        point_name(v, p, c.sequence);
-    c.text = text = point_text(p, c.sequence);
-    if (strlen(text) > RECORD_RAW_LIMIT)
-        return err_set(e, ERR_LIMIT, "the point's document has %zu bytes", strlen(text));
-    hash = point_record_hash(text);
-    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0 || add_group(v, group, &c, &of_group, e) < 0)
-        return -1;
-    if (vault_flush(v, p->group[0] && !p->copied ? root_rows : commit_rows, &c, e) < 0)
-        return -1;
-    if (p->group[0] && !p->copied)
-        staged_keep(v, p, c.sequence, text);
-    return 0;
+    if (r == 0 && staged)
+        staged_keep(v, p, c.sequence, c.text);
+    free(c.text);
+    free(c.group_text);
+    return r;
 }
 
 static int commit_alone(struct vault *v, struct vault_point *p, const struct vault_group *group, struct err *e)

@@ -122,6 +122,9 @@ int current_seal(struct vault *v, struct err *e);
 /* commit.c: with commit_lock held. Syncs segments and writes everything pending, and what extra adds, in one transaction. */
 typedef int flush_extra(struct vault *v, MDB_txn *txn, void *user, struct err *e);
 int vault_flush(struct vault *v, flush_extra *extra, void *user, struct err *e);
+/* The same where records are made from the index's rows as they are with everything pending: build, which appends them, finds these rows in the transaction. It
+ * writes nothing there itself. One commit for both: each costs a disk three flushes. */
+int vault_flush_built(struct vault *v, flush_extra *build, flush_extra *extra, void *user, struct err *e);
 int meta_next(struct vault *v, MDB_txn *txn, const char *name, uint64_t *value, struct err *e); /* reads, then counts up */
 int segment_row_put(struct vault *v, MDB_txn *txn, const struct segment *s, bool sealed, struct err *e);
 int segment_row_get(struct vault *v, uint32_t id, struct segment_row *out, struct err *e); /* 1/0/-1 */

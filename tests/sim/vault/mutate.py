@@ -6,15 +6,18 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "e2e/exactness"))
 import mutate
 
-synced_first = ("    if (batch_sync(v, &b, e) < 0 || index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &b, e) < 0 ||\n"
+synced_first = ("    if (batch_sync(v, &b, e) < 0 || index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &b, NULL, e) < 0 ||\n"
                 "        (extra && extra(v, txn, user, e) < 0) || index_commit(&txn, e) < 0)\n")
+built_synced = "batch_sync(v, &b, e) < 0 || batch_write(v, txn, &b, &early, e) < 0 || extra(v, txn, user, e) < 0 || index_commit(&txn, e) < 0)\n"
+built_early = "batch_write(v, txn, &early, NULL, e) < 0 || build(v, txn, user, e) < 0)\n"
 lmdb_flags = "MDB_NOTLS | MDB_NORDAHEAD | flags"
 
 mutate.MUTANTS = {
     # The index says where records lie before they are on the disk.
     "index_first": {"commit.c": [(synced_first,
-        "    if (index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &b, e) < 0 || (extra && extra(v, txn, user, e) < 0) ||\n"
-        "        index_commit(&txn, e) < 0 || batch_sync(v, &b, e) < 0)\n")]},
+        "    if (index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &b, NULL, e) < 0 || (extra && extra(v, txn, user, e) < 0) ||\n"
+        "        index_commit(&txn, e) < 0 || batch_sync(v, &b, e) < 0)\n"), (built_synced,
+        "batch_write(v, txn, &b, &early, e) < 0 || extra(v, txn, user, e) < 0 || index_commit(&txn, e) < 0 || batch_sync(v, &b, e) < 0)\n")]},
     # A segment that was filled since the last sync is not synced.
     "full_unsynced": {"commit.c": [("    for (size_t i = 0; i < b->segment_count; i++)\n        if (segment_sync(",
                                     "    for (size_t i = b->full_count; i < b->segment_count; i++)\n        if (segment_sync(")]},
@@ -67,10 +70,11 @@ mutate.MUTANTS = {
     # A collection does not see that a chunk which comes back while it marks needs others.
     "parts_unbarred": {"vault.c": [("    for (size_t i = 0; pages && i < pages->part_count; i++)\n        hash_set_add(v->barrier, &pages->parts[i].name);\n",
                                     "    (void)pages;\n")]},
-    # A point's document is not in the transaction that makes it known.
-    "document_unsynced": {"commit_point.c": [
-        ("    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0 || add_group(v, group, &c, &of_group, e) < 0)\n        return -1;\n    if (vault_flush(v, p->group[0] && !p->copied ? root_rows : commit_rows, &c, e) < 0)\n        return -1;\n",
-         "    if (vault_flush(v, p->group[0] && !p->copied ? root_rows : commit_rows, &c, e) < 0)\n        return -1;\n    if (record_add(v, RECORD_POINT, text, strlen(text), &hash, NULL, e) < 0 || add_group(v, group, &c, &of_group, e) < 0)\n        return -1;\n")]},
+    # What a collection that failed has left of a chunk counts as all of it.
+    "shrunk_believed": {"vault.c": [(" || !pending_find(&v->pending, hash) || !record_pages_whole(&pages)))\n", " || !pending_find(&v->pending, hash)))\n")]},
+    # What a commit builds, trees and the document, is appended after the segments were synced.
+    "document_unsynced": {"commit.c": [(built_early, "batch_write(v, txn, &early, NULL, e) < 0 || batch_sync(v, &early, e) < 0 || build(v, txn, user, e) < 0)\n"),
+                                       (built_synced, built_synced.replace("batch_sync(v, &b, e) < 0 || ", ""))]},
 }
 
 if __name__ == "__main__":
