@@ -8,7 +8,7 @@ import subprocess
 
 from ends import free_port
 from replicated import MIB, continuous
-from tap import ok
+from tap import intact, ok
 
 
 def options(world, url, bucket, access, secret, ca=None, cache_mib=1):
@@ -47,7 +47,7 @@ def sent_and_read(world, store):
     point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]["id"]
     compared = world.ask("compare", server="web01", point=point)["disks"][0]
     world.ask("thaw", server="web01")
-    ok(compared["blocks_differing"] == 0 and compared["source_sha256"] == compared["target_sha256"], "a whole disk, read from there, is the source", compared)
+    intact(compared["blocks_differing"] == 0 and compared["source_sha256"] == compared["target_sha256"], "a whole disk, read from there, is the source", compared)
     ok(world.ask("verify", point=point)["chunks"] > 0 and world.ask("scrub")["finding_count"] == 0, "verified, and scrubbed")
     return point
 

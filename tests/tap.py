@@ -14,6 +14,13 @@ def ok(holds, what, seen=""):
     return holds
 
 
+def intact(holds, what, seen=""):
+    """As ok(), of data that must be what it was: where it does not hold no second try makes that good (scripts/count)."""
+    if not ok(holds, what, seen):
+        note("no second try counts")
+    return holds
+
+
 def note(text):
     print("# " + text.replace("\n", "\n# "), flush=True)
 

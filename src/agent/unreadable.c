@@ -78,7 +78,8 @@ int unreadable_apply(struct agent *a, struct offer *o, struct err *e)
         if (set(a->kept, (uint32_t)o->disk, o->chunks[i], &read, o->bad ? &o->bad[o->slot[i]] : &none) < 0)
             result = unreadable_too_much(&a->disks[o->disk], e);
     }
-    unreadable_drop(o);
+    if (result == 0)
+        unreadable_drop(o); /* else it stays: while the link is being ended for it, other threads come to the same offer */
     return result;
 }
 

@@ -5,7 +5,7 @@ import os
 import factory
 from ends import free_port
 from replicated import MIB, run
-from tap import ok
+from tap import intact, ok
 
 DISK = 96 * MIB
 FACTS = {"hostname": "web01", "disks": [{"name": "vda", "id": "disk-1", "size_bytes": DISK}]}
@@ -87,7 +87,7 @@ class Many(factory.Factory):
         point = self.ask("point", at=at, server="web01", consistency="frozen", hold=True, timeout_ms=30000)["point"]
         compared = self.ask("compare", at=at, server="web01", point=point["id"])["disks"][0]
         self.ask("thaw", at=at, server="web01")
-        ok(compared["blocks_differing"] == 0 and compared["still"] and compared["bytes_compared"] == DISK, f"a point at {name} is the disk, block by block", compared)
+        intact(compared["blocks_differing"] == 0 and compared["still"] and compared["bytes_compared"] == DISK, f"a point at {name} is the disk, block by block", compared)
 
     def idle(self):
         """No task of web01 is at work: a server that a step works on does not move."""

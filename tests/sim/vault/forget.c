@@ -420,17 +420,23 @@ void forget_kill(void)
     kill_locked();
 }
 
-/* Counts an operation that the disk has in its queue by now; ends with the power. The errno of a fault, or 0. */
-int forget_step(bool is_flush)
+bool forget_ends(enum forget_kind kind)
 {
+    return f.plan.cut_at && f.count->operations + 1 >= f.plan.cut_at && (!f.plan.at_through || kind == WRITE_THROUGH);
+}
+
+/* Counts an operation that the disk has in its queue by now; ends with the power. The errno of a fault, or 0. */
+int forget_step(enum forget_kind kind)
+{
+    bool ends = forget_ends(kind);
     uint64_t at = ++f.count->operations;
 
-    if (f.plan.cut_at && at >= f.plan.cut_at) {
+    if (ends) {
         if (f.plan.killed)
             kill_locked();
         cut_locked();
     }
-    if (at < f.plan.fault_from || at >= f.plan.fault_from + f.plan.fault_count || (is_flush && f.plan.fault != EIO))
+    if (at < f.plan.fault_from || at >= f.plan.fault_from + f.plan.fault_count || (kind == FLUSH && f.plan.fault != EIO))
         return 0;
     f.count->faults++;
     return f.plan.fault;

@@ -20,6 +20,7 @@ enum { FORGET_CUT = 77, FORGET_BLIND = 78, FORGET_KILLED = 79 }; /* exit statuse
 struct forget_plan {
     uint64_t seed;
     uint64_t cut_at;                    /* the operation in which the power goes, from 1; 0: never */
+    bool at_through;                    /* from cut_at on, at the first write through (of an index's commit) */
     bool killed;                        /* the process is killed then instead: what it wrote is read on, and is not on the disk yet */
     uint64_t fault_from, fault_count;   /* operations that fail; count 0: none */
     int fault;                          /* ENOSPC (flushes work), EIO (everything fails), EROFS (everything but flushes) */

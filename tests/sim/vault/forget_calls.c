@@ -33,7 +33,7 @@ static int do_open(const char *path, int flags, unsigned mode)
     pthread_mutex_lock(&f.lock);
     folder = folder_of(path);
     fresh = folder && (flags & O_CREAT) && access(path, F_OK) < 0;
-    code = fresh ? forget_step(false) : 0;
+    code = fresh ? forget_step(OTHER) : 0;
     if (code)
         return fails(code);
     fd = (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
@@ -102,17 +102,18 @@ static ssize_t do_write(int fd, const void *bytes, size_t size, off_t offset)
 {
     struct node *n = followed(fd);
     bool through = n && f.open[fd].through;
+    enum forget_kind kind = through ? WRITE_THROUGH : OTHER;
     ssize_t put;
     int code;
 
     if (!n)
         return syscall(SYS_pwrite64, fd, bytes, size, offset);
     pthread_mutex_lock(&f.lock);
-    if (f.plan.cut_at && f.count->operations + 1 >= f.plan.cut_at) { /* on its way as the power goes: what is read has it, the disk may */
+    if (forget_ends(kind)) { /* on its way as the power goes: what is read has it, the disk may */
         (void)syscall(SYS_pwrite64, fd, bytes, size, offset);
         add_change(n, bytes, (uint64_t)offset, size, false);
     }
-    code = forget_step(false);
+    code = forget_step(kind);
     if (code && code != EIO && size > SECTOR && forget_draw(2))
         size = size / 2 / SECTOR * SECTOR; /* the last room */
     else if (code && !(code == EIO && through && forget_draw(2)))
@@ -169,7 +170,7 @@ int ftruncate(int fd, off_t size)
     if (!n)
         return (int)syscall(SYS_ftruncate, fd, size);
     pthread_mutex_lock(&f.lock);
-    code = forget_step(false);
+    code = forget_step(OTHER);
     if (code)
         return fails(code);
     r = (int)syscall(SYS_ftruncate, fd, size);
@@ -189,7 +190,7 @@ int fsync(int fd)
     if (!n)
         return 0;
     pthread_mutex_lock(&f.lock);
-    code = forget_step(true);
+    code = forget_step(FLUSH);
     f.count->flushes++;
     if (code) {
         n->unlike = n->unlike || n->change_count;
@@ -211,7 +212,7 @@ static int do_mkdir(const char *path, mode_t mode)
 
     pthread_mutex_lock(&f.lock);
     folder = folder_of(path);
-    if (folder && access(path, F_OK) < 0 && (code = forget_step(false)))
+    if (folder && access(path, F_OK) < 0 && (code = forget_step(OTHER)))
         return fails(code);
     r = (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);
     if (r == 0 && folder && stat(path, &st) == 0)
@@ -236,7 +237,7 @@ static int take_away(const char *path, int flags)
     pthread_mutex_lock(&f.lock);
     folder = folder_of(path);
     n = folder ? node_at(path) : NULL;
-    if (n && (code = forget_step(false)))
+    if (n && (code = forget_step(OTHER)))
         return fails(code);
     r = (int)syscall(SYS_unlinkat, AT_FDCWD, path, flags);
     if (r == 0 && n) {
@@ -261,7 +262,7 @@ int rename(const char *from, const char *to)
     folder = folder_of(from);
     n = folder ? node_at(from) : NULL;
     over = node_at(to);
-    if (n && (code = forget_step(false)))
+    if (n && (code = forget_step(OTHER)))
         return fails(code);
     r = (int)syscall(SYS_renameat, AT_FDCWD, from, AT_FDCWD, to);
     if (r == 0 && n) {

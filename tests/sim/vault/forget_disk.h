@@ -62,8 +62,12 @@ extern struct forget {
 
 uint64_t forget_draw(uint64_t bound);
 _Noreturn void forget_blind(const char *what, const char *name);
-/* Counts an operation that the disk has in its queue by now; ends with the power. The errno of a fault, or 0. lock held, as for all below. */
-int forget_step(bool is_flush);
+enum forget_kind { OTHER, FLUSH, WRITE_THROUGH };
+
+/* Whether the next operation, of this kind, is the last. lock held, as for all below. */
+bool forget_ends(enum forget_kind kind);
+/* Counts an operation that the disk has in its queue by now; ends with the power. The errno of a fault, or 0. */
+int forget_step(enum forget_kind kind);
 struct node *add_node(ino_t ino, bool folder);
 struct node *node_of(ino_t ino);
 struct node *node_at(const char *path);

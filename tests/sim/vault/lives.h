@@ -76,6 +76,7 @@ struct model {
     int life, failed;
     struct vault_key keys[KEYS_MOST]; /* that may open it, the likeliest first */
     size_t key_count;
+    bool killed_in_commit; /* may be: the power goes as soon as the next life has looked at what that left */
     bool rebuild_asked; /* since the last look: working maps, feeds and pins may be lost */
     struct content contents[CONTENTS_MOST];
     int content_count;
@@ -101,5 +102,7 @@ void content_pages(int content, uint8_t *pages); /* those of its mask, one after
 
 /* Holds all that the vault has against what it has answered, and takes what is found for what is. False: the disk failed meanwhile. */
 bool look(struct vault *v, struct vault_disk handles[static DISKS]);
+/* The part of it that writes nothing: whatever it reads must stay, though the power went the moment after. */
+void look_first(struct vault *v);
 /* One point that is there, byte for byte. */
 void look_at_point(struct vault *v, const struct point_model *p);

@@ -305,12 +305,33 @@ static void look_whole(struct vault *v)
               report.finding_count ? report.findings[0].text : e.message);
 }
 
+/* What a feed was once said to be, it stays. */
+static void hear_feeds(struct vault *v)
+{
+    for (int i = 0; i < SERVERS; i++) {
+        struct server_model *s = &m->servers[i];
+        struct vault_feed feed = {0};
+        struct err e = {0};
+        int found = vault_feed_get(v, s->name, &feed, &e);
+
+        MUST_HOLD(found >= 0, "%s", e.message);
+        if (found == 1 && feed.applied > s->synced)
+            s->synced = feed.applied;
+    }
+}
+
+void look_first(struct vault *v)
+{
+    look_at_points(v, m->rebuild_asked);
+    hear_feeds(v);
+}
+
 bool look(struct vault *v, struct vault_disk handles[static DISKS])
 {
     bool rebuilt = m->rebuild_asked;
     struct err e = {0};
 
-    look_at_points(v, rebuilt);
+    look_first(v);
     look_whole(v);
     for (int d = 0; d < DISKS; d++) {
         struct disk_model *k = &m->disks[d];

@@ -39,7 +39,7 @@ static void take_keys(void)
     options.key_count = m->key_count;
 }
 
-static void open_and_look(bool rebuild)
+static void open_and_look(bool rebuild, bool cut_soon)
 {
     struct err e = {0};
 
@@ -51,8 +51,14 @@ static void open_and_look(bool rebuild)
             forget_kill();
         m->rebuilds++;
     }
-    if (!done("open", vault_open(dir, &options, &v, &e), &e) || m->count.faults || !look(v, handles))
+    if (!done("open", vault_open(dir, &options, &v, &e), &e) || m->count.faults)
         forget_kill(); /* the disk failed meanwhile; the next life has a whole one */
+    if (cut_soon) {
+        look_first(v);
+        forget_cut();
+    }
+    if (!look(v, handles))
+        forget_kill();
 }
 
 static void plan_life(struct forget_plan *plan)
@@ -61,6 +67,7 @@ static void plan_life(struct forget_plan *plan)
     if (chance(85))
         plan->cut_at = 1 + (uint64_t)below(chance(m->life ? 25 : 60) ? 40 : 500);
     plan->killed = chance(25);
+    plan->at_through = m->killed_in_commit = plan->killed && plan->seed % 2;
     if (chance(30)) {
         plan->fault_from = 30 + (uint64_t)below(400);
         plan->fault_count = 1 + (uint64_t)below(20);
@@ -71,13 +78,14 @@ static void plan_life(struct forget_plan *plan)
 static _Noreturn void live(bool last)
 {
     struct forget_plan plan = {0};
+    bool cut_soon = m->killed_in_commit && !last;
 
     draw_from(m->seed * UINT64_C(0x9e3779b97f4a7c15) + (uint64_t)m->life * UINT64_C(0xbf58476d1ce4e5b9));
     if (!last)
         plan_life(&plan);
     m->count = (struct forget_count){0};
     forget_start(dir, &plan, &m->count);
-    open_and_look(last || chance(8));
+    open_and_look(last || chance(8), cut_soon);
     for (int n = below(ACTS_MOST); n > 0 && !m->failed && !last; n--)
         act();
     if (last) {
@@ -111,7 +119,7 @@ static void begin(uint64_t seed)
     m->content_count = 1;
     m->contents[0] = (struct content){.parent = UNKNOWN};
     m->point_count = 0;
-    m->rebuild_asked = false;
+    m->rebuild_asked = m->killed_in_commit = false;
     m->key_count = 0;
     for (int d = 0; d < DISKS; d++) {
         struct disk_model *k = &m->disks[d];

@@ -77,7 +77,9 @@ static void test_bound(void)
     for (uint32_t i = 0; i < UNREADABLE_MOST; i++)
         refused += offered(0, 3 * i, 0, 1, 1) < 0;
     ok(!refused && unreadable_full(agent), "%d chunks are listed", UNREADABLE_MOST);
-    ok(offered(0, 2000, 0, 1, 1) < 0 && !offer.bad && agent->kept->unreadable_count == UNREADABLE_MOST, "one more is refused");
+    ok(offered(0, 2000, 0, 1, 1) < 0 && agent->kept->unreadable_count == UNREADABLE_MOST, "one more is refused");
+    ok(unreadable_apply(agent, &offer, NULL) < 0, "and again, where another thread comes to the same offer: it never goes out as if all had been read");
+    unreadable_drop(&offer);
     ok(offered(0, 3, 0, 2, 1) == 0 && offered(1, 3, 0, 0, 0) == 0, "one of them, and a good one, are not");
     unreadable_mark_point(agent, &p);
     ok(p.unreadable_bytes == UNREADABLE_MOST * 512 && p.range_count == WIRE_RANGES && p.ranges[1].first_sector == 3 * 128 + 2 && p.ranges[1].sector_count == 1,

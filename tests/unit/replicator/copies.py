@@ -20,7 +20,7 @@ import tap  # pylint: disable=wrong-import-position
 from ends import free_port  # pylint: disable=wrong-import-position
 from replicated import MIB, Refused, World, continuous, device_hash, run  # pylint: disable=wrong-import-position
 from relay import Relay  # pylint: disable=wrong-import-position
-from tap import ok  # pylint: disable=wrong-import-position
+from tap import intact, ok  # pylint: disable=wrong-import-position
 
 
 class Two(World):
@@ -79,7 +79,7 @@ class Two(World):
         self.wait(f"{what}: the point is copied", lambda: point in self.points(), 120)
         wanted = device_hash(self.loop)
         self.ask("thaw", server="web01")
-        ok(self.content(self.second, point) == wanted, f"{what}: at the second it is the disk, byte by byte")
+        intact(self.content(self.second, point) == wanted, f"{what}: at the second it is the disk, byte by byte")
         return point
 
     def refused_there(self, home, verb, **more):

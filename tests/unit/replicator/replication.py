@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 import fake_agent  # pylint: disable=wrong-import-position
 import tap  # pylint: disable=wrong-import-position
 from replicated import MIB, Refused, World, continuous, device_hash, flip, run  # pylint: disable=wrong-import-position
-from tap import ok  # pylint: disable=wrong-import-position
+from tap import intact, ok  # pylint: disable=wrong-import-position
 
 
 def full_disk(world):
@@ -113,10 +113,10 @@ def held_point(world):
     disks = world.ask("export", point=point["id"])["disks"]
     uri = disks[0]["nbd_uri"]
     run("nbdcopy", uri, world.dir / "copy.raw")
-    ok(device_hash(world.dir / "copy.raw") == device_hash(world.loop), "the copy is the device, byte by byte")
+    intact(device_hash(world.dir / "copy.raw") == device_hash(world.loop), "the copy is the device, byte by byte")
     compared = world.ask("compare", server="web01", point=point["id"])["disks"][0]
-    ok(compared["blocks_differing"] == 0 and compared["still"] and compared["source_sha256"] == compared["target_sha256"] ==
-       device_hash(world.loop) and compared["bytes_compared"] == 96 * MIB, "compare: every block is equal: " + json.dumps(compared))
+    intact(compared["blocks_differing"] == 0 and compared["still"] and compared["source_sha256"] == compared["target_sha256"] ==
+           device_hash(world.loop) and compared["bytes_compared"] == 96 * MIB, "compare: every block is equal: " + json.dumps(compared))
     thawed = world.ask("thaw", server="web01")
     ok(thawed["was_held"] and thawed["still"], "thawed: " + json.dumps(thawed))
     (world.mounted / "after").write_bytes(os.urandom(MIB))
@@ -153,7 +153,7 @@ def restarts(world, point, uri):
     ok("goes on where the agent before it was" in log and (read < 24 * MIB or "is read again" in log), f"nor reading everything again ({read} bytes): its tracker lived on")
     fresh = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
     compared = world.ask("compare", server="web01", point=fresh["id"])["disks"][0]
-    ok(compared["blocks_differing"] == 0 and compared["still"], "and the next point is exact: " + json.dumps(compared))
+    intact(compared["blocks_differing"] == 0 and compared["still"], "and the next point is exact: " + json.dumps(compared))
     world.ask("thaw", server="web01")
     ok(world.ask("verify", point=point["id"])["chunks"] > 0, "the point from before is whole")
 
@@ -221,7 +221,7 @@ def repaired(world):
     held = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
     compared = world.ask("compare", server="web01", point=held["id"])["disks"][0]
     world.ask("thaw", server="web01")
-    ok(compared["blocks_differing"] == 0 and compared["still"], "and the next point is exact")
+    intact(compared["blocks_differing"] == 0 and compared["still"], "and the next point is exact")
 
 
 def cared_for(world):
