@@ -77,7 +77,7 @@ def borg(place, files):
 
 
 def figures(size_mib, ours, index, peers):
-    how = (f"two files of {size_mib} MiB of real files each, as two servers' disks or two archives, put and read by two threads (restic and borg: as they do, the files one after the other), "
+    how = (f"two files of {size_mib} MiB of real files each, as two servers' disks or two archives, put, read and scrubbed by two threads (restic and borg: as they do, the files one after the other), "
            "page cache warm, all synced; what was read back compared whole")
     rate = {"put": "put", "get": "read a point back", "scrub": "scrub, every record read and checked"}
     for step, title in rate.items():

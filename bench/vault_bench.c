@@ -126,19 +126,20 @@ static int scrub(struct vault *v, double *seconds, struct err *e)
 
 static int measure(const char *folder, struct side *sides, struct err *e)
 {
+    struct vault_options options = {.scrub_threads = SIDES};
     CLEANUP(vault_close) struct vault *v = NULL;
     double put_s, get_s, scrub_s, gc_s;
     struct vault_stat full, kept;
     uint64_t freed = 0;
     int64_t begin_us;
 
-    if (vault_open(folder, NULL, &v, e) < 0)
+    if (vault_open(folder, &options, &v, e) < 0)
         return -1;
     sides[0].v = sides[1].v = v;
     if (on_both(sides, put_thread, &put_s, e) < 0 || vault_stat(v, &full, e) < 0)
         return -1;
     vault_close(&v); /* what it held in memory is gone; the page cache is warm, as for the peers */
-    if (vault_open(folder, NULL, &v, e) < 0)
+    if (vault_open(folder, &options, &v, e) < 0)
         return -1;
     sides[0].v = sides[1].v = v;
     if (on_both(sides, get_thread, &get_s, e) < 0 || check_back(sides, e) < 0 || scrub(v, &scrub_s, e) < 0)

@@ -288,6 +288,7 @@ static int look_at(const struct look *l, const struct options *o, json_t **answe
         needs.key_file = getenv("SLIPWAY_VAULT_KEY_FILE");
     if (reach_find_vault(o->folder, &path, e) < 0 || reach_options_make(path, &needs, &with, e) < 0)
         return -1;
+    with.options.scrub_threads = (int)sysconf(_SC_NPROCESSORS_ONLN); /* nobody else is at work on it */
     if (vault_open(path, &with.options, &v, e) == 0)
         return l->look(v, o, beat, answer, e);
     if (e->kind != ERR_CONFLICT)

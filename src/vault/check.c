@@ -1,4 +1,5 @@
 /* check: looking whether everything that is promised is there. Findings are counted, and the first ones told in words. */
+#include "vault/check.h"
 #include "vault/internal.h"
 
 #include <stdarg.h>
@@ -8,9 +9,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
-static void find(struct vault_report *r, enum err_kind kind, const char *format, ...) __attribute__((format(printf, 3, 4)));
-
-static void find(struct vault_report *r, enum err_kind kind, const char *format, ...)
+void report_add(struct vault_report *r, enum err_kind kind, const char *format, ...)
 {
     if (r->told_count < VAULT_FINDINGS_TOLD) {
         struct vault_finding *f;
@@ -47,8 +46,7 @@ json_t *vault_report_json(const struct vault_report *r)
 
 /* ---- one point ---- */
 
-/* It says nothing about the bytes. */
-static bool out_of_reach(const struct err *e) { return e->kind == ERR_UNREACHABLE || e->kind == ERR_CANCELLED; }
+bool out_of_reach(const struct err *e) { return e->kind == ERR_UNREACHABLE || e->kind == ERR_CANCELLED; }
 
 struct looking {
     struct vault *v;
@@ -78,8 +76,8 @@ static int look_at_chunk(struct looking *l, const struct vault_hash *hash, uint6
         if (record_get_any(l->v, hash, &raw, &raw_size, &why) < 0 && out_of_reach(&why))
             return err_set(e, why.kind, "not everything could be read: %s", why.message);
         if (why.kind || raw_size != size)
-            find(l->report, why.kind ? why.kind : ERR_CORRUPT, "%s, disk %s, byte %llu: %.300s", l->point->id, l->disk->id,
-                 (unsigned long long)(first_chunk * VAULT_CHUNK_BYTES), why.kind ? why.message : "a chunk of another size");
+            report_add(l->report, why.kind ? why.kind : ERR_CORRUPT, "%s, disk %s, byte %llu: %.300s", l->point->id, l->disk->id,
+                       (unsigned long long)(first_chunk * VAULT_CHUNK_BYTES), why.kind ? why.message : "a chunk of another size");
         free(raw);
         return 0;
     }
@@ -93,8 +91,8 @@ static int look_at_chunk(struct looking *l, const struct vault_hash *hash, uint6
     if (found < 0)
         return -1;
     if (found == 0)
-        find(l->report, ERR_CORRUPT, "%s, disk %s, byte %llu: the chunk is missing", l->point->id, l->disk->id,
-             (unsigned long long)(first_chunk * VAULT_CHUNK_BYTES));
+        report_add(l->report, ERR_CORRUPT, "%s, disk %s, byte %llu: the chunk is missing", l->point->id, l->disk->id,
+                   (unsigned long long)(first_chunk * VAULT_CHUNK_BYTES));
     return 0;
 }
 
@@ -118,9 +116,9 @@ static int look_bad(const struct vault_hash *hash, int level, uint64_t first_chu
     struct looking *l = user;
 
     (void)hash;
-    find(l->report, why->kind, "%s, disk %s, the map of %llu bytes from byte %llu: %.300s", l->point->id, l->disk->id,
-         (unsigned long long)(tree_span((unsigned)level + 1) * VAULT_CHUNK_BYTES),
-         (unsigned long long)(first_chunk * VAULT_CHUNK_BYTES), why->message);
+    report_add(l->report, why->kind, "%s, disk %s, the map of %llu bytes from byte %llu: %.300s", l->point->id, l->disk->id,
+               (unsigned long long)(tree_span((unsigned)level + 1) * VAULT_CHUNK_BYTES),
+               (unsigned long long)(first_chunk * VAULT_CHUNK_BYTES), why->message);
     return 0;
 }
 
@@ -227,14 +225,14 @@ static int check_extent(MDB_val key, MDB_val value, void *user, struct err *e)
 
     (void)e;
     if (key.mv_size != sizeof hash || value.mv_size != sizeof place) {
-        find(x->report, ERR_CORRUPT, "the index has a damaged row");
+        report_add(x->report, ERR_CORRUPT, "the index has a damaged row");
         return 0;
     }
     memcpy(&hash, key.mv_data, sizeof hash);
     memcpy(&place, value.mv_data, sizeof place);
     x->report->looked_at++;
     if ((uint64_t)place.offset + RECORD_HEADER_SIZE + place.stored_size > file_size_of(x, place.segment))
-        find(x->report, ERR_CORRUPT, "chunk %s lies beyond the end of segment %u", vault_hash_text(&hash, text), place.segment);
+        report_add(x->report, ERR_CORRUPT, "chunk %s lies beyond the end of segment %u", vault_hash_text(&hash, text), place.segment);
     return 0;
 }
 
@@ -250,50 +248,11 @@ static int check_extents(struct vault *v, struct vault_report *report, struct er
     return r;
 }
 
-/* ---- scrub ---- */
-
-struct scrubbed {
-    struct vault_hash hash;
-    uint32_t segment, offset;
-};
-
-struct scrub {
-    struct vault *v;
-    struct vault_report *report;
-    struct scrubbed *records; /* segment by segment: each is brought from the bucket once */
-    size_t count, held;
-    struct hash_set bad;
-};
-
-static int collect_hash(MDB_val key, MDB_val value, void *user, struct err *e)
-{
-    struct scrub *s = user;
-    struct chunk_place place;
-
-    (void)e;
-    if (key.mv_size != VAULT_HASH_SIZE || value.mv_size != sizeof place)
-        return 0;
-    if (s->count == s->held) {
-        s->held = s->held ? s->held * 2 : 1024;
-        s->records = xrealloc(s->records, s->held * sizeof *s->records);
-    }
-    memcpy(&place, value.mv_data, sizeof place);
-    s->records[s->count] = (struct scrubbed){.segment = place.segment, .offset = place.offset};
-    memcpy(&s->records[s->count++].hash, key.mv_data, VAULT_HASH_SIZE);
-    return 0;
-}
-
-static int by_place(const void *a, const void *b)
-{
-    const struct scrubbed *x = a, *y = b;
-
-    if (x->segment != y->segment)
-        return x->segment < y->segment ? -1 : 1;
-    return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
+/* ---- which points use what is damaged ---- */
 
 struct blame {
-    struct scrub *s;
+    struct vault *v;
+    const struct hash_set *bad;
     bool uses;
     struct vault_hash hash; /* the first one that is used, and the first chunk of the disk that needs it */
     uint64_t first_chunk;
@@ -315,14 +274,14 @@ static int look_for_bad(const struct vault_hash *hash, int level, uint64_t first
     int divided = 0;
 
     if (level < 0 && !b->uses) {
-        pthread_mutex_lock(&b->s->v->append_lock);
-        divided = pages_find(b->s->v, hash, &pages, e);
-        pthread_mutex_unlock(&b->s->v->append_lock);
+        pthread_mutex_lock(&b->v->append_lock);
+        divided = pages_find(b->v, hash, &pages, e);
+        pthread_mutex_unlock(&b->v->append_lock);
     }
-    if (hash_set_has(&b->s->bad, hash))
+    if (hash_set_has(b->bad, hash))
         blame(b, hash, first_chunk);
     for (size_t i = 0; divided == 1 && i < pages.part_count; i++)
-        if (hash_set_has(&b->s->bad, &pages.parts[i].name))
+        if (hash_set_has(b->bad, &pages.parts[i].name))
             blame(b, &pages.parts[i].name, first_chunk);
     return divided < 0 ? -1 : level >= 0 && !b->uses;
 }
@@ -335,76 +294,24 @@ static int bad_node(const struct vault_hash *hash, int level, uint64_t first_chu
     return 0;
 }
 
-static int blame_points(struct scrub *s, struct err *e)
+int blame_points(struct vault *v, const struct hash_set *bad, struct vault_report *out, struct err *e)
 {
     CLEANUP(free_documents) struct documents d = {0};
 
-    if (all_points(s->v, &d, e) < 0)
+    if (all_points(v, &d, e) < 0)
         return -1;
     for (size_t i = 0; i < d.count; i++)
         for (size_t disk = 0; disk < d.points[i]->disk_count; disk++) {
-            struct blame b = {.s = s};
-            struct walk w = {.v = s->v, .visit = look_for_bad, .visit_bad = bad_node, .user = &b};
+            struct blame b = {.v = v, .bad = bad};
+            struct walk w = {.v = v, .visit = look_for_bad, .visit_bad = bad_node, .user = &b};
             const struct vault_point_disk *p = &d.points[i]->disks[disk];
 
             if (walk_tree(&w, &p->root, chunks_of(p->size_bytes), e) < 0)
                 return -1;
             if (b.uses)
-                find(s->report, ERR_CORRUPT, "recovery point %s, disk %s uses a damaged chunk", d.points[i]->id, p->id);
+                report_add(out, ERR_CORRUPT, "recovery point %s, disk %s uses a damaged chunk", d.points[i]->id, p->id);
         }
     return 0;
-}
-
-static int scrub_record(struct scrub *s, const struct vault_hash *hash, struct err *e)
-{
-    struct err why = {0};
-    struct chunk_place place;
-    size_t size = 0;
-    int found;
-
-    /* Twice: vault_gc may have moved or shrunk what it is made of. */
-    if (record_check(s->v, hash, &size, &why) == 0 || (!out_of_reach(&why) && record_check(s->v, hash, &size, &why) == 0)) {
-        s->report->bytes += size;
-        return 0;
-    }
-    if (out_of_reach(&why))
-        return err_set(e, why.kind, "not everything could be read: %s", why.message);
-    pthread_mutex_lock(&s->v->append_lock);
-    found = place_find(s->v, hash, &place, e);
-    pthread_mutex_unlock(&s->v->append_lock);
-    if (found <= 0)
-        return found; /* vault_gc took it away meanwhile */
-    hash_set_add(&s->bad, hash);
-    find(s->report, why.kind, "%.500s", why.message);
-    return 0;
-}
-
-int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct vault_report *out, struct err *e)
-{
-    struct scrub s = {.v = v, .report = out};
-    int r = vault_sync(v, e);
-
-    vault_report_release(out);
-    if (r == 0) {
-        CLEANUP(index_abort) MDB_txn *txn = NULL;
-
-        r = index_begin(&v->index, false, &txn, e);
-        if (r == 0)
-            r = index_each(&v->index, txn, INDEX_CHUNK, index_val("", 0), collect_hash, &s, e);
-    }
-    if (s.count)
-        qsort(s.records, s.count, sizeof *s.records, by_place);
-    for (; r == 0 && out->looked_at < s.count; out->looked_at++) {
-        if (progress && out->looked_at % 64 == 0 && progress(out->looked_at, s.count, user))
-            r = err_set(e, ERR_CANCELLED, "stopped");
-        else
-            r = scrub_record(&s, &s.records[out->looked_at].hash, e);
-    }
-    if (r == 0 && out->finding_count)
-        r = blame_points(&s, e);
-    free(s.records);
-    hash_set_release(&s.bad);
-    return r;
 }
 
 /* What is known to be bad by now. */
@@ -422,7 +329,7 @@ int vault_check(struct vault *v, struct vault_report *out, struct err *e)
 {
     CLEANUP(free_documents) struct documents d = {0};
     struct looking l = {.v = v, .report = out};
-    struct scrub s = {.v = v, .report = out};
+    struct hash_set bad = {0};
     int r;
 
     vault_report_release(out);
@@ -431,11 +338,11 @@ int vault_check(struct vault *v, struct vault_report *out, struct err *e)
     r = 0;
     for (size_t i = 0; r == 0 && i < d.count; i++)
         r = look_at_point(&l, d.points[i], e);
-    copy_bad(v, &s.bad);
-    if (r == 0 && s.bad.used_count)
-        r = blame_points(&s, e);
+    copy_bad(v, &bad);
+    if (r == 0 && bad.used_count)
+        r = blame_points(v, &bad, out, e);
     hash_set_release(&l.seen);
-    hash_set_release(&s.bad);
+    hash_set_release(&bad);
     return r;
 }
 
@@ -444,16 +351,15 @@ int vault_check(struct vault *v, struct vault_report *out, struct err *e)
 int vault_point_usable(struct vault *v, const char *point, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
-    CLEANUP(vault_report_release) struct vault_report report = {0};
-    struct scrub s = {.v = v, .report = &report};
+    struct hash_set bad = {0};
     int found = vault_point_get(v, point, p, e);
     int r = 0;
 
     if (found != 1)
         return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no recovery point %.200s", point);
-    copy_bad(v, &s.bad);
-    for (size_t i = 0; r == 0 && s.bad.used_count && i < p->disk_count; i++) {
-        struct blame b = {.s = &s};
+    copy_bad(v, &bad);
+    for (size_t i = 0; r == 0 && bad.used_count && i < p->disk_count; i++) {
+        struct blame b = {.v = v, .bad = &bad};
         struct walk w = {.v = v, .visit = look_for_bad, .visit_bad = bad_node, .user = &b};
 
         r = walk_tree(&w, &p->disks[i].root, chunks_of(p->disks[i].size_bytes), e);
@@ -465,7 +371,7 @@ int vault_point_usable(struct vault *v, const char *point, struct err *e)
                         (unsigned long long)(b.first_chunk * VAULT_CHUNK_BYTES));
         }
     }
-    hash_set_release(&s.bad);
+    hash_set_release(&bad);
     return r;
 }
 

@@ -189,7 +189,7 @@ static bool enough(void) { return atomic_load(&points_made) > 20 && atomic_load(
 int main(void)
 {
     const struct vault_key key = {{1}};
-    const struct vault_options options = {.segment_bytes = 512 << 10, .guard_bytes = 1 << 20, .cache_bytes = 2 << 20, .keys = &key, .key_count = 1};
+    const struct vault_options options = {.scrub_threads = 3, .segment_bytes = 512 << 10, .guard_bytes = 1 << 20, .cache_bytes = 2 << 20, .keys = &key, .key_count = 1};
     CLEANUP(vault_report_release) struct vault_report held = {0};
     struct vault_report *report = &held;
     pthread_t threads[WRITERS + 2];

@@ -15,7 +15,7 @@ static char dir[64];
 static int64_t fake_now_us = INT64_C(1790000000) * US_PER_S;
 static int64_t fake_now(void *user) { (void)user; return fake_now_us; }
 static const struct clock fake_clock = {fake_now, NULL};
-static const struct vault_options options = {.segment_bytes = SMALL_SEGMENTS, .guard_bytes = 1 << 20, .clock = &fake_clock};
+static const struct vault_options options = {.scrub_threads = 3, .segment_bytes = SMALL_SEGMENTS, .guard_bytes = 1 << 20, .clock = &fake_clock};
 
 static void fresh_dir(void)
 {
