@@ -65,12 +65,14 @@ def measure(build, quick, minutes=None):
         count = write_at_random(loop, size_mib, a_second, seconds)
         wait_for("all changes", lambda: place.ask("status", server="web01")["servers"][0]["backlog_bytes"] == 0, 120)
         point = place.ask("point", server="web01", consistency="crash", timeout_ms=60000)["point"]
+        again = place.read_again("web01")
         after = figures(place)
         place.ask("verify", point=point["id"])
         place.stop("agent-web01")
         written, changed = count * PAGE, {name: after[name] - before[name] for name in before}
         rsync = 0 if minutes else rsync_bytes(place, before_image, image)
     how = f"one run: {count} writes of 4 KiB to random places of {size_mib} MiB in {seconds} s, points every 5 s, all kept; the last verified chunk by chunk" + ("" if minutes else ", rsync's image compared whole")
+    how += f"; {again} times the kernel passed over the tracker, and all of the disk was read again"
     disk = f", {size_mib // 1024} GiB" if minutes else ""
     for name, word, goal, peers in (("bytes_read", "read", 4, {} if minutes else {"rsync over ssh": round(size_mib * MIB / written, 2)}),
                                     ("bytes_sent", "sent", 1.3, {} if minutes else {"rsync over ssh": round(rsync / written, 2)}), ("bytes_stored", "stored", 1.5, {})):

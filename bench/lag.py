@@ -74,11 +74,6 @@ def keep(place, points):
             points[point["id"]] = point
 
 
-def read_again(place):
-    """How often the kernel had passed over the tracker, so that the agent read the whole disk again."""
-    return (place.dir / "agent-web01.log").read_text().count("is read again")
-
-
 def residue(place, mount, size_mib, least):
     """Churn, an end of it, and at once a held point as a cutover takes it: seconds from the last write's end to the answer."""
     churn = Churn(place, mount, size_mib, RESIDUE_WARM_S)
@@ -104,9 +99,9 @@ def measure(build, quick, minutes=None):
         time.sleep(8)
         names = ("agent-web01", "replicator")
         before = {name: place.processor_s(name) for name in names}
-        again = read_again(place)
+        again = place.read_again("web01")
         samples, points = ages(place, seconds)
-        again = read_again(place) - again
+        again = place.read_again("web01") - again
         used = {name: (place.processor_s(name) - before[name]) / seconds for name in names}
         write = churn.end(20, least)
         taken = [residue(place, mount, size_mib, least)[0] for _ in range(repetitions)]
