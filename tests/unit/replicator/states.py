@@ -213,7 +213,8 @@ def outrun(world):
         while time.monotonic() < until:
             states.add((world.server()["state"], world.server()["eta"]))
             time.sleep(0.2)
-        ok(states == {("BACKLOG", "never")}, f"and so it stays: {states}")
+        passed_over = "is read again" in (world.dir / "agent-web01.log").read_text()  # the tracker, by this kernel: then all is read again, and that is said
+        ok(states - ({("RESCAN", "never")} if passed_over else set()) == {("BACKLOG", "never")}, f"and so it stays: {states}")
     finally:
         writer.stop()
     world.wait("the writer stops: a time is told", lambda: world.server()["eta_ms"] is not None and world.server()["eta"] is None, 90)
