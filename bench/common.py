@@ -179,10 +179,6 @@ class Place(ends.Ends):
         fields = open(f"/proc/{self.processes[name].pid}/stat").read().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def read_again(self, server):
-        """How often the kernel had passed over the tracker, so that the agent read the whole disk again."""
-        return (self.dir / f"agent-{server}.log").read_text().count("is read again")
-
     def synced(self, server):
         """Seconds until the server's first recovery point is committed, and its replication object."""
         begun = time.monotonic()

@@ -11,7 +11,8 @@ DURATION = "2 min, quick 30 s"
 READ_MIB_PER_S, SEND_MIB_PER_S = 20, 10
 OWN_IOPS = 400
 HOW = ("{iops} random reads and writes of 4 KiB a second, direct, half of each, on the disk that is being synced, which is read at most at {read} and sent at most at {sent} MiB/s; {pairs} "
-       "pairs of runs of {seconds} s, with the sync and without in turns; medians; pair by pair {least} to {most} of without; the replicator on a processor of its own, from which all else chases it, its vault in memory")
+       "pairs of runs of {seconds} s, with the sync and without in turns; medians; pair by pair {least} to {most} of "
+       "without; the replicator on the last processor, when nothing else wants it, its vault in memory; the source on the others")
 
 
 def own_work(place, loop, size_mib, seconds):
@@ -47,8 +48,7 @@ def measure(build, quick):
     size_mib, pairs, seconds = (512, 2, 3) if quick else (2048, 6, 8)
     with Place(build) as place:
         last = os.cpu_count() - 1
-        if last:
-            place.source, place.sink = ["taskset", "-c", f"0-{last - 1}"], ["taskset", "-c", str(last), "chrt", "-i", "0"]
+        place.source, place.sink = ["taskset", "-c", f"0-{max(last - 1, 0)}"], ["taskset", "-c", str(last), "chrt", "-i", "0"]
         place.memory("replicator", 3 * size_mib)
         place.memory("run-agent-web01", 16)  # as /run is
         loop, _ = place.disk("source", size_mib)

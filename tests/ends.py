@@ -66,6 +66,10 @@ class Ends:
             self.processes[name] = subprocess.Popen([str(word) for word in words], **{"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL, **more})
         return self.processes[name]
 
+    def read_again(self, server):
+        """How often the kernel had passed over its tracker by now, so that the agent read a whole disk again."""
+        return (self.dir / f"agent-{server}.log").read_text().count("is read again")
+
     def kill(self, name, number=signal.SIGKILL, patience_s=30):
         """What it ended with; None where it wasn't there. Whoever does not go within the patience is killed."""
         process = self.processes.pop(name, None)

@@ -134,7 +134,8 @@ static void take_turns_and_tell(struct scrub *s, vault_progress *progress, void 
         pthread_mutex_unlock(&s->lock);
         if (progress && progress(looked_at, s->count, user)) {
             pthread_mutex_lock(&s->lock);
-            err_set(&s->e, ERR_CANCELLED, "stopped");
+            if (!s->e.kind)
+                err_set(&s->e, ERR_CANCELLED, "stopped");
             pthread_mutex_unlock(&s->lock);
         }
     } while (take_turn(s));

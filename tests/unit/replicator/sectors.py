@@ -134,13 +134,13 @@ def mended(world):
 
 def spoilt_later(world):
     """What was replicated, and can't be read any more when its neighbour is written."""
+    again = world.read_again("web01")
     world.spoil(FIRST + 16)
     world.write(FIRST + 8)
 
     def told():  # a kernel that passes over the tracker makes the agent read all again: then it is found, and marked
         point = world.newest()
-        passed_over = "is read again" in (world.dir / "agent-web01.log").read_text()
-        return holds(world, point["id"], (FIRST + 16,) if point["unreadable_bytes"] else ()) and (passed_over or not point["unreadable_bytes"])
+        return holds(world, point["id"], (FIRST + 16,) if point["unreadable_bytes"] else ()) and (not point["unreadable_bytes"] or world.read_again("web01") > again)
     world.wait("the newest point is of after the write, and a page that was not written stays as it was, and is not read", told)
     world.bad[FIRST + 16] = 0
 

@@ -33,6 +33,14 @@ static void remove_dir(void)
         abort();
 }
 
+static int stop_at_once(uint64_t done, uint64_t total, void *user)
+{
+    (void)done;
+    (void)total;
+    (void)user;
+    return 1;
+}
+
 static struct vault *open_vault(void)
 {
     struct vault *v = NULL;
@@ -433,6 +441,8 @@ static void damage_is_repaired(void)
         put(v, &d, i, 2 * i + 1, &e);
     is_int(vault_point_commit(v, "s", 0, "crash", 0, &p, &e), 0, "a point");
     is_int(vault_forget_damaged(v, &none, &e), 0, "without damage nothing is forgotten");
+    ok(vault_scrub(v, stop_at_once, NULL, &report, &e) < 0 && e.kind == ERR_CANCELLED, "a scrub that is stopped is not one that found nothing");
+    err_clear(&e);
     ok(flip_seed(2 * 20 + 1) && vault_scrub(v, NULL, NULL, &report, &e) == 0 && report.finding_count == 2, "a chunk is damaged, and found");
     is_int(vault_forget_damaged(v, &servers, &e), 1, "its place is forgotten: %s", e.message);
     ok(servers && strcmp(servers, "s\n") == 0, "and its server named");
