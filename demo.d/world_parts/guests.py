@@ -106,8 +106,8 @@ def booted_state(say):
     """The folder of the guests as they were after their first boot: NAME.state, DISK.qcow2 over the pristine disks."""
     cache = cache_folder()
     pristine = built_images(say)
-    kind, accelerator = qemu.accelerator(cache)
-    folder = cache / f"booted-{hash_of(HERE / 'world_parts/guests.py', recipe(), kind, qemu.version())}"
+    accelerator = qemu.accelerator(cache)[1]
+    folder = cache / f"booted-{hash_of(HERE / 'world_parts/guests.py', recipe(), accelerator, qemu.version())}"
     with Lock(cache / "booted.lock"):
         if not folder.exists():
             part = cache / f"booting-{folder.name}"
