@@ -29,7 +29,7 @@ struct options {
     struct option_list names;
     bool no_runner, no_replicator;
     int64_t lease_us; /* 0: not given */
-    const char *s3[9]; /* the replicator's, as they were given */
+    const char *handed[10]; /* to the replicator, as they were given */
 };
 
 #define AT(member) offsetof(struct options, member)
@@ -42,15 +42,16 @@ static const struct option_row option_rows[] = {
     {"no-runner", OPTION_FLAG, AT(no_runner), NULL, "start no runner (for the target, the replicator and the factory's own tasks)", false},
     {"no-replicator", OPTION_FLAG, AT(no_replicator), NULL, "start no replicator", false},
     {"lease", OPTION_DURATION, AT(lease_us), "DURATION", "how long a runner that is not heard of keeps its tasks (30s)", false},
-    {"s3-url", OPTION_TEXT, AT(s3[0]), "URL", "the replicator's: https://HOST[:PORT] of an S3-compatible store, to which full segments of the vault go", false},
-    {"s3-bucket", OPTION_TEXT, AT(s3[1]), "NAME", "its bucket, which must be there", false},
-    {"s3-credentials-file", OPTION_TEXT, AT(s3[2]), "FILE", "lines aws_access_key_id = … and aws_secret_access_key = …", false},
-    {"s3-prefix", OPTION_TEXT, AT(s3[3]), "WORDS", "what all keys begin with (none)", false},
-    {"s3-region", OPTION_TEXT, AT(s3[4]), "NAME", "the store's region (us-east-1)", false},
-    {"s3-ca", OPTION_TEXT, AT(s3[5]), "FILE", "PEM of the store's CA (the system's)", false},
-    {"s3-cache-mib", OPTION_TEXT, AT(s3[6]), "MIB", "how much of the segments stays here (16384)", false},
-    {"s3-wait", OPTION_TEXT, AT(s3[7]), "DURATION", "how long a read waits for a store that does not answer (30s)", false},
-    {"s3-uploads", OPTION_TEXT, AT(s3[8]), "COUNT", "how many segments are sent at once, 1 to 16 (4)", false},
+    {"s3-url", OPTION_TEXT, AT(handed[0]), "URL", "the replicator's: https://HOST[:PORT] of an S3-compatible store, to which full segments of the vault go", false},
+    {"s3-bucket", OPTION_TEXT, AT(handed[1]), "NAME", "its bucket, which must be there", false},
+    {"s3-credentials-file", OPTION_TEXT, AT(handed[2]), "FILE", "lines aws_access_key_id = … and aws_secret_access_key = …", false},
+    {"s3-prefix", OPTION_TEXT, AT(handed[3]), "WORDS", "what all keys begin with (none)", false},
+    {"s3-region", OPTION_TEXT, AT(handed[4]), "NAME", "the store's region (us-east-1)", false},
+    {"s3-ca", OPTION_TEXT, AT(handed[5]), "FILE", "PEM of the store's CA (the system's)", false},
+    {"s3-cache-mib", OPTION_TEXT, AT(handed[6]), "MIB", "how much of the segments stays here (16384)", false},
+    {"s3-wait", OPTION_TEXT, AT(handed[7]), "DURATION", "how long a read waits for a store that does not answer (30s)", false},
+    {"s3-uploads", OPTION_TEXT, AT(handed[8]), "COUNT", "how many segments are sent at once, 1 to 16 (4)", false},
+    {"work-memory-mib", OPTION_TEXT, AT(handed[9]), "MIB", "the replicator's: memory that care of the vault takes at most (512)", false},
     {"init-user", OPTION_TEXT, AT(init_user), "NAME", "the first user, made when there is none (default admin)", false},
     {"init-password-file", OPTION_TEXT, AT(init_password_file), "FILE",
      "holds the first user's password; without it one is made up and told once", false},
@@ -203,21 +204,21 @@ static int give_token(struct factory *f, enum actor_kind kind, const char *state
 
 static int check_bucket(const struct options *o, struct err *e)
 {
-    return !o->s3[0] != !o->s3[1] || !o->s3[0] != !o->s3[2] ? err_set(e, ERR_INVALID, "--s3-url, --s3-bucket and --s3-credentials-file go together") : 0;
+    return !o->handed[0] != !o->handed[1] || !o->handed[0] != !o->handed[2] ? err_set(e, ERR_INVALID, "--s3-url, --s3-bucket and --s3-credentials-file go together") : 0;
 }
 
-static void add_bucket(const struct options *o, struct child_plan *plan)
+static void add_handed(const struct options *o, struct child_plan *plan)
 {
-    static const char *const names[] = {"--s3-url", "--s3-bucket", "--s3-credentials-file", "--s3-prefix", "--s3-region", "--s3-ca", "--s3-cache-mib", "--s3-wait", "--s3-uploads"};
+    static const char *const names[] = {"--s3-url", "--s3-bucket", "--s3-credentials-file", "--s3-prefix", "--s3-region", "--s3-ca", "--s3-cache-mib", "--s3-wait", "--s3-uploads", "--work-memory-mib"};
     size_t at = 0;
 
     while (plan->arguments[at])
         at++;
     MUST(at + 2 * ARRAY_COUNT(names) < CHILD_ARGUMENTS_MAX);
     for (size_t i = 0; i < ARRAY_COUNT(names); i++)
-        if (o->s3[i]) {
+        if (o->handed[i]) {
             plan->arguments[at++] = names[i];
-            plan->arguments[at++] = o->s3[i];
+            plan->arguments[at++] = o->handed[i];
         }
 }
 
@@ -236,7 +237,7 @@ static int start_children(struct factory *f, struct err *e)
         plans[count++] = (struct child_plan){"replicator", {"replicator", "--factory", f->local_url, "--ca", ca, "--name", EMBEDDED, "--token-file",
                                                             replicator_token, "--data", f->data.path, "--listen", f->replicator_listen,
                                                             "--vault-key-file", vault_key, "--make-vault-key"}};
-        add_bucket(&f->o, &plans[count - 1]);
+        add_handed(&f->o, &plans[count - 1]);
     }
     if (!f->o.no_runner) {
         if (give_token(f, ACTOR_RUNNER, runner, runner_token, labels, ARRAY_COUNT(labels), e) < 0)

@@ -29,7 +29,7 @@ struct replicator_options {
     char listen_address[64]; /* what listen says */
     int listen_port;
     int64_t point_interval_us;
-    int64_t guard_mib;
+    int64_t guard_mib, work_memory_mib; /* work_memory_mib 0: the vault's own */
     int64_t limit_bytes_per_s;
     const char *advertise;   /* where agents reach it; NULL: where it listens */
     char advertise_address[64]; /* "": it can't be told from where it listens */

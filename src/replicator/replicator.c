@@ -60,6 +60,7 @@ static const struct option_row option_rows[] = {
     {"s3-wait", OPTION_DURATION, AT(s3_wait_us), "DURATION", "how long a read waits for a store that does not answer (30s)", false},
     {"point-interval", OPTION_DURATION, AT(point_interval_us), "DURATION", "how often a recovery point is taken where the factory says nothing (5s)", false},
     {"guard-mib", OPTION_NUMBER, AT(guard_mib), "MIB", "how much of the disk stays free (512)", false},
+    {"work-memory-mib", OPTION_NUMBER, AT(work_memory_mib), "MIB", "memory that giving space back, scrubbing, checking and counting take at most, each while it runs (512)", false},
     {"limit", OPTION_NUMBER, AT(limit_bytes_per_s), "BYTES", "bytes a second that each agent may send at most, whatever the factory says; 0: no limit (0)", false},
 };
 #undef AT
@@ -300,7 +301,7 @@ static int open_with_factory_keys(struct replicator *r, struct vault_options *op
 
 static int open_vault(struct replicator *r, struct err *e)
 {
-    struct vault_options options = {.guard_bytes = (uint64_t)r->options.guard_mib << 20};
+    struct vault_options options = {.guard_bytes = (uint64_t)r->options.guard_mib << 20, .work_memory_bytes = (size_t)r->options.work_memory_mib << 20};
     const struct replicator_options *o = &r->options;
     struct vault_bucket bucket = {.url = o->s3_url, .bucket = o->s3_bucket, .prefix = o->s3_prefix, .region = o->s3_region, .ca_file = o->s3_ca_file,
                                   .credentials_file = o->s3_credentials_file, .cache_bytes = (uint64_t)o->s3_cache_mib << 20, .wait_ms = (int)(o->s3_wait_us / US_PER_MS), .upload_count = (size_t)o->s3_uploads};

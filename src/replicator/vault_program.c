@@ -16,7 +16,7 @@
 struct options {
     const char *folder, *new_key_file;
     struct reach_needs needs;
-    int64_t live_percent;
+    int64_t live_percent, work_memory_mib; /* work_memory_mib 0: the vault's own */
     bool json, seal_anew, new_key;
 };
 
@@ -29,6 +29,7 @@ static const struct option_row option_rows[] = {
     {"s3-prefix", OPTION_TEXT, offsetof(struct options, needs.bucket.prefix), "WORDS", "what all keys begin with (as vault.json says)", false},
     {"s3-region", OPTION_TEXT, offsetof(struct options, needs.bucket.region), "NAME", "the store's region (us-east-1)", false},
     {"s3-ca", OPTION_TEXT, offsetof(struct options, needs.bucket.ca_file), "FILE", "PEM of the store's CA (the system's)", false},
+    {"work-memory-mib", OPTION_NUMBER, offsetof(struct options, work_memory_mib), "MIB", "memory that it takes at most, where no replicator has the vault open (512)", false},
     {"live", OPTION_NUMBER, offsetof(struct options, live_percent), "PERCENT", "compact: out of segments of which less than this is in use (80)", false},
     {"seal-anew", OPTION_FLAG, offsetof(struct options, seal_anew), NULL, "compact: and out of those that are not encrypted, or under an older data key", false},
     {"new-key-file", OPTION_TEXT, offsetof(struct options, new_key_file), "FILE", "rotate: the key that opens the vault from now on, instead of the one before", false},
@@ -288,6 +289,7 @@ static int look_at(const struct look *l, const struct options *o, json_t **answe
         needs.key_file = getenv("SLIPWAY_VAULT_KEY_FILE");
     if (reach_find_vault(o->folder, &path, e) < 0 || reach_options_make(path, &needs, &with, e) < 0)
         return -1;
+    with.options.work_memory_bytes = (size_t)o->work_memory_mib << 20;
     with.options.scrub_threads = (int)sysconf(_SC_NPROCESSORS_ONLN); /* nobody else is at work on it */
     if (vault_open(path, &with.options, &v, e) == 0)
         return l->look(v, o, beat, answer, e);

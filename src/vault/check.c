@@ -1,6 +1,7 @@
 /* check: looking whether everything that is promised is there. Findings are counted, and the first ones told in words. */
 #include "vault/check.h"
 #include "vault/internal.h"
+#include "vault/sieve.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -53,7 +54,7 @@ struct looking {
     const struct vault_point *point;
     const struct vault_point_disk *disk;
     struct vault_report *report;
-    struct hash_set seen; /* names looked at already; only ever skips what was read once (see hash_set) */
+    struct hash_seen seen; /* names looked at already; only ever skips what was read once */
     bool read;            /* read chunks, or look for their records only */
     vault_progress *progress;
     void *user;
@@ -100,7 +101,7 @@ static int look(const struct vault_hash *hash, int level, uint64_t first_chunk, 
 {
     struct looking *l = user;
 
-    if (!hash_set_add(&l->seen, hash))
+    if (!hash_seen_add(&l->seen, hash))
         return 0;
     l->report->looked_at++;
     if (level >= 0)
@@ -135,6 +136,17 @@ static int look_at_point(struct looking *l, const struct vault_point *p, struct 
     return 0;
 }
 
+static int make_seen(struct looking *l, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    uint64_t count;
+
+    if (index_begin(&l->v->index, false, &txn, e) < 0 || index_count(&l->v->index, txn, INDEX_CHUNK, &count, e) < 0)
+        return -1;
+    hash_seen_make(&l->seen, l->v->options.work_memory_bytes, count);
+    return 0;
+}
+
 int vault_verify_point(struct vault *v, const char *point, vault_progress *progress, void *user, struct vault_report *out,
                        struct err *e)
 {
@@ -147,8 +159,10 @@ int vault_verify_point(struct vault *v, const char *point, vault_progress *progr
     vault_report_release(out);
     for (size_t i = 0; i < p->disk_count; i++)
         l.total += p->disks[i].size_bytes; /* an upper bound: zeros and what appears twice are looked at once */
-    r = look_at_point(&l, p, e);
-    hash_set_release(&l.seen);
+    r = make_seen(&l, e);
+    if (r == 0)
+        r = look_at_point(&l, p, e);
+    hash_seen_release(&l.seen);
     return r;
 }
 
@@ -335,13 +349,13 @@ int vault_check(struct vault *v, struct vault_report *out, struct err *e)
     vault_report_release(out);
     if (vault_sync(v, e) < 0 || all_points(v, &d, e) < 0 || check_extents(v, out, e) < 0)
         return -1;
-    r = 0;
+    r = make_seen(&l, e);
     for (size_t i = 0; r == 0 && i < d.count; i++)
         r = look_at_point(&l, d.points[i], e);
     copy_bad(v, &bad);
     if (r == 0 && bad.used_count)
         r = blame_points(v, &bad, out, e);
-    hash_set_release(&l.seen);
+    hash_seen_release(&l.seen);
     hash_set_release(&bad);
     return r;
 }

@@ -197,9 +197,11 @@ static struct hash_bits_slot *find_bits(struct hash_bits_slot *slots, size_t slo
     return &slots[at];
 }
 
+static size_t slots_wanted(const struct hash_bits *b) { return b->slot_count ? b->slot_count * 2 : 1024; }
+
 static void hash_bits_grow(struct hash_bits *b)
 {
-    size_t slot_count = b->slot_count ? b->slot_count * 2 : 1024;
+    size_t slot_count = slots_wanted(b);
     struct hash_bits_slot *slots = xcalloc(slot_count, sizeof *slots);
 
     for (size_t i = 0; i < b->slot_count; i++)
@@ -210,18 +212,23 @@ static void hash_bits_grow(struct hash_bits *b)
     b->slot_count = slot_count;
 }
 
-void hash_bits_add(struct hash_bits *b, const struct vault_hash *hash, uint32_t bits)
+bool hash_bits_add(struct hash_bits *b, const struct vault_hash *hash, uint32_t bits, size_t slots_most)
 {
     struct fingerprint f = fingerprint_of(hash);
     struct hash_bits_slot *slot;
 
     MUST(bits);
-    if (b->used_count * 2 >= b->slot_count)
+    if (b->used_count * 2 >= b->slot_count && slots_wanted(b) <= slots_most)
         hash_bits_grow(b);
+    if (!b->slot_count)
+        return false;
     slot = find_bits(b->slots, b->slot_count, &f);
+    if (!slot->bits && b->used_count * 2 >= b->slot_count)
+        return false;
     b->used_count += slot->bits == 0;
     slot->print = f;
     slot->bits |= bits;
+    return true;
 }
 
 uint32_t hash_bits_get(const struct hash_bits *b, const struct vault_hash *hash)

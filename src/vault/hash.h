@@ -43,5 +43,6 @@ struct hash_bits {
     size_t slot_count, used_count;
 };
 void hash_bits_release(struct hash_bits *b);
-void hash_bits_add(struct hash_bits *b, const struct vault_hash *hash, uint32_t bits);
+/* false: it would take more slots than slots_most (of 24 bytes), and nothing was added. */
+bool hash_bits_add(struct hash_bits *b, const struct vault_hash *hash, uint32_t bits, size_t slots_most);
 uint32_t hash_bits_get(const struct hash_bits *b, const struct vault_hash *hash); /* 0: none */

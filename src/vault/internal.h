@@ -71,6 +71,7 @@ struct vault {
     size_t full_count;
     uint32_t next_segment;
     struct pending pending;
+    uint64_t gc_count;        /* guarded by gc_run_lock */
     struct hash_set *barrier; /* while vault_gc marks: every chunk that got a new use meanwhile */
     struct hash_set bad;      /* chunks found damaged: treated as absent until they are sent again */
     uint64_t bad_found, bad_forgotten; /* how often damage was found; bad_found when the maps were last freed of it */

@@ -1,6 +1,7 @@
-/* scrub: every record that the index knows is read and checked, in the order in which they lie, by one thread or some. */
+/* scrub: every record that the index knows is read and checked, in the order in which they lie, by one thread or some. Segments are taken in groups of which all
+ * records have room in memory; the index is gone through once for each group, and once before for how many there are of each segment. */
 #include "vault/check.h"
-#include "vault/internal.h"
+#include "vault/places.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -8,15 +9,14 @@
 #define THREADS_MOST 16
 #define TURN_RECORDS 16 /* that a thread takes at a time */
 
-struct scrubbed {
-    struct vault_hash hash;
-    uint32_t segment, offset;
-};
-
 struct scrub {
     struct vault *v;
-    struct scrubbed *records; /* segment by segment: each is brought from the bucket once */
-    size_t count, held;
+    uint32_t *counts;         /* of records, by segment id */
+    uint32_t limit, from, to; /* of segment ids; the group's, without to */
+    uint64_t total;
+    struct places records; /* the group's */
+    vault_progress *progress;
+    void *user;
     pthread_mutex_t lock; /* over all below; the vault's locks are taken under none of ours */
     size_t next;          /* the first record that nobody has taken */
     struct vault_report *report;
@@ -24,42 +24,66 @@ struct scrub {
     struct err e; /* why it ends early */
 };
 
-static int collect_hash(MDB_val key, MDB_val value, void *user, struct err *e)
+static bool chunk_row(MDB_val key, MDB_val value, struct vault_hash *hash, struct chunk_place *place)
+{
+    if (key.mv_size != sizeof *hash || value.mv_size != sizeof *place)
+        return false;
+    memcpy(hash, key.mv_data, sizeof *hash);
+    memcpy(place, value.mv_data, sizeof *place);
+    return true;
+}
+
+/* What lies beyond the last segment (it is new; or the row is damaged, and reading it tells) counts as one more. */
+static uint32_t group_key(const struct scrub *s, const struct chunk_place *place) { return place->segment < s->limit ? place->segment : s->limit; }
+
+static int count_record(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct scrub *s = user;
     struct chunk_place place;
+    struct vault_hash hash;
 
     (void)e;
-    if (key.mv_size != VAULT_HASH_SIZE || value.mv_size != sizeof place)
-        return 0;
-    if (s->count == s->held) {
-        s->held = s->held ? s->held * 2 : 1024;
-        s->records = xrealloc(s->records, s->held * sizeof *s->records);
+    if (chunk_row(key, value, &hash, &place)) {
+        s->counts[group_key(s, &place)]++;
+        s->total++;
     }
-    memcpy(&place, value.mv_data, sizeof place);
-    s->records[s->count] = (struct scrubbed){.segment = place.segment, .offset = place.offset};
-    memcpy(&s->records[s->count++].hash, key.mv_data, VAULT_HASH_SIZE);
     return 0;
 }
 
-static int by_place(const void *a, const void *b)
+static int collect_record(MDB_val key, MDB_val value, void *user, struct err *e)
 {
-    const struct scrubbed *x = a, *y = b;
+    struct scrub *s = user;
+    struct chunk_place place;
+    struct vault_hash hash;
 
-    if (x->segment != y->segment)
-        return x->segment < y->segment ? -1 : 1;
-    return x->offset < y->offset ? -1 : x->offset > y->offset;
+    (void)e;
+    if (chunk_row(key, value, &hash, &place) && group_key(s, &place) >= s->from && group_key(s, &place) < s->to)
+        places_add(&s->records, &hash, &place);
+    return 0;
 }
 
-static int collect(struct scrub *s, struct err *e)
+static int each_record(struct scrub *s, index_visit *visit, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
 
-    if (vault_sync(s->v, e) < 0 || index_begin(&s->v->index, false, &txn, e) < 0 || index_each(&s->v->index, txn, INDEX_CHUNK, index_val("", 0), collect_hash, s, e) < 0)
+    return index_begin(&s->v->index, false, &txn, e) < 0 ? -1 : index_each(&s->v->index, txn, INDEX_CHUNK, index_val("", 0), visit, s, e);
+}
+
+/* The next segments of which all records have room in memory at once: 1; 0: there are none. */
+static int next_group(struct scrub *s, struct err *e)
+{
+    size_t record_count = 0, most = s->v->options.work_memory_bytes / PLACED_BYTES;
+
+    for (s->from = s->to; s->to <= s->limit && (!record_count || record_count + s->counts[s->to] <= most); s->to++)
+        record_count += s->counts[s->to];
+    places_make(&s->records, record_count);
+    s->next = 0;
+    if (!record_count)
+        return 0;
+    if (each_record(s, collect_record, e) < 0)
         return -1;
-    if (s->count)
-        qsort(s->records, s->count, sizeof *s->records, by_place);
-    return 0;
+    places_sort(&s->records);
+    return 1;
 }
 
 /* It is damaged, unless vault_gc took it away meanwhile. */
@@ -101,12 +125,12 @@ static bool take_turn(struct scrub *s)
     size_t from, to;
 
     pthread_mutex_lock(&s->lock);
-    from = s->e.kind ? s->count : s->next;
-    to = s->count - from < TURN_RECORDS ? s->count : from + TURN_RECORDS;
+    from = s->e.kind ? s->records.count : s->next;
+    to = s->records.count - from < TURN_RECORDS ? s->records.count : from + TURN_RECORDS;
     s->next = to;
     pthread_mutex_unlock(&s->lock);
     for (size_t i = from; i < to && !e.kind; i++)
-        (void)scrub_record(s, &s->records[i].hash, &bytes, &e);
+        (void)scrub_record(s, &s->records.list[i].hash, &bytes, &e);
     pthread_mutex_lock(&s->lock);
     s->report->bytes += bytes;
     s->report->looked_at += to - from;
@@ -124,7 +148,7 @@ static void *take_turns(void *user)
 }
 
 /* The caller's thread: it tells how far all have come, too. */
-static void take_turns_and_tell(struct scrub *s, vault_progress *progress, void *user)
+static void take_turns_and_tell(struct scrub *s)
 {
     do {
         uint64_t looked_at;
@@ -132,7 +156,7 @@ static void take_turns_and_tell(struct scrub *s, vault_progress *progress, void 
         pthread_mutex_lock(&s->lock);
         looked_at = s->report->looked_at;
         pthread_mutex_unlock(&s->lock);
-        if (progress && progress(looked_at, s->count, user)) {
+        if (s->progress && s->progress(looked_at, s->total > looked_at ? s->total : looked_at, s->user)) {
             pthread_mutex_lock(&s->lock);
             if (!s->e.kind)
                 err_set(&s->e, ERR_CANCELLED, "stopped");
@@ -141,27 +165,42 @@ static void take_turns_and_tell(struct scrub *s, vault_progress *progress, void 
     } while (take_turn(s));
 }
 
-int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct vault_report *out, struct err *e)
+static int scrub_group(struct scrub *s, struct err *e)
 {
-    struct scrub s = {.v = v, .report = out, .lock = PTHREAD_MUTEX_INITIALIZER};
     pthread_t threads[THREADS_MOST];
-    int thread_count = 0, r;
+    int thread_count = 0;
 
-    vault_report_release(out);
-    r = collect(&s, e);
-    while (r == 0 && thread_count + 1 < v->options.scrub_threads && thread_count < THREADS_MOST && pthread_create(&threads[thread_count], NULL, take_turns, &s) == 0)
+    while (thread_count + 1 < s->v->options.scrub_threads && thread_count < THREADS_MOST && pthread_create(&threads[thread_count], NULL, take_turns, s) == 0)
         thread_count++; /* with fewer it takes longer */
-    if (r == 0)
-        take_turns_and_tell(&s, progress, user);
+    take_turns_and_tell(s);
     for (int i = 0; i < thread_count; i++)
         pthread_join(threads[i], NULL);
-    if (r == 0 && s.e.kind) {
-        *e = s.e;
+    if (!s->e.kind)
+        return 0;
+    *e = s->e;
+    return -1;
+}
+
+int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct vault_report *out, struct err *e)
+{
+    struct scrub s = {.v = v, .report = out, .progress = progress, .user = user, .lock = PTHREAD_MUTEX_INITIALIZER};
+    int r = vault_sync(v, e), more = 1;
+
+    vault_report_release(out);
+    pthread_mutex_lock(&v->append_lock);
+    s.limit = v->next_segment;
+    pthread_mutex_unlock(&v->append_lock);
+    s.counts = xcalloc((size_t)s.limit + 1, sizeof *s.counts);
+    if (r == 0)
+        r = each_record(&s, count_record, e);
+    while (r == 0 && (more = next_group(&s, e)) == 1)
+        r = scrub_group(&s, e);
+    if (more < 0)
         r = -1;
-    }
     if (r == 0 && out->finding_count)
         r = blame_points(v, &s.bad, out, e);
-    free(s.records);
+    free(s.counts);
+    places_release(&s.records);
     hash_set_release(&s.bad);
     pthread_mutex_destroy(&s.lock);
     return r;

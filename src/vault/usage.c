@@ -8,7 +8,7 @@ struct counting {
     struct gc *g;
     MDB_txn *txn;
     struct vault_usage *u;
-    struct hash_set distinct;
+    struct hash_sieve distinct;
 };
 
 static int count_row(MDB_val key, MDB_val value, void *user, struct err *e)
@@ -25,7 +25,7 @@ static int count_row(MDB_val key, MDB_val value, void *user, struct err *e)
         return 0;
     memcpy(&hash, key.mv_data, sizeof hash);
     memcpy(&place, value.mv_data, sizeof place);
-    if (hash_set_has(&c->g->marked, &hash) || hash_bits_get(&c->g->uses, &hash)) {
+    if (gc_wants(c->g, &hash, place.kind)) {
         if (gc_living_bytes(c->g, c->txn, &hash, &place, &living, e) < 0)
             return -1;
         c->u->living_bytes += living;
@@ -55,7 +55,7 @@ static int count_work(MDB_val key, MDB_val value, void *user, struct err *e)
         if (vault_hash_is_zero(&hash) || vault_hash_is_unknown(&hash))
             continue;
         c->u->mapped_count++;
-        c->u->distinct_count += hash_set_add(&c->distinct, &hash);
+        c->u->distinct_count += hash_sieve_add(&c->distinct, &hash);
     }
     return 0;
 }
@@ -98,11 +98,13 @@ int vault_usage(struct vault *v, struct vault_usage *out, struct err *e)
     pthread_mutex_lock(&v->gc_run_lock);
     r = gc_snapshot(&g, &c.txn, e);
     gc_set_barrier(&g, false); /* nothing is taken away: what comes meanwhile does not matter */
-    if (r == 0)
+    if (r == 0) {
+        hash_sieve_make(&c.distinct, v->options.work_memory_bytes * 3 / 16, g.record_count, g.salt);
         r = count_all(&c, e);
+    }
     index_abort(&c.txn);
     pthread_mutex_unlock(&v->gc_run_lock);
-    hash_set_release(&c.distinct);
+    hash_sieve_release(&c.distinct);
     if (r < 0)
         return err_wrap(e, "counting what the vault holds");
     u.index_bytes = stat(path, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;

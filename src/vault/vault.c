@@ -18,6 +18,7 @@
 #define DEFAULT_SEGMENT_BYTES (UINT64_C(64) << 20)
 #define DEFAULT_GUARD_BYTES (UINT64_C(256) << 20)
 #define DEFAULT_CACHE_BYTES ((size_t)64 << 20)
+#define DEFAULT_WORK_MEMORY_BYTES ((size_t)512 << 20)
 #define PENDING_LIMIT 32768 /* chunks; a caller that never syncs is synced here */
 
 /* ---- opening and closing ---- */
@@ -282,6 +283,8 @@ int vault_open(const char *dir, const struct vault_options *options, struct vaul
         v->options.guard_bytes = DEFAULT_GUARD_BYTES;
     if (!v->options.cache_bytes)
         v->options.cache_bytes = DEFAULT_CACHE_BYTES;
+    if (!v->options.work_memory_bytes)
+        v->options.work_memory_bytes = DEFAULT_WORK_MEMORY_BYTES;
     if (!v->options.clock)
         v->options.clock = &clock_real;
     MUST(v->options.segment_bytes <= (UINT64_C(1) << 30)); /* offsets are 32 bits in the index */

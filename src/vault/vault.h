@@ -56,6 +56,7 @@ struct vault_options {
     const struct clock *clock; /* NULL: the real one */
     const struct vault_key *keys; /* borrowed while it opens; the first is that which a new vault is encrypted with, all may open one */
     size_t key_count;             /* 0: none: a new vault is not encrypted, an encrypted one is refused (ERR_DENIED) */
+    size_t work_memory_bytes; /* that giving space back, scrubbing, checking and counting take at most, each while it runs; 0: 512 MiB */
     int scrub_threads;            /* that read at a time in vault_scrub; 0: one */
     const struct vault_bucket *bucket; /* borrowed while it opens; NULL: none: what lies in one can't be read (ERR_UNREACHABLE). Where no vault is
                                           here, and one is there, it is that one */

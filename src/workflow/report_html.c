@@ -169,8 +169,10 @@ static void head(struct buf *out, const json_t *r)
     figure(out, "Longest downtime seen outside", html_duration, worst_downtime(servers), NULL);
     figure(out, "Compared, byte by byte", html_bytes, total_size(servers), NULL);
     if (json_is_object(rows)) {
-        snprintf(count, sizeof count, "%lld of %lld", (long long)json_get_int(rows, "present", -1),
-                 (long long)json_get_int(rows, "acknowledged", -1));
+        /* `present` counts rows, too, that are there and were never acknowledged. */
+        int64_t acknowledged = json_get_int(rows, "acknowledged", -1);
+
+        snprintf(count, sizeof count, "%lld of %lld", (long long)(acknowledged - json_get_int(rows, "missing", acknowledged)), (long long)acknowledged);
         figure(out, "Acknowledged rows present", NULL, 0, count);
     }
     buf_puts(out, "</dl>");

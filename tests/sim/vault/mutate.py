@@ -42,12 +42,17 @@ mutate.MUTANTS = {
     # An index that was not made to its end is gone on with: it knows segments, and not their points.
     "unfinished_believed": {"recover.c": [("    *fresh = found == 0 || half == 1;", "    *fresh = found == 0;")]},
     # A deleted segment's row goes before it is gone for good.
-    "segment_comes_back": {"gc.c": [("    if (unlink(path) < 0 && errno != ENOENT)\n        return err_errno(e, errno, \"can't remove %s\", path);\n"
+    "segment_comes_back": {"gc_segments.c": [("    if (unlink(path) < 0 && errno != ENOENT)\n        return err_errno(e, errno, \"can't remove %s\", path);\n"
                                      "    if (file_sync_dir(v->segment_dir, e) < 0 || vault_flush(v, forget_segment, d, e) < 0)\n        return -1;\n",
                                      "    if (vault_flush(v, forget_segment, d, e) < 0 || file_sync_dir(v->segment_dir, e) < 0)\n        return -1;\n"
                                      "    if (unlink(path) < 0 && errno != ENOENT)\n        return err_errno(e, errno, \"can't remove %s\", path);\n")]},
     # What lives in a sparse segment is copied, and not synced before the segment goes.
-    "copy_unsynced": {"gc.c": [("    if (copied < 0 || vault_flush(v, NULL, NULL, e) < 0)\n        return -1;\n", "    if (copied < 0)\n        return -1;\n")]},
+    "copy_unsynced": {"gc_segments.c": [("    if (copied < 0 || vault_flush(v, NULL, NULL, e) < 0)\n        return -1;\n", "    if (copied < 0)\n        return -1;\n")]},
+    # A node that seems to be marked already, and is not, hides what is below it.
+    "nodes_by_sieve": {"gc_mark.c": [("    hash_sieve_add(&g->marked, hash);\n    return level >= 0 && hash_seen_add(&g->nodes, hash);\n",
+                                      "    return hash_sieve_add(&g->marked, hash) && level >= 0;\n")]},
+    # What has no room among the pages that are used is used by nobody.
+    "uses_forgotten": {"gc_mark.c": [("    hash_sieve_add(&g->uses_beyond, hash);\n", "")]},
     # A sync that failed is asked for again, and believed.
     "sync_again": {"commit.c": [("            v->broken = true;\n", "            v->broken = false;\n")]},
     # A group's points are made visible one after another.
