@@ -138,10 +138,9 @@ static int look_at_point(struct looking *l, const struct vault_point *p, struct 
 
 static int make_seen(struct looking *l, struct err *e)
 {
-    CLEANUP(index_abort) MDB_txn *txn = NULL;
     uint64_t count;
 
-    if (index_begin(&l->v->index, false, &txn, e) < 0 || index_count(&l->v->index, txn, INDEX_CHUNK, &count, e) < 0)
+    if (records_count(l->v, &count, e) < 0)
         return -1;
     hash_seen_make(&l->seen, l->v->options.work_memory_bytes, count);
     return 0;

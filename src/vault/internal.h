@@ -190,6 +190,8 @@ struct walk {
 };
 int walk_tree(const struct walk *w, const struct vault_hash *root, uint64_t chunk_count, struct err *e);
 
+int records_count(struct vault *v, uint64_t *count, struct err *e); /* that the index knows; vault.c */
+
 /* recover.c */
 int segments_recover(struct vault *v, struct err *e);
 

@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/file.h"
 #include "vault/internal.h"
+#include "vault/sieve.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -32,6 +33,7 @@ struct recovery {
     struct note *notes;
     size_t note_count;
     uint32_t id; /* of the segment being read */
+    struct hash_seen whole; /* nodes below which nothing is missing: most of what points name they have in common */
     uint32_t *there; /* segments in the bucket, looked for where the index is made anew; sorted */
     size_t there_count;
 };
@@ -43,6 +45,7 @@ static void recovery_release(struct recovery *r)
     free(r->notes);
     free(r->ids);
     free(r->there);
+    hash_seen_release(&r->whole);
 }
 
 static int by_id(const void *a, const void *b)
@@ -269,12 +272,16 @@ static bool buried(const struct recovery *r, const struct vault_hash *record, co
 
 static int check_place(const struct vault_hash *hash, int level, uint64_t first_chunk, void *user, struct err *e)
 {
-    struct vault *v = user;
+    struct recovery *r = user;
+    struct vault *v = r->v;
     struct chunk_place place;
     struct record_pages pages;
-    int found = place_find(v, hash, &place, e);
+    int found;
 
     (void)first_chunk;
+    if (level >= 0 && !hash_seen_add(&r->whole, hash))
+        return 0;
+    found = place_find(v, hash, &place, e);
     if (found == 1 && level < 0 && pages_find(v, hash, &pages, e) == 1)
         found = pages_are_there(v, &pages, true, e);
     if (found == 0)
@@ -282,13 +289,15 @@ static int check_place(const struct vault_hash *hash, int level, uint64_t first_
     return found < 0 ? -1 : level >= 0;
 }
 
-static bool point_is_whole(struct vault *v, const struct vault_point *p)
+static bool point_is_whole(struct recovery *r, const struct vault_point *p)
 {
-    struct walk w = {.v = v, .visit = check_place, .user = v};
+    struct walk w = {.v = r->v, .visit = check_place, .user = r};
 
     for (size_t i = 0; i < p->disk_count; i++)
-        if (walk_tree(&w, &p->disks[i].root, chunks_of(p->disks[i].size_bytes), NULL) < 0)
+        if (walk_tree(&w, &p->disks[i].root, chunks_of(p->disks[i].size_bytes), NULL) < 0) {
+            hash_seen_forget(&r->whole); /* those on the way to what is missing, too, were taken for whole */
             return false;
+        }
     return true;
 }
 
@@ -309,7 +318,7 @@ static int take_point(struct recovery *r, const struct note *n, struct err *e)
 
     memcpy(text, n->bytes, n->size);
     /* One of a group comes with the group's own document, or never; but a copy was of a whole group where it was committed. */
-    if (point_parse(text, n->size, p, &sequence, NULL) < 0 || (p->group[0] && !p->copied) || buried(r, &n->hash, p->id) || !point_is_whole(r->v, p))
+    if (point_parse(text, n->size, p, &sequence, NULL) < 0 || (p->group[0] && !p->copied) || buried(r, &n->hash, p->id) || !point_is_whole(r, p))
         return 0;
     if (index_begin(&r->v->index, true, &txn, e) < 0 || point_insert(r->v, txn, p, sequence, text, e) < 0 ||
         raise_sequence(r->v, txn, sequence, e) < 0)
@@ -330,7 +339,7 @@ static char *find_member(struct recovery *r, const struct vault_group *g, size_t
     text = xcalloc(1, size + 1);
     memcpy(text, bytes, size);
     if (point_parse(text, size, p, sequence, NULL) < 0 || strcmp(p->group, g->id) != 0 || buried(r, &g->points[i].document, p->id) ||
-        !point_is_whole(r->v, p))
+        !point_is_whole(r, p))
         return NULL;
     found = text;
     text = NULL;
@@ -418,6 +427,12 @@ static int take_grave(struct recovery *r, const struct note *n, struct err *e)
 
 static int take_notes(struct recovery *r, struct err *e)
 {
+    uint64_t count;
+
+    if (r->note_count && records_count(r->v, &count, e) < 0)
+        return -1;
+    if (r->note_count)
+        hash_seen_make(&r->whole, r->v->options.work_memory_bytes, count / TREE_FANOUT + 1024);
     for (size_t i = 0; i < r->note_count; i++) {
         const struct note *n = &r->notes[i];
 

@@ -90,6 +90,8 @@ void hash_seen_release(struct hash_seen *s)
     *s = (struct hash_seen){0};
 }
 
+void hash_seen_forget(struct hash_seen *s) { memset(s->sets, 0, s->set_count * sizeof *s->sets); }
+
 bool hash_seen_add(struct hash_seen *s, const struct vault_hash *hash)
 {
     uint64_t half[2], (*set)[2];

@@ -27,4 +27,5 @@ struct hash_seen {
 /* For so many names in at most bytes_most (at least 128), 64 bytes a name at most. */
 void hash_seen_make(struct hash_seen *s, size_t bytes_most, uint64_t name_count);
 void hash_seen_release(struct hash_seen *s);
+void hash_seen_forget(struct hash_seen *s); /* all */
 bool hash_seen_add(struct hash_seen *s, const struct vault_hash *hash); /* false: it is there */

@@ -307,6 +307,13 @@ void vault_close(struct vault **v)
     *v = NULL;
 }
 
+int records_count(struct vault *v, uint64_t *count, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+
+    return index_begin(&v->index, false, &txn, e) < 0 ? -1 : index_count(&v->index, txn, INDEX_CHUNK, count, e);
+}
+
 /* ---- appending ---- */
 
 int place_find(struct vault *v, const struct vault_hash *hash, struct chunk_place *out, struct err *e)

@@ -518,6 +518,32 @@ static void damage_keeps_no_space(void)
     }
 }
 
+/* Two points have a map's node in common, and below it a chunk is missing: an index that is made anew has neither, but has the third, which does without. */
+static void rebuilt_without_what_is_missing(void)
+{
+    CLEANUP(vault_close) struct vault *v = NULL;
+    struct vault_point points[3];
+    struct vault_disk d;
+    struct err e = {0};
+
+    fresh_dir();
+    v = open_vault();
+    vault_disk_open(v, "s", "d", 300 * (uint64_t)CHUNK, &d, &e);
+    for (uint64_t i = 0; i < 300; i++)
+        put(v, &d, i, 2 * i + 1, &e);
+    for (uint64_t n = 0; n < 3; n++) {
+        put(v, &d, n < 2 ? 290 : 20, 1001 + 2 * n, &e);
+        is_int(vault_point_commit(v, "s", 0, "crash", 0, &points[n], &e), 0, "a point: %s", e.message);
+    }
+    vault_close(&v);
+    ok(flip_seed(41), "a chunk of two of three points is damaged");
+    is_int(vault_rebuild(dir, NULL, &e), 0, "a rebuild: %s", e.message);
+    v = open_vault();
+    ok(vault_point_get(v, points[0].id, &points[0], &e) == 0 && vault_point_get(v, points[1].id, &points[1], &e) == 0, "brings neither of the two back");
+    ok(vault_point_get(v, points[2].id, &points[2], &e) == 1 && image_holds(v, points[2].id, "d", 20, 1005) && image_holds(v, points[2].id, "d", 21, 43), "and the third, which is whole");
+    remove_dir();
+}
+
 static void one_process_only(void)
 {
     struct vault *v, *other = NULL;
@@ -542,6 +568,7 @@ int main(void)
     damage_is_named();
     damage_is_repaired();
     damage_keeps_no_space();
+    rebuilt_without_what_is_missing();
     one_process_only();
     return tap_done();
 }
