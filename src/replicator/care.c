@@ -383,6 +383,7 @@ void *care_space(void *replicator)
         uint64_t freed = 0;
         struct err e = {0};
 
+        status_count(r);
         replicator_rest(r, every_us < EXPIRE_EVERY_US ? every_us : EXPIRE_EVERY_US);
         live_on(r);
         expire_all(r);

@@ -198,6 +198,7 @@ struct replicator {
     pthread_mutex_t stat_lock; /* guards what follows; no other of ours is taken under it */
     struct vault_stat stat;
     int64_t stat_due_us; /* monotonic */
+    int64_t count_due_us; /* monotonic; status_count's alone */
     pthread_mutex_t stir_lock; /* guards what follows; no other of ours is taken under it */
     pthread_cond_t stirred;
     uint64_t stirs; /* counts what slots tell; whoever waits for several of them waits for this */
@@ -312,6 +313,7 @@ json_t *moves_json(const struct peer *p); /* its lock held: {to, error?} or null
 /* status.c */
 json_t *peer_json(struct peer *p);  /* {server, state, …, points:[…]} */
 json_t *status_json(struct replicator *r, const char *server); /* NULL: all; the body of POST /v1/replicator/status */
+void status_count(struct replicator *r); /* walks the index for what status_json tells of chunks; care_space calls it now and then */
 
 /* control.c, compare.c */
 int talk_progress(struct talk *t, int64_t done, int64_t total, const char *unit); /* non-zero: the other end is gone */

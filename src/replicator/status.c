@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STAT_EVERY_US (3 * US_PER_S)
+#define STAT_EVERY_US US_PER_S
+#define COUNT_SHARE 20 /* counting takes no more than this part of the time */
 #define TAKEOVERS_US (60 * US_PER_S)
 #define REFUSED_US (60 * US_PER_S) /* one that is refused dials again within 15 s */
 #define BUSY_SHARE 0.8 /* of the session's time: then it is us who are waited for */
@@ -152,22 +153,33 @@ static bool is_gone(struct peer *p)
     return gone;
 }
 
-/* The figures come from a walk over the index: not more often than every 3 s, and never more than a twentieth of the time. */
+/* Not more often than every second. Free room and damage are of now, and nobody waits for a walk over the index: how many chunks there are is as status_count
+ * saw it last. */
 static struct vault_stat recent_stat(struct replicator *r)
 {
-    struct vault_stat s = {0};
-    int64_t begun_us = clock_monotonic_us();
+    int64_t now_us = clock_monotonic_us();
+    struct vault_stat s;
 
     pthread_mutex_lock(&r->stat_lock);
-    if (begun_us >= r->stat_due_us && vault_stat(r->vault, &s, NULL) == 0) {
-        int64_t took_us = clock_monotonic_us() - begun_us;
-
-        r->stat = s;
-        r->stat_due_us = begun_us + (20 * took_us > STAT_EVERY_US ? 20 * took_us : STAT_EVERY_US);
-    }
+    if (now_us >= r->stat_due_us && vault_stat_now(r->vault, &r->stat, NULL) == 0)
+        r->stat_due_us = now_us + STAT_EVERY_US;
     s = r->stat;
     pthread_mutex_unlock(&r->stat_lock);
     return s;
+}
+
+void status_count(struct replicator *r)
+{
+    int64_t begun_us = clock_monotonic_us();
+    struct vault_stat s = {0};
+
+    if (begun_us < r->count_due_us || vault_stat(r->vault, &s, NULL) < 0)
+        return;
+    r->count_due_us = begun_us + COUNT_SHARE * (clock_monotonic_us() - begun_us);
+    pthread_mutex_lock(&r->stat_lock);
+    r->stat.chunk_count = s.chunk_count;
+    r->stat.raw_bytes = s.raw_bytes;
+    pthread_mutex_unlock(&r->stat_lock);
 }
 
 static json_t *vault_json(struct replicator *r)

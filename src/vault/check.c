@@ -421,10 +421,10 @@ static int add_segment(MDB_val key, MDB_val value, void *user, struct err *e)
     return 0;
 }
 
-int vault_stat(struct vault *v, struct vault_stat *out, struct err *e)
+int vault_stat_now(struct vault *v, struct vault_stat *out, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
-    struct vault_stat s = {0};
+    struct vault_stat s = {.chunk_count = out->chunk_count, .raw_bytes = out->raw_bytes};
     struct statvfs st;
     uint64_t free_bytes;
 
@@ -433,8 +433,7 @@ int vault_stat(struct vault *v, struct vault_stat *out, struct err *e)
     free_bytes = (uint64_t)st.f_bavail * st.f_frsize;
     s.total_bytes = (uint64_t)st.f_blocks * st.f_frsize;
     s.free_bytes = free_bytes > v->options.guard_bytes ? free_bytes - v->options.guard_bytes : 0;
-    if (index_begin(&v->index, false, &txn, e) < 0 || index_each(&v->index, txn, INDEX_CHUNK, index_val("", 0), add_place, &s, e) < 0 ||
-        index_each(&v->index, txn, INDEX_SEGMENT, index_val("", 0), add_segment, &s, e) < 0 ||
+    if (index_begin(&v->index, false, &txn, e) < 0 || index_each(&v->index, txn, INDEX_SEGMENT, index_val("", 0), add_segment, &s, e) < 0 ||
         index_count(&v->index, txn, INDEX_POINT, &s.point_count, e) < 0 ||
         index_count(&v->index, txn, INDEX_DISK, &s.disk_count, e) < 0 || index_count(&v->index, txn, INDEX_BAD, &s.bad_count, e) < 0)
         return -1;
@@ -446,6 +445,20 @@ int vault_stat(struct vault *v, struct vault_stat *out, struct err *e)
         snprintf(s.bucket, sizeof s.bucket, "%s", v->bucket_text);
     if (v->bucket)
         bucket_stat(v->bucket, &s);
+    *out = s;
+    return 0;
+}
+
+int vault_stat(struct vault *v, struct vault_stat *out, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    struct vault_stat s = {0};
+
+    if (index_begin(&v->index, false, &txn, e) < 0 || index_each(&v->index, txn, INDEX_CHUNK, index_val("", 0), add_place, &s, e) < 0)
+        return -1;
+    index_abort(&txn);
+    if (vault_stat_now(v, &s, e) < 0)
+        return -1;
     *out = s;
     return 0;
 }

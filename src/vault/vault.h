@@ -291,6 +291,8 @@ struct vault_stat {
     int64_t bucket_error_us;
 };
 int vault_stat(struct vault *v, struct vault_stat *out, struct err *e);
+/* What takes no walk over all chunks: chunk_count and raw_bytes stay as they are in *out. */
+int vault_stat_now(struct vault *v, struct vault_stat *out, struct err *e);
 /* {"chunks","chunks_damaged","segments","points","disks","raw_bytes","stored_bytes","free_bytes","total_bytes","bucket":{"at","open","uploaded_segments",
  * "uploaded_bytes","waiting_segments","waiting_bytes","refused_segments","to_remove_segments","error":{"kind","message"}|null,"error_at"}|null} */
 json_t *vault_stat_json(const struct vault_stat *s);
