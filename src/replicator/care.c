@@ -13,6 +13,7 @@
 #define GROUP_AGAIN_US (10 * US_PER_S) /* after one that came to nothing: meanwhile its servers have points of their own */
 #define EXPIRE_EVERY_US (20 * US_PER_S)
 #define SPACE_EVERY_US (300 * US_PER_S)
+#define SPACE_SHARE 4 /* giving space back takes no more than this part of the time, as long as there is room */
 #define SPACE_URGENT_EVERY_US (10 * US_PER_S)
 #define LIMITS_EVERY_US (200 * US_PER_MS)
 
@@ -376,10 +377,11 @@ int care_repair(struct replicator *r, struct err *e)
 void *care_space(void *replicator)
 {
     struct replicator *r = replicator;
-    int64_t given_us = clock_monotonic_us();
+    int64_t given_us = clock_monotonic_us(), took_us = 0;
 
     while (!atomic_load(&r->stopping)) {
-        int64_t every_us = no_room(r) ? SPACE_URGENT_EVERY_US : SPACE_EVERY_US;
+        int64_t leisure_us = SPACE_SHARE * took_us > SPACE_EVERY_US ? SPACE_SHARE * took_us : SPACE_EVERY_US;
+        int64_t every_us = no_room(r) ? SPACE_URGENT_EVERY_US : leisure_us;
         uint64_t freed = 0;
         struct err e = {0};
 
@@ -397,6 +399,7 @@ void *care_space(void *replicator)
             log_err(&e, "space");
         else if (freed)
             log_info("%llu MiB given back", (unsigned long long)(freed >> 20));
+        took_us = clock_monotonic_us() - given_us;
     }
     return NULL;
 }

@@ -8,93 +8,130 @@
 
 #include <string.h>
 
-#define SWEEP_BATCH 4096 /* rows looked at while writers wait */
+#define LOOK_BATCH 65536 /* rows looked at in one view of the index: an old view keeps pages from being used again */
+#define DEAD_BATCH 4096  /* rows that go in one transaction, while writers wait */
 
 struct sweep {
     struct gc *g;
-    MDB_txn *txn;
-    struct vault_hash at, *dead;
-    size_t looked_count, dead_count;
-    bool more;
+    struct vault_hash at, *dead; /* the row that was looked at last; those among the rows that nobody wants */
+    size_t dead_count;
+    bool begun, ended;
 };
 
-static int sweep_row(MDB_val key, MDB_val value, struct sweep *s, struct err *e)
+/* 1: somebody wants it, and its segment has it among those that live; 0: it may go; or it lies in none that is looked at, and stays. */
+static int look_at_row(struct gc *g, MDB_txn *txn, const struct vault_hash *hash, const struct chunk_place *place, struct err *e)
 {
-    struct chunk_place place;
-    struct vault_hash hash;
-    uint64_t living;
+    uint64_t living = 0;
+    int wanted;
 
-    if (key.mv_size != sizeof hash || value.mv_size != sizeof place)
-        return 0;
-    memcpy(&hash, key.mv_data, sizeof hash);
-    memcpy(&place, value.mv_data, sizeof place);
-    s->at = hash;
-    if (place.segment >= s->g->segment_limit)
-        return 0;
-    if (!gc_wants(s->g, &hash, place.kind)) {
-        s->dead[s->dead_count++] = hash;
-        return 0;
+    /* vault_has adds to the barrier, and is not held up. */
+    pthread_mutex_lock(&g->v->append_lock);
+    wanted = gc_wants(g, hash, place->kind);
+    if (wanted && gc_living_bytes(g, txn, hash, place, &living, e) < 0)
+        wanted = -1;
+    pthread_mutex_unlock(&g->v->append_lock);
+    if (wanted > 0) {
+        g->live_bytes[place->segment] += living;
+        g->live_count[place->segment]++;
     }
-    if (gc_living_bytes(s->g, s->txn, &hash, &place, &living, e) < 0)
+    return wanted;
+}
+
+static bool is_looked_at(const struct gc *g, MDB_val key, MDB_val value, struct vault_hash *hash, struct chunk_place *place)
+{
+    if (key.mv_size != sizeof *hash || value.mv_size != sizeof *place)
+        return false;
+    memcpy(hash, key.mv_data, sizeof *hash);
+    memcpy(place, value.mv_data, sizeof *place);
+    return place->segment < g->segment_limit;
+}
+
+static int look_at_rows(struct sweep *s, MDB_txn *txn, MDB_cursor *cursor, struct err *e)
+{
+    struct vault_hash from = s->at;
+    MDB_val key = index_val(&from, sizeof from), value;
+    int code = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+
+    if (code == 0 && s->begun && key.mv_size == sizeof from && memcmp(key.mv_data, &from, sizeof from) == 0)
+        code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    for (size_t i = 0; code == 0 && i < LOOK_BATCH && s->dead_count < DEAD_BATCH; i++) {
+        struct chunk_place place;
+        struct vault_hash hash;
+        int wanted = is_looked_at(s->g, key, value, &hash, &place) ? look_at_row(s->g, txn, &hash, &place, e) : 1;
+
+        if (wanted < 0)
+            return -1;
+        if (!wanted)
+            s->dead[s->dead_count++] = hash;
+        memcpy(&s->at, key.mv_data, key.mv_size < sizeof s->at ? key.mv_size : sizeof s->at);
+        s->begun = true;
+        code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    }
+    s->ended = code == MDB_NOTFOUND;
+    return code && !s->ended ? index_fail(e, code, "read") : 0;
+}
+
+/* Some rows further; those that nobody wants are gathered, and nobody is held up. */
+static int look_on(struct sweep *s, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    CLEANUP(index_cursor_close) MDB_cursor *cursor = NULL;
+    int code;
+
+    if (index_begin(&s->g->v->index, false, &txn, e) < 0)
         return -1;
-    s->g->live_bytes[place.segment] += living;
-    s->g->live_count[place.segment]++;
+    code = mdb_cursor_open(txn, s->g->v->index.table[INDEX_CHUNK], &cursor);
+    return code ? index_fail(e, code, "read") : look_at_rows(s, txn, cursor, e);
+}
+
+/* Deletes what was gathered and is still wanted by nobody. Inside the flush's transaction, with all writers held. vault_has goes on: who is told by
+ * it that a chunk is there, and then maps it, is told that it is gone, and sends it again. */
+static int delete_dead(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+{
+    struct sweep *s = user;
+
+    for (size_t i = 0; i < s->dead_count; i++) {
+        MDB_val dead = index_val(&s->dead[i], sizeof s->dead[i]), value;
+        struct chunk_place place;
+        struct vault_hash hash;
+        int found = index_get(&v->index, txn, INDEX_CHUNK, dead, &value, e);
+        int wanted = found == 1 && is_looked_at(s->g, dead, value, &hash, &place) ? look_at_row(s->g, txn, &hash, &place, e) : 1;
+
+        if (found < 0 || wanted < 0)
+            return -1;
+        if (!wanted && (index_del(&v->index, txn, INDEX_CHUNK, dead, e) < 0 || index_del(&v->index, txn, INDEX_BAD, dead, e) < 0 ||
+                        index_del(&v->index, txn, INDEX_GRAVE, dead, e) < 0 || index_del(&v->index, txn, INDEX_BASE, dead, e) < 0))
+            return -1;
+    }
+    s->dead_count = 0;
     return 0;
 }
 
-/* Deletes the dead rows among the next SWEEP_BATCH. Inside the flush's transaction, with all writers held. vault_has goes on: who is told by
- * it that a chunk is there, and then maps it, is told that it is gone, and sends it again. */
-static int sweep_batch(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+static int flush_dead(struct sweep *s, struct err *e)
 {
-    CLEANUP(index_cursor_close) MDB_cursor *cursor = NULL;
-    struct sweep *s = user;
-    struct vault_hash from = s->at;
-    MDB_val key = index_val(&from, sizeof from), value;
-    int code = mdb_cursor_open(txn, v->index.table[INDEX_CHUNK], &cursor);
-    bool first = s->looked_count == 0;
-    int swept = 0;
+    struct vault *v = s->g->v;
+    int r;
 
-    if (code == 0)
-        code = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
-    /* The row where the last batch ended is done already, if it still is there. */
-    if (code == 0 && !first && key.mv_size == sizeof from && memcmp(key.mv_data, &from, sizeof from) == 0)
-        code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
-    s->dead_count = 0;
-    s->txn = txn;
-    pthread_mutex_lock(&v->append_lock);
-    for (size_t i = 0; code == 0 && swept == 0 && i < SWEEP_BATCH; i++) {
-        swept = sweep_row(key, value, s, e);
-        s->looked_count++;
-        code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
-    }
-    pthread_mutex_unlock(&v->append_lock);
-    if (swept < 0 || (code && code != MDB_NOTFOUND))
-        return swept < 0 ? -1 : index_fail(e, code, "read");
-    s->more = code == 0;
-    for (size_t i = 0; i < s->dead_count; i++) {
-        MDB_val dead = index_val(&s->dead[i], sizeof s->dead[i]);
-
-        if (index_del(&v->index, txn, INDEX_CHUNK, dead, e) < 0 || index_del(&v->index, txn, INDEX_BAD, dead, e) < 0 ||
-            index_del(&v->index, txn, INDEX_GRAVE, dead, e) < 0 || index_del(&v->index, txn, INDEX_BASE, dead, e) < 0)
-            return -1;
-    }
-    return 0;
+    pthread_rwlock_wrlock(&v->gc_lock);
+    pthread_mutex_lock(&v->commit_lock);
+    r = vault_flush(v, delete_dead, s, e);
+    pthread_mutex_unlock(&v->commit_lock);
+    pthread_rwlock_unlock(&v->gc_lock);
+    return r;
 }
 
 static int sweep_rows(struct gc *g, struct err *e)
 {
-    CLEANUP(free_ptr) struct vault_hash *dead = xcalloc(SWEEP_BATCH, sizeof *dead);
-    struct sweep s = {.g = g, .dead = dead, .more = true};
+    CLEANUP(free_ptr) struct vault_hash *dead = xcalloc(DEAD_BATCH, sizeof *dead);
+    struct sweep s = {.g = g, .dead = dead};
     int r = 0;
 
     g->live_bytes = xcalloc((size_t)g->segment_limit + 1, sizeof *g->live_bytes);
     g->live_count = xcalloc((size_t)g->segment_limit + 1, sizeof *g->live_count);
-    while (r == 0 && s.more) {
-        pthread_rwlock_wrlock(&g->v->gc_lock);
-        pthread_mutex_lock(&g->v->commit_lock);
-        r = vault_flush(g->v, sweep_batch, &s, e);
-        pthread_mutex_unlock(&g->v->commit_lock);
-        pthread_rwlock_unlock(&g->v->gc_lock);
+    while (r == 0 && !s.ended) {
+        r = look_on(&s, e);
+        if (r == 0 && (s.dead_count == DEAD_BATCH || (s.ended && s.dead_count)))
+            r = flush_dead(&s, e);
     }
     return r;
 }

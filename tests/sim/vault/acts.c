@@ -1,6 +1,7 @@
 #include "acts.h"
 #include "vault/index.h"
 
+#include <errno.h>
 #include <openssl/rand.h>
 #include <sys/random.h>
 
@@ -369,22 +370,6 @@ static void pin(struct point_model *p)
 
 static bool collecting;
 
-static void collect(void)
-{
-    struct err e = {0};
-
-    collecting = true;
-    if (chance(60)) {
-        (void)done("gc", vault_gc(v, NULL, &e), &e);
-    } else {
-        unsigned live_percent = chance(50) ? VAULT_COMPACT_LIVE : 100;
-        bool anew = chance(50);
-
-        m->compactions += done(anew ? "compact, sealed anew" : "compact", vault_compact(v, live_percent, anew, NULL, &e), &e);
-    }
-    collecting = false;
-}
-
 /* The collection walks over the index, and holds nobody up: what others do meanwhile is done here. What comes now often is what was there not long ago. */
 static void meanwhile(void)
 {
@@ -403,10 +388,35 @@ static void meanwhile(void)
         commit(server);
 }
 
+static void collect(void)
+{
+    struct err e = {0};
+    bool whole;
+
+    collecting = true;
+    if (chance(60)) {
+        whole = done("gc", vault_gc(v, NULL, &e), &e);
+    } else {
+        unsigned live_percent = chance(50) ? VAULT_COMPACT_LIVE : 100;
+        bool anew = chance(50);
+
+        whole = done(anew ? "compact, sealed anew" : "compact", vault_compact(v, live_percent, anew, NULL, &e), &e);
+        m->compactions += whole;
+    }
+    collecting = false;
+    /* The disk was full, or failed: what is left of it is met by those who go on. */
+    for (int n = whole ? 0 : 4; n > 0; n--)
+        meanwhile();
+}
+
 int __real_index_each(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val prefix, index_visit *visit, void *user, struct err *e);
 int __wrap_index_each(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val prefix, index_visit *visit, void *user, struct err *e);
 int __wrap_index_each(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val prefix, index_visit *visit, void *user, struct err *e)
 {
+    if (collecting && t == INDEX_CHUNK && m->fails_collecting) {
+        forget_fail(m->fails_collecting / 8 % 16, 1 + m->fails_collecting / 128 % 20, ENOSPC);
+        m->fails_collecting = 0;
+    }
     if (collecting && chance(15)) {
         collecting = false;
         meanwhile();

@@ -414,6 +414,15 @@ void forget_cut(void)
     cut_locked();
 }
 
+void forget_fail(uint64_t after, uint64_t count, int fault)
+{
+    pthread_mutex_lock(&f.lock);
+    f.plan.fault_from = f.count->operations + 1 + after;
+    f.plan.fault_count = count;
+    f.plan.fault = fault;
+    pthread_mutex_unlock(&f.lock);
+}
+
 void forget_kill(void)
 {
     pthread_mutex_lock(&f.lock);

@@ -33,6 +33,8 @@ struct forget_count {
 /* What lies below the folder now is on the disk, but for what a killed process left. *counts (may lie in shared memory) is kept up to date. Once a
  * process. What the disk holds then is kept in FOLDER.disk and FOLDER.nodes. */
 void forget_start(const char *folder, const struct forget_plan *plan, struct forget_count *counts);
+/* So many operations fail after the next ones, as the plan could have said. */
+void forget_fail(uint64_t after, uint64_t count, int fault);
 /* The power goes now, whatever the plan says. */
 _Noreturn void forget_cut(void);
 /* The process ends now, and is remembered as killed. */

@@ -74,6 +74,7 @@ static void plan_life(struct forget_plan *plan)
         plan->fault_count = 1 + (uint64_t)below(20);
         plan->fault = (int[]){ENOSPC, EIO, EIO, EROFS}[below(4)];
     }
+    m->fails_collecting = !plan->fault_count && plan->seed % 8 == 3 ? plan->seed : 0;
 }
 
 static _Noreturn void live(bool last)
@@ -82,6 +83,7 @@ static _Noreturn void live(bool last)
     bool cut_soon = m->killed_in_commit && !last;
 
     draw_from(m->seed * UINT64_C(0x9e3779b97f4a7c15) + (uint64_t)m->life * UINT64_C(0xbf58476d1ce4e5b9));
+    m->fails_collecting = 0;
     if (!last)
         plan_life(&plan);
     m->count = (struct forget_count){0};
