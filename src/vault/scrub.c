@@ -69,17 +69,18 @@ static int each_record(struct scrub *s, index_visit *visit, struct err *e)
     return index_begin(&s->v->index, false, &txn, e) < 0 ? -1 : index_each(&s->v->index, txn, INDEX_CHUNK, index_val("", 0), visit, s, e);
 }
 
-/* The next segments of which all records have room in memory at once: 1; 0: there are none. */
+/* The next segments of which all records have room in memory at once: 1; 0: there are none. The last group has what lies beyond, also where that was nothing: what
+ * vault_gc has moved meanwhile lies there. */
 static int next_group(struct scrub *s, struct err *e)
 {
     size_t record_count = 0, most = s->v->options.work_memory_bytes / PLACED_BYTES;
 
+    if (s->to > s->limit)
+        return 0;
     for (s->from = s->to; s->to <= s->limit && (!record_count || record_count + s->counts[s->to] <= most); s->to++)
         record_count += s->counts[s->to];
     places_make(&s->records, record_count);
     s->next = 0;
-    if (!record_count)
-        return 0;
     if (each_record(s, collect_record, e) < 0)
         return -1;
     places_sort(&s->records);
