@@ -266,6 +266,7 @@ static int check_extents(struct vault *v, struct vault_report *report, struct er
 struct blame {
     struct vault *v;
     const struct hash_set *bad;
+    struct hash_seen *clean; /* nodes below which nothing is bad, as far as is known; NULL: one walk only */
     bool uses;
     struct vault_hash hash; /* the first one that is used, and the first chunk of the disk that needs it */
     uint64_t first_chunk;
@@ -296,7 +297,9 @@ static int look_for_bad(const struct vault_hash *hash, int level, uint64_t first
     for (size_t i = 0; divided == 1 && i < pages.part_count; i++)
         if (hash_set_has(b->bad, &pages.parts[i].name))
             blame(b, &pages.parts[i].name, first_chunk);
-    return divided < 0 ? -1 : level >= 0 && !b->uses;
+    if (divided < 0)
+        return -1;
+    return level >= 0 && !b->uses && (!b->clean || hash_seen_add(b->clean, hash));
 }
 
 static int bad_node(const struct vault_hash *hash, int level, uint64_t first_chunk, const struct err *why, void *user)
@@ -310,19 +313,24 @@ static int bad_node(const struct vault_hash *hash, int level, uint64_t first_chu
 int blame_points(struct vault *v, const struct hash_set *bad, struct vault_report *out, struct err *e)
 {
     CLEANUP(free_documents) struct documents d = {0};
+    CLEANUP(hash_seen_release) struct hash_seen clean = {0};
+    uint64_t count;
 
-    if (all_points(v, &d, e) < 0)
+    if (all_points(v, &d, e) < 0 || records_count(v, &count, e) < 0)
         return -1;
+    hash_seen_make(&clean, v->options.work_memory_bytes / 4, count / TREE_FANOUT + 1024);
     for (size_t i = 0; i < d.count; i++)
         for (size_t disk = 0; disk < d.points[i]->disk_count; disk++) {
-            struct blame b = {.v = v, .bad = bad};
+            struct blame b = {.v = v, .bad = bad, .clean = &clean};
             struct walk w = {.v = v, .visit = look_for_bad, .visit_bad = bad_node, .user = &b};
             const struct vault_point_disk *p = &d.points[i]->disks[disk];
 
             if (walk_tree(&w, &p->root, chunks_of(p->size_bytes), e) < 0)
                 return -1;
-            if (b.uses)
-                report_add(out, ERR_CORRUPT, "recovery point %s, disk %s uses a damaged chunk", d.points[i]->id, p->id);
+            if (!b.uses)
+                continue;
+            hash_seen_forget(&clean); /* those on the way to what is bad, too, were taken for clean */
+            report_add(out, ERR_CORRUPT, "recovery point %s, disk %s uses a damaged chunk", d.points[i]->id, p->id);
         }
     return 0;
 }

@@ -518,10 +518,11 @@ static void damage_keeps_no_space(void)
     }
 }
 
-/* Two points have a map's node in common, and below it a chunk is missing: an index that is made anew has neither, but has the third, which does without. */
-static void rebuilt_without_what_is_missing(void)
+/* Two points have a map's node in common, and below it a chunk is damaged: a scrub names both, an index that is made anew has neither, but has the third, which does without. */
+static void damage_below_a_common_node(void)
 {
     CLEANUP(vault_close) struct vault *v = NULL;
+    CLEANUP(vault_report_release) struct vault_report report = {0};
     struct vault_point points[3];
     struct vault_disk d;
     struct err e = {0};
@@ -535,8 +536,10 @@ static void rebuilt_without_what_is_missing(void)
         put(v, &d, n < 2 ? 290 : 20, 1001 + 2 * n, &e);
         is_int(vault_point_commit(v, "s", 0, "crash", 0, &points[n], &e), 0, "a point: %s", e.message);
     }
-    vault_close(&v);
     ok(flip_seed(41), "a chunk of two of three points is damaged");
+    ok(vault_scrub(v, NULL, NULL, &report, &e) == 0 && report.finding_count == 3 && strstr(report.findings[1].text, points[0].id) && strstr(report.findings[2].text, points[1].id),
+       "a scrub names it, and both");
+    vault_close(&v);
     is_int(vault_rebuild(dir, NULL, &e), 0, "a rebuild: %s", e.message);
     v = open_vault();
     ok(vault_point_get(v, points[0].id, &points[0], &e) == 0 && vault_point_get(v, points[1].id, &points[1], &e) == 0, "brings neither of the two back");
@@ -568,7 +571,7 @@ int main(void)
     damage_is_named();
     damage_is_repaired();
     damage_keeps_no_space();
-    rebuilt_without_what_is_missing();
+    damage_below_a_common_node();
     one_process_only();
     return tap_done();
 }
