@@ -356,8 +356,8 @@ static void run_loop(struct agent *a)
             continue;
         }
         if (!a->held)
-            log_info("connected to %s at %s port %lld", wire_conn_peer(a->conn), a->config->replicator_address,
-                     (long long)a->config->replicator_port);
+            log_info("connected to %s at %s port %lld (%s)", wire_conn_peer(a->conn), a->config->replicator_address, (long long)a->config->replicator_port,
+                     wire_conn_cipher(a->conn));
         begin_us = clock_monotonic_us();
         while (turn(a) == 0)
             ;

@@ -30,6 +30,7 @@ int tls_open_telling(const struct tls_context *c, int fd, const char *peer_prefi
                      struct tls_stream **out, struct err *e);
 void tls_close(struct tls_stream **s);         /* says goodbye where that doesn't block; for CLEANUP */
 const char *tls_peer_name(const struct tls_stream *s);
+const char *tls_cipher(const struct tls_stream *s); /* by OpenSSL's name: what the client would have first */
 const char *tls_peer_serial(const struct tls_stream *s); /* its certificate's number: hexadecimal, lower case, without leading zero bytes */
 
 /* Reads what there is, at least a byte: the count, or 0 at the end, or -1 (ERR_TIMEOUT after timeout_ms; negative: none). */

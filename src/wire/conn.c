@@ -58,6 +58,7 @@ void wire_conn_free(struct wire_conn **c)
 
 void wire_conn_cut(struct wire_conn *c) { tls_cut(c->tls); }
 const char *wire_conn_peer(const struct wire_conn *c) { return tls_peer_name(c->tls); }
+const char *wire_conn_cipher(const struct wire_conn *c) { return tls_cipher(c->tls); }
 const char *wire_conn_serial(const struct wire_conn *c) { return tls_peer_serial(c->tls); }
 int64_t wire_conn_sent_bytes(const struct wire_conn *c) { return atomic_load(&c->sent_bytes); }
 int64_t wire_conn_received_bytes(const struct wire_conn *c) { return atomic_load(&c->received_bytes); }

@@ -20,6 +20,7 @@ void wire_conn_cut(struct wire_conn *c);
 int wire_conn_stands(const struct wire_conn *c, struct err *e);
 bool wire_conn_flow(const struct wire_conn *c, struct tls_flow *out); /* tls.h */
 const char *wire_conn_peer(const struct wire_conn *c);
+const char *wire_conn_cipher(const struct wire_conn *c); /* tls_cipher */
 const char *wire_conn_serial(const struct wire_conn *c); /* of the other end's certificate: tls_peer_serial */
 
 /* Thread-safe. The payload is a whole encoded message. */
