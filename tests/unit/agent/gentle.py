@@ -3,11 +3,13 @@
 comes back when the load falls; what it says of the source's latency is read from the replicator's status. And its limits of reading and of
 processor use. Prints TAP.
 Usage: gentle SLIPWAY SLIPWAY_AGENT"""
+import ctypes
 import mmap
 import os
 import pathlib
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -119,16 +121,35 @@ def processor(world):
     world.kill("agent-web01", signal.SIGTERM)
 
 
+def slice_ns(thread):
+    """What the kernel says of a thread of the usual kind (struct sched_attr's sched_runtime, from Linux 6.12 on: its slice); None where it can't be asked."""
+    number = {"x86_64": 315, "aarch64": 275}.get(os.uname().machine)
+    attributes = ctypes.create_string_buffer(56)
+    if number is None or ctypes.CDLL(None).syscall(number, int(thread), attributes, len(attributes), 0) != 0:
+        return None
+    return struct.unpack_from("Q", attributes, 24)[0]
+
+
+def modest(pid):
+    """All of the agent's threads give way soon."""
+    if tuple(int(part) for part in re.match(r"(\d+)\.(\d+)", os.uname().release).groups()) < (6, 12):
+        tap.note("a kernel before 6.12 takes no wish for a slice")
+        return
+    slices = {slice_ns(thread) for thread in os.listdir(f"/proc/{pid}/task")}
+    ok(slices == {100000}, f"all its threads have short slices: {slices} ns")
+
+
 def alone(world):
     """What the agent reads itself is nobody's load, into however many requests the kernel cuts it."""
     world.start_agent()
-    held_back = []
+    pid, held_back = world.processes["agent-web01"].pid, []
 
     def ended():
         if latency(world)["backoff_bytes_per_s"]:
             held_back.append(latency(world))
         return continuous(world)
     world.wait("without a limit it ends in continuous replication", ended, 120)
+    modest(pid)
     ok(not held_back, f"and holds back nothing where nobody else uses the disk: {held_back[:1]}")
 
 
