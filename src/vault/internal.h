@@ -79,7 +79,7 @@ struct vault {
     bool broken;              /* an fsync failed: what the kernel dropped is not known, so nothing is written until reopened */
 };
 
-/* vault.c: called with append_lock held */
+/* append.c: called with append_lock held */
 int place_find(struct vault *v, const struct vault_hash *hash, struct chunk_place *out, struct err *e); /* 1/0/-1, bad ones too */
 /* What the chunk's record holds, and its parts. 1: not all of it by itself; 0: all (or the chunk is not there); -1. delta.c, as what follows. */
 int pages_find(struct vault *v, const struct vault_hash *hash, struct record_pages *out, struct err *e);

@@ -70,13 +70,13 @@ mutate.MUTANTS = {
         ("    if (file_write(path, text, strlen(text), 0600, e) < 0)\n        return -1;\n    copy_",
          "    if ((v->next_segment ? write_unsynced(path, text) : file_write(path, text, strlen(text), 0600, e)) < 0)\n        return err_set(e, ERR_IO, \"vault.json\");\n    copy_")]},
     # The segment that a compaction closes is not synced.
-    "closed_unsynced": {"vault.c": [("        if (r == 0)\n            hold_full(v);\n",
+    "closed_unsynced": {"append.c": [("        if (r == 0)\n            hold_full(v);\n",
                                      "        segment_close(&v->current);\n        v->current = (struct segment){.fd = -1};\n")]},
     # A collection does not see that a chunk which comes back while it marks needs others.
-    "parts_unbarred": {"vault.c": [("    for (size_t i = 0; pages && i < pages->part_count; i++)\n        hash_set_add(v->barrier, &pages->parts[i].name);\n",
+    "parts_unbarred": {"append.c": [("    for (size_t i = 0; pages && i < pages->part_count; i++)\n        hash_set_add(v->barrier, &pages->parts[i].name);\n",
                                     "    (void)pages;\n")]},
     # What a collection that failed has left of a chunk counts as all of it.
-    "shrunk_believed": {"vault.c": [(" || !pending_find(&v->pending, hash) || !record_pages_whole(&pages)))\n", " || !pending_find(&v->pending, hash)))\n")]},
+    "shrunk_believed": {"append.c": [(" || !pending_find(&v->pending, hash) || !record_pages_whole(&pages)))\n", " || !pending_find(&v->pending, hash)))\n")]},
     # What a commit builds, trees and the document, is appended after the segments were synced.
     "document_unsynced": {"commit.c": [(built_early, "batch_write(v, txn, &early, NULL, e) < 0 || batch_sync(v, &early, e) < 0 || build(v, txn, user, e) < 0)\n"),
                                        (built_synced, built_synced.replace("batch_sync(v, &b, e) < 0 || ", ""))]},
