@@ -131,12 +131,13 @@ def slice_ns(thread):
 
 
 def modest(pid):
-    """All of the agent's threads give way soon."""
+    """All of the agent's threads give way soon (but the one that the thread sanitizer has of its own)."""
     if tuple(int(part) for part in re.match(r"(\d+)\.(\d+)", os.uname().release).groups()) < (6, 12):
         tap.note("a kernel before 6.12 takes no wish for a slice")
         return
-    slices = {slice_ns(thread) for thread in os.listdir(f"/proc/{pid}/task")}
-    ok(slices == {100000}, f"all its threads have short slices: {slices} ns")
+    slices = [slice_ns(thread) for thread in os.listdir(f"/proc/{pid}/task")]
+    others = "libtsan" in pathlib.Path(f"/proc/{pid}/maps").read_text()
+    ok(len(slices) - slices.count(100000) <= others, f"all its threads have short slices: {slices} ns")
 
 
 def alone(world):
