@@ -237,12 +237,10 @@ static int check_extent(MDB_val key, MDB_val value, void *user, struct err *e)
     char text[VAULT_HASH_TEXT_SIZE];
 
     (void)e;
-    if (key.mv_size != sizeof hash || value.mv_size != sizeof place) {
+    if (!chunk_row(key, value, &hash, &place)) {
         report_add(x->report, ERR_CORRUPT, "the index has a damaged row");
         return 0;
     }
-    memcpy(&hash, key.mv_data, sizeof hash);
-    memcpy(&place, value.mv_data, sizeof place);
     x->report->looked_at++;
     if ((uint64_t)place.offset + RECORD_HEADER_SIZE + place.stored_size > file_size_of(x, place.segment))
         report_add(x->report, ERR_CORRUPT, "chunk %s lies beyond the end of segment %u", vault_hash_text(&hash, text), place.segment);
@@ -359,10 +357,10 @@ int vault_check(struct vault *v, struct vault_report *out, struct err *e)
     r = make_seen(&l, e);
     for (size_t i = 0; r == 0 && i < d.count; i++)
         r = look_at_point(&l, d.points[i], e);
+    hash_seen_release(&l.seen);
     copy_bad(v, &bad);
     if (r == 0 && bad.used_count)
         r = blame_points(v, &bad, out, e);
-    hash_seen_release(&l.seen);
     hash_set_release(&bad);
     return r;
 }

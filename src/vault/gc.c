@@ -39,11 +39,7 @@ static int look_at_row(struct gc *g, MDB_txn *txn, const struct vault_hash *hash
 
 static bool is_looked_at(const struct gc *g, MDB_val key, MDB_val value, struct vault_hash *hash, struct chunk_place *place)
 {
-    if (key.mv_size != sizeof *hash || value.mv_size != sizeof *place)
-        return false;
-    memcpy(hash, key.mv_data, sizeof *hash);
-    memcpy(place, value.mv_data, sizeof *place);
-    return place->segment < g->segment_limit;
+    return chunk_row(key, value, hash, place) && place->segment < g->segment_limit;
 }
 
 static int look_at_rows(struct sweep *s, MDB_txn *txn, MDB_cursor *cursor, struct err *e)

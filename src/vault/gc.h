@@ -23,6 +23,10 @@ struct gc {
     size_t staged_count;
 };
 
+/* What each takes of work_memory_bytes at most, in sixteenths. GC_LIVING: for what follows the marks, the list of what is copied out, or the names that are counted. */
+enum gc_part { GC_MARKED = 8, GC_NODES = 2, GC_USES = 2, GC_USES_BEYOND = 1, GC_LIVING = 3 };
+static inline size_t gc_share(const struct gc *g, enum gc_part part) { return g->v->options.work_memory_bytes / 16 * part; }
+
 void gc_release(struct gc *g); /* for CLEANUP */
 /* Takes no gc_lock and no commit_lock before: a view of the index, from which on the barrier sees every new use. */
 int gc_snapshot(struct gc *g, MDB_txn **txn, struct err *e);

@@ -5,11 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What each may take of work_memory_bytes. */
-static size_t marked_bytes(const struct gc *g) { return g->v->options.work_memory_bytes / 2; }
-static size_t nodes_bytes(const struct gc *g) { return g->v->options.work_memory_bytes / 8; }
-static size_t uses_slots(const struct gc *g) { return g->v->options.work_memory_bytes / 8 / 36; } /* 24 bytes each, half as much again while it grows */
-static size_t uses_beyond_bytes(const struct gc *g) { return g->v->options.work_memory_bytes / 16; }
+#define USES_SLOT_BYTES 36 /* 24, and half as much again while it grows */
 
 void gc_release(struct gc *g)
 {
@@ -145,10 +141,10 @@ static int mark_grave(MDB_val key, MDB_val value, void *user, struct err *e)
 
 static void use_pages(struct gc *g, const struct vault_hash *hash, uint32_t pages)
 {
-    if (hash_bits_add(&g->uses, hash, pages, uses_slots(g)))
+    if (hash_bits_add(&g->uses, hash, pages, gc_share(g, GC_USES) / USES_SLOT_BYTES))
         return;
     if (!g->uses_beyond.blocks)
-        hash_sieve_make(&g->uses_beyond, uses_beyond_bytes(g), g->record_count, g->salt);
+        hash_sieve_make(&g->uses_beyond, gc_share(g, GC_USES_BEYOND), g->record_count, g->salt);
     hash_sieve_add(&g->uses_beyond, hash);
 }
 
@@ -205,8 +201,8 @@ static int make_sets(struct gc *g, MDB_txn *txn, struct err *e)
     if (index_count(&g->v->index, txn, INDEX_CHUNK, &g->record_count, e) < 0)
         return -1;
     g->salt = g->v->gc_count++;
-    hash_sieve_make(&g->marked, marked_bytes(g), g->record_count, g->salt);
-    hash_seen_make(&g->nodes, nodes_bytes(g), g->record_count);
+    hash_sieve_make(&g->marked, gc_share(g, GC_MARKED), g->record_count, g->salt);
+    hash_seen_make(&g->nodes, gc_share(g, GC_NODES), g->record_count);
     return 0;
 }
 

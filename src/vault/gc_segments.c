@@ -80,10 +80,8 @@ static int collect_living(MDB_val key, MDB_val value, void *user, struct err *e)
     struct doomed *d;
 
     (void)e;
-    if (key.mv_size != sizeof hash || value.mv_size != sizeof place)
+    if (!chunk_row(key, value, &hash, &place))
         return 0;
-    memcpy(&hash, key.mv_data, sizeof hash);
-    memcpy(&place, value.mv_data, sizeof place);
     d = find_doomed(c, place.segment);
     if (d) {
         places_add(&c->living, &hash, &place);
@@ -95,7 +93,7 @@ static int collect_living(MDB_val key, MDB_val value, void *user, struct err *e)
 /* The next segments of which all that lives has room in memory at once; false: there are none. */
 static bool next_group(struct choosing *c)
 {
-    size_t row_count = 0, most = c->g->v->options.work_memory_bytes * 3 / 16 / PLACED_BYTES;
+    size_t row_count = 0, most = gc_share(c->g, GC_LIVING) / PLACED_BYTES;
 
     for (c->from = c->to; c->to < c->count && (c->to == c->from || row_count + c->list[c->to].row_count <= most); c->to++)
         row_count += c->list[c->to].row_count;

@@ -190,6 +190,8 @@ struct walk {
 };
 int walk_tree(const struct walk *w, const struct vault_hash *root, uint64_t chunk_count, struct err *e);
 
+/* A row of INDEX_CHUNK; false: it is damaged. vault.c */
+bool chunk_row(MDB_val key, MDB_val value, struct vault_hash *hash, struct chunk_place *place);
 int records_count(struct vault *v, uint64_t *count, struct err *e); /* that the index knows; vault.c */
 
 /* recover.c */

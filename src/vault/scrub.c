@@ -24,15 +24,6 @@ struct scrub {
     struct err e; /* why it ends early */
 };
 
-static bool chunk_row(MDB_val key, MDB_val value, struct vault_hash *hash, struct chunk_place *place)
-{
-    if (key.mv_size != sizeof *hash || value.mv_size != sizeof *place)
-        return false;
-    memcpy(hash, key.mv_data, sizeof *hash);
-    memcpy(place, value.mv_data, sizeof *place);
-    return true;
-}
-
 /* What lies beyond the last segment (it is new; or the row is damaged, and reading it tells) counts as one more. */
 static uint32_t group_key(const struct scrub *s, const struct chunk_place *place) { return place->segment < s->limit ? place->segment : s->limit; }
 
@@ -198,10 +189,10 @@ int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct va
         r = scrub_group(&s, e);
     if (more < 0)
         r = -1;
+    places_release(&s.records); /* their room is wanted */
     if (r == 0 && out->finding_count)
         r = blame_points(v, &s.bad, out, e);
     free(s.counts);
-    places_release(&s.records);
     hash_set_release(&s.bad);
     pthread_mutex_destroy(&s.lock);
     return r;

@@ -21,10 +21,8 @@ static int count_row(MDB_val key, MDB_val value, void *user, struct err *e)
     MDB_val row;
     int divided;
 
-    if (key.mv_size != sizeof hash || value.mv_size != sizeof place)
+    if (!chunk_row(key, value, &hash, &place))
         return 0;
-    memcpy(&hash, key.mv_data, sizeof hash);
-    memcpy(&place, value.mv_data, sizeof place);
     if (gc_wants(c->g, &hash, place.kind)) {
         if (gc_living_bytes(c->g, c->txn, &hash, &place, &living, e) < 0)
             return -1;
@@ -99,7 +97,7 @@ int vault_usage(struct vault *v, struct vault_usage *out, struct err *e)
     r = gc_snapshot(&g, &c.txn, e);
     gc_set_barrier(&g, false); /* nothing is taken away: what comes meanwhile does not matter */
     if (r == 0) {
-        hash_sieve_make(&c.distinct, v->options.work_memory_bytes * 3 / 16, g.record_count, g.salt);
+        hash_sieve_make(&c.distinct, gc_share(&g, GC_LIVING), g.record_count, g.salt);
         r = count_all(&c, e);
     }
     index_abort(&c.txn);

@@ -304,6 +304,15 @@ void vault_close(struct vault **v)
     *v = NULL;
 }
 
+bool chunk_row(MDB_val key, MDB_val value, struct vault_hash *hash, struct chunk_place *place)
+{
+    if (key.mv_size != sizeof *hash || value.mv_size != sizeof *place)
+        return false;
+    memcpy(hash, key.mv_data, sizeof *hash);
+    memcpy(place, value.mv_data, sizeof *place);
+    return true;
+}
+
 int records_count(struct vault *v, uint64_t *count, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
