@@ -16,6 +16,7 @@
 #include "agent/gentle.h"
 #include "agent/memory.h"
 #include "agent/outlook.h"
+#include "base/hope.h"
 #include "track/track.h"
 #include "wire/conn.h"
 
@@ -218,7 +219,7 @@ struct agent {
     uint64_t held_writes[LIMIT_DISKS_PER_SERVER];
     int64_t step_request, step_told; /* of the point that is taken in step with other servers (0: none): the last POINT_GO; -1: none yet */
     struct freezer *freezer; /* the engine's */
-    int vain_hopes;          /* the engine's: for a quiet moment, since the last one that came */
+    struct hope hope;        /* the engine's */
     int64_t last_take_us, synced_at_us, take_watermark_us; /* monotonic; see engine_take */
     uint64_t take_watermark;
     int64_t next_scan_us, next_disk_check_us;

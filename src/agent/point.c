@@ -20,8 +20,6 @@
 #define CONVERGE_ROUNDS 12
 #define OPTIMISTIC_FIRST_WAIT_US (10 * US_PER_MS)
 #define OPTIMISTIC_MOST_WAIT_US (200 * US_PER_MS)
-#define OPTIMISTIC_ANY_US (5 * US_PER_S) /* how long "any" hopes for a quiet moment … */
-#define VAIN_HOPES_MOST 4                /* … and half as long after each time that none came, down to a sixteenth */
 #define HOOK_TIMEOUT_MS 60000
 #define READY_ROUND_US (500 * US_PER_MS) /* how often the rest is sent while others are waited for */
 
@@ -156,15 +154,6 @@ static int read_moment(struct agent *a, int64_t deadline_us, uint64_t *writes, s
     if (wait_for_reads(a, deadline_us, e) < 0)
         return -1;
     return engine_still(a, writes);
-}
-
-/* Where none came lately, none will hardly come now, and the points would grow old over the hoping. */
-static void learn_hope(struct agent *a, int result)
-{
-    if (result > 0)
-        a->vain_hopes = 0;
-    else if (result == 0 && a->vain_hopes < VAIN_HOPES_MOST)
-        a->vain_hopes++;
 }
 
 /* 1 committed, 0 no quiet moment until quit_us, -1. */
@@ -472,7 +461,6 @@ static int take_held_again(struct agent *a, const struct wire_take_point *r, str
 
 static int take_once(struct agent *a, const struct wire_take_point *r, struct wire_point *p, int64_t deadline_us, struct err *e)
 {
-    int64_t now_us = clock_monotonic_us(), quit_us = deadline_us;
     bool may_freeze = r->consistency != WIRE_CRASH, must_freeze = r->consistency >= WIRE_FROZEN || r->hold;
     int result = 0;
 
@@ -487,12 +475,11 @@ static int take_once(struct agent *a, const struct wire_take_point *r, struct wi
     if (r->group)
         return take_in_step(a, r, p, deadline_us, e);
     if (!must_freeze && a->tracker) {
-        if (may_freeze && r->timeout_ms * US_PER_MS / 2 < OPTIMISTIC_ANY_US)
-            quit_us = now_us + r->timeout_ms * US_PER_MS / 2;
-        else if (may_freeze)
-            quit_us = clock_monotonic_us() + (OPTIMISTIC_ANY_US >> a->vain_hopes);
-        result = try_optimistic(a, p, quit_us, deadline_us, e);
-        learn_hope(a, result);
+        int64_t now_us = clock_monotonic_us(), half_us = (deadline_us - now_us) / 2, for_us = hope_us(&a->hope);
+
+        result = try_optimistic(a, p, !may_freeze ? deadline_us : now_us + (for_us < half_us ? for_us : half_us), deadline_us, e);
+        if (result >= 0)
+            hope_learn(&a->hope, result == 1);
     } else if (!may_freeze) {
         return err_set(e, ERR_UNSUPPORTED, "changes can't be followed here (%.300s): no point without a freeze", a->tracker_reason);
     }

@@ -10,7 +10,6 @@
 #define BEAT_US (300 * US_PER_MS)
 #define PAUSE_FIRST_US (10 * US_PER_MS)
 #define PAUSE_MOST_US (500 * US_PER_MS)
-#define STILL_ANY_US (5 * US_PER_S)    /* how long "any" hopes for a moment at which nobody writes */
 #define GIVE_UP_WAIT_US (10 * US_PER_S) /* an agent that does not answer then is asked again, and queues it */
 
 struct group {
@@ -244,17 +243,38 @@ static int rest(struct group *g, int64_t pause_us, struct err *e)
     return atomic_load(&g->r->stopping) || (g->t && talk_progress(g->t, 0, 0, "")) ? err_set(e, ERR_CANCELLED, "whoever asked went away") : 0;
 }
 
+/* What a group has learned of moments at which none of its servers writes is kept with the first of them. */
+static int64_t hope_now_us(struct group *g)
+{
+    int64_t us;
+
+    pthread_mutex_lock(&g->peers[0]->lock);
+    us = hope_us(&g->peers[0]->group_hope);
+    pthread_mutex_unlock(&g->peers[0]->lock);
+    return us;
+}
+
+static void learn_hope(struct group *g, bool came)
+{
+    pthread_mutex_lock(&g->peers[0]->lock);
+    hope_learn(&g->peers[0]->group_hope, came);
+    pthread_mutex_unlock(&g->peers[0]->lock);
+}
+
 /* Only what did not fit into its time is tried again: "any" without a freeze first. */
 static int try_on(struct group *g, struct err *e)
 {
-    int64_t pause_us = PAUSE_FIRST_US, budget_us = g->wanted->timeout_ms * US_PER_MS / 2,
-            freeze_from_us = clock_monotonic_us() + (budget_us < STILL_ANY_US ? budget_us : STILL_ANY_US);
+    int64_t pause_us = PAUSE_FIRST_US, half_us = g->wanted->timeout_ms * US_PER_MS / 2, for_us = hope_now_us(g),
+            freeze_from_us = clock_monotonic_us() + (for_us < half_us ? for_us : half_us);
 
     for (;;) {
         struct err why = {0};
 
-        if (attempt(g, &why) == 0)
+        if (attempt(g, &why) == 0) {
+            if (g->consistency == WIRE_CRASH)
+                learn_hope(g, true);
             return 0;
+        }
         *e = why;
         if (why.kind != ERR_TIMEOUT)
             return -1;
@@ -262,8 +282,10 @@ static int try_on(struct group *g, struct err *e)
             return e->kind == ERR_TIMEOUT ? err_set(e, ERR_TIMEOUT, "%lld attempt(s) to have all %zu servers stand still at once failed; the last: %.700s",
                                                     (long long)g->attempts, g->count, why.message) : -1;
         pause_us = 2 * pause_us > PAUSE_MOST_US ? PAUSE_MOST_US : 2 * pause_us;
-        if (g->wanted->consistency == WIRE_ANY && g->consistency == WIRE_CRASH && clock_monotonic_us() > freeze_from_us)
+        if (g->wanted->consistency == WIRE_ANY && g->consistency == WIRE_CRASH && clock_monotonic_us() > freeze_from_us) {
+            learn_hope(g, false);
             g->consistency = WIRE_FROZEN;
+        }
     }
 }
 

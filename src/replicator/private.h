@@ -3,6 +3,7 @@
 
 #include "base/calendar.h"
 #include "base/clock.h"
+#include "base/hope.h"
 #include "base/ladder.h"
 #include "base/tls.h"
 #include "replicator/lifetime.h"
@@ -153,6 +154,7 @@ struct peer {
     int64_t last_try_us;   /* monotonic: of the schedule's */
     bool together;         /* the schedule takes its points with its group's, and none of its own */
     bool group_taking;     /* and does so now */
+    struct hope group_hope;
     int64_t group_failed_us; /* monotonic: when that came to nothing; 0: the last one came about */
     struct err group_trouble; /* why it is not done, or came to nothing: it has points of its own meanwhile */
     uint64_t offers_since_point;
