@@ -242,9 +242,9 @@ int vault_store_packed(struct vault *v, const void *bytes, const void *packed, s
     } else {
         kept = name;
         seal_name(v->seal, &kept);
-        pthread_rwlock_rdlock(&v->gc_lock);
+        use_begin(v);
         r = record_add_packed(v, RECORD_CHUNK, bytes, VAULT_CHUNK_BYTES, packed, packed_size, &kept, &stored, e);
-        pthread_rwlock_unlock(&v->gc_lock);
+        use_end(v);
     }
     if (r < 0)
         return -1;
@@ -277,13 +277,13 @@ int vault_map(struct vault *v, const struct vault_disk *d, uint64_t index, const
     if (vault_hash_is_zero(hash))
         return vault_map_zero(v, d, index, 1, e) < 0 ? -1 : 1;
     seal_name(v->seal, &name);
-    pthread_rwlock_rdlock(&v->gc_lock);
+    use_begin(v);
     pthread_mutex_lock(&v->append_lock);
     found = have(v, &name, VAULT_CHUNK_BYTES, e);
     if (found == 1)
         pending_set_map(&v->pending, d->number, index, 1, &name);
     pthread_mutex_unlock(&v->append_lock);
-    pthread_rwlock_unlock(&v->gc_lock);
+    use_end(v);
     return found == 1 && sync_when_much(v, e) < 0 ? -1 : found;
 }
 

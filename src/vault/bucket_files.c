@@ -69,10 +69,10 @@ static int bring_to(struct bucket *b, struct s3 *client, uint32_t id, const stru
     if (fsync(fd) < 0)
         return err_errno(e, errno, "can't sync %s", part);
     /* A file that came after vault_gc took its segment away would be one without a row: taken in again one day, with points that were dropped. */
-    pthread_rwlock_rdlock(&b->v->gc_lock);
+    use_begin(b->v);
     kept = !row || (segment_row_get(b->v, id, &now, NULL) == 1 && now.flags & SEGMENT_KEPT && !(now.flags & SEGMENT_DOOMED));
     r = !kept ? err_set(e, ERR_CONFLICT, "segment %u was given back meanwhile", id) : rename(part, path) < 0 ? err_errno(e, errno, "can't keep %s", path) : 0;
-    pthread_rwlock_unlock(&b->v->gc_lock);
+    use_end(b->v);
     return r < 0 ? -1 : file_sync_dir(b->v->segment_dir, e);
 }
 

@@ -445,6 +445,7 @@ int vault_stat_now(struct vault *v, struct vault_stat *out, struct err *e)
         return -1;
     s.data_keys = seal_newest(v->seal);
     s.names_hidden = seal_hides(v->seal);
+    s.work_memory_bytes = v->options.work_memory_bytes;
     index_abort(&txn);
     s.has_bucket = v->bucket_place != NULL;
     if (s.has_bucket)
@@ -491,7 +492,8 @@ json_t *vault_stat_json(const struct vault_stat *s)
         uint64_t value;
     } members[] = {{"chunks", s->chunk_count}, {"chunks_damaged", s->bad_count}, {"segments", s->segment_count}, {"points", s->point_count},
                    {"disks", s->disk_count}, {"raw_bytes", s->raw_bytes}, {"stored_bytes", s->stored_bytes}, {"free_bytes", s->free_bytes},
-                   {"total_bytes", s->total_bytes}, {"data_keys", s->data_keys}, {"plain_bytes", s->plain_bytes}};
+                   {"total_bytes", s->total_bytes}, {"data_keys", s->data_keys}, {"plain_bytes", s->plain_bytes},
+                   {"work_memory_bytes", s->work_memory_bytes}};
     json_t *j = json_object();
 
     json_object_set_new(j, "encrypted", json_boolean(s->data_keys));

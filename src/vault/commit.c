@@ -213,7 +213,7 @@ int vault_sync(struct vault *v, struct err *e)
     int r;
 
     pthread_mutex_lock(&v->commit_lock);
-    r = vault_flush(v, NULL, NULL, e);
+    r = commit_waiting(v) == 0 ? 0 : vault_flush(v, NULL, NULL, e);
     pthread_mutex_unlock(&v->commit_lock);
     return r;
 }

@@ -1,4 +1,5 @@
-/* commit_point: working maps become trees, and trees a point. Only what is below a changed row is built anew. */
+/* commit_point: working maps become trees, and trees a point. Only what is below a changed row is built anew. Points that wait for the index's one writer become
+ * known together: a commit costs a disk three flushes, however many points are in it. */
 #include "vault/internal.h"
 
 #include <stdlib.h>
@@ -150,19 +151,9 @@ void point_name(struct vault *v, struct vault_point *p, uint64_t sequence)
              (unsigned long long)sequence, v->id[0], v->id[1]);
 }
 
-struct committing {
-    struct vault_point *point;
-    char *text; /* owned */
-    uint64_t sequence;
-    const struct vault_group *group; /* of a copied point, with its document; NULL: none */
-    char *group_text; /* owned */
-};
-
 /* The maps' trees are those of the point from now on. */
-static int root_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+static int root_rows(struct vault *v, MDB_txn *txn, const struct committing *c, struct err *e)
 {
-    struct committing *c = user;
-
     for (size_t i = 0; i < c->point->disk_count; i++) {
         char bytes[DISK_KEY_SIZE];
         MDB_val key = disk_key(c->point->server, c->point->disks[i].id, bytes), value;
@@ -181,10 +172,8 @@ static int root_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
     return index_put(&v->index, txn, INDEX_META, index_val("next_point", 10), index_val(&v->next_point, 8), e);
 }
 
-static int commit_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+static int point_rows(struct vault *v, MDB_txn *txn, const struct committing *c, struct err *e)
 {
-    struct committing *c = user;
-
     return root_rows(v, txn, c, e) < 0 || point_insert(v, txn, c->point, c->sequence, c->text, e) < 0 ? -1
            : c->group ? group_insert(v, txn, c->group, c->group_text, e) : 0;
 }
@@ -202,9 +191,8 @@ static int add_group(struct vault *v, struct committing *c, struct err *e)
 }
 
 /* Trees, then the point's document. */
-static int build_point(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+static int build_point(struct vault *v, MDB_txn *txn, struct committing *c, struct err *e)
 {
-    struct committing *c = user;
     struct vault_hash hash;
 
     if (build_disks(v, txn, c->point, e) < 0)
@@ -219,30 +207,105 @@ static int build_point(struct vault *v, MDB_txn *txn, void *user, struct err *e)
     return record_add(v, RECORD_POINT, c->text, strlen(c->text), &hash, NULL, e) < 0 ? -1 : add_group(v, c, e);
 }
 
-/* group: a copied point's; NULL: none. */
-static int commit_locked(struct vault *v, struct vault_point *p, const struct vault_group *group, struct err *e)
-{
-    struct committing c = {.point = p, .group = group && group->id[0] ? group : NULL};
-    bool staged = p->group[0] && !p->copied;
-    int r = vault_flush_built(v, build_point, staged ? root_rows : commit_rows, &c, e);
+/* ---- those that wait, together ---- */
 
-    if (r == 0 && staged)
-        staged_keep(v, p, c.sequence, c.text);
-    free(c.text);
-    free(c.group_text);
+static bool is_staged(const struct committing *c) { return c->point->group[0] && !c->point->copied; }
+
+/* What is wrong with one holds up none of the others. */
+static int build_points(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+{
+    int result = -1;
+
+    for (struct committing *c = user; c; c = c->next) {
+        c->result = build_point(v, txn, c, &c->why);
+        result = c->result == 0 ? 0 : result;
+    }
+    return result < 0 ? err_set(e, ((struct committing *)user)->why.kind, "no point could be built") : 0;
+}
+
+static int points_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+{
+    for (const struct committing *c = user; c; c = c->next)
+        if (c->result == 0 && (is_staged(c) ? root_rows(v, txn, c, e) : point_rows(v, txn, c, e)) < 0)
+            return -1;
+    return 0;
+}
+
+static bool has_server(const struct committing *c, const char *server)
+{
+    while (c && strcmp(c->point->server, server) != 0)
+        c = c->next;
+    return c;
+}
+
+/* All that wait, in their order; of a server one at a time, for the next one is built on it. */
+static struct committing *take_waiting(struct vault *v)
+{
+    struct committing *taken = NULL, **end = &taken, **at = &v->committing;
+
+    pthread_mutex_lock(&v->append_lock);
+    while (*at) {
+        struct committing *c = *at;
+
+        if (has_server(taken, c->point->server)) {
+            at = &c->next;
+            continue;
+        }
+        *at = c->next;
+        c->next = NULL;
+        *end = c;
+        end = &c->next;
+    }
+    pthread_mutex_unlock(&v->append_lock);
+    return taken;
+}
+
+int commit_waiting(struct vault *v)
+{
+    struct committing *taken = take_waiting(v);
+    struct err e = {0};
+    int r = taken ? vault_flush_built(v, build_points, points_rows, taken, &e) : -1;
+
+    for (struct committing *c = taken; c; c = c->next) {
+        if (c->result == 0 && r < 0) {
+            c->why = e;
+            c->result = -1;
+        }
+        if (c->result == 0 && is_staged(c))
+            staged_keep(v, c->point, c->sequence, c->text);
+        c->done = true;
+    }
     return r;
 }
 
-static int commit_alone(struct vault *v, struct vault_point *p, const struct vault_group *group, struct err *e)
+static void wait_behind_others(struct vault *v, struct committing *c)
 {
-    int r;
+    struct committing **at = &v->committing;
 
-    pthread_rwlock_rdlock(&v->gc_lock);
+    pthread_mutex_lock(&v->append_lock);
+    while (*at)
+        at = &(*at)->next;
+    *at = c;
+    pthread_mutex_unlock(&v->append_lock);
+}
+
+/* group: a copied point's; its id "": none. */
+static int commit_one(struct vault *v, struct vault_point *p, const struct vault_group *group, struct err *e)
+{
+    struct committing c = {.point = p, .group = group && group->id[0] ? group : NULL};
+
+    use_begin(v);
+    wait_behind_others(v, &c);
     pthread_mutex_lock(&v->commit_lock);
-    r = commit_locked(v, p, group, e);
+    while (!c.done) /* whoever had the lock before may have taken it along */
+        (void)commit_waiting(v);
     pthread_mutex_unlock(&v->commit_lock);
-    pthread_rwlock_unlock(&v->gc_lock);
-    return r < 0 ? err_wrap(e, "committing a recovery point of %s", p->server) : 0;
+    use_end(v);
+    free(c.text);
+    free(c.group_text);
+    if (c.result < 0)
+        return err_set(e, c.why.kind, "committing a recovery point of %s: %s", p->server, c.why.message);
+    return 0;
 }
 
 static int commit(struct vault *v, const char *group, const char *server, int64_t at_us, const char *consistency, int64_t freeze_ms,
@@ -261,7 +324,7 @@ static int commit(struct vault *v, const char *group, const char *server, int64_
     p->freeze_ms = freeze_ms;
     if (unreadable)
         p->unreadable = *unreadable;
-    if (commit_alone(v, p, NULL, e) < 0)
+    if (commit_one(v, p, NULL, e) < 0)
         return -1;
     if (out)
         *out = *p;
@@ -318,7 +381,7 @@ int vault_point_commit_copied(struct vault *v, const struct vault_copied *c, str
     p->freeze_ms = c->freeze_ms;
     p->unreadable = c->unreadable;
     p->copied = true;
-    if (commit_alone(v, p, &c->group, e) < 0)
+    if (commit_one(v, p, &c->group, e) < 0)
         return -1;
     if (out)
         *out = *p;

@@ -154,11 +154,11 @@ int vault_store_delta(struct vault *v, const struct vault_hash *base, uint32_t m
     vault_hash_of(raw, sizeof raw, &name);
     kept = name;
     seal_name(v->seal, &kept);
-    pthread_rwlock_rdlock(&v->gc_lock);
+    use_begin(v);
     added = add_pages(v, &near, mask, raw, &kept, &stored, e);
     if (added == 0)
         added = record_add(v, RECORD_CHUNK, raw, sizeof raw, &kept, &stored, e) < 0 ? -1 : 1;
-    pthread_rwlock_unlock(&v->gc_lock);
+    use_end(v);
     if (added < 0)
         return -1;
     *hash = name;

@@ -6,10 +6,30 @@
  * A record that no map names may be there for others: as a part, with some of its pages. It counts as alive by those, and is copied out with those only. */
 #include "vault/gc.h"
 
+#include "base/clock.h"
+
 #include <string.h>
 
 #define LOOK_BATCH 65536 /* rows looked at in one view of the index: an old view keeps pages from being used again */
 #define DEAD_BATCH 4096  /* rows that go in one transaction, while writers wait */
+
+void gc_hold(struct gc *g)
+{
+    pthread_rwlock_wrlock(&g->v->gc_lock);
+    pthread_mutex_lock(&g->v->commit_lock);
+    g->held_since_us = clock_monotonic_us();
+}
+
+void gc_let_go(struct gc *g)
+{
+    int64_t held_us = clock_monotonic_us() - g->held_since_us;
+    bool waited = atomic_load(&g->v->waiting_users) > 0;
+
+    pthread_mutex_unlock(&g->v->commit_lock);
+    pthread_rwlock_unlock(&g->v->gc_lock);
+    if (waited)
+        clock_sleep_us(held_us);
+}
 
 struct sweep {
     struct gc *g;
@@ -105,14 +125,11 @@ static int delete_dead(struct vault *v, MDB_txn *txn, void *user, struct err *e)
 
 static int flush_dead(struct sweep *s, struct err *e)
 {
-    struct vault *v = s->g->v;
     int r;
 
-    pthread_rwlock_wrlock(&v->gc_lock);
-    pthread_mutex_lock(&v->commit_lock);
-    r = vault_flush(v, delete_dead, s, e);
-    pthread_mutex_unlock(&v->commit_lock);
-    pthread_rwlock_unlock(&v->gc_lock);
+    gc_hold(s->g);
+    r = vault_flush(s->g->v, delete_dead, s, e);
+    gc_let_go(s->g);
     return r;
 }
 

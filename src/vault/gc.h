@@ -19,6 +19,7 @@ struct gc {
     unsigned live_percent; /* a segment of which less lives is copied out */
     bool seal_anew;        /* and one that is not sealed under the newest data key */
     uint64_t freed_bytes;
+    int64_t held_since_us; /* monotonic */
     struct vault_point *staged; /* as of the snapshot */
     size_t staged_count;
 };
@@ -28,6 +29,10 @@ enum gc_part { GC_MARKED = 8, GC_NODES = 2, GC_USES = 2, GC_USES_BEYOND = 1, GC_
 static inline size_t gc_share(const struct gc *g, enum gc_part part) { return g->v->options.work_memory_bytes / 16 * part; }
 
 void gc_release(struct gc *g); /* for CLEANUP */
+/* All writers are held from the one to the other, no longer than need be. Where one waited, it has as much time as was taken from it before they are held again: the lock
+ * by itself would give it one turn. */
+void gc_hold(struct gc *g);
+void gc_let_go(struct gc *g);
 /* Takes no gc_lock and no commit_lock before: a view of the index, from which on the barrier sees every new use. */
 int gc_snapshot(struct gc *g, MDB_txn **txn, struct err *e);
 void gc_set_barrier(struct gc *g, bool on);

@@ -212,8 +212,7 @@ int gc_snapshot(struct gc *g, MDB_txn **txn, struct err *e)
     struct vault *v = g->v;
     int r;
 
-    pthread_rwlock_wrlock(&v->gc_lock);
-    pthread_mutex_lock(&v->commit_lock);
+    gc_hold(g);
     r = vault_flush(v, NULL, NULL, e);
     if (r == 0)
         r = index_begin(&v->index, false, txn, e);
@@ -226,8 +225,7 @@ int gc_snapshot(struct gc *g, MDB_txn **txn, struct err *e)
         /* Only segments that are full by now: no row that comes later can name them. */
         g->segment_limit = v->current.fd >= 0 ? v->current.id : v->next_segment;
     }
-    pthread_mutex_unlock(&v->commit_lock);
-    pthread_rwlock_unlock(&v->gc_lock);
+    gc_let_go(g);
     return r;
 }
 

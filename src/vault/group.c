@@ -239,10 +239,10 @@ int vault_group_commit(struct vault *v, struct vault_group *g, struct err *e)
 
     if (g->count == 0 || g->count > VAULT_GROUP_MOST)
         return err_set(e, ERR_INVALID, "a group has 1 to %d servers", VAULT_GROUP_MOST);
-    pthread_rwlock_rdlock(&v->gc_lock);
+    use_begin(v);
     pthread_mutex_lock(&v->commit_lock);
     r = commit_locked(v, g, e);
     pthread_mutex_unlock(&v->commit_lock);
-    pthread_rwlock_unlock(&v->gc_lock);
+    use_end(v);
     return r < 0 ? err_wrap(e, "committing the points of a group") : 0;
 }

@@ -10,6 +10,7 @@
 #include "vault/vault.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 struct pending_chunk {
     struct vault_hash hash;
@@ -43,6 +44,19 @@ struct pending {
     size_t feed_count;
 };
 
+/* A point that is to be committed, on the stack of who commits it: among those that wait, and then of commit_lock's holder. */
+struct committing {
+    struct committing *next;
+    struct vault_point *point;
+    char *text; /* owned */
+    uint64_t sequence;
+    const struct vault_group *group; /* of a copied point, with its document; NULL: none */
+    char *group_text; /* owned */
+    bool done;        /* result, and why, are known */
+    int result;
+    struct err why;
+};
+
 struct vault {
     char *dir, *segment_dir, *index_dir;
     struct vault_options options;
@@ -57,7 +71,7 @@ struct vault {
 
     /* Locks, in precedence order: */
     pthread_mutex_t gc_run_lock; /* one gc at a time */
-    pthread_rwlock_t gc_lock;    /* shared by what adds a use of a chunk; alone for what takes unused ones away */
+    pthread_rwlock_t gc_lock;    /* shared by what adds a use of a chunk (use_begin); alone for what takes unused ones away (gc_hold) */
     pthread_mutex_t commit_lock; /* the one writer of the index */
     pthread_mutex_t append_lock; /* guards the rest */
 
@@ -71,13 +85,24 @@ struct vault {
     size_t full_count;
     uint32_t next_segment;
     struct pending pending;
+    struct committing *committing; /* points that wait to be committed; commit_point.c's */
     uint64_t gc_count;        /* guarded by gc_run_lock */
     struct hash_set *barrier; /* while vault_gc marks: every chunk that got a new use meanwhile */
     struct hash_set bad;      /* chunks found damaged: treated as absent until they are sent again */
     uint64_t bad_found, bad_forgotten; /* how often damage was found; bad_found when the maps were last freed of it */
+    atomic_uint waiting_users; /* for gc_lock, shared */
     bool making_room;         /* vault_gc copies the living out of a sparse segment, with all writers held */
     bool broken;              /* an fsync failed: what the kernel dropped is not known, so nothing is written until reopened */
 };
+
+/* Around what adds a use of a chunk. */
+static inline void use_begin(struct vault *v)
+{
+    atomic_fetch_add(&v->waiting_users, 1);
+    pthread_rwlock_rdlock(&v->gc_lock);
+    atomic_fetch_sub(&v->waiting_users, 1);
+}
+static inline void use_end(struct vault *v) { pthread_rwlock_unlock(&v->gc_lock); }
 
 /* append.c: called with append_lock held */
 int place_find(struct vault *v, const struct vault_hash *hash, struct chunk_place *out, struct err *e); /* 1/0/-1, bad ones too */
@@ -126,6 +151,8 @@ int vault_flush(struct vault *v, flush_extra *extra, void *user, struct err *e);
 /* The same where records are made from the index's rows as they are with everything pending: build, which appends them, finds these rows in the transaction. It
  * writes nothing there itself. One commit for both: each costs a disk three flushes. */
 int vault_flush_built(struct vault *v, flush_extra *build, flush_extra *extra, void *user, struct err *e);
+/* The points that wait, with everything pending: 0; -1: none waits, or that came to nothing, and they know. commit_point.c */
+int commit_waiting(struct vault *v);
 int meta_next(struct vault *v, MDB_txn *txn, const char *name, uint64_t *value, struct err *e); /* reads, then counts up */
 int segment_row_put(struct vault *v, MDB_txn *txn, const struct segment *s, bool sealed, struct err *e);
 int segment_row_get(struct vault *v, uint32_t id, struct segment_row *out, struct err *e); /* 1/0/-1 */

@@ -570,7 +570,7 @@ static int drop_all(struct vault *v, struct dropping *d, struct err *e)
 {
     int r;
 
-    pthread_rwlock_rdlock(&v->gc_lock);
+    use_begin(v);
     pthread_mutex_lock(&v->commit_lock); /* pins change under it too */
     r = none_pinned(v, d, e);
     if (r == 0)
@@ -580,7 +580,7 @@ static int drop_all(struct vault *v, struct dropping *d, struct err *e)
     if (r == 0 && d->server)
         r = disks_load(v, e);
     pthread_mutex_unlock(&v->commit_lock);
-    pthread_rwlock_unlock(&v->gc_lock);
+    use_end(v);
     free(d->graves);
     return r;
 }

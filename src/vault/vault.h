@@ -281,6 +281,7 @@ struct vault_stat {
     uint64_t free_bytes, total_bytes; /* of the file system that holds it: free above the guard */
     uint64_t data_keys, plain_bytes;  /* data keys that it has had (0: it is not encrypted); in segments that are not */
     bool names_hidden;
+    uint64_t work_memory_bytes;       /* as it was opened with */
     bool has_bucket, bucket_open; /* there is one; it was opened with it: else what follows is 0 */
     char bucket[256];             /* which */
     uint64_t bucket_kept_count, bucket_kept_bytes;       /* segments that are there for certain */
@@ -293,7 +294,7 @@ struct vault_stat {
 int vault_stat(struct vault *v, struct vault_stat *out, struct err *e);
 /* What takes no walk over all chunks: chunk_count and raw_bytes stay as they are in *out. */
 int vault_stat_now(struct vault *v, struct vault_stat *out, struct err *e);
-/* {"chunks","chunks_damaged","segments","points","disks","raw_bytes","stored_bytes","free_bytes","total_bytes","bucket":{"at","open","uploaded_segments",
+/* {"chunks","chunks_damaged","segments","points","disks","raw_bytes","stored_bytes","free_bytes","total_bytes","work_memory_bytes","bucket":{"at","open","uploaded_segments",
  * "uploaded_bytes","waiting_segments","waiting_bytes","refused_segments","to_remove_segments","error":{"kind","message"}|null,"error_at"}|null} */
 json_t *vault_stat_json(const struct vault_stat *s);
 
