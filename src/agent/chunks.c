@@ -134,13 +134,11 @@ int chunks_read(struct agent *a, struct offer *o, int64_t *waited_us, struct err
     for (int i = 0, run; i < o->count; i += run) {
         int64_t from = (int64_t)o->chunks[i] * WIRE_CHUNK_SIZE;
         uint8_t *to = o->batch + (size_t)i * WIRE_CHUNK_SIZE;
-        bool paced = workers_read_paced(a);
+        bool paced = workers_read_turn(a, wire_entry_size(&(struct wire_entry){.pages = o->pages[i]}), waited_us);
         int result;
 
         for (run = 1; !paced && !o->pages[i] && i + run < o->count && !o->pages[i + run] && o->chunks[i + run] == o->chunks[i] + (uint32_t)run; run++)
             ;
-        if (paced)
-            *waited_us += workers_read_turn(a, o->pages[i] ? (int64_t)__builtin_popcount(o->pages[i]) * WIRE_PAGE_SIZE : WIRE_CHUNK_SIZE);
         result = o->pages[i] ? read_pages(&r, o->pages[i], to, from, e) : read_piece(&r, to, from, (int64_t)run * WIRE_CHUNK_SIZE, e);
         if (result < 0)
             return -1;

@@ -49,6 +49,7 @@ enum offer_state {
 struct offer {
     enum offer_state state;
     uint64_t number;
+    struct stretch *stretch;       /* that it is of */
     int disk, count;               /* count: what was filled; offered: what was offered (0: nothing had changed) */
     int offered;
     int64_t bytes;                 /* of disk content: pages, or whole chunks */
@@ -76,6 +77,13 @@ struct job_queue {
     unsigned first, count;
 };
 
+#define STRETCHES_MOST 8
+/* A part of a disk that is read from its first chunk to its last: order.c. */
+struct stretch {
+    int64_t first, end, cursor; /* chunks; cursor: the engine's, the next one to look at */
+    int spared;                 /* under lock: how much of it, of late, was not to be sent */
+};
+
 struct agent_disk {
     struct disk info;
     int fd;               /* O_DIRECT */
@@ -85,7 +93,8 @@ struct agent_disk {
     struct bits *todo;    /* the engine's: chunks to offer. a->pages has pages of some of them */
     uint64_t *kept_todo;  /* the same, a bit each, where the agent after this one finds it: the tracker's; NULL where that is not kept */
     int64_t todo_bytes;   /* pages where only pages are to do */
-    int64_t cursor;       /* the engine's: the next chunk of todo to look at */
+    struct stretch whole, stretches[STRETCHES_MOST]; /* one, or those that together are all of it */
+    int stretch_count;
     struct track_sums *sums; /* where writes can't be followed; else NULL */
 };
 
@@ -183,6 +192,7 @@ struct agent {
     int64_t busy_us, busy_since_us;  /* time with an offer on its way; since when there is one (0: there is none) */
     atomic_llong spent_us[SPENT_COUNT];
     int busy_workers;
+    int senders, writing;            /* of them, those that send chunks; and of these, those that have the connection */
     bool urgent_reads;               /* a point is being taken: no read limit */
 
     /* workers */
@@ -253,8 +263,8 @@ struct agent {
 int workers_start(struct agent *a, struct err *e);
 void workers_stop(struct agent *a); /* drops what waits */
 void workers_hurry(struct agent *a, bool hurry); /* the engine's: its own priority and the workers' */
-bool workers_read_paced(struct agent *a);                   /* reading is held to a pace now */
-int64_t workers_read_turn(struct agent *a, int64_t bytes); /* waits until so many bytes may be read: how long, in µs; not where a point is waited for */
+/* Whether reading is held to a pace now (not where a point is waited for): then waits until so many bytes may be read. *waited_us grows by how long. */
+bool workers_read_turn(struct agent *a, int64_t bytes, int64_t *waited_us);
 
 /* pipeline.c: offers */
 int pipeline_start(struct agent *a, struct err *e);
@@ -264,6 +274,9 @@ int64_t pipeline_spend(struct agent *a, enum spent what, int64_t begun_us); /* u
 void pipeline_set_trouble(struct agent *a, const struct err *e);            /* under lock: reading fails */
 void pipeline_break_after_status(struct agent *a, const struct err *e);
 void pipeline_set_state(struct agent *a, struct offer *o, enum offer_state state);
+/* It is hashed: whether the caller is to offer it (pipeline_offer_in_order), for nobody else will. */
+bool pipeline_hashed(struct agent *a, struct offer *o);
+bool pipeline_one_sends(const struct agent *a); /* the network limits, so one worker sends, and the others read on */
 void pipeline_offer_in_order(struct agent *a, struct buf *frame); /* all whose turn it is */
 /* Fills one offer from todo and queues its reading: 1, or 0 where there is no room or nothing to do. read_only: see OFFER_READ. */
 int pipeline_fill(struct agent *a, bool read_only);
@@ -317,9 +330,16 @@ void todo_mark(struct agent *a, int disk, int64_t chunk, uint32_t pages); /* the
 void todo_all(struct agent *a, int disk);
 int64_t todo_total(const struct agent *a);
 int64_t todo_bytes(const struct agent *a); /* what of it will travel */
-/* Up to limit chunks, in order from the cursor, to do no longer but on their way: their count. pages: 0 where the whole chunk is to be offered. */
-int todo_next(struct agent *a, int disk, struct kept_offer *under_way, uint32_t *chunks, uint16_t *pages, int limit);
+/* Up to limit chunks of the stretch, in order from its cursor, to do no longer but on their way: their count. pages: 0 where the whole chunk is to be offered. */
+int todo_next(struct agent *a, int disk, struct stretch *s, struct kept_offer *under_way, uint32_t *chunks, uint16_t *pages, int limit);
 void todo_kept(struct agent *a, int disk); /* what the agent before left to do */
+
+/* order.c: the engine's */
+void order_begin(struct agent_disk *d);  /* its todo is new */
+void order_rewind(struct agent_disk *d); /* chunks before a cursor may be to do again */
+int64_t order_peek(const struct agent_disk *d, const struct stretch *s); /* the next chunk of it that is to do; -1: none */
+struct stretch *order_next(struct agent *a, int *disk);   /* under lock: where the next offer is to be filled from; NULL: nothing is to do */
+void order_learn(struct stretch *s, int sent, int count); /* under lock: of so many chunks of it so many had to be sent */
 
 /* kept.c */
 void kept_add(struct kept_offer *o, uint32_t chunk);

@@ -49,21 +49,19 @@ int pipeline_room(const struct agent *a)
 int pipeline_fill(struct agent *a, bool read_only)
 {
     struct offer *o = NULL;
+    struct stretch *s;
     int disk = 0;
 
-    while (disk < a->disk_count && !a->disks[disk].todo->count)
-        disk++;
-    if (disk == a->disk_count)
-        return 0;
     pthread_mutex_lock(&a->lock);
-    if (pipeline_room(a) > 0) {
+    s = pipeline_room(a) > 0 ? order_next(a, &disk) : NULL;
+    if (s) {
         o = slot_of(a, a->next_number);
         MUST(o->state == OFFER_FREE);
-        *o = (struct offer){.state = OFFER_FILLED, .number = a->next_number++, .disk = disk, .read_only = read_only,
+        *o = (struct offer){.state = OFFER_FILLED, .number = a->next_number++, .disk = disk, .stretch = s, .read_only = read_only,
                             .batch = a->free_batches[--a->free_count]};
         a->kept->next_number = a->next_number;
         kept_of(a, o->number)->disk = (uint32_t)disk;
-        o->count = todo_next(a, disk, kept_of(a, o->number), o->chunks, o->pages, BATCH_CHUNKS);
+        o->count = todo_next(a, disk, s, kept_of(a, o->number), o->chunks, o->pages, BATCH_CHUNKS);
         MUST(o->count > 0);
         for (int i = 0; i < o->count; i++) {
             o->slot[i] = (uint8_t)i;
@@ -259,20 +257,25 @@ void pipeline_offer_in_order(struct agent *a, struct buf *frame)
 void pipeline_need(struct agent *a, const struct wire_need *n, struct err *e)
 {
     struct offer *o = slot_of(a, n->offer);
-    bool needed = false;
+    int needed = 0;
 
     pthread_mutex_lock(&a->lock);
     if (n->offer <= a->acked || n->offer >= a->next_number || o->state != OFFER_OFFERED || n->count != o->offered) {
         err_set(e, ERR_PROTOCOL, "NEED for offer %llu, which waits for none", (unsigned long long)n->offer);
     } else {
+        bool of_zeroes = false;
+
         for (int i = 0; i < o->offered; i++) {
-            if (wire_needs(n, (unsigned)i) && o->zero[i])
-                err_set(e, ERR_PROTOCOL, "NEED asks for a zero chunk");
-            needed |= wire_needs(n, (unsigned)i);
+            of_zeroes |= wire_needs(n, (unsigned)i) && o->zero[i];
+            needed += wire_needs(n, (unsigned)i);
         }
+        if (o->batch) /* else that was known before: pipeline_hashed */
+            order_learn(o->stretch, needed, o->offered);
         o->need = *n;
         o->state = needed ? OFFER_SENDING : OFFER_SENT;
-        if (needed)
+        if (of_zeroes)
+            err_set(e, ERR_PROTOCOL, "NEED asks for a zero chunk");
+        else if (needed)
             push(a, &a->urgent, JOB_SEND, o);
         else
             give_batch_back(a, o);
@@ -309,6 +312,26 @@ void pipeline_set_state(struct agent *a, struct offer *o, enum offer_state state
     }
     pthread_cond_broadcast(&a->changed);
     pthread_mutex_unlock(&a->lock);
+}
+
+bool pipeline_one_sends(const struct agent *a) { return atomic_load(&a->pack_level) > 0; }
+
+bool pipeline_hashed(struct agent *a, struct offer *o)
+{
+    bool nothing = true, left;
+
+    for (int i = 0; i < o->offered; i++)
+        nothing &= o->zero[i];
+    pthread_mutex_lock(&a->lock);
+    o->state = OFFER_HASHED;
+    if (nothing && !o->for_hashing && !o->failed) {
+        order_learn(o->stretch, 0, o->offered);
+        give_batch_back(a, o);
+    }
+    left = pipeline_one_sends(a) && a->writing > 0; /* who has the connection offers what there is when it is done: waiting for it would be no reading */
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+    return !left;
 }
 
 /* ---- start, stop, starting over ---- */
@@ -361,7 +384,7 @@ void pipeline_requeue(struct agent *a)
             if (d->sums)
                 track_sums_forget(d->sums, o->chunks[i]);
         }
-        d->cursor = 0;
+        order_rewind(d);
         give_batch_back(a, o);
         unreadable_drop(o);
         o->state = OFFER_FREE;

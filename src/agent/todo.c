@@ -96,7 +96,7 @@ void todo_all(struct agent *a, int disk)
         d->kept_todo[d->chunk_count / 64] = UINT64_MAX >> (64 - d->chunk_count % 64);
     bits_fill(d->todo);
     d->todo_bytes = d->chunk_count * WIRE_CHUNK_SIZE;
-    d->cursor = 0;
+    order_rewind(d);
     for (uint32_t i = 0; i < TRACK_SLOT_COUNT; i++)
         if (a->pages[i] >> 40 >> TRACK_TAG_SHIFT == (uint64_t)disk + 1)
             a->pages[i] = 0;
@@ -140,19 +140,17 @@ static uint16_t take_pages(struct agent *a, int disk, int64_t chunk)
     return __builtin_popcount(pages) <= PAGES_MOST ? pages : 0;
 }
 
-int todo_next(struct agent *a, int disk, struct kept_offer *under_way, uint32_t *chunks, uint16_t *pages, int limit)
+int todo_next(struct agent *a, int disk, struct stretch *s, struct kept_offer *under_way, uint32_t *chunks, uint16_t *pages, int limit)
 {
     struct agent_disk *d = &a->disks[disk];
     int count = 0;
 
-    while (count < limit && d->todo->count > 0) {
-        int64_t chunk = bits_next(d->todo, d->cursor), expected;
+    while (count < limit) {
+        int64_t chunk = order_peek(d, s), expected;
 
-        if (chunk < 0 && count)
+        if (chunk < 0 || (count && chunk <= (int64_t)chunks[count - 1]))
             break; /* an offer's chunks rise */
-        d->cursor = chunk + 1;
-        if (chunk < 0)
-            continue;
+        s->cursor = chunk + 1;
         chunks[count] = (uint32_t)chunk;
         pages[count] = take_pages(a, disk, chunk);
         kept_add(under_way, chunks[count]); /* before it is to do no longer */

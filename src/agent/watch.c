@@ -38,6 +38,7 @@ static int open_disk(struct agent *a, int disk, struct err *e)
     d->request_bytes = disks_request_bytes(d->info.name);
     d->sector_bytes = ioctl(d->fd, BLKSSZGET, &sector_bytes) == 0 ? sector_bytes : 4096;
     d->todo = bits_new(d->chunk_count, blocks_of(a, d->chunk_count));
+    order_begin(d);
     if (a->tracker)
         d->kept_todo = track_todo(a->tracker, disk);
     else

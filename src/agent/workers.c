@@ -76,24 +76,44 @@ static void hash_chunks(struct agent *a, struct offer *o)
 
 /* ---- sending ---- */
 
-static int send_frame(struct agent *a, const struct buf *frame, bool packed, struct err *e)
+/* Where one sends, it is what all wait for: what the others do meanwhile holds up nothing. */
+static int64_t spend_sending(struct agent *a, enum spent what, int64_t begun_us)
+{
+    int64_t now_us = pipeline_spend(a, what, begun_us);
+
+    if (pipeline_one_sends(a))
+        atomic_fetch_add(&a->spent_us[what], (now_us - begun_us) * (a->worker_count - 1));
+    return now_us;
+}
+
+static void set_writing(struct agent *a, int by)
+{
+    pthread_mutex_lock(&a->lock);
+    a->writing += by;
+    pthread_mutex_unlock(&a->lock);
+}
+
+/* A frame in the stream is known by its size only after it: so the next one waits, and any other before it is sent. */
+static int send_frame(struct agent *a, struct buf *frame, bool packed, struct err *e)
 {
     int64_t sent = (int64_t)frame->size_bytes, begun_us = clock_monotonic_us();
-    int level = atomic_load(&a->pack_level), result;
+    int level = packed ? atomic_load(&a->pack_level) : 0, result;
 
-    if (packed && level) {
-        result = wire_send_packed(a->conn, frame, level, &sent, e); /* the link's: where it is not, flow.c ends the packing */
-        begun_us = pipeline_spend(a, SPENT_LINK, begun_us);
-        if (result == 0)
-            keep_to_pace(a, &a->send_pace, sent); /* how much it was is known only now: the next waits */
-        pipeline_spend(a, SPENT_LIMIT, begun_us);
-    } else {
+    if (!level)
         keep_to_pace(a, &a->send_pace, sent);
-        begun_us = pipeline_spend(a, SPENT_LIMIT, begun_us);
-        result = wire_send_buf(a->conn, WIRE_DATA, frame, e);
-        pipeline_spend(a, SPENT_LINK, begun_us);
+    begun_us = spend_sending(a, SPENT_LIMIT, begun_us);
+    set_writing(a, 1);
+    result = level ? wire_send_packed(a->conn, frame, level, &sent, e) : wire_send_buf(a->conn, WIRE_DATA, frame, e);
+    set_writing(a, -1);
+    begun_us = spend_sending(a, SPENT_LINK, begun_us); /* packing, too: where it is not the link's, flow.c ends it */
+    if (result < 0)
+        return -1;
+    pipeline_offer_in_order(a, frame); /* what was left to us: see pipeline_hashed */
+    if (level) {
+        keep_to_pace(a, &a->send_pace, sent);
+        spend_sending(a, SPENT_LIMIT, begun_us);
     }
-    return result;
+    return 0;
 }
 
 static int send_chunks(struct agent *a, struct offer *o, struct zip *z, uint8_t *packed, struct buf *frame, struct err *e)
@@ -142,29 +162,20 @@ static void after_read(struct agent *a, struct offer *o, bool failed, const stru
     pthread_mutex_unlock(&a->lock);
 }
 
-bool workers_read_paced(struct agent *a)
+bool workers_read_turn(struct agent *a, int64_t bytes, int64_t *waited_us)
 {
-    bool paced;
+    int64_t begun_us = clock_monotonic_us();
+    bool paced, held_back;
 
     pthread_mutex_lock(&a->lock);
     paced = a->read_pace.per_s && !in_a_hurry(a);
-    pthread_mutex_unlock(&a->lock);
-    return paced;
-}
-
-int64_t workers_read_turn(struct agent *a, int64_t bytes)
-{
-    int64_t begun_us = clock_monotonic_us();
-    bool limited, held_back;
-
-    pthread_mutex_lock(&a->lock);
-    limited = !in_a_hurry(a);
     held_back = a->read_back_off && a->read_pace.per_s == a->read_back_off;
     pthread_mutex_unlock(&a->lock);
-    if (!limited)
-        return 0;
+    if (!paced)
+        return false;
     keep_to_pace(a, &a->read_pace, bytes);
-    return pipeline_spend(a, held_back ? SPENT_SOURCE : SPENT_LIMIT, begun_us) - begun_us;
+    *waited_us += pipeline_spend(a, held_back ? SPENT_SOURCE : SPENT_LIMIT, begun_us) - begun_us;
+    return true;
 }
 
 static void do_read(struct agent *a, struct offer *o)
@@ -191,8 +202,7 @@ static void hash_and_offer(struct agent *a, struct offer *o, struct tools *t)
     if (!o->failed)
         hash_chunks(a, o);
     pipeline_spend(a, SPENT_SOURCE, begun_us);
-    pipeline_set_state(a, o, OFFER_HASHED);
-    if (!for_hashing)
+    if (pipeline_hashed(a, o) && !for_hashing)
         pipeline_offer_in_order(a, &t->frame);
 }
 
@@ -220,6 +230,9 @@ static void do_job(struct agent *a, const struct job *job, struct tools *t)
             agent_broken(a, &e);
         else
             pipeline_set_state(a, o, OFFER_SENT);
+        pthread_mutex_lock(&a->lock);
+        a->senders--;
+        pthread_mutex_unlock(&a->lock);
         break;
     }
 }
@@ -248,13 +261,15 @@ static void do_job_paced(struct agent *a, const struct job *job, struct tools *t
 
 static bool next_job(struct agent *a, struct job *job)
 {
-    struct job_queue *q = a->urgent.count ? &a->urgent : &a->later;
+    bool to_send = a->urgent.count && a->urgent.jobs[a->urgent.first].kind == JOB_SEND;
+    struct job_queue *q = a->urgent.count && !(to_send && a->senders && pipeline_one_sends(a)) ? &a->urgent : &a->later;
 
     if (!q->count)
         return false;
     *job = q->jobs[q->first];
     q->first = (q->first + 1) % ARRAY_COUNT(q->jobs);
     q->count--;
+    a->senders += job->kind == JOB_SEND;
     return true;
 }
 

@@ -66,6 +66,7 @@ struct fake {
     int64_t chunks_offered, chunks_received, pages_received, data_frames, duplicates;
     int cut_after_offers;      /* > 0: the connection is cut after that many */
     bool keep_quiet;           /* no ACKs */
+    bool ask_for_zeroes;       /* once, against the protocol: for the first that is offered next */
     struct fake_point points[FAKE_POINTS];
     int point_count;
     struct wire_failure failure; /* the last POINT_FAILED or HASH_FAILED */
@@ -213,6 +214,11 @@ static void fake_hear_offer(struct fake *f, const struct wire_frame *frame)
             return fake_fault(f, "an OFFER past the disk's end");
         else if (!p->offer->entries[i].zero && (p->offer->entries[i].pages || !*fake_find(f, p->offer->entries[i].hash)))
             wire_need_set(&need, i), p->left_count++;
+    for (unsigned i = 0; f->ask_for_zeroes && i < need.count; i++)
+        if (p->offer->entries[i].zero) {
+            wire_need_set(&need, i), p->left_count++;
+            f->ask_for_zeroes = false;
+        }
     p->left = need;
     f->chunks_offered += need.count;
     fake_queue(f, p);

@@ -455,6 +455,26 @@ static void test_cut(struct fake *f)
     fake_forget_points(f);
 }
 
+/* There is nothing of a zero chunk that could be sent, and its buffer is another's already. */
+static void test_asked_for_zeroes(struct fake *f)
+{
+    const struct loopdev *disks[] = {&raw[0]};
+    uint8_t *zeroes = xcalloc(1, SMALL);
+    int connections = f->connections;
+    struct fake_point *p;
+    struct running *r;
+
+    MUST(pwrite(raw[0].fd, zeroes, SMALL, 0) == SMALL && fsync(raw[0].fd) == 0);
+    free(zeroes);
+    f->ask_for_zeroes = true;
+    r = start_agent(f, 1, disks, false);
+    ok(fake_wait(f, &f->connections, connections + 2, 60000) && !f->ask_for_zeroes, "whoever asks for a zero chunk is left");
+    p = fake_point(f, WIRE_CRASH, false, 0, 60000);
+    ok(p && point_equals_disk(p, 0, &raw[0]), "and comes to a whole point when it keeps to the protocol: %s", p ? "" : f->failure.message);
+    stop_agent(r);
+    fake_forget_points(f);
+}
+
 /* Writes a file, in a process of its own: on a frozen filesystem it waits for the thaw. */
 static pid_t write_late(const char *name)
 {
@@ -840,6 +860,7 @@ int main(void)
     test_quiet(f);
     test_order(f);
     test_cut(f);
+    test_asked_for_zeroes(f);
     test_frozen(f, "mkfs.ext4 -q -F", "e2fsck -fn");
     test_never_quiet(f);
     test_hold_ends(f);
