@@ -22,6 +22,7 @@
 #define CHILDREN_GRACE_MS 8000
 #define LEASE_LEAST_US (3 * US_PER_S) /* a runner renews it at a third */
 #define LEASE_MOST_US (3600 * US_PER_S)
+#define HANDED_COUNT 10
 #define EMBEDDED "embedded" /* the name of the runner and the replicator that serve starts */
 
 struct options {
@@ -29,7 +30,7 @@ struct options {
     struct option_list names;
     bool no_runner, no_replicator;
     int64_t lease_us; /* 0: not given */
-    const char *handed[10]; /* to the replicator, as they were given */
+    const char *handed[HANDED_COUNT]; /* to the replicator, as they were given */
 };
 
 #define AT(member) offsetof(struct options, member)
@@ -64,7 +65,7 @@ struct factory {
     struct options o;
     struct data data;
     struct api api;
-    char host[256], *url, *local_url, *replicator_listen;
+    char host[256], *url, *local_url, *replicator_listen, *handed[HANDED_COUNT]; /* handed: --name=value */
     int port;
     pthread_t ticker;
     bool ticks;
@@ -207,19 +208,21 @@ static int check_bucket(const struct options *o, struct err *e)
     return !o->handed[0] != !o->handed[1] || !o->handed[0] != !o->handed[2] ? err_set(e, ERR_INVALID, "--s3-url, --s3-bucket and --s3-credentials-file go together") : 0;
 }
 
-static void add_handed(const struct options *o, struct child_plan *plan)
+static void add_handed(struct factory *f, struct child_plan *plan)
 {
-    static const char *const names[] = {"--s3-url", "--s3-bucket", "--s3-credentials-file", "--s3-prefix", "--s3-region", "--s3-ca", "--s3-cache-mib", "--s3-wait", "--s3-uploads", "--work-memory-mib"};
     size_t at = 0;
 
     while (plan->arguments[at])
         at++;
-    MUST(at + 2 * ARRAY_COUNT(names) < CHILD_ARGUMENTS_MAX);
-    for (size_t i = 0; i < ARRAY_COUNT(names); i++)
-        if (o->handed[i]) {
-            plan->arguments[at++] = names[i];
-            plan->arguments[at++] = o->handed[i];
-        }
+    MUST(at + HANDED_COUNT < CHILD_ARGUMENTS_MAX);
+    for (size_t row = 0; row < ARRAY_COUNT(option_rows); row++) {
+        size_t number = (option_rows[row].at - offsetof(struct options, handed)) / sizeof *f->o.handed; /* of what stands before them it is no small one */
+
+        if (number >= HANDED_COUNT || !f->o.handed[number])
+            continue;
+        f->handed[number] = xasprintf("--%s=%s", option_rows[row].name, f->o.handed[number]);
+        plan->arguments[at++] = f->handed[number];
+    }
 }
 
 static int start_children(struct factory *f, struct err *e)
@@ -237,7 +240,7 @@ static int start_children(struct factory *f, struct err *e)
         plans[count++] = (struct child_plan){"replicator", {"replicator", "--factory", f->local_url, "--ca", ca, "--name", EMBEDDED, "--token-file",
                                                             replicator_token, "--data", f->data.path, "--listen", f->replicator_listen,
                                                             "--vault-key-file", vault_key, "--make-vault-key"}};
-        add_handed(&f->o, &plans[count - 1]);
+        add_handed(f, &plans[count - 1]);
     }
     if (!f->o.no_runner) {
         if (give_token(f, ACTOR_RUNNER, runner, runner_token, labels, ARRAY_COUNT(labels), e) < 0)
@@ -321,6 +324,8 @@ static void stop(struct factory *f)
     free(f->url);
     free(f->local_url);
     free(f->replicator_listen);
+    for (int i = 0; i < HANDED_COUNT; i++)
+        free(f->handed[i]);
 }
 
 int serve_main(int argc, char **argv)

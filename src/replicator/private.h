@@ -319,6 +319,8 @@ void status_count(struct replicator *r); /* walks the index for what status_json
 
 /* control.c, compare.c */
 int talk_progress(struct talk *t, int64_t done, int64_t total, const char *unit); /* non-zero: the other end is gone */
+/* control_care.c: a verb of the vault's care: 1, filled *answer; 0: it is none; -1. */
+int care_verb(struct replicator *r, struct talk *t, const char *verb, const json_t *q, json_t *answer, struct err *e);
 void *control_accept(void *replicator);
 int control_listen(struct replicator *r, struct err *e);
 int compare_point(struct talk *t, struct peer *p, const struct vault_point *point, json_t **disks, struct err *e);

@@ -198,6 +198,7 @@ static bool tell_stat(const json_t *answer)
     tell_encryption(s);
     tell_bucket(json_object_get(s, "bucket"));
     printf("room     %s free of %s\n", size_text(number(s, "free_bytes"), a), size_text(number(s, "total_bytes"), b));
+    printf("memory   %s at most for giving space back, scrubbing, checking and counting, each\n", size_text(number(s, "work_memory_bytes"), a));
     printf("damaged  %lld chunks are known (scrub looks for more)\n", damaged);
     return damaged > 0;
 }

@@ -248,8 +248,11 @@ def cared_for(world):
     world.kill("replicator")
     world.vault_key.write_text(new.read_text())
     ok(old != world.vault_key.read_text() and look(world, "check")[0] == 0, "with the new one it opens")
-    world.start_replicator()
+    world.start_replicator("--work-memory-mib", "64")
     world.wait("and is gone on with", lambda: continuous(world) and world.server()["connected"])
+    ok("memory   64 MiB at most" in look(world, "stat")[1], "in the memory that it was given")
+    counted = json.loads(look(world, "stat", "-o", "json")[1])["vault"]["chunks"]
+    world.wait("its status tells how many chunks there are, as vault stat does", lambda: counted > 0 and abs(world.ask("status")["vault"]["chunks"] - counted) < counted / 4)
 
 
 def damaged_vault(world, point):
@@ -269,6 +272,8 @@ def looks(world):
     whole_vault(world)  # through the replicator
     world.kill("replicator", signal.SIGTERM)
     whole_vault(world)  # at rest
+    told = json.loads(look(world, "stat", "--work-memory-mib", "1", "-o", "json")[1])["vault"]
+    ok(told["work_memory_bytes"] == MIB and look(world, "scrub", "--work-memory-mib", "1")[0] == 0, "with little memory, too")
     flip(world)
     ok(look(world, "stat")[0] == 0, "what nobody has read is not known to be damaged")
     damaged_vault(world, point)
