@@ -79,6 +79,8 @@ struct fake {
     uint8_t *hashes;           /* of disk 0's chunks */
     struct wire_status status;
     int statuses;
+    struct wire_failure refusal; /* what the agent said before it left */
+    int refusals;
     struct wire_failure bye;
     int byes;
     int begins;
@@ -323,6 +325,7 @@ static void fake_hear(struct fake *f, struct zip *z, const struct wire_frame *fr
             wire_send_message(f->conn, WIRE_PONG, &ping, NULL);
         break;
     case WIRE_PONG: break;
+    case WIRE_REFUSE: f->refusals += wire_json_decode(WIRE_REFUSE, at, frame->size, &f->refusal, sizeof f->refusal, NULL) == 0; break;
     case WIRE_BYE: f->byes += wire_json_decode(WIRE_BYE, at, frame->size, &f->bye, sizeof f->bye, NULL) == 0; break;
     default: fake_fault(f, wire_type_name(frame->type));
     }

@@ -469,6 +469,7 @@ static void test_asked_for_zeroes(struct fake *f)
     f->ask_for_zeroes = true;
     r = start_agent(f, 1, disks, false);
     ok(fake_wait(f, &f->connections, connections + 2, 60000) && !f->ask_for_zeroes, "whoever asks for a zero chunk is left");
+    ok(f->refusals == 1 && strstr(f->refusal.message, "zero chunk"), "and told why: %s", f->refusal.message);
     p = fake_point(f, WIRE_CRASH, false, 0, 60000);
     ok(p && point_equals_disk(p, 0, &raw[0]), "and comes to a whole point when it keeps to the protocol: %s", p ? "" : f->failure.message);
     stop_agent(r);
@@ -872,6 +873,7 @@ int main(void)
     test_packed(f);
     test_detach(f);
     is_str(f->fault, "", "the agent kept to the protocol");
+    is_int(f->refusals, 1, "and had nothing else to refuse");
     fake_stop(f);
     for (int i = 0; i < 2; i++)
         loopdev_remove(&raw[i]);

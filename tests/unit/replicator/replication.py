@@ -250,7 +250,7 @@ def cared_for(world):
     ok(old != world.vault_key.read_text() and look(world, "check")[0] == 0, "with the new one it opens")
     world.start_replicator("--work-memory-mib", "64")
     world.wait("and is gone on with", lambda: continuous(world) and world.server()["connected"])
-    ok("memory   64 MiB at most" in look(world, "stat")[1], "in the memory that it was given")
+    ok("memory   64.0 MiB at most" in look(world, "stat")[1], "in the memory that it was given")
     counted = json.loads(look(world, "stat", "-o", "json")[1])["vault"]["chunks"]
     world.wait("its status tells how many chunks there are, as vault stat does", lambda: counted > 0 and abs(world.ask("status")["vault"]["chunks"] - counted) < counted / 4)
 
