@@ -143,9 +143,9 @@ int have(struct vault *v, const struct vault_hash *hash, size_t raw_size, struct
     if (found != 1)
         return found;
     divided = pages_find(v, hash, &pages, e);
-    /* The parts of one that is pending were looked for when it was appended, and nothing was taken away since. But it may be what a collection has left of
-     * it: where its flush failed (a full disk), that is pending still when all go on. */
-    if (divided == 1 && (v->bad.used_count || !pending_find(&v->pending, hash) || !record_pages_whole(&pages)))
+    /* Also of one that is pending: it may be what a collection has left of it, or one that it copied as it was, of which a part was shrunk beside it; and where
+     * the collection's flush failed (a full disk), all that is pending still when all go on. */
+    if (divided == 1)
         found = pages_are_there(v, &pages, false, e);
     if (divided < 0 || found != 1)
         return divided < 0 ? -1 : found;

@@ -238,7 +238,7 @@ static int empty_segment(struct choosing *c, struct doomed *d, struct err *e)
     return 0;
 }
 
-/* With writers held: for one at a time. Not for a part of one: with writers between its records a chunk was left that lacked a page (test_threads, docs/notes/open.md). */
+/* With writers held: for one at a time. */
 static int empty(struct choosing *c, struct doomed *d, struct err *e)
 {
     int r;

@@ -76,7 +76,7 @@ mutate.MUTANTS = {
     "parts_unbarred": {"append.c": [("    for (size_t i = 0; pages && i < pages->part_count; i++)\n        hash_set_add(v->barrier, &pages->parts[i].name);\n",
                                     "    (void)pages;\n")]},
     # What a collection that failed has left of a chunk counts as all of it.
-    "shrunk_believed": {"append.c": [(" || !pending_find(&v->pending, hash) || !record_pages_whole(&pages)))\n", " || !pending_find(&v->pending, hash)))\n")]},
+    "shrunk_believed": {"append.c": [("    if (divided == 1)\n        found = pages_are", "    if (divided == 1 && !pending_find(&v->pending, hash))\n        found = pages_are")]},
     # What a commit builds, trees and the document, is appended after the segments were synced.
     "document_unsynced": {"commit.c": [(built_early, "batch_write(v, txn, &early, NULL, e) < 0 || batch_sync(v, &early, e) < 0 || build(v, txn, user, e) < 0)\n"),
                                        (built_synced, built_synced.replace("batch_sync(v, &b, e) < 0 || ", ""))]},
