@@ -69,4 +69,9 @@ struct stretch *order_next(struct agent *a, int *disk)
     return best;
 }
 
-void order_learn(struct stretch *s, int sent, int count) { s->spared += (count ? SPARED_ALL * (count - sent) / count - s->spared : SPARED_ALL - s->spared) / 4; }
+void order_learn(struct stretch *s, int sent, int count)
+{
+    int spared = count ? SPARED_ALL * (count - sent) / count : SPARED_ALL;
+
+    s->spared += (spared - s->spared) / 4;
+}

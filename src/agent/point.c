@@ -475,9 +475,9 @@ static int take_once(struct agent *a, const struct wire_take_point *r, struct wi
     if (r->group)
         return take_in_step(a, r, p, deadline_us, e);
     if (!must_freeze && a->tracker) {
-        int64_t now_us = clock_monotonic_us(), half_us = (deadline_us - now_us) / 2, for_us = hope_us(&a->hope);
+        int64_t now_us = clock_monotonic_us();
 
-        result = try_optimistic(a, p, !may_freeze ? deadline_us : now_us + (for_us < half_us ? for_us : half_us), deadline_us, e);
+        result = try_optimistic(a, p, may_freeze ? now_us + hope_us(&a->hope, (deadline_us - now_us) / 2) : deadline_us, deadline_us, e);
         if (result >= 0)
             hope_learn(&a->hope, result == 1);
     } else if (!may_freeze) {

@@ -9,6 +9,6 @@ struct hope { /* zeroed: nothing is known yet */
     int vain; /* times that none came, less times that one did: 0 … 4 */
 };
 
-/* 5 s, and half as long for each time that was in vain, down to a sixteenth; µs. */
-int64_t hope_us(const struct hope *h);
+/* 5 s, and half as long for each time that was in vain, down to a sixteenth; never more than most_us. In µs. */
+int64_t hope_us(const struct hope *h, int64_t most_us);
 void hope_learn(struct hope *h, bool came);

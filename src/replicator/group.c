@@ -249,7 +249,7 @@ static int64_t hope_now_us(struct group *g)
     int64_t us;
 
     pthread_mutex_lock(&g->peers[0]->lock);
-    us = hope_us(&g->peers[0]->group_hope);
+    us = hope_us(&g->peers[0]->group_hope, g->wanted->timeout_ms * US_PER_MS / 2);
     pthread_mutex_unlock(&g->peers[0]->lock);
     return us;
 }
@@ -264,8 +264,7 @@ static void learn_hope(struct group *g, bool came)
 /* Only what did not fit into its time is tried again: "any" without a freeze first. */
 static int try_on(struct group *g, struct err *e)
 {
-    int64_t pause_us = PAUSE_FIRST_US, half_us = g->wanted->timeout_ms * US_PER_MS / 2, for_us = hope_now_us(g),
-            freeze_from_us = clock_monotonic_us() + (for_us < half_us ? for_us : half_us);
+    int64_t pause_us = PAUSE_FIRST_US, freeze_from_us = clock_monotonic_us() + hope_now_us(g);
 
     for (;;) {
         struct err why = {0};

@@ -289,7 +289,7 @@ static void wait_behind_others(struct vault *v, struct committing *c)
     pthread_mutex_unlock(&v->append_lock);
 }
 
-/* group: a copied point's; its id "": none. */
+/* group: a copied point's; NULL, or without an id: none. */
 static int commit_one(struct vault *v, struct vault_point *p, const struct vault_group *group, struct err *e)
 {
     struct committing c = {.point = p, .group = group && group->id[0] ? group : NULL};

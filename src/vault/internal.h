@@ -151,7 +151,7 @@ int vault_flush(struct vault *v, flush_extra *extra, void *user, struct err *e);
 /* The same where records are made from the index's rows as they are with everything pending: build, which appends them, finds these rows in the transaction. It
  * writes nothing there itself. One commit for both: each costs a disk three flushes. */
 int vault_flush_built(struct vault *v, flush_extra *build, flush_extra *extra, void *user, struct err *e);
-/* The points that wait, with everything pending: 0; -1: none waits, or that came to nothing, and they know. commit_point.c */
+/* The points that wait, with everything pending: 0; -1: none waits, or nothing was committed, and who waits knows why. commit_point.c, with commit_lock held */
 int commit_waiting(struct vault *v);
 int meta_next(struct vault *v, MDB_txn *txn, const char *name, uint64_t *value, struct err *e); /* reads, then counts up */
 int segment_row_put(struct vault *v, MDB_txn *txn, const struct segment *s, bool sealed, struct err *e);
