@@ -459,6 +459,16 @@ static int take_held_again(struct agent *a, const struct wire_take_point *r, str
 
 /* ---- the commands ---- */
 
+/* Until when a quiet moment is hoped for: no longer than whoever asked wants to wait for it, and half of the time is left for a freeze. */
+static int64_t hope_until_us(const struct agent *a, const struct wire_take_point *r, int64_t deadline_us)
+{
+    int64_t now_us = clock_monotonic_us(), most_us = (deadline_us - now_us) / 2;
+
+    if (r->hope_ms && r->hope_ms * US_PER_MS < most_us)
+        most_us = r->hope_ms * US_PER_MS;
+    return now_us + hope_us(&a->hope, most_us);
+}
+
 static int take_once(struct agent *a, const struct wire_take_point *r, struct wire_point *p, int64_t deadline_us, struct err *e)
 {
     bool may_freeze = r->consistency != WIRE_CRASH, must_freeze = r->consistency >= WIRE_FROZEN || r->hold;
@@ -475,9 +485,7 @@ static int take_once(struct agent *a, const struct wire_take_point *r, struct wi
     if (r->group)
         return take_in_step(a, r, p, deadline_us, e);
     if (!must_freeze && a->tracker) {
-        int64_t now_us = clock_monotonic_us();
-
-        result = try_optimistic(a, p, may_freeze ? now_us + hope_us(&a->hope, (deadline_us - now_us) / 2) : deadline_us, deadline_us, e);
+        result = try_optimistic(a, p, may_freeze ? hope_until_us(a, r, deadline_us) : deadline_us, deadline_us, e);
         if (result >= 0)
             hope_learn(&a->hope, result == 1);
     } else if (!may_freeze) {

@@ -51,7 +51,10 @@ static bool is_time(const struct peer *p, int64_t now_us) { return !p->last_try_
 /* lock held */
 static bool is_asked(const struct peer *p) { return p->slots[SLOT_POINT].busy || strcmp(p->status.state, "CREATING_SNAPSHOT") == 0; }
 
-static bool point_is_due(struct peer *p)
+/* lock held; a scheduled point that hopes for a quiet moment until the next one is due has the newest one grow old */
+static int64_t hope_ms(const struct peer *p) { return settings_point_interval_us(p) / US_PER_MS / 2; }
+
+static bool point_is_due(struct peer *p, struct wire_take_point *out)
 {
     int64_t now_us = clock_monotonic_us();
     struct slot *s = &p->slots[SLOT_POINT];
@@ -61,6 +64,7 @@ static bool point_is_due(struct peer *p)
     if (s->busy && s->quiet && now_us - s->asked_us > POINT_STUCK_US)
         *s = (struct slot){0}; /* never answered */
     due = !p->together && !why_no_point(p) && !is_asked(p) && is_time(p, now_us);
+    *out = (struct wire_take_point){.consistency = WIRE_ANY, .timeout_ms = POINT_TIMEOUT_MS, .hope_ms = hope_ms(p)};
     if (due)
         p->last_try_us = now_us;
     pthread_mutex_unlock(&p->lock);
@@ -73,11 +77,11 @@ void *care_points(void *replicator)
 
     while (!atomic_load(&r->stopping)) {
         for (struct peer *p = peers_first(r); p; p = p->next) {
-            struct wire_take_point take = {.consistency = WIRE_ANY, .timeout_ms = POINT_TIMEOUT_MS};
+            struct wire_take_point take;
             struct ask a = {SLOT_POINT, WIRE_TAKE_POINT, &take, sizeof take, &take.request, NULL, true, false};
 
             /* The answer is the session's; whoever asks in person meanwhile waits for it. */
-            if (point_is_due(p))
+            if (point_is_due(p, &take))
                 (void)slot_ask(p, &a, clock_monotonic_us() + US_PER_S, NULL);
         }
         replicator_rest(r, POINTS_LOOK_US);
@@ -184,6 +188,7 @@ struct together {
     char group[LIMIT_NAME_BYTES + 1];
     struct peer *peers[VAULT_GROUP_MOST];
     size_t count;
+    int64_t hope_ms; /* of whose points come the most often */
 };
 
 /* As much of it as the vault keeps, without half a letter (UTF-8) at its end. */
@@ -202,7 +207,7 @@ static void *take_together(void *user)
 {
     struct together *t = user;
     char label[VAULT_GROUP_NAME_SIZE];
-    const struct group_wanted wanted = {.name = label, .consistency = WIRE_ANY, .timeout_ms = GROUP_TIMEOUT_MS};
+    const struct group_wanted wanted = {.name = label, .consistency = WIRE_ANY, .timeout_ms = GROUP_TIMEOUT_MS, .hope_ms = t->hope_ms};
     CLEANUP(json_free) json_t *made = NULL;
     struct err e = {0};
     bool told = false;
@@ -234,8 +239,14 @@ static void begin_together(struct replicator *r, const struct member *members, s
 
     t->r = r;
     memcpy(t->group, members->group, sizeof t->group);
-    for (; t->count < count; t->count++)
-        t->peers[t->count] = members[t->count].p;
+    for (; t->count < count; t->count++) {
+        struct peer *p = members[t->count].p;
+
+        pthread_mutex_lock(&p->lock);
+        t->hope_ms = t->count == 0 || hope_ms(p) < t->hope_ms ? hope_ms(p) : t->hope_ms;
+        pthread_mutex_unlock(&p->lock);
+        t->peers[t->count] = p;
+    }
     atomic_fetch_add(&r->groups, 1);
     if (pthread_create(&thread, NULL, take_together, t) == 0)
         pthread_detach(thread);

@@ -246,10 +246,12 @@ static int rest(struct group *g, int64_t pause_us, struct err *e)
 /* What a group has learned of moments at which none of its servers writes is kept with the first of them. */
 static int64_t hope_now_us(struct group *g)
 {
-    int64_t us;
+    int64_t us, most_ms = g->wanted->timeout_ms / 2;
 
+    if (g->wanted->hope_ms && g->wanted->hope_ms < most_ms)
+        most_ms = g->wanted->hope_ms;
     pthread_mutex_lock(&g->peers[0]->lock);
-    us = hope_us(&g->peers[0]->group_hope, g->wanted->timeout_ms * US_PER_MS / 2);
+    us = hope_us(&g->peers[0]->group_hope, most_ms * US_PER_MS);
     pthread_mutex_unlock(&g->peers[0]->lock);
     return us;
 }

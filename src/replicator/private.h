@@ -254,6 +254,7 @@ struct group_wanted {
     const char *name; /* a person's; may be "" */
     int64_t consistency; /* enum wire_consistency */
     int64_t timeout_ms, freeze_budget_ms; /* freeze_budget_ms 0: each agent's own */
+    int64_t hope_ms; /* WIRE_ANY: so long at most a moment without writes is hoped for; 0: as long as group.c wants */
 };
 /* A point of each of these servers, all of one instant, or none. *out: {"id","name","at","window_us","consistency","attempts","points":[…]}, the
  * caller's. t NULL: nobody waits, and a calendar's pause stays. */

@@ -1,5 +1,6 @@
 /* The JSON messages: one table of fields for each struct, one encoder and one decoder for all. Members that the table doesn't name are
- * ignored, so that a later version may add some; members that it names must be there (but for a few that older agents don't say), of their type and within their bounds. */
+ * ignored, so that a later version may add some; members that it names must be there (but for those that an older version doesn't say: 0 then), of their
+ * type and within their bounds. */
 #include "wire/wire.h"
 
 #include "base/json.h"
@@ -14,11 +15,14 @@ struct field {
     size_t offset;
     size_t size;             /* TEXT: of the array. LIST: of an item */
     int64_t least, most;     /* INT. LIST: most is the count's bound */
+    bool may_lack;           /* it is 0 then */
     const struct field *item; /* LIST */
     size_t count_offset;     /* LIST: where its int64_t count is */
 };
 
 #define INT(owner, member, lo, hi) {.name = #member, .type = FIELD_INT, .offset = offsetof(struct owner, member), .least = (lo), .most = (hi)}
+#define INT_LATER(owner, member, lo, hi) \
+    {.name = #member, .type = FIELD_INT, .offset = offsetof(struct owner, member), .least = (lo), .most = (hi), .may_lack = true}
 #define BOOL(owner, member) {.name = #member, .type = FIELD_BOOL, .offset = offsetof(struct owner, member)}
 #define TEXT(owner, member) \
     {.name = #member, .type = FIELD_TEXT, .offset = offsetof(struct owner, member), .size = sizeof ((struct owner *)0)->member}
@@ -56,7 +60,7 @@ static const struct field rescue_fields[] = {INT(wire_rescue, version, 1, 65535)
 static const struct field take_point_fields[] = {
     INT(wire_take_point, request, 1, REQUEST_MOST), CONSISTENCY(wire_take_point, consistency), BOOL(wire_take_point, hold),
     INT(wire_take_point, timeout_ms, 1, MS_MOST), INT(wire_take_point, freeze_budget_ms, 0, MS_MOST),
-    INT(wire_take_point, hold_limit_ms, 0, MS_MOST), BOOL(wire_take_point, group), END};
+    INT(wire_take_point, hold_limit_ms, 0, MS_MOST), BOOL(wire_take_point, group), INT_LATER(wire_take_point, hope_ms, 0, MS_MOST), END};
 static const struct field range_fields[] = {INT(wire_range, disk, 0, LIMIT_DISKS_PER_SERVER - 1),
                                             INT(wire_range, first_sector, 0, WIRE_DISK_LIMIT_BYTES / WIRE_SECTOR_SIZE),
                                             INT(wire_range, sector_count, 1, WIRE_DISK_LIMIT_BYTES / WIRE_SECTOR_SIZE), END};
@@ -260,7 +264,7 @@ static int unpack_field(const struct field *f, const json_t *value, char *base, 
     char *at = base + f->offset;
 
     if (!value)
-        return err_set(e, ERR_PROTOCOL, "%s is missing", f->name);
+        return f->may_lack ? 0 : err_set(e, ERR_PROTOCOL, "%s is missing", f->name);
     switch (f->type) {
     case FIELD_INT: return unpack_int(f, value, at, e);
     case FIELD_BOOL:

@@ -257,6 +257,7 @@ struct wire_take_point {
     int64_t freeze_budget_ms; /* 0: the agent's own */
     int64_t hold_limit_ms;    /* 0: the agent's own (30 minutes): the source thaws by itself then */
     bool group;               /* in step with other servers: one attempt, by POINT_AT and POINT_GO; never held */
+    int64_t hope_ms;          /* WIRE_ANY: so long at most a moment without writes is hoped for; 0: the agent's own */
 };
 struct wire_range {
     int64_t disk; /* index into HELLO's disks */

@@ -87,6 +87,7 @@ struct fake {
     int64_t at_request; /* of the last POINT_AT */
     int at_step;
     int64_t next_request;
+    int64_t hope_ms;    /* of the points that are asked for */
     char fault[256];           /* what the agent did wrong */
 };
 
@@ -538,7 +539,7 @@ __attribute__((unused)) static void fake_send(struct fake *f, unsigned type, con
 __attribute__((unused)) static struct fake_point *fake_point(struct fake *f, int consistency, bool hold, int budget_ms, int timeout_ms)
 {
     struct wire_take_point take = {.request = f->next_request++, .consistency = consistency, .hold = hold, .timeout_ms = timeout_ms,
-                                   .freeze_budget_ms = budget_ms};
+                                   .freeze_budget_ms = budget_ms, .hope_ms = f->hope_ms};
     int64_t until_us = clock_monotonic_us() + (timeout_ms + 10000) * US_PER_MS;
     int points, failures;
 

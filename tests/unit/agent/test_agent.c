@@ -382,6 +382,21 @@ static void test_never_quiet(struct fake *f)
     }
     is_int(early, 0, "a moment is hoped for");
     ok(late == 0 || sooner > 0, "and less each time that none came (%d sooner, %d not)", sooner, late);
+    stop_agent(r);
+    r = start_agent(f, 1, disks, false);
+    ok(fake_wait(f, &f->connections, connections + 1, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "an agent that knows nothing yet");
+    f->hope_ms = 100;
+    for (sooner = late = 0; sooner == 0 && late < 3;) { /* by itself it would hope for 5 s, 2.5, 1.25 */
+        int64_t begin_us = clock_monotonic_us();
+        struct fake_point *p = fake_point(f, WIRE_ANY, false, 0, 60000);
+
+        if (!p || p->info.consistency != WIRE_FROZEN || clock_monotonic_us() - begin_us >= 5 * US_PER_S >> late)
+            late++;
+        else
+            sooner++;
+    }
+    f->hope_ms = 0;
+    ok(sooner > 0, "nobody hopes for longer than whoever asks (%d frozen sooner, %d not)", sooner, late);
     atomic_store(&writing, false);
     for (int i = 0; i < 3; i++)
         pthread_join(writers[i], NULL);

@@ -166,7 +166,7 @@ static void test_copy(void)
 static void test_json(void)
 {
     static struct wire_hello hello, hello_back;
-    struct wire_take_point take = {3, WIRE_APPLICATION, true, 5000, 200, 0, true}, take_back;
+    struct wire_take_point take = {3, WIRE_APPLICATION, true, 5000, 200, 0, true, 2500}, take_back;
     static struct wire_hash_done done, done_back;
     struct err e = {0};
 
@@ -183,11 +183,15 @@ static void test_json(void)
     buf_release(&out);
     wire_json_encode(WIRE_TAKE_POINT, &take, sizeof take, &out);
     is_str(out.data, "{\"request\":3,\"consistency\":\"application\",\"hold\":true,\"timeout_ms\":5000,\"freeze_budget_ms\":200,\"hold_limit_ms\":0,"
-           "\"group\":true}",
+           "\"group\":true,\"hope_ms\":2500}",
            "TAKE_POINT as in the document");
     is_int(wire_json_decode(WIRE_TAKE_POINT, out.data, out.size_bytes, &take_back, sizeof take_back, &e), 0, "decodes");
     ok(take_back.request == 3 && take_back.consistency == WIRE_APPLICATION && take_back.hold && take_back.group && take_back.timeout_ms == 5000 &&
-       take_back.freeze_budget_ms == 200, "to the same");
+       take_back.freeze_budget_ms == 200 && take_back.hope_ms == 2500, "to the same");
+    buf_release(&out);
+    MUST(buf_puts(&out, "{\"request\":3,\"consistency\":\"any\",\"hold\":false,\"timeout_ms\":5000,\"freeze_budget_ms\":0,\"hold_limit_ms\":0,\"group\":false}") == 0);
+    ok(wire_json_decode(WIRE_TAKE_POINT, out.data, out.size_bytes, &take_back, sizeof take_back, &e) == 0 && take_back.hope_ms == 0,
+       "what a replicator from before hope_ms says decodes, too");
     buf_release(&out);
     done = (struct wire_hash_done){.request = 1, .still = true, .disk_count = 1, .disks = {{.id = "d", .size_bytes = 512}}};
     hash_sha256("", 0, done.disks[0].sha256);
