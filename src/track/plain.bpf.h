@@ -7,53 +7,21 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "track/arrays.bpf.h"
 #include "track/plain_shared.h"
 
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, struct plain_control);
-} control SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, TRACK_PLACES);
-    __type(key, __u32);
-    __type(value, struct plain_place);
-} places SEC(".maps");
+ARRAY(control, struct plain_control, 1, 0);
+ARRAY(places, struct plain_place, TRACK_PLACES, 0);
 
 /* Of each disk: on which side its marks are set. */
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, TRACK_DISKS_MAX);
-    __type(key, __u32);
-    __type(value, __u64);
-} sides SEC(".maps");
+ARRAY(sides, __u64, TRACK_DISKS_MAX, 0);
 
 /* The next two: one side, then the other; sized before loading. */
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, struct plain_block);
-} blocks SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, struct plain_summary);
-} summaries SEC(".maps");
+ARRAY(blocks, struct plain_block, 1, 0);
+ARRAY(summaries, struct plain_summary, 1, 0);
 
 /* One for each; sized before loading. */
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, struct plain_processor);
-} processors SEC(".maps");
+ARRAY(processors, struct plain_processor, 1, 0);
 
 static __always_inline struct plain_processor *this_processor(void)
 {

@@ -3,9 +3,9 @@
  * that depended on it comes later. That order (bits, then counter) is what track.h's promises rest on.
  *
  * Atomics are used in their fetching forms: the others are unordered on some machines (arm64). */
+#include "track/arrays.bpf.h"
 #include "track/kernel.bpf.h"
 #include "track/track_shared.h"
-
 
 /* The disks that are followed, each at the place that its dev_t hashes to and no other one: the factor is chosen so before loading. */
 const volatile struct track_place places[TRACK_PLACES];
@@ -14,64 +14,20 @@ const volatile __u32 places_factor = 1;
 const volatile __u8 loads_in_order;
 
 /* One bit a chunk, all disks one after the other; sized before loading. */
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __uint(map_flags, BPF_F_MMAPABLE);
-    __type(key, __u32);
-    __type(value, __u64);
-} dirty SEC(".maps");
+ARRAY(dirty, __u64, 1, BPF_F_MMAPABLE);
 
 /* The same: of these chunks no page is known. */
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __uint(map_flags, BPF_F_MMAPABLE);
-    __type(key, __u32);
-    __type(value, __u64);
-} whole SEC(".maps");
+ARRAY(whole, __u64, 1, BPF_F_MMAPABLE);
 
 /* The next three are user space's own, beside the marks, so that they live as long. Chunks to do: a bit each, sized as dirty is. */
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __uint(map_flags, BPF_F_MMAPABLE);
-    __type(key, __u32);
-    __type(value, __u64);
-} todo SEC(".maps");
+ARRAY(todo, __u64, 1, BPF_F_MMAPABLE);
+ARRAY(ledger, struct track_ledger, 1, BPF_F_MMAPABLE);
+ARRAY(memory, struct track_memory, 1, BPF_F_MMAPABLE);
 
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __uint(map_flags, BPF_F_MMAPABLE);
-    __type(key, __u32);
-    __type(value, struct track_ledger);
-} ledger SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __uint(map_flags, BPF_F_MMAPABLE);
-    __type(key, __u32);
-    __type(value, struct track_memory);
-} memory SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, TRACK_SLOT_COUNT);
-    __uint(map_flags, BPF_F_MMAPABLE);
-    __type(key, __u32);
-    __type(value, __u64);
-} slots SEC(".maps");
+ARRAY(slots, __u64, TRACK_SLOT_COUNT, BPF_F_MMAPABLE);
 
 /* TRACK_DISKS_MAX for each processor; sized before loading. */
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __uint(map_flags, BPF_F_MMAPABLE);
-    __type(key, __u32);
-    __type(value, struct track_counters);
-} counters SEC(".maps");
+ARRAY(counters, struct track_counters, 1, BPF_F_MMAPABLE);
 
 static __always_inline void or(__u64 *held, __u64 bits)
 {
