@@ -1,20 +1,17 @@
 #include "agent/restore.h"
 
 #include "agent/engine.h"
+#include "agent/target.h"
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/zip.h"
 #include "wire/conn.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <unistd.h>
 
 #define SILENCE_US (60 * US_PER_S)
 #define WRITE_TIMEOUT_MS 60000
@@ -25,16 +22,6 @@
 #define RETRY_MOST_MS 15000
 #define RUN_CHUNKS 16      /* read at once */
 #define OPEN_OFFERS 16     /* whose DATA is on its way; the replicator sends fewer */
-
-struct target {
-    struct wire_disk about; /* as the point has it */
-    char name[64];          /* of ours */
-    int fd;
-    int64_t chunk_count;
-    bool shut;              /* the first chunk is zero on the disk until all else is there */
-    bool first_known;
-    uint8_t *first;         /* what the first chunk is to be; aligned */
-};
 
 struct open_offer {
     uint64_t number;
@@ -65,77 +52,13 @@ struct restore {
     int64_t said_us;
 };
 
-/* For O_DIRECT; freed by free. */
-static uint8_t *aligned(size_t size)
-{
-    uint8_t *bytes = aligned_alloc(4096, size);
-
-    MUST(bytes);
-    memset(bytes, 0, size);
-    return bytes;
-}
-
 /* ---- disks ---- */
-
-static int target_open(struct target *t, bool dry_run, struct err *e)
-{
-    char path[80];
-    int64_t size = 0;
-
-    snprintf(path, sizeof path, "/dev/%s", t->name);
-    if (disks_size(t->name, &size, e) < 0)
-        return -1;
-    if (size < t->about.size_bytes)
-        return err_set(e, ERR_INVALID, "%s has %lld bytes, the point's disk %s has %lld: it does not fit", path, (long long)size, t->about.id,
-                       (long long)t->about.size_bytes);
-    t->fd = open(path, (dry_run ? O_RDONLY : O_RDWR | O_EXCL) | O_DIRECT | O_CLOEXEC);
-    if (t->fd < 0 && errno == EBUSY)
-        return err_set(e, ERR_CONFLICT, "%s is in use (mounted, swapped on, or under LVM or md): restore from a rescue system, or free it first", path);
-    if (t->fd < 0)
-        return err_errno(e, errno, "can't open %s", path);
-    t->chunk_count = (t->about.size_bytes + WIRE_CHUNK_SIZE - 1) / WIRE_CHUNK_SIZE;
-    t->first = aligned(WIRE_CHUNK_SIZE);
-    return 0;
-}
 
 static void targets_close(struct restore *r)
 {
-    for (int i = 0; i < r->target_count; i++) {
-        if (r->targets[i].fd >= 0)
-            close(r->targets[i].fd);
-        free(r->targets[i].first);
-    }
+    for (int i = 0; i < r->target_count; i++)
+        target_close(&r->targets[i]);
     r->target_count = 0;
-}
-
-static int name_by_identity(const struct agent_config *c, struct target *t, struct err *e)
-{
-    struct disk found[LIMIT_DISKS_PER_SERVER];
-    int count;
-
-    if (disks_find(c, found, LIMIT_DISKS_PER_SERVER, &count, e) < 0)
-        return -1;
-    for (int i = 0; i < count; i++)
-        if (strcmp(found[i].id, t->about.id) == 0) {
-            memcpy(t->name, found[i].name, sizeof t->name);
-            return 0;
-        }
-    return err_set(e, ERR_NOT_FOUND, "this machine has no disk %s (of %lld bytes): say with --onto which disks take the point's", t->about.id,
-                   (long long)t->about.size_bytes);
-}
-
-/* The next name of the list; -1 where there is none. */
-static int next_name(const char **list, char name[static 64], struct err *e)
-{
-    const char *at = strncmp(*list, "/dev/", 5) == 0 ? *list + 5 : *list;
-    size_t size = strcspn(at, ",");
-
-    if (!size || size >= 64 || memchr(at, '/', size))
-        return err_set(e, ERR_INVALID, "--onto names disks, separated by commas, one for each of the point's");
-    memcpy(name, at, size);
-    name[size] = '\0';
-    *list = at + size + (at[size] == ',');
-    return 0;
 }
 
 /* Every disk of the point has its place, and each place is free: else nothing is begun. */
@@ -148,7 +71,7 @@ static int map_disks(struct restore *r, struct err *e)
 
         *t = (struct target){.about = r->about->disks[i], .fd = -1};
         r->target_count = i + 1;
-        if ((list ? next_name(&list, t->name, e) : name_by_identity(r->config, t, e)) < 0 || target_open(t, r->order->dry_run, e) < 0)
+        if ((list ? target_name_next(t, &list, e) : target_name_by_identity(t, r->config, e)) < 0 || target_open(t, r->order->dry_run, e) < 0)
             return -1;
         for (int k = 0; k < i; k++)
             if (strcmp(r->targets[k].name, t->name) == 0)
@@ -171,75 +94,9 @@ static int same_as_before(const struct restore *r, struct err *e)
     return 0;
 }
 
-/* Bytes of the chunk that lie on the disk. */
-static size_t there(const struct target *t, int64_t chunk)
-{
-    int64_t left = t->about.size_bytes - chunk * (int64_t)WIRE_CHUNK_SIZE;
-
-    return left < (int64_t)WIRE_CHUNK_SIZE ? (size_t)left : WIRE_CHUNK_SIZE;
-}
-
-static int put(struct restore *r, struct target *t, int64_t chunk, const uint8_t *bytes, struct err *e)
-{
-    if (fd_pwrite_all(t->fd, bytes, there(t, chunk), chunk * (int64_t)WIRE_CHUNK_SIZE, e) < 0)
-        return err_wrap(e, "writing to %s", t->name);
-    r->out->written_bytes += (int64_t)there(t, chunk);
-    return 0;
-}
-
-static int flush(struct target *t, struct err *e)
-{
-    return fdatasync(t->fd) < 0 ? err_errno(e, errno, "flushing %s", t->name) : 0;
-}
-
-/* A chunk that differs. The first one is kept back: until all is there it is zero, and the disk is nothing that boots; on the disk itself, before
- * anything else is: the power may go. */
-static int write_chunk(struct restore *r, struct target *t, int64_t chunk, const uint8_t *bytes, struct err *e)
-{
-    if (!t->shut && (put(r, t, 0, r->zeros, e) < 0 || flush(t, e) < 0))
-        return -1;
-    t->shut = true;
-    if (chunk == 0) {
-        memcpy(t->first, bytes, WIRE_CHUNK_SIZE);
-        t->first_known = true;
-        return 0;
-    }
-    return put(r, t, chunk, bytes, e);
-}
-
-static int open_disk(struct restore *r, struct target *t, struct err *e)
-{
-    MUST(t->first_known);
-    if (put(r, t, 0, t->first, e) < 0 || flush(t, e) < 0)
-        return -1;
-    t->shut = false;
-    return 0;
-}
-
-/* None before all are whole: one of them may be what boots, and the others its data. */
-static int open_disks(struct restore *r, struct err *e)
-{
-    for (int i = 0; i < r->target_count; i++)
-        if (r->targets[i].shut && flush(&r->targets[i], e) < 0)
-            return -1;
-    for (int i = 0; i < r->target_count; i++)
-        if (r->targets[i].shut && open_disk(r, &r->targets[i], e) < 0)
-            return -1;
-    return 0;
-}
-
 /* ---- the stream ---- */
 
 static bool all_zero(const uint8_t *bytes) { return !bytes[0] && memcmp(bytes, bytes + 1, WIRE_CHUNK_SIZE - 1) == 0; }
-
-/* What lies behind the disk's end counts as zero bytes. false: a sector can't be read; writing may mend it, and the next pass looks again. */
-static bool read_run(struct restore *r, const struct target *t, int64_t chunk, unsigned count)
-{
-    size_t size = (size_t)(count - 1) * WIRE_CHUNK_SIZE + there(t, chunk + count - 1);
-
-    memset(r->run + size, 0, (size_t)count * WIRE_CHUNK_SIZE - size);
-    return fd_pread_all(t->fd, r->run, size, chunk * (int64_t)WIRE_CHUNK_SIZE, NULL) == 0;
-}
 
 /* Whether the chunk is as offered. bytes: NULL where it can't be read. */
 static bool is_same(const struct wire_entry *entry, const uint8_t *bytes)
@@ -258,18 +115,16 @@ static int look_at_chunk(struct restore *r, struct target *t, struct open_offer 
 {
     const struct wire_entry *entry = &o->offer->entries[i];
 
-    r->seen_bytes += (int64_t)there(t, entry->chunk);
+    r->seen_bytes += (int64_t)target_chunk_size(t, entry->chunk);
     if (is_same(entry, bytes)) {
-        if (entry->chunk == 0 && !t->first_known)
-            memcpy(t->first, bytes, WIRE_CHUNK_SIZE);
-        t->first_known = t->first_known || entry->chunk == 0;
+        target_same(t, entry->chunk, bytes);
         return 0;
     }
-    r->different += (int64_t)there(t, entry->chunk);
+    r->different += (int64_t)target_chunk_size(t, entry->chunk);
     if (r->order->dry_run)
         return 0;
     if (entry->zero)
-        return write_chunk(r, t, entry->chunk, r->zeros, e);
+        return target_write(t, entry->chunk, r->zeros, e);
     wire_need_set(&o->need, i);
     o->pending++;
     return 0;
@@ -324,7 +179,7 @@ static int take_offer(struct restore *r, const struct wire_frame *f, struct err 
         bool readable;
 
         count = o->offer->count - i < RUN_CHUNKS ? o->offer->count - i : RUN_CHUNKS;
-        readable = read_run(r, t, o->offer->entries[i].chunk, count);
+        readable = target_read(t, o->offer->entries[i].chunk, count, r->run); /* where not, writing may mend it, and the next pass looks again */
         for (unsigned k = 0; k < count; k++)
             if (look_at_chunk(r, t, o, i + k, readable ? r->run + (size_t)k * WIRE_CHUNK_SIZE : NULL, e) < 0)
                 return -1;
@@ -364,7 +219,7 @@ static int take_data(struct restore *r, const struct wire_frame *f, struct err *
 
         if (c.entry >= o->offer->count || !wire_needs(&o->need, c.entry) || c.raw_size != WIRE_CHUNK_SIZE)
             return err_set(e, ERR_PROTOCOL, "DATA for entry %u, which was not asked for", c.entry);
-        if (wire_data_unpack(r->zip, &c, entry->hash, r->chunk, e) < 0 || write_chunk(r, &r->targets[o->offer->disk], entry->chunk, r->chunk, e) < 0)
+        if (wire_data_unpack(r->zip, &c, entry->hash, r->chunk, e) < 0 || target_write(&r->targets[o->offer->disk], entry->chunk, r->chunk, e) < 0)
             return -1;
         r->out->received_bytes += c.stored_size;
         o->need.bitmap[c.entry / 8] &= (uint8_t)~(1u << (c.entry % 8));
@@ -486,7 +341,7 @@ static int pass(struct restore *r, struct err *e)
     r->disk = 0;
     r->next_chunk = r->seen_bytes = r->different = 0;
     r->open_first = r->open_count = 0;
-    result = begin(r, e) < 0 || (!r->order->find_only && (follow(r, e) < 0 || open_disks(r, e) < 0)) ? -1 : 0;
+    result = begin(r, e) < 0 || (!r->order->find_only && (follow(r, e) < 0 || targets_finish(r->targets, r->target_count, e) < 0)) ? -1 : 0;
     wire_conn_free(&r->conn);
     return result;
 }
@@ -561,14 +416,16 @@ int restore_run(const struct agent_config *c, const struct restore_order *order,
         return -1;
     r->zip = zip_new(1);
     r->about = xcalloc(1, sizeof *r->about);
-    r->run = aligned(RUN_CHUNKS * WIRE_CHUNK_SIZE);
-    r->chunk = aligned(WIRE_CHUNK_SIZE);
-    r->zeros = aligned(WIRE_CHUNK_SIZE);
+    r->run = target_buffer(RUN_CHUNKS * WIRE_CHUNK_SIZE);
+    r->chunk = target_buffer(WIRE_CHUNK_SIZE);
+    r->zeros = target_buffer(WIRE_CHUNK_SIZE);
     for (int i = 0; i < OPEN_OFFERS; i++)
         r->open[i].offer = xcalloc(1, sizeof *r->open[i].offer);
     result = pass_until_same(r, e);
     if (result == 0 && !order->dry_run && !order->find_only)
         read_tables(r);
+    for (int i = 0; i < r->target_count; i++)
+        out->written_bytes += r->targets[i].written_bytes;
     targets_close(r);
     for (int i = 0; i < OPEN_OFFERS; i++)
         free(r->open[i].offer);
