@@ -189,6 +189,7 @@ void point_name(struct vault *v, struct vault_point *p, uint64_t sequence); /* c
 int points_drop(struct vault *v, char (*ids)[VAULT_POINT_ID_SIZE], size_t count, struct err *e); /* as vault_point_drop: all, or none where one is pinned */
 /* Takes a point's rows away where it is there and not pinned; without the grave that vault_point_drop digs. */
 int point_remove(struct vault *v, MDB_txn *txn, const char *id, struct err *e);
+int point_pinned(struct vault *v, MDB_txn *txn, const char *point, struct err *e); /* 1/0/-1 */
 
 struct vault_hash grave_hash(const struct vault_hash *record, const char *id, uint8_t payload[static VAULT_HASH_SIZE + VAULT_POINT_ID_SIZE],
                              size_t *size);

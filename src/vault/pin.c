@@ -1,0 +1,160 @@
+/* pin: who wants which recovery points kept, and why: what nobody may drop, and the ladder does not expire. */
+#include "vault/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int pin_key(const char *point, const char *reason, char key[static VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE], MDB_val *out, struct err *e)
+{
+    size_t size = strlen(point) + 1;
+
+    if (size > VAULT_POINT_ID_SIZE || size == 1 || strlen(reason) >= VAULT_PIN_REASON_SIZE)
+        return err_set(e, ERR_INVALID, "a point's id or the reason to pin it is too long");
+    memcpy(key, point, size);
+    memcpy(key + size, reason, strlen(reason));
+    *out = index_val(key, size + strlen(reason));
+    return 0;
+}
+
+struct pinning {
+    const char *point;
+    MDB_val key;
+};
+
+static int pin_row(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+{
+    struct pinning *p = user;
+    MDB_val value;
+    int found = index_get(&v->index, txn, INDEX_POINT, index_val(p->point, strlen(p->point)), &value, e);
+
+    if (found != 1)
+        return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no recovery point %s", p->point);
+    return index_put(&v->index, txn, INDEX_PIN, p->key, index_val("", 0), e);
+}
+
+static int unpin_row(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+{
+    return index_del(&v->index, txn, INDEX_PIN, ((struct pinning *)user)->key, e);
+}
+
+static int change_pin(struct vault *v, const char *point, const char *reason, flush_extra *change, struct err *e)
+{
+    struct pinning p = {.point = point};
+    char key[VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE];
+    int r;
+
+    if (pin_key(point, reason, key, &p.key, e) < 0)
+        return -1;
+    pthread_mutex_lock(&v->commit_lock);
+    r = vault_flush(v, change, &p, e);
+    pthread_mutex_unlock(&v->commit_lock);
+    return r;
+}
+
+int vault_point_pin(struct vault *v, const char *point, const char *reason, struct err *e)
+{
+    return change_pin(v, point, reason, pin_row, e);
+}
+
+int vault_point_unpin(struct vault *v, const char *point, const char *reason, struct err *e)
+{
+    return change_pin(v, point, reason, unpin_row, e);
+}
+
+static int found_one(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    (void)key;
+    (void)value;
+    (void)e;
+    *(bool *)user = true;
+    return 1;
+}
+
+int point_pinned(struct vault *v, MDB_txn *txn, const char *point, struct err *e)
+{
+    bool found = false;
+
+    if (index_each(&v->index, txn, INDEX_PIN, index_val(point, strlen(point) + 1), found_one, &found, e) < 0)
+        return -1;
+    return found;
+}
+
+int vault_point_pinned(struct vault *v, const char *point, const char *reason, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    char key[VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE];
+    MDB_val row, value;
+
+    if (pin_key(point, reason ? reason : "", key, &row, e) < 0 || index_begin(&v->index, false, &txn, e) < 0)
+        return -1;
+    return reason ? index_get(&v->index, txn, INDEX_PIN, row, &value, e) : point_pinned(v, txn, point, e);
+}
+
+struct pins {
+    const char *reason;
+    char (*ids)[VAULT_POINT_ID_SIZE];
+    int count;
+};
+
+static int collect_pin(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct pins *p = user;
+    const char *point = key.mv_data;
+    size_t id_size = strnlen(point, key.mv_size), reason_size = strlen(p->reason);
+
+    (void)value;
+    if (id_size + 1 + reason_size != key.mv_size || memcmp(point + id_size + 1, p->reason, reason_size) != 0)
+        return 0;
+    if (id_size >= VAULT_POINT_ID_SIZE)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a pin of %zu bytes", key.mv_size);
+    p->ids = xrealloc(p->ids, (size_t)(p->count + 1) * sizeof *p->ids);
+    memcpy(p->ids[p->count], point, id_size);
+    p->ids[p->count++][id_size] = '\0';
+    return 0;
+}
+
+int vault_pin_list(struct vault *v, const char *reason, char (**ids)[VAULT_POINT_ID_SIZE], struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    struct pins p = {.reason = reason};
+
+    if (index_begin(&v->index, false, &txn, e) < 0 || index_each(&v->index, txn, INDEX_PIN, index_val("", 0), collect_pin, &p, e) < 0) {
+        free(p.ids);
+        return -1;
+    }
+    *ids = p.ids;
+    return p.count;
+}
+
+struct reasons {
+    char (*list)[VAULT_PIN_REASON_SIZE];
+    int count;
+};
+
+static int collect_reason(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct reasons *r = user;
+    size_t at = strnlen(key.mv_data, key.mv_size) + 1, size = key.mv_size - at;
+
+    (void)value;
+    if (at > key.mv_size || size >= VAULT_PIN_REASON_SIZE)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a pin of %zu bytes", key.mv_size);
+    r->list = xrealloc(r->list, (size_t)(r->count + 1) * sizeof *r->list);
+    memset(r->list[r->count], 0, sizeof r->list[0]);
+    memcpy(r->list[r->count++], (const char *)key.mv_data + at, size);
+    return 0;
+}
+
+int vault_point_pins(struct vault *v, const char *point, char (**reasons)[VAULT_PIN_REASON_SIZE], struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    struct reasons r = {0};
+
+    if (index_begin(&v->index, false, &txn, e) < 0 ||
+        index_each(&v->index, txn, INDEX_PIN, index_val(point, strlen(point) + 1), collect_reason, &r, e) < 0) {
+        free(r.list);
+        return -1;
+    }
+    *reasons = r.list;
+    return r.count;
+}
