@@ -385,14 +385,18 @@ int care_repair(struct replicator *r, struct err *e)
     return count;
 }
 
+int64_t care_space_every_us(bool no_room, int64_t took_us)
+{
+    return no_room ? SPACE_URGENT_EVERY_US : SPACE_SHARE * took_us > SPACE_EVERY_US ? SPACE_SHARE * took_us : SPACE_EVERY_US;
+}
+
 void *care_space(void *replicator)
 {
     struct replicator *r = replicator;
     int64_t given_us = clock_monotonic_us(), took_us = 0;
 
     while (!atomic_load(&r->stopping)) {
-        int64_t leisure_us = SPACE_SHARE * took_us > SPACE_EVERY_US ? SPACE_SHARE * took_us : SPACE_EVERY_US;
-        int64_t every_us = no_room(r) ? SPACE_URGENT_EVERY_US : leisure_us;
+        int64_t every_us = care_space_every_us(no_room(r), took_us);
         uint64_t freed = 0;
         struct err e = {0};
 
