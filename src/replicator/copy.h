@@ -36,6 +36,7 @@ void copier_hang_up(struct copier *c);            /* one that was never dialled 
 int copier_hear(struct copier *c, struct wire_frame *f, int timeout_ms, struct err *e);
 /* The answer to the last request: a struct wire_simple of that type, or (or_type, *got_type) POINT_DONE. POINT_FAILED is its failure. value may be NULL. */
 int copier_hear_answer(struct copier *c, unsigned type, unsigned or_type, unsigned *got_type, int64_t *value, struct err *e);
+int copier_hear_pinned(struct copier *c, struct wire_copy_pinned *out, struct err *e);
 void copier_note_trouble(struct copier *c, const struct err *why);
 void copier_trouble_over(struct copier *c);
 void copier_note_way(struct copier *c, const struct copy_plan *plan, uint64_t total_chunks, uint64_t done_chunks); /* plan NULL: none is under way */
@@ -46,4 +47,5 @@ void copier_note_done(struct copier *c, const struct copy_plan *plan);
 int copy_plan_next(struct copier *c, struct copy_plan *out, struct err *e);
 /* What people keep: [{point, reason}], the caller's. */
 int copy_plan_pins(struct copier *c, json_t **out, struct err *e);
+int copy_plan_kept(struct copier *c, const struct wire_pin *pin, struct err *e); /* by a person; 1/0/-1 */
 void copy_plan_describe(struct copier *c, const struct copy_plan *plan, struct wire_copy_point *out); /* with its group, where it is of one */

@@ -320,30 +320,70 @@ static bool is_said(const struct wire_copy_pins *said, const char *point, const 
     return false;
 }
 
-/* Ends those of a point that are not said any more; said NULL: all. */
-static int unpin(struct vault *v, const char *point, const struct wire_copy_pins *said, struct err *e)
-{
-    CLEANUP(free_ptr) char(*reasons)[VAULT_PIN_REASON_SIZE] = NULL;
-    int count = vault_point_pins(v, point, &reasons, e);
-
-    for (int i = 0; i < count; i++) {
-        bool ours = strncmp(reasons[i], COPIED_PREFIX, strlen(COPIED_PREFIX)) == 0;
-
-        if (ours && !(said && is_said(said, point, reasons[i] + strlen(COPIED_PREFIX))) && vault_point_unpin(v, point, reasons[i], e) < 0)
-            return -1;
-    }
-    return count < 0 ? -1 : 0;
-}
-
-static int unpin_all(struct session *s, const struct wire_copy_pins *said, struct err *e)
+/* All of the copier's pins of this server's points. visit's reason is without what we put before it. */
+static int each_pin(struct session *s, int visit(struct session *s, const char *point, const char *reason, void *user, struct err *e), void *user, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *points = NULL;
     int count = vault_point_list(s->r->vault, s->p->server, 0, &points, e);
 
-    for (int i = 0; i < count; i++)
-        if (unpin(s->r->vault, points[i].id, said, e) < 0)
+    for (int i = 0; i < count; i++) {
+        CLEANUP(free_ptr) char(*reasons)[VAULT_PIN_REASON_SIZE] = NULL;
+        int reason_count = vault_point_pins(s->r->vault, points[i].id, &reasons, e);
+
+        if (reason_count < 0)
             return -1;
+        for (int k = 0; k < reason_count; k++)
+            if (strncmp(reasons[k], COPIED_PREFIX, strlen(COPIED_PREFIX)) == 0 && visit(s, points[i].id, reasons[k] + strlen(COPIED_PREFIX), user, e) < 0)
+                return -1;
+    }
     return count < 0 ? -1 : 0;
+}
+
+static void copied_reason(const char *reason, char out[static VAULT_PIN_REASON_SIZE])
+{
+    snprintf(out, VAULT_PIN_REASON_SIZE, COPIED_PREFIX "%.*s", (int)(VAULT_PIN_REASON_SIZE - sizeof COPIED_PREFIX), reason);
+}
+
+static int unpin(struct session *s, const char *point, const char *reason, void *user, struct err *e)
+{
+    char ours[VAULT_PIN_REASON_SIZE];
+
+    (void)user;
+    copied_reason(reason, ours);
+    return vault_point_unpin(s->r->vault, point, ours, e);
+}
+
+static int unpin_ended(struct session *s, const struct wire_copy_pins *said, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+
+    for (int64_t i = 0; i < said->ended_count; i++) {
+        int found = vault_point_get(s->r->vault, said->ended[i].point, p, e);
+
+        if (found < 0 || (found && strcmp(p->server, s->p->server) == 0 && unpin(s, p->id, said->ended[i].reason, NULL, e) < 0))
+            return -1;
+    }
+    return 0;
+}
+
+struct unsaid {
+    const struct wire_copy_pins *said;
+    struct wire_copy_pinned *answer;
+};
+
+static int collect_unsaid(struct session *s, const char *point, const char *reason, void *user, struct err *e)
+{
+    struct unsaid *u = user;
+    struct wire_pin *next = &u->answer->unsaid[u->answer->unsaid_count];
+
+    (void)s;
+    (void)e;
+    if (is_said(u->said, point, reason) || u->answer->unsaid_count == WIRE_PINS_MOST)
+        return 0;
+    snprintf(next->point, sizeof next->point, "%s", point);
+    snprintf(next->reason, sizeof next->reason, "%s", reason);
+    u->answer->unsaid_count++;
+    return 0;
 }
 
 static int pin_all(struct session *s, const struct wire_copy_pins *said, int64_t *missing, struct err *e)
@@ -360,7 +400,7 @@ static int pin_all(struct session *s, const struct wire_copy_pins *said, int64_t
             ++*missing;
             continue;
         }
-        snprintf(reason, sizeof reason, COPIED_PREFIX "%.*s", (int)(sizeof reason - sizeof COPIED_PREFIX), said->pins[i].reason);
+        copied_reason(said->pins[i].reason, reason);
         if (vault_point_pin(s->r->vault, p->id, reason, e) < 0)
             return -1;
     }
@@ -370,15 +410,16 @@ static int pin_all(struct session *s, const struct wire_copy_pins *said, int64_t
 int copy_in_pins(struct session *s, const struct wire_frame *f, struct err *e)
 {
     CLEANUP(free_ptr) struct wire_copy_pins *said = xcalloc(1, sizeof *said);
-    struct wire_simple answer = {0};
+    CLEANUP(free_ptr) struct wire_copy_pinned *answer = xcalloc(1, sizeof *answer);
+    struct unsaid unsaid = {said, answer};
     struct err why = {0};
 
     if (wire_json_decode(WIRE_COPY_PINS, f->payload, f->size, said, sizeof *said, e) < 0)
         return -1;
-    answer.request = said->request;
-    if (unpin_all(s, said, &why) < 0 || pin_all(s, said, &answer.value, &why) < 0)
+    answer->request = said->request;
+    if (unpin_ended(s, said, &why) < 0 || pin_all(s, said, &answer->value, &why) < 0 || each_pin(s, collect_unsaid, &unsaid, &why) < 0)
         return fail(s, said->request, &why, e);
-    return wire_send_message(s->conn, WIRE_COPY_PINNED, &answer, e);
+    return wire_send_message(s->conn, WIRE_COPY_PINNED, answer, e);
 }
 
 int copy_in_drop(struct session *s, const struct wire_frame *f, struct err *e)
@@ -388,7 +429,7 @@ int copy_in_drop(struct session *s, const struct wire_frame *f, struct err *e)
 
     if (wire_json_decode(WIRE_COPY_DROP, f->payload, f->size, &q, sizeof q, e) < 0 || settle(s, e) < 0)
         return -1;
-    if (copies_may(s->r, wire_conn_peer(s->conn) + strlen("replicator:"), s->p->server, &why) < 0 || unpin_all(s, NULL, &why) < 0 ||
+    if (copies_may(s->r, wire_conn_peer(s->conn) + strlen("replicator:"), s->p->server, &why) < 0 || each_pin(s, unpin, NULL, &why) < 0 ||
         vault_server_drop(s->r->vault, s->p->server, &why) < 0)
         return fail(s, q.request, &why, e);
     free(s->copy);

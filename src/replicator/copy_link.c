@@ -151,19 +151,34 @@ int copier_hear(struct copier *c, struct wire_frame *f, int timeout_ms, struct e
 }
 
 /* The answer to a request, of that type; POINT_FAILED is its failure. request and value (may be NULL) are of struct wire_simple. */
-int copier_hear_answer(struct copier *c, unsigned type, unsigned or_type, unsigned *got_type, int64_t *value, struct err *e)
+static int hear_one_of(struct copier *c, unsigned type, unsigned or_type, struct wire_frame *f, struct err *e)
 {
-    struct wire_frame f;
     int got;
 
-    while ((got = copier_hear(c, &f, GREET_TIMEOUT_MS, e)) == 0)
+    while ((got = copier_hear(c, f, GREET_TIMEOUT_MS, e)) == 0)
         ; /* silence ends it */
     if (got < 0)
         return -1;
-    if (f.type == WIRE_POINT_FAILED)
-        return hear_failure(c, &f, e);
-    if (f.type != type && f.type != or_type)
-        return err_set(e, ERR_PROTOCOL, "%s where %s was expected", wire_type_name(f.type), wire_type_name(type));
+    if (f->type == WIRE_POINT_FAILED)
+        return hear_failure(c, f, e);
+    return f->type == type || f->type == or_type ? 0 : err_set(e, ERR_PROTOCOL, "%s where %s was expected", wire_type_name(f->type), wire_type_name(type));
+}
+
+int copier_hear_pinned(struct copier *c, struct wire_copy_pinned *out, struct err *e)
+{
+    struct wire_frame f;
+
+    if (hear_one_of(c, WIRE_COPY_PINNED, 0, &f, e) < 0 || wire_json_decode(f.type, f.payload, f.size, out, sizeof *out, e) < 0)
+        return -1;
+    return out->request == c->request ? 0 : err_set(e, ERR_PROTOCOL, "COPY_PINNED of another request");
+}
+
+int copier_hear_answer(struct copier *c, unsigned type, unsigned or_type, unsigned *got_type, int64_t *value, struct err *e)
+{
+    struct wire_frame f;
+
+    if (hear_one_of(c, type, or_type, &f, e) < 0)
+        return -1;
     if (got_type)
         *got_type = f.type;
     if (f.type == WIRE_POINT_DONE) {

@@ -81,11 +81,36 @@ static bool agents_wait(struct replicator *r)
 
 /* ---- pins ---- */
 
+/* Says what is kept here, and what has ended; hears what it has of us beside that. */
+static int say_pins(struct copier *c, struct wire_copy_pins *q, struct wire_copy_pinned *answer, struct err *e)
+{
+    q->request = ++c->request;
+    return wire_send_message(c->conn, WIRE_COPY_PINS, q, e) < 0 || copier_hear_pinned(c, answer, e) < 0 ? err_wrap(e, "pins") : 0;
+}
+
+/* A pin there that is none here has ended only where we have its point: else it is of a replicator before us, and whoever kept it there keeps it. */
+static int take_ended(struct copier *c, const struct wire_copy_pinned *answer, struct wire_copy_pins *q, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+
+    for (int64_t i = 0; i < answer->unsaid_count; i++) {
+        int found = vault_point_get(c->r->vault, answer->unsaid[i].point, p, e);
+        int kept = found == 1 ? copy_plan_kept(c, &answer->unsaid[i], e) : 1;
+
+        if (found < 0 || kept < 0)
+            return -1;
+        if (!kept)
+            q->ended[q->ended_count++] = answer->unsaid[i];
+    }
+    return 0;
+}
+
 static int tell_pins(struct copier *c, struct err *e)
 {
     CLEANUP(free_ptr) struct wire_copy_pins *q = xcalloc(1, sizeof *q);
+    CLEANUP(free_ptr) struct wire_copy_pinned *answer = xcalloc(1, sizeof *answer);
     CLEANUP(json_free) json_t *pins = NULL;
-    int64_t missing = 0, more;
+    int64_t more;
     json_t *pin;
     size_t i;
 
@@ -96,19 +121,18 @@ static int tell_pins(struct copier *c, struct err *e)
         return -1;
     if (c->pins_told && json_equal(pins, c->pins_told))
         return 0;
-    q->request = ++c->request;
     json_array_foreach(pins, i, pin)
         if (q->pin_count < WIRE_PINS_MOST) {
             snprintf(q->pins[q->pin_count].point, sizeof q->pins[0].point, "%s", json_get_string(pin, "point", ""));
             snprintf(q->pins[q->pin_count++].reason, sizeof q->pins[0].reason, "%s", json_get_string(pin, "reason", ""));
         }
     more = (int64_t)json_array_size(pins) - q->pin_count;
-    if (wire_send_message(c->conn, WIRE_COPY_PINS, q, e) < 0 || copier_hear_answer(c, WIRE_COPY_PINNED, 0, NULL, &missing, e) < 0)
-        return err_wrap(e, "pins");
+    if (say_pins(c, q, answer, e) < 0 || take_ended(c, answer, q, e) < 0 || (q->ended_count && say_pins(c, q, answer, e) < 0))
+        return -1;
     json_free(&c->pins_told);
     c->pins_told = json_incref(pins);
     pthread_mutex_lock(&c->p->lock);
-    c->p->copied.pins_missing = missing + more;
+    c->p->copied.pins_missing = answer->value + more;
     pthread_mutex_unlock(&c->p->lock);
     return 0;
 }

@@ -238,3 +238,11 @@ int copy_plan_pins(struct copier *c, json_t **out, struct err *e)
     *out = json_incref(pins);
     return 0;
 }
+
+int copy_plan_kept(struct copier *c, const struct wire_pin *pin, struct err *e)
+{
+    char reason[VAULT_PIN_REASON_SIZE];
+
+    snprintf(reason, sizeof reason, KEPT_PREFIX "%.*s", (int)(sizeof reason - sizeof KEPT_PREFIX), pin->reason);
+    return vault_point_pinned(c->r->vault, pin->point, reason, e);
+}

@@ -28,9 +28,11 @@ struct field {
     {.name = #member, .type = FIELD_TEXT, .offset = offsetof(struct owner, member), .size = sizeof ((struct owner *)0)->member}
 #define CONSISTENCY(owner, member) {.name = #member, .type = FIELD_CONSISTENCY, .offset = offsetof(struct owner, member)}
 #define HASH(owner, member) {.name = #member, .type = FIELD_HASH, .offset = offsetof(struct owner, member)}
-#define LIST(owner, member, count, items) \
+#define LIST_OF(owner, member, count, items, may_be_missing) \
     {.name = #member, .type = FIELD_LIST, .offset = offsetof(struct owner, member), .size = sizeof ((struct owner *)0)->member[0], \
-     .most = ARRAY_COUNT(((struct owner *)0)->member), .item = (items), .count_offset = offsetof(struct owner, count)}
+     .most = ARRAY_COUNT(((struct owner *)0)->member), .item = (items), .count_offset = offsetof(struct owner, count), .may_lack = (may_be_missing)}
+#define LIST(owner, member, count, items) LIST_OF(owner, member, count, items, false)
+#define LIST_LATER(owner, member, count, items) LIST_OF(owner, member, count, items, true)
 #define DISKS(owner, items) LIST(owner, disks, disk_count, items)
 #define END {.type = FIELD_END}
 
@@ -79,7 +81,10 @@ static const struct field copy_point_fields[] = {
     TEXT(wire_copy_point, group_name), INT(wire_copy_point, group_at_us, 0, INT64_MAX), INT(wire_copy_point, group_window_us, 0, INT64_MAX),
     LIST(wire_copy_point, members, member_count, member_fields), DISKS(wire_copy_point, disk_fields), END};
 static const struct field pin_fields[] = {TEXT(wire_pin, point), TEXT(wire_pin, reason), END};
-static const struct field copy_pins_fields[] = {INT(wire_copy_pins, request, 1, REQUEST_MOST), LIST(wire_copy_pins, pins, pin_count, pin_fields), END};
+static const struct field copy_pins_fields[] = {INT(wire_copy_pins, request, 1, REQUEST_MOST), LIST(wire_copy_pins, pins, pin_count, pin_fields),
+                                                LIST_LATER(wire_copy_pins, ended, ended_count, pin_fields), END};
+static const struct field copy_pinned_fields[] = {INT(wire_copy_pinned, request, 1, REQUEST_MOST), INT(wire_copy_pinned, value, 0, WIRE_PINS_MOST),
+                                                  LIST_LATER(wire_copy_pinned, unsaid, unsaid_count, pin_fields), END};
 static const struct field point_done_fields[] = {INT(wire_point_done, request, 1, REQUEST_MOST), TEXT(wire_point_done, point), END};
 static const struct field failure_fields[] = {INT(wire_failure, request, 0, REQUEST_MOST), TEXT(wire_failure, kind),
                                               TEXT(wire_failure, message), END};
@@ -146,7 +151,7 @@ static const struct shape {
     {WIRE_COPYING, sizeof(struct wire_copying), copying_fields},
     {WIRE_COPY_GO, sizeof(struct wire_simple), simple_fields},
     {WIRE_COPY_WAITS, sizeof(struct wire_failure), failure_fields},
-    {WIRE_COPY_PINNED, sizeof(struct wire_simple), simple_fields},
+    {WIRE_COPY_PINNED, sizeof(struct wire_copy_pinned), copy_pinned_fields},
     {WIRE_COPY_DROPPED, sizeof(struct wire_simple), simple_fields},
     {WIRE_PING, sizeof(struct wire_simple), simple_fields},
     {WIRE_PONG, sizeof(struct wire_simple), simple_fields},

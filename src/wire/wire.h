@@ -73,7 +73,7 @@ enum wire_type {
     WIRE_COPYING = 48,     /* struct wire_copying: the answer to COPY */
     WIRE_COPY_GO = 49,     /* struct wire_simple: value is the number of the last offer towards that point that is applied */
     WIRE_COPY_WAITS = 50,  /* struct wire_failure: it can't go on for now, and why; it tries again by itself */
-    WIRE_COPY_PINNED = 51, /* struct wire_simple: value is how many of the pinned points are not here */
+    WIRE_COPY_PINNED = 51, /* struct wire_copy_pinned */
     WIRE_COPY_DROPPED = 52, /* struct wire_simple */
     /* from either */
     WIRE_POINT_FAILED = 64, /* struct wire_failure */
@@ -316,6 +316,13 @@ struct wire_pin {
 struct wire_copy_pins {
     int64_t request, pin_count;
     struct wire_pin pins[WIRE_PINS_MOST];
+    int64_t ended_count;
+    struct wire_pin ended[WIRE_PINS_MOST]; /* that nobody keeps any more, of points that the copier has */
+};
+struct wire_copy_pinned {
+    int64_t request, value; /* so many of the pins name points that are not here */
+    int64_t unsaid_count;
+    struct wire_pin unsaid[WIRE_PINS_MOST]; /* the copier's pins of before that it did not say this time: they stay until it says that they have ended */
 };
 
 struct wire_point_done {

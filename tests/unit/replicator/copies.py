@@ -228,6 +228,28 @@ def every_point(world):
     ok(world.ask("verify", at=world.second, point=newest["point"])["chunks"] > 0, "all of it can be read")
 
 
+def gone_here(world):
+    """As after a move: the second has a pinned point that the first does not know. What the first does not say of it ends nothing."""
+    point = world.ask("point", server="web01", consistency="crash", timeout_ms=60000)["point"]["id"]
+    world.ask("pin", point=point, reason="year")
+    for turn in range(3):
+        world.write(f"after{turn}", 50000)
+        time.sleep(1.1)
+    world.wait("a point is pinned there, and newer ones are copied", lambda: "copy: year" in world.points().get(point, {}).get("pins", []) and
+               world.copy()["point"] != point and "copying" not in world.points(world.first)[point]["pins"], 60)
+    world.link.down = True
+    world.link.cut()
+    world.ask("unpin", point=point, reason="year")
+    world.ask("drop_point", point=point)
+    world.link.down = False
+    other = world.ask("point", server="web01", consistency="crash", timeout_ms=60000)["point"]["id"]
+    world.ask("pin", point=other, reason="day")
+    world.wait("the first says anew what it keeps", lambda: "copy: day" in world.points().get(other, {}).get("pins", []), 90)
+    ok("copy: year" in world.points()[point]["pins"], "what it knows nothing of stays pinned", world.points()[point])
+    world.ask("unpin", point=other, reason="day")
+    world.wait("what it knows of ends", lambda: world.points()[other]["pins"] == [], 60)
+
+
 def pins(world):
     point = world.ask("point", server="web01", consistency="crash", timeout_ms=60000)["point"]["id"]
     world.ask("pin", point=point, reason="audit")
@@ -236,6 +258,7 @@ def pins(world):
     ok(world.refused_there(world.second, "drop_point", point=point).startswith("state"), "and stays")
     world.ask("unpin", point=point, reason="audit")
     world.wait("until it is not", lambda: world.points()[point]["pins"] == [], 60)
+    gone_here(world)
     world.link.down = True
     world.link.cut()
     old = world.ask("point", server="web01", consistency="crash", timeout_ms=60000)["point"]["id"]

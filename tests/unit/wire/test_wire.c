@@ -144,6 +144,7 @@ static void test_copy(void)
 {
     static struct wire_copy_point p, back;
     static struct wire_copy_pins pins, pins_back;
+    static struct wire_copy_pinned pinned;
     struct err e = {0};
 
     p = (struct wire_copy_point){.request = 1, .epoch = "e", .point = "p", .base = "b", .at_us = 5, .consistency = WIRE_FROZEN, .freeze_ms = 2, .unreadable_bytes = 512, .range_count = 1,
@@ -157,9 +158,12 @@ static void test_copy(void)
     wire_json_encode(WIRE_COPY_POINT, &p, sizeof p, &out);
     is_int(wire_json_decode(WIRE_COPY_POINT, out.data, out.size_bytes, &back, sizeof back, &e), -1, "one without a moment is refused: %s", e.message);
     buf_release(&out);
-    pins = (struct wire_copy_pins){.request = 2, .pin_count = 1, .pins = {{"p", "audit"}}};
+    pins = (struct wire_copy_pins){.request = 2, .pin_count = 1, .pins = {{"p", "audit"}}, .ended_count = 1, .ended = {{"q", "audit"}}};
     wire_json_encode(WIRE_COPY_PINS, &pins, sizeof pins, &out);
     ok(wire_json_decode(WIRE_COPY_PINS, out.data, out.size_bytes, &pins_back, sizeof pins_back, &e) == 0 && memcmp(&pins, &pins_back, sizeof pins) == 0, "COPY_PINS decodes to the same");
+    buf_release(&out);
+    MUST(buf_puts(&out, "{\"request\":1,\"value\":0}") == 0);
+    ok(wire_json_decode(WIRE_COPY_PINNED, out.data, out.size_bytes, &pinned, sizeof pinned, &e) == 0 && pinned.unsaid_count == 0, "a COPY_PINNED from before unsaid decodes, too");
     buf_release(&out);
 }
 
