@@ -167,6 +167,8 @@ static int reveal(struct group *g, struct err *e)
         pthread_mutex_lock(&p->lock);
         memcpy(p->newest, g->made->points[i].id, VAULT_POINT_ID_SIZE);
         p->newest_at_us = g->made->at_us;
+        p->newest_unreadable = p->slots[SLOT_POINT].unreadable;
+        p->pointed = true;
         err_clear(&p->point_trouble);
         done.request = p->slots[SLOT_POINT].request;
         memcpy(done.point, p->newest, VAULT_POINT_ID_SIZE);

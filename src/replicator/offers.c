@@ -160,9 +160,10 @@ static void point_made(struct session *s, const char *id, int64_t at_us)
     pthread_mutex_unlock(&p->lock);
 }
 
-/* The schedule's point where nothing has changed since the newest: that one stands for this moment, too. */
+/* The schedule's point where nothing has changed since the newest: that one stands for this moment, too, unless somebody has dropped it. */
 static bool nothing_new(struct session *s, char id[static VAULT_POINT_ID_SIZE], int64_t *asked_us)
 {
+    CLEANUP(free_ptr) struct vault_point *there = xcalloc(1, sizeof *there);
     struct slot *slot;
     bool quiet;
 
@@ -173,7 +174,7 @@ static bool nothing_new(struct session *s, char id[static VAULT_POINT_ID_SIZE], 
     *asked_us = slot ? slot->asked_wall_us : s->barrier_us;
     memcpy(id, s->p->newest, VAULT_POINT_ID_SIZE);
     pthread_mutex_unlock(&s->p->lock);
-    return quiet;
+    return quiet && vault_point_get(s->r->vault, id, there, NULL) == 1;
 }
 
 /* Whether the point was asked for in step with other servers, and then their group, once all stand still. */
@@ -222,6 +223,7 @@ static int stage_point(struct session *s, const struct vault_group *group, struc
     slot = slot_answered(s->p, SLOT_POINT, s->point.request);
     if (slot) {
         memcpy(slot->point, made->id, sizeof slot->point);
+        slot->unreadable = s->unreadable;
         slot_finish(s->p, slot);
     }
     pthread_mutex_unlock(&s->p->lock);

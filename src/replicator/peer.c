@@ -131,20 +131,30 @@ int peers_save(struct replicator *r, struct err *e)
     return result;
 }
 
+int peer_find_newest(struct peer *p, const char *was, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *newest = NULL;
+    int count = vault_point_list(p->r->vault, p->server, 1, &newest, e);
+
+    if (count < 0)
+        return -1;
+    pthread_mutex_lock(&p->lock);
+    if (strcmp(p->newest, was) == 0) { /* else another one has come meanwhile */
+        copy_name(p->newest, sizeof p->newest, count ? newest->id : "");
+        p->newest_at_us = count ? newest->at_us : 0;
+        p->newest_unreadable = count ? newest->unreadable : (struct vault_unreadable){0};
+    }
+    pthread_mutex_unlock(&p->lock);
+    return 0;
+}
+
 static int load_peer(struct replicator *r, const char *server, struct err *e)
 {
     struct peer *p = peer_find(r, server, true);
-    CLEANUP(free_ptr) struct vault_point *newest = NULL;
     struct vault_feed feed = {0};
-    int count = vault_point_list(r->vault, server, 1, &newest, e);
 
-    if (count < 0 || vault_feed_get(r->vault, server, &feed, e) < 0)
+    if (peer_find_newest(p, "", e) < 0 || vault_feed_get(r->vault, server, &feed, e) < 0)
         return -1;
-    if (count) {
-        copy_name(p->newest, sizeof p->newest, newest->id);
-        p->newest_at_us = newest->at_us;
-        p->newest_unreadable = newest->unreadable;
-    }
     p->stored_bytes = feed.stored_bytes;
     return 0;
 }

@@ -53,6 +53,7 @@ struct slot {
     bool in_step;
     int64_t step, step_us;           /* the enum wire_step that the agent has come to, and when (monotonic) */
     const struct vault_group *group; /* set once all stand still; before, no POINT_COMMIT is taken. point: the staged one */
+    struct vault_unreadable unreadable; /* of the staged one */
     struct wire_thawed thawed;
     struct wire_hash_done *hashed; /* the slot's owner frees it */
     int hash_fd[LIMIT_DISKS_PER_SERVER]; /* where HASHES go, by HELLO's disk; -1: not wanted */
@@ -210,6 +211,7 @@ struct replicator {
 struct peer *peer_find(struct replicator *r, const char *server, bool make); /* NULL: not there */
 struct peer *peers_first(struct replicator *r); /* the chain only ever grows at its head, and no peer is freed while it runs: it is walked without the lock */
 int peers_load(struct replicator *r, struct err *e); /* what the vault and the marks file know */
+int peer_find_newest(struct peer *p, const char *was, struct err *e); /* as the vault knows it now, where `was` is taken for it yet */
 int peers_save(struct replicator *r, struct err *e);
 void peers_free(struct replicator *r);
 int peer_need(struct replicator *r, const char *server, struct peer **out, struct err *e);

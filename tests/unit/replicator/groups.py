@@ -314,6 +314,7 @@ def by_the_clock(both):
     listed = subprocess.run([SLIPWAY, "point", "list", "db01", "--vault", world.dir / "replicator"], capture_output=True, text=True, timeout=60, check=False)
     ok(group in listed.stdout, "which `slipway point list` shows", listed.stdout + listed.stderr)
     ok(told("db01")["settings"]["together"] and told("db01")["cause"] is None, "nothing is amiss", json.dumps(told("db01")))
+    ok(told("db01")["pointed"] and told("web01")["pointed"], "it is a point of this connection: whoever moves a server here waits for that")
     in_half_a_second = until_frozen(both)
     ok(0 < in_half_a_second < both.in_2_s, f"nor does a group hope for longer: {in_half_a_second} attempts without a freeze, {both.in_2_s} in 2 s")
     for agent in both.all():

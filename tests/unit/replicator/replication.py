@@ -72,6 +72,12 @@ def follow(world):
     world.sync()
     world.wait("a change makes a new point by itself", lambda: world.server()["newest_point"] != newest)
     world.wait("the newest point stays fresh while nothing changes", lambda: world.server()["newest_point_age_ms"] < 3000)
+    dropped = world.server()["newest_point"]
+    world.ask("drop_point", point=dropped)
+    there = lambda: world.server()["newest_point"] in [point["id"] for point in world.ask("points", server="web01")["points"]]
+    ok(there(), "where somebody drops it, it is the newest no more")
+    before = world.server()["newest_point"]
+    world.wait("and another one comes, though nothing changes", lambda: world.server()["newest_point"] not in (dropped, before) and there())
 
 
 def small_writes(world):
