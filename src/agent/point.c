@@ -199,6 +199,13 @@ static int run_hook(const char *program, const char *argument, struct err *e)
 /* What a freeze makes of a point: the owner's program had its say first, or not. */
 static int64_t frozen_kind(const struct agent *a) { return a->config->before_freeze[0] ? WIRE_APPLICATION : WIRE_FROZEN; }
 
+/* Where changes are not followed. */
+static void mark_everything(struct agent *a)
+{
+    for (int i = 0; !a->tracker && i < a->disk_count; i++)
+        todo_all(a, i);
+}
+
 /* The last marks into memory while all stands still: 0, or -1 (ERR_TIMEOUT: this attempt didn't fit). streaming: sent as it is read. */
 static int copy_residue(struct agent *a, bool streaming, int64_t deadline_us, uint64_t *writes, struct err *e)
 {
@@ -223,13 +230,8 @@ static int copy_residue(struct agent *a, bool streaming, int64_t deadline_us, ui
             return 0;
         if (clock_monotonic_us() >= deadline_us)
             return err_set(e, ERR_TIMEOUT, "something went on writing, past the frozen filesystems");
+        mark_everything(a); /* what was read before that write is of another moment */
     }
-}
-
-static void mark_everything(struct agent *a)
-{
-    for (int i = 0; !a->tracker && i < a->disk_count; i++)
-        todo_all(a, i);
 }
 
 static void set_held(struct agent *a, bool held)

@@ -712,6 +712,61 @@ static void test_rescan(struct fake *f)
     fake_forget_points(f);
 }
 
+/* The same number near the disk's beginning, then at its end, past what can be frozen, and without a rest for as long as it takes to read it all. */
+static void *write_both_ends(void *user)
+{
+    uint64_t *block;
+
+    (void)user;
+    setpriority(PRIO_PROCESS, 0, -15); /* the thread's */
+    MUST(posix_memalign((void **)&block, 4096, 4096) == 0);
+    memset(block, 0, 4096);
+    while (atomic_load(&writing)) {
+        int fd = open(data.path, O_RDWR | O_DIRECT | O_CLOEXEC);
+
+        MUST(fd >= 0);
+        ++*block;
+        MUST(pwrite(fd, block, 4096, 0) == 4096 && pwrite(fd, block, 4096, data.size_bytes - 4096) == 4096);
+        close(fd);
+    }
+    free(block);
+    return NULL;
+}
+
+/* Where all is read while all should stand still, somebody who writes on must not have a point that is half of before and half of after. */
+static void test_rescan_written(struct fake *f)
+{
+    const struct loopdev *disks[] = {&data};
+    int connections = f->connections + 1;
+    struct running *r = start_agent(f, 1, disks, true);
+    struct wire_simple thaw = {.request = 10};
+    struct fake_point *p;
+    pthread_t writer;
+
+    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "rescanning");
+    atomic_store(&writing, true);
+    MUST(pthread_create(&writer, NULL, write_both_ends, NULL) == 0);
+    p = fake_point(f, WIRE_FROZEN, true, 0, 4000);
+    if (p) {
+        uint8_t *content = fake_image(p, 0);
+        uint64_t first, last;
+
+        memcpy(&first, content, sizeof first);
+        memcpy(&last, content + data.size_bytes - 4096, sizeof last);
+        ok(first == last || first == last + 1, "the writer paused for long enough: the point is of one moment (%llu, %llu)", (unsigned long long)first, (unsigned long long)last);
+        free(content);
+        fake_send(f, WIRE_THAW, &thaw, sizeof thaw);
+        ok(fake_wait(f, &f->thaw_count, 1, 60000), "thawed");
+        f->thaw_count = 0;
+    } else {
+        is_str(f->failure.kind, "timeout", "no point while somebody writes on: %s", f->failure.message);
+    }
+    atomic_store(&writing, false);
+    pthread_join(writer, NULL);
+    stop_agent(r);
+    fake_forget_points(f);
+}
+
 static void test_grown(struct fake *f)
 {
     const struct loopdev *disks[] = {&raw[1]};
@@ -884,6 +939,7 @@ int main(void)
     test_in_step(f);
     test_hooks(f);
     test_rescan(f);
+    test_rescan_written(f);
     test_grown(f);
     test_backlog(f);
     test_packed(f);
