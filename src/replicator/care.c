@@ -61,7 +61,7 @@ static bool point_is_due(struct peer *p, struct wire_take_point *out)
     bool due;
 
     pthread_mutex_lock(&p->lock);
-    if (s->busy && s->quiet && now_us - s->asked_us > POINT_STUCK_US)
+    if (s->busy && s->quiet && !s->committed && now_us - s->asked_us > POINT_STUCK_US)
         *s = (struct slot){0}; /* never answered */
     due = !p->together && !why_no_point(p) && !is_asked(p) && is_time(p, now_us);
     *out = (struct wire_take_point){.consistency = WIRE_ANY, .timeout_ms = POINT_TIMEOUT_MS, .hope_ms = hope_ms(p)};

@@ -120,16 +120,16 @@ static int64_t moment_of(const struct session *s, int64_t asked_us)
     return s->point.at_us >= asked_us && s->point.at_us <= s->barrier_us ? s->point.at_us : asked_us;
 }
 
-static int point_failed(struct session *s, const struct err *why, struct err *e)
+static int point_failed(struct session *s, int64_t request, const struct err *why, struct err *e)
 {
-    struct wire_failure failure = {.request = s->point.request};
+    struct wire_failure failure = {.request = request};
     struct slot *slot;
 
     snprintf(failure.kind, sizeof failure.kind, "%s", err_meaning(why->kind)->name);
     snprintf(failure.message, sizeof failure.message, "%.500s", why->message);
     pthread_mutex_lock(&s->p->lock);
     s->p->point_trouble = *why;
-    slot = slot_answered(s->p, SLOT_POINT, s->point.request);
+    slot = slot_answered(s->p, SLOT_POINT, request);
     if (slot) {
         slot->e = *why;
         slot_finish(s->p, slot);
@@ -218,7 +218,7 @@ static int stage_point(struct session *s, const struct vault_group *group, struc
     struct slot *slot;
 
     if (vault_point_stage(s->r->vault, group, s->hello.server, wire_consistency_name(s->point.consistency), s->point.freeze_ms, &s->unreadable, made, &why) < 0)
-        return point_failed(s, &why, e);
+        return point_failed(s, s->point.request, &why, e);
     pthread_mutex_lock(&s->p->lock);
     slot = slot_answered(s->p, SLOT_POINT, s->point.request);
     if (slot) {
@@ -250,14 +250,14 @@ static int commit_point(struct session *s, struct err *e)
         return stage_point(s, &group, e);
     if (s->point.group || in_step) {
         err_set(&why, ERR_WRONG_STATE, "a point of a group that nobody waits for, or not all of whose servers stand still");
-        return point_failed(s, &why, e);
+        return point_failed(s, s->point.request, &why, e);
     }
     if (nothing_new(s, newest, &asked_us)) {
         memcpy(done.point, newest, sizeof newest);
     } else {
         if (vault_point_commit_marked(s->r->vault, s->hello.server, moment_of(s, asked_us), wire_consistency_name(s->point.consistency),
                                       s->point.freeze_ms, &s->unreadable, made, &why) < 0)
-            return point_failed(s, &why, e);
+            return point_failed(s, s->point.request, &why, e);
         memcpy(done.point, made->id, sizeof made->id);
     }
     point_made(s, done.point, moment_of(s, asked_us));
@@ -291,16 +291,20 @@ int offers_barrier(struct session *s, struct err *e)
 int offers_point(struct session *s, const struct wire_frame *f, struct err *e)
 {
     struct wire_point point;
+    struct err why = {0};
 
     if (wire_json_decode(WIRE_POINT_COMMIT, f->payload, f->size, &point, sizeof point, e) < 0)
         return -1;
-    if (s->barrier)
-        return err_set(e, ERR_PROTOCOL, "POINT_COMMIT before the last one was answered");
+    if (s->barrier) { /* whoever asked for that one has given up: what was sent before it travels slowly */
+        err_set(&why, ERR_WRONG_STATE, "the point before it is on its way yet: all that was sent before that one must have come first");
+        return point_failed(s, point.request, &why, e);
+    }
     if (point.consistency == WIRE_ANY)
         return err_set(e, ERR_PROTOCOL, "POINT_COMMIT with consistency %lld", (long long)point.consistency);
     if (offers_unreadable(s, &point, &s->unreadable, e) < 0)
         return -1;
     s->point = point;
+    slot_committed(s->p, point.request);
     return offers_barrier(s, e);
 }
 

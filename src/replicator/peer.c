@@ -283,6 +283,17 @@ struct slot *slot_answered(struct peer *p, enum slot_kind kind, int64_t request)
     return s->busy && !s->done && s->request == request ? s : NULL;
 }
 
+void slot_committed(struct peer *p, int64_t request)
+{
+    struct slot *s;
+
+    pthread_mutex_lock(&p->lock);
+    s = slot_answered(p, SLOT_POINT, request);
+    if (s)
+        s->committed = true;
+    pthread_mutex_unlock(&p->lock);
+}
+
 void slot_finish(struct peer *p, struct slot *s)
 {
     s->done = true;

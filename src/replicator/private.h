@@ -45,6 +45,7 @@ struct slot {
     bool busy;  /* somebody asked and has not taken the answer */
     bool quiet; /* nobody waits for it: the schedule asked */
     bool done;
+    bool committed; /* the agent's word has come, what it sent before may not have */
     int64_t request, asked_us /* monotonic */, asked_wall_us;
     struct err e; /* kind ERR_NONE: it went well */
     char point[VAULT_POINT_ID_SIZE];
@@ -237,6 +238,7 @@ int slot_wait(struct peer *p, enum slot_kind kind, int64_t deadline_us, struct t
 void slot_leave(struct peer *p, enum slot_kind kind);
 /* The session's: an answer came. Ignored where the number is of no one who still waits. */
 struct slot *slot_answered(struct peer *p, enum slot_kind kind, int64_t request); /* lock held; NULL: ignored */
+void slot_committed(struct peer *p, int64_t request);
 void slot_finish(struct peer *p, struct slot *s); /* lock held */
 void peer_link_lost(struct peer *p, const struct err *why); /* lock held: fails what waits */
 void peer_people(struct peer *p, int more); /* somebody begins (1), ends (-1) to wait for a point of it: no calendar's pause stops that */

@@ -1,4 +1,5 @@
 """An agent of the test's own, on the wire (docs/formats/wire.md): says what it is told to say, when it is told to. Its disk is all zeros."""
+import hashlib
 import json
 import queue
 import select
@@ -7,7 +8,7 @@ import ssl
 import struct
 import threading
 
-TYPES = {"HELLO": 1, "OFFER": 2, "POINT_COMMIT": 5, "STATUS": 9, "POINT_AT": 12, "COPY": 17, "COPY_POINT": 18, "COPY_COMMIT": 19, "WELCOME": 32, "NEED": 33, "ACK": 34,
+TYPES = {"HELLO": 1, "OFFER": 2, "DATA": 3, "POINT_COMMIT": 5, "STATUS": 9, "POINT_AT": 12, "COPY": 17, "COPY_POINT": 18, "COPY_COMMIT": 19, "WELCOME": 32, "NEED": 33, "ACK": 34,
          "TAKE_POINT": 35, "POINT_DONE": 36, "POINT_GO": 44, "COPYING": 48, "COPY_GO": 49, "POINT_FAILED": 64, "REFUSE": 66, "PING": 67, "PONG": 68}
 NAMES = {number: name for name, number in TYPES.items()}
 CHUNKS = 16
@@ -41,6 +42,14 @@ class Wire:
         self.offers += 1
         entries = b"".join(struct.pack("<IBBH32x", chunk, 1, 0, 0) for chunk in range(CHUNKS))
         self.frame("OFFER", struct.pack("<QHH", self.offers, 0, CHUNKS) + entries)
+
+    def offer_one(self, content):
+        """A first chunk that holds something: data has to follow."""
+        self.offers += 1
+        self.frame("OFFER", struct.pack("<QHH", self.offers, 0, 1) + struct.pack("<IBBH32s", 0, 0, 0, 0, hashlib.sha256(content).digest()))
+
+    def data(self, content):
+        self.frame("DATA", struct.pack("<QHH", self.offers, 1, 0) + struct.pack("<HBBII", 0, 0, 0, len(content), len(content)) + content)
 
     def read(self, size):
         data = b""

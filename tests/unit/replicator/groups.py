@@ -24,16 +24,19 @@ SERVERS = ["db01", "web01"]
 
 
 class Asked:
-    """group_point, asked by somebody who waits beside the test."""
+    """A group's point, or one of a server alone, asked by somebody who waits beside the test."""
 
-    def __init__(self, world, consistency="frozen", timeout_ms=20000):
+    def __init__(self, world, consistency="frozen", timeout_ms=20000, server=None):
         self.answer = self.refusal = None
-        self.thread = threading.Thread(target=self.run, args=(world, consistency, timeout_ms))
+        self.thread = threading.Thread(target=self.run, args=(world, consistency, timeout_ms, server))
         self.thread.start()
 
-    def run(self, world, consistency, timeout_ms):
+    def run(self, world, consistency, timeout_ms, server):
         try:
-            self.answer = world.ask("group_point", servers=SERVERS, consistency=consistency, timeout_ms=timeout_ms, name="shop")["group"]
+            if server:
+                self.answer = world.ask("point", server=server, consistency=consistency, timeout_ms=timeout_ms)["point"]
+            else:
+                self.answer = world.ask("group_point", servers=SERVERS, consistency=consistency, timeout_ms=timeout_ms, name="shop")["group"]
         except (Refused, OSError) as reason:
             self.refusal = str(reason)
 
@@ -254,6 +257,26 @@ def asker_leaves(both):
     both.none_more("and")
 
 
+def behind_its_data(both):
+    """A point was committed, and what was sent before it travels slowly: whoever asks meanwhile is told so, and nothing of it is lost."""
+    agent, content = both.db, os.urandom(65536)
+    agent.offer_one(content)
+    first = Asked(both.world, "crash", 1500, "db01")
+    agent.asked(group=False)
+    agent.commit(group=False, consistency="crash")
+    request = agent.request
+    ok("in time" in first.end(), f"a point whose data does not come is waited for as long as somebody wants: {first.refusal}")
+    second = Asked(both.world, "crash", server="db01")
+    agent.asked(group=False)
+    agent.commit(group=False, consistency="crash")
+    agent.expect("POINT_FAILED", request=agent.request, kind="state")
+    ok("on its way" in second.end(), f"another one is not taken meanwhile: {second.refusal}")
+    agent.data(content)
+    done = agent.expect("POINT_DONE", request=request)
+    ok(both.world.ask("points", server="db01")["points"][0]["id"] == done["point"], "once its data is there it is a point, over the same connection")
+    both.known = both.count()
+
+
 def killed_between(both):
     asked = Asked(both.world)
     both.come_to(2)
@@ -346,6 +369,7 @@ def main():
         for part in (in_step, dies_at_the_barrier, cut_before_the_commit, never_comes, again_with_all, can_not, disobeys, goes_to_freeze, asker_leaves):
             part(both)
         in_step(both)
+        behind_its_data(both)
         killed_between(both)
         by_the_clock(both)
     except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
