@@ -138,6 +138,15 @@ static int point_failed(struct session *s, int64_t request, const struct err *wh
     return wire_send_message(s->conn, WIRE_POINT_FAILED, &failure, e);
 }
 
+/* The vault has no such point. Where a part of the map is not there though the agent has offered all (damage was found while it did), it must offer it again:
+ * it does so once it greets anew. */
+static int not_stored(struct session *s, const struct err *why, struct err *e)
+{
+    if (point_failed(s, s->point.request, why, e) < 0)
+        return -1;
+    return why->kind == ERR_WRONG_STATE ? err_set(e, ERR_UNREACHABLE, "%.900s: the agent must offer again what is missing", why->message) : 0;
+}
+
 static void point_made(struct session *s, const char *id, int64_t at_us)
 {
     struct peer *p = s->p;
@@ -218,7 +227,7 @@ static int stage_point(struct session *s, const struct vault_group *group, struc
     struct slot *slot;
 
     if (vault_point_stage(s->r->vault, group, s->hello.server, wire_consistency_name(s->point.consistency), s->point.freeze_ms, &s->unreadable, made, &why) < 0)
-        return point_failed(s, s->point.request, &why, e);
+        return not_stored(s, &why, e);
     pthread_mutex_lock(&s->p->lock);
     slot = slot_answered(s->p, SLOT_POINT, s->point.request);
     if (slot) {
@@ -257,7 +266,7 @@ static int commit_point(struct session *s, struct err *e)
     } else {
         if (vault_point_commit_marked(s->r->vault, s->hello.server, moment_of(s, asked_us), wire_consistency_name(s->point.consistency),
                                       s->point.freeze_ms, &s->unreadable, made, &why) < 0)
-            return point_failed(s, s->point.request, &why, e);
+            return not_stored(s, &why, e);
         memcpy(done.point, made->id, sizeof made->id);
     }
     point_made(s, done.point, moment_of(s, asked_us));

@@ -16,7 +16,7 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent), str(pathlib.Path(__file__).resolve().parents[2])]
 
 import tap  # pylint: disable=wrong-import-position
-from fake_agent import Agent  # pylint: disable=wrong-import-position
+from fake_agent import CHUNKS, Agent  # pylint: disable=wrong-import-position
 from replicated import Refused, World  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
@@ -277,6 +277,24 @@ def behind_its_data(both):
     both.known = both.count()
 
 
+def not_whole(both):
+    """As after damage that was found while all was offered: the agent believes that it is done, and greets anew to learn what is missing."""
+    both.db.close()
+    both.world.wait("db01 leaves", lambda: not both.world.ask("status", server="db01")["servers"][0]["connected"])
+    agent = Agent(both.world, "db01", greet=False, disks=[{"id": "disk", "name": "vda", "size_bytes": 2 * CHUNKS * 65536}])
+    agent.expect("WELCOME")
+    agent.offer()
+    asked = Asked(both.world, "crash", server="db01")
+    agent.asked(group=False)
+    agent.commit(group=False, consistency="crash")
+    failed = agent.expect("POINT_FAILED", request=agent.request)
+    ok("never received" in failed["message"] and "never received" in asked.end(), f"a point of half a disk is none: {failed['message']}")
+    agent.expect("closed")
+    ok(True, "and the session ends: the next WELCOME tells the agent of it")
+    both.db = Agent(both.world, "db01")
+    both.known = both.count()
+
+
 def killed_between(both):
     asked = Asked(both.world)
     both.come_to(2)
@@ -370,6 +388,7 @@ def main():
             part(both)
         in_step(both)
         behind_its_data(both)
+        not_whole(both)
         killed_between(both)
         by_the_clock(both)
     except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
