@@ -22,3 +22,5 @@ int agent_install_certificate(const char *folder, const char *pem, struct err *e
 int agent_forget_tracker(const char *tracker_dir, struct err *e);
 /* Thaws what an agent that was killed left frozen (AGENT_RUNTIME_DIR/frozen names it). The count of filesystems thawed. */
 int agent_thaw_left(const char *runtime_dir);
+/* The same, and runs the owner's program that was to run after it. Logs. No agent may run. */
+void agent_let_go(const struct agent_config *c);

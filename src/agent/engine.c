@@ -1,5 +1,6 @@
 /* The engine: keeps the replicator's map equal to the disks, and does what the replicator asks. */
 #include "agent/engine.h"
+#include "agent/hooks.h"
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -454,6 +455,13 @@ static void lock_in_memory(void)
         log_warn("can't lock the agent in memory (%s): a held freeze may stall it", strerror(errno));
 }
 
+void agent_let_go(const struct agent_config *c)
+{
+    if (agent_thaw_left(c->runtime_dir) > 0)
+        log_warn("thawed what an agent before this one had left frozen");
+    hook_left(c);
+}
+
 int agent_run(const struct agent_config *given, const atomic_bool *stop, struct err *e)
 {
     struct agent_config own = *given, *c = &own; /* a move changes it */
@@ -463,12 +471,11 @@ int agent_run(const struct agent_config *given, const atomic_bool *stop, struct 
 
     if (file_make_dirs(c->runtime_dir, 0755, e) < 0)
         return -1;
+    agent_let_go(c);
     if (file_exists(detached)) {
         log_info("%s was detached: remove %s to start replication again", c->server, detached);
         return 0;
     }
-    if (agent_thaw_left(c->runtime_dir) > 0)
-        log_warn("thawed what an agent before this one had left frozen");
     if (freezer_start(marker, &a->freezer, e) < 0)
         return -1;
     be_modest();

@@ -190,6 +190,7 @@ static int spawn(struct freezer *f, struct err *e)
     }
     close(pair[1]);
     if (f->pid < 0) {
+        f->pid = 0;
         close(pair[0]);
         return err_errno(e, errno, "can't start the freezer's process");
     }
@@ -272,8 +273,10 @@ static int ask(struct freezer *f, const struct request *r, const int *fds, struc
         c->cmsg_len = CMSG_LEN((size_t)r->count * sizeof(int));
         memcpy(CMSG_DATA(c), fds, (size_t)r->count * sizeof(int));
     }
-    if (f->socket < 0 && spawn(f, e) < 0)
+    if (f->socket < 0 && spawn(f, e) < 0) {
+        forget(f); /* nothing is frozen: nobody was asked */
         return -1;
+    }
     if (sendmsg(f->socket, &message, MSG_NOSIGNAL) == sizeof *r && receive(f, reply, REPLY_TIMEOUT_MS) == 0)
         return 0;
     recover(f);
@@ -368,6 +371,7 @@ void freezer_stop(struct freezer **f)
         freezer_thaw(*f, &ignored, NULL);
     if ((*f)->socket >= 0)
         close((*f)->socket); /* it ends by itself */
-    waitpid((*f)->pid, NULL, 0);
+    if ((*f)->pid)
+        waitpid((*f)->pid, NULL, 0);
     free_ptr(f);
 }

@@ -5,10 +5,10 @@
  * freeze, take the last marks, read them into memory (same check: raw writers don't know of frozen filesystems), thaw, then hash and
  * send. Never longer than the budget: over it, thaw, drain, try again. */
 #include "agent/engine.h"
+#include "agent/hooks.h"
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/proc.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +20,6 @@
 #define CONVERGE_ROUNDS 12
 #define OPTIMISTIC_FIRST_WAIT_US (10 * US_PER_MS)
 #define OPTIMISTIC_MOST_WAIT_US (200 * US_PER_MS)
-#define HOOK_TIMEOUT_MS 60000
 #define READY_ROUND_US (500 * US_PER_MS) /* how often the rest is sent while others are waited for */
 
 struct filesystems {
@@ -184,18 +183,6 @@ static int try_optimistic(struct agent *a, struct wire_point *p, int64_t quit_us
 
 /* ---- frozen ---- */
 
-static int run_hook(const char *program, const char *argument, struct err *e)
-{
-    const char *argv[] = {program, argument, NULL};
-    struct proc_options options = {.argv = argv, .timeout_ms = HOOK_TIMEOUT_MS};
-
-    if (!*program)
-        return 0;
-    if (proc_must(&options, NULL, e) < 0)
-        return err_wrap(e, "the program %s %s", program, argument);
-    return 0;
-}
-
 /* What a freeze makes of a point: the owner's program had its say first, or not. */
 static int64_t frozen_kind(const struct agent *a) { return a->config->before_freeze[0] ? WIRE_APPLICATION : WIRE_FROZEN; }
 
@@ -266,7 +253,7 @@ static int attempt_frozen(struct agent *a, const struct wire_take_point *r, stru
     workers_hurry(a, true);
     if (freezer_freeze(a->freezer, f->fds, f->paths, f->count, limit_us, &frozen, e) < 0) {
         workers_hurry(a, false);
-        return run_hook(a->config->after_thaw, "after-thaw", NULL) == 0 && e->kind == ERR_TIMEOUT ? 0 : -1;
+        return hook_after_thaw(a->config, NULL) == 0 && e->kind == ERR_TIMEOUT ? 0 : -1;
     }
     mark_everything(a);
     result = copy_residue(a, r->hold, end_us, writes, e);
@@ -284,7 +271,7 @@ static int attempt_frozen(struct agent *a, const struct wire_take_point *r, stru
     }
     workers_hurry(a, false);
     /* The application goes on before its last changes are sent. */
-    if ((result < 0 || !r->hold) && run_hook(a->config->after_thaw, "after-thaw", &hook_error) < 0) {
+    if ((result < 0 || !r->hold) && hook_after_thaw(a->config, &hook_error) < 0) {
         *e = result < 0 ? *e : hook_error;
         return -1;
     }
@@ -318,12 +305,12 @@ static int prepare_freeze(struct agent *a, const struct filesystems *f, int64_t 
     sync_all(f);
     if (converge(a, deadline_us, e) < 0)
         return -1;
-    if (run_hook(a->config->before_freeze, "before-freeze", e) == 0) {
+    if (hook_before_freeze(a->config, e) == 0) {
         sync_all(f);
         if (converge(a, deadline_us, e) == 0)
             return 0;
     }
-    (void)run_hook(a->config->after_thaw, "after-thaw", NULL); /* what it had stopped, even half, goes on */
+    (void)hook_after_thaw(a->config, NULL); /* what it had stopped, even half, goes on */
     return -1;
 }
 
@@ -424,7 +411,7 @@ static int take_frozen_in_step(struct agent *a, const struct wire_take_point *r,
     if (check_freeze(a, r, e) < 0 || filesystems_open(a, &f, e) < 0 || prepare_freeze(a, f, deadline_us, e) < 0)
         return -1;
     if (wait_ready(a, f, deadline_us, e) < 0) {
-        (void)run_hook(a->config->after_thaw, "after-thaw", NULL);
+        (void)hook_after_thaw(a->config, NULL);
         return -1;
     }
     return attempt_frozen(a, r, p, f, freeze_budget_us(a, r), deadline_us, e) == 1 ? 0 : -1;
@@ -562,7 +549,7 @@ void point_thaw(struct agent *a, int64_t request, bool answer)
         thawed.held_ms = result.frozen_us / US_PER_MS;
         set_held(a, false);
         log_info("thawed after %lld ms", (long long)thawed.held_ms);
-        if (run_hook(a->config->after_thaw, "after-thaw", &e) < 0)
+        if (hook_after_thaw(a->config, &e) < 0)
             log_err(&e, "after thawing");
     }
     if (answer)

@@ -252,9 +252,22 @@ static int print_unit(const struct options *o, struct err *e)
     program[size] = '\0';
     printf("[Unit]\nDescription=Slipway replication agent\nAfter=network.target\n\n"
            "[Service]\nExecStart=%s run --config %s/config.json\nRestart=on-failure\nRestartSec=2\n"
-           "# The freezer's process must outlive the agent by a moment, to thaw.\nKillMode=mixed\nTimeoutStopSec=30\n"
+           "# The freezer's process must outlive the agent by a moment, to thaw.\nKillMode=mixed\nTimeoutStopSec=150\n"
+           "# Where all of it was killed nobody has.\nExecStopPost=%s thaw --config %s/config.json\n"
            "OOMScoreAdjust=-900\nLimitMEMLOCK=infinity\n\n[Install]\nWantedBy=multi-user.target\n",
-           program, o->folder);
+           program, o->folder, program, o->folder);
+    return 0;
+}
+
+static int thaw(const struct options *o, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = config_path(o);
+    CLEANUP(close_fd) int lock = -1;
+    struct agent_config config;
+
+    if (agent_config_read(path, &config, e) < 0 || lock_once(config.runtime_dir, &lock, e) < 0)
+        return -1;
+    agent_let_go(&config);
     return 0;
 }
 
@@ -273,7 +286,7 @@ static int forget(const struct options *o, struct err *e)
 static int uninstall(const struct options *o, struct err *e)
 {
     static const char *const files[] = {"config.json", "key.pem", "cert.pem", "ca.pem", "detached"};
-    static const char *const runtime[] = {"status.json", "frozen", "lock", "rescue.img"};
+    static const char *const runtime[] = {"status.json", "frozen", "quiet", "lock", "rescue.img"};
     char program[256];
     ssize_t size = readlink("/proc/self/exe", program, sizeof program - 1);
     CLEANUP(close_fd) int lock = -1;
@@ -321,6 +334,7 @@ static const struct command commands[] = {
     {"rescue-image", "--point ID [--onto DISKS] [--image FILE]", "make and check what restores this machine's own disks without its system", make_rescue},
     {"rescue-start", "[--image FILE] [--kernel FILE]", "leave this machine's system for that image, now", start_rescue},
     {"forget", "[--config FILE]", "let a stopped agent's tracker end: the next one reads everything", forget},
+    {"thaw", "[--config FILE]", "thaw what an agent that was killed left frozen, and run after_thaw", thaw},
     {"unit", "[--folder DIR]", "print a systemd service for it", print_unit},
     {"uninstall", "[--folder DIR]", "remove its files, its service's and itself", uninstall},
     {"--version", "", "print the version", print_version},

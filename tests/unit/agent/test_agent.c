@@ -679,10 +679,20 @@ static void test_hooks(struct fake *f)
     ok(fake_step(f, WIRE_APPLICATION, false, STEP_MS, WIRE_STILL), "in a group");
     failures = f->point_count;
     ok(lines_of("ran-before") == lines_of("ran-after") + 1, "it ran before the freeze");
+    ok(run("test -e %s/run/quiet", folder) == 0, "which is written down where a next agent looks");
     fake_go(f, WIRE_COMMIT);
     ok(fake_wait(f, &f->point_count, failures + 1, 60000) && f->points[failures].info.consistency == WIRE_APPLICATION, "such a point");
     stop_agent(r);
     is_int(lines_of("ran-after"), lines_of("ran-before"), "and after it");
+    ok(run("test -e %s/run/quiet", folder) != 0, "and no more");
+    MUST(run("touch %s/run/quiet", folder) == 0); /* as of one that was killed before it came to the second program */
+    connections = f->connections + 1;
+    after_thaw = after;
+    r = start_agent(f, 1, disks, false);
+    after_thaw = "";
+    ok(fake_wait(f, &f->connections, connections, 60000), "another agent");
+    ok(lines_of("ran-after") == lines_of("ran-before") + 1 && run("test -e %s/run/quiet", folder) != 0, "runs the program that an agent before it did not come to");
+    stop_agent(r);
     MUST(run("umount %s/m", folder) == 0);
     fake_forget_points(f);
 }
