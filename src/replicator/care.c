@@ -347,6 +347,16 @@ static bool no_room(struct replicator *r)
     return found;
 }
 
+bool care_may_expire(struct peer *p)
+{
+    bool may;
+
+    pthread_mutex_lock(&p->lock);
+    may = p->settings_said || !p->r->options.factory_url;
+    pthread_mutex_unlock(&p->lock);
+    return may;
+}
+
 static void expire_all(struct replicator *r)
 {
     for (struct peer *p = peers_first(r); p; p = p->next) {
@@ -354,6 +364,8 @@ static void expire_all(struct replicator *r)
         struct vault_ladder ladder;
         struct err e = {0};
 
+        if (!care_may_expire(p))
+            continue;
         settings_ladder(p, rungs, &ladder);
         ladder.age_us = age_of;
         ladder.user = r;

@@ -132,15 +132,14 @@ static int do_points(struct orders *o, const json_t *q, json_t *answer, struct e
 
 static int do_servers(struct orders *o, const json_t *q, json_t *answer, struct err *e)
 {
-    CLEANUP(free_ptr) struct vault_disk *disks = NULL;
-    int count = vault_disk_list(o->vault, NULL, &disks, e);
+    CLEANUP(free_ptr) char(*servers)[LIMIT_NAME_BYTES + 1] = NULL;
+    int count = vault_server_list(o->vault, &servers, e);
     json_t *list = json_array();
 
     (void)q;
     json_object_set_new(answer, "servers", list);
     for (int i = 0; i < count; i++)
-        if (i == 0 || strcmp(disks[i].server, disks[i - 1].server) != 0)
-            json_array_append_new(list, json_string(disks[i].server));
+        json_array_append_new(list, json_string(servers[i]));
     return count < 0 ? -1 : 0;
 }
 

@@ -161,13 +161,13 @@ static int load_peer(struct replicator *r, const char *server, struct err *e)
 
 int peers_load(struct replicator *r, struct err *e)
 {
-    CLEANUP(free_ptr) struct vault_disk *disks = NULL;
-    int count = vault_disk_list(r->vault, NULL, &disks, e);
+    CLEANUP(free_ptr) char(*servers)[LIMIT_NAME_BYTES + 1] = NULL;
+    int count = vault_server_list(r->vault, &servers, e);
 
     if (count < 0)
         return -1;
     for (int i = 0; i < count; i++)
-        if ((i == 0 || strcmp(disks[i].server, disks[i - 1].server) != 0) && load_peer(r, disks[i].server, e) < 0)
+        if (load_peer(r, servers[i], e) < 0)
             return -1;
     return load_marks(r, e);
 }

@@ -335,6 +335,7 @@ void *care_points(void *replicator);
 void *care_groups(void *replicator);
 void *care_limits(void *replicator);
 void *care_space(void *replicator);
+bool care_may_expire(struct peer *p); /* not before the factory, where there is one, has spoken of it: until then nobody knows what is to be kept */
 int64_t care_space_every_us(bool no_room, int64_t took_us); /* from the beginning of one collection, which took that long, to the next one's */
 int life_load(struct replicator *r, struct err *e); /* lifetime.h; before care_space runs */
 void replicator_rest(struct replicator *r, int64_t duration_us); /* shorter where it stops */

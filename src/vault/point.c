@@ -267,6 +267,56 @@ static int collect_id(MDB_val key, MDB_val value, void *user, struct err *e)
 
 static void free_listing(struct listing *l) { free(l->ids); }
 
+struct names {
+    char (*list)[LIMIT_NAME_BYTES + 1];
+    size_t count;
+};
+
+static void add_name(struct names *n, const char *name, size_t size)
+{
+    if (n->count && strncmp(n->list[n->count - 1], name, size) == 0 && !n->list[n->count - 1][size])
+        return;
+    if ((n->count & (n->count + 1)) == 0)
+        n->list = xrealloc(n->list, 2 * (n->count + 1) * sizeof *n->list);
+    memcpy(n->list[n->count], name, size);
+    n->list[n->count++][size] = '\0';
+}
+
+static int collect_server(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    size_t size = strnlen(key.mv_data, key.mv_size);
+
+    (void)value;
+    if (size > LIMIT_NAME_BYTES)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a server's name of %zu bytes", size);
+    add_name(user, key.mv_data, size);
+    return 0;
+}
+
+static int by_text(const void *a, const void *b) { return strcmp(a, b); }
+
+int vault_server_list(struct vault *v, char (**out)[LIMIT_NAME_BYTES + 1], struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    CLEANUP(free_ptr) struct vault_disk *disks = NULL;
+    struct names n = {0};
+    int disk_count = vault_disk_list(v, NULL, &disks, e), count = 0;
+
+    if (disk_count < 0 || index_begin(&v->index, false, &txn, e) < 0 || index_each(&v->index, txn, INDEX_ORDER, index_val("", 0), collect_server, &n, e) < 0) {
+        free(n.list);
+        return -1;
+    }
+    for (int i = 0; i < disk_count; i++)
+        add_name(&n, disks[i].server, strlen(disks[i].server));
+    if (n.count)
+        qsort(n.list, n.count, sizeof *n.list, by_text);
+    for (size_t i = 0; i < n.count; i++)
+        if (!count || strcmp(n.list[count - 1], n.list[i]) != 0)
+            memmove(n.list[count++], n.list[i], sizeof *n.list);
+    *out = n.list;
+    return count;
+}
+
 int vault_point_list(struct vault *v, const char *server, size_t limit, struct vault_point **out, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;

@@ -85,6 +85,8 @@ int vault_disk_check(const char *id, struct err *e);
 int vault_disk_open(struct vault *v, const char *server, const char *disk, uint64_t size_bytes, struct vault_disk *out, struct err *e);
 /* All disks of a server (NULL: of all servers), ordered by server and id; the caller frees *out. Returns the count. */
 int vault_disk_list(struct vault *v, const char *server, struct vault_disk **out, struct err *e);
+/* All servers that have disks or points here, ordered; the caller frees *out. After the index was made anew there are points without disks. Returns the count. */
+int vault_server_list(struct vault *v, char (**out)[LIMIT_NAME_BYTES + 1], struct err *e);
 /* Removes a disk's working map (it left the source); points keep theirs. */
 int vault_disk_drop(struct vault *v, const char *server, const char *disk, struct err *e);
 /* Names of the chunks first … first+count-1 as of the last sync; vault_hash_zero and vault_hash_unknown as they are. */

@@ -5,6 +5,7 @@ Usage: settings SLIPWAY SLIPWAY_AGENT"""
 import http.server
 import json
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -191,6 +192,13 @@ def alone(world, factory):
     start(world, factory)
     world.wait("after a kill and a restart without a factory the last word holds",
                lambda: continuous(world) and world.server()["connected"] and holds(world)["limit_bytes_per_s"] == 3000000)
+    world.kill("replicator")
+    world.kill("agent-web01")
+    shutil.rmtree(world.dir / "replicator/vault/index")
+    start(world, factory)
+    world.wait("and where the index is made anew, with nobody there", lambda: holds(world)["limit_bytes_per_s"] == 3000000 and not world.server()["connected"])
+    ok(world.server()["newest_point"] and world.ask("servers")["servers"] == ["web01"], "its points are known to be its own")
+    world.start_agent()
     asked = factory.asked
     factory.settings = {"bandwidth": "4MB/s", "point_interval_s": 1}
     factory.begin()
