@@ -26,6 +26,8 @@ __attribute__((format(printf, 1, 2), unused)) static void tap_note(const char *f
 }
 
 #define ok(condition, ...) tap_line(!!(condition), __FILE__, __LINE__, #condition, __VA_ARGS__)
+/* As ok, of data that must be what it was: where it does not hold no second try makes that good (scripts/count). */
+#define intact(condition, ...) (ok(condition, __VA_ARGS__) ? 1 : (tap_note("no second try counts"), 0))
 #define is_int(got, wanted, ...) tap_is_int((long long)(got), (long long)(wanted), __FILE__, __LINE__, __VA_ARGS__)
 #define is_str(got, wanted, ...) tap_is_str((got), (wanted), __FILE__, __LINE__, __VA_ARGS__)
 

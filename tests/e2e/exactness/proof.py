@@ -318,14 +318,26 @@ class Proof(Place):
         if not point:
             return False
         try:
-            self.check(point)
+            self.check_again(kind, point)
             if kind == "held":
                 self.check_held(point)
         except (RuntimeError, OSError, ValueError) as reason:
-            self.ready()  # whoever reads may be struck, too; the next point is looked at instead
+            self.ready()  # whoever takes the second one may be struck, too
             print(f"# {kind}: {reason}", file=sys.stderr)
             return False
         return True
+
+    def check_again(self, kind, point):
+        """Whoever reads may be struck, too, and reads again. A point that was answered must be there then."""
+        try:
+            self.check(point)
+        except (RuntimeError, OSError, ValueError) as reason:
+            print(f"# {kind}: {reason}", file=sys.stderr)
+            self.ready()
+            try:
+                self.check(point)
+            except (RuntimeError, OSError, ValueError) as again:
+                self.fault("unreadable", point, f"a point that was answered can't be read: {again}")
 
     def go_on(self, points, stop_at_fault=False):
         """Until so many points were compared; yields after each."""
