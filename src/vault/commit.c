@@ -141,33 +141,11 @@ static int batch_write(struct vault *v, MDB_txn *txn, const struct batch *b, con
     return work_apply(v, txn, b->sets + sets_there, b->set_count - sets_there, e);
 }
 
-/* Chunks that were bad and came again are good now. */
-static void forget_repaired(struct vault *v, const struct batch *b)
-{
-    struct hash_set repaired = {0}, left = {0};
-
-    for (size_t i = 0; i < b->chunk_count; i++)
-        if (hash_set_has(&v->bad, &b->chunks[i].hash))
-            hash_set_add(&repaired, &b->chunks[i].hash);
-    if (repaired.used_count == 0)
-        return;
-    for (size_t i = 0; i < v->bad.slot_count; i++) {
-        struct vault_hash hash = {0};
-
-        memcpy(hash.bytes, v->bad.slots[i], sizeof v->bad.slots[i]); /* a set looks at these bits only */
-        if ((v->bad.slots[i][0] || v->bad.slots[i][1]) && !hash_set_has(&repaired, &hash))
-            hash_set_add(&left, &hash);
-    }
-    hash_set_release(&repaired);
-    hash_set_release(&v->bad);
-    v->bad = left;
-}
-
 static void batch_done(struct vault *v, const struct batch *b)
 {
     pthread_mutex_lock(&v->append_lock);
     pending_done(&v->pending, b->chunk_count, b->set_count, b->feed_count);
-    forget_repaired(v, b);
+    bad_forget(v, b->chunks, b->chunk_count);
     for (size_t i = 0; i < b->full_count; i++)
         segment_close(&v->full[i]);
     v->full_count -= b->full_count;
@@ -178,7 +156,7 @@ static void batch_done(struct vault *v, const struct batch *b)
         bucket_stir(v->bucket);
 }
 
-int vault_flush(struct vault *v, flush_extra *extra, void *user, struct err *e)
+static int flush(struct vault *v, flush_extra *extra, void *user, struct err *e)
 {
     CLEANUP(batch_release) struct batch b = {0};
     CLEANUP(index_abort) MDB_txn *txn = NULL;
@@ -194,7 +172,15 @@ int vault_flush(struct vault *v, flush_extra *extra, void *user, struct err *e)
     return 0;
 }
 
-int vault_flush_built(struct vault *v, flush_extra *build, flush_extra *extra, void *user, struct err *e)
+int vault_flush(struct vault *v, flush_extra *extra, void *user, struct err *e)
+{
+    int r = flush(v, extra, user, e);
+
+    bad_write(v); /* what was found while the transaction was open */
+    return r;
+}
+
+static int flush_built(struct vault *v, flush_extra *build, flush_extra *extra, void *user, struct err *e)
 {
     CLEANUP(batch_release) struct batch early = {0}, b = {0};
     CLEANUP(index_abort) MDB_txn *txn = NULL;
@@ -206,6 +192,14 @@ int vault_flush_built(struct vault *v, flush_extra *build, flush_extra *extra, v
         return -1;
     batch_done(v, &b);
     return 0;
+}
+
+int vault_flush_built(struct vault *v, flush_extra *build, flush_extra *extra, void *user, struct err *e)
+{
+    int r = flush_built(v, build, extra, user, e);
+
+    bad_write(v);
+    return r;
 }
 
 int vault_sync(struct vault *v, struct err *e)

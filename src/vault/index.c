@@ -111,15 +111,29 @@ void index_close(struct vault_index *x)
     x->env = NULL;
 }
 
+static _Thread_local const MDB_txn *writing; /* this thread's transaction that writes */
+
+bool index_writes_here(void) { return writing; }
+
 int index_begin(const struct vault_index *x, bool write, MDB_txn **out, struct err *e)
 {
-    int code = mdb_txn_begin(x->env, NULL, write ? 0 : MDB_RDONLY, out);
+    int code;
 
+    MUST(!write || !writing); /* it would wait for itself */
+    code = mdb_txn_begin(x->env, NULL, write ? 0 : MDB_RDONLY, out);
     if (code) {
         *out = NULL;
         return index_fail(e, code, "begin a transaction");
     }
+    if (write)
+        writing = *out;
     return 0;
+}
+
+static void note_end(const MDB_txn *txn)
+{
+    if (txn == writing)
+        writing = NULL;
 }
 
 /* LMDB says EIO where a write came out short: on a full disk that is no fault of the disk. */
@@ -134,8 +148,10 @@ static bool disk_is_full(MDB_env *env)
 int index_commit(MDB_txn **txn, struct err *e)
 {
     MDB_env *env = mdb_txn_env(*txn);
-    int code = mdb_txn_commit(*txn);
+    int code;
 
+    note_end(*txn);
+    code = mdb_txn_commit(*txn);
     *txn = NULL;
     if (code == ENOSPC || (code == EIO && disk_is_full(env)))
         return err_set(e, ERR_NO_SPACE, "the disk of the vault's index is full: make room on it or add a disk");
@@ -144,8 +160,10 @@ int index_commit(MDB_txn **txn, struct err *e)
 
 void index_abort(MDB_txn **txn)
 {
-    if (*txn)
+    if (*txn) {
+        note_end(*txn);
         mdb_txn_abort(*txn);
+    }
     *txn = NULL;
 }
 

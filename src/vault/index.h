@@ -57,7 +57,9 @@ struct vault_index {
 /* Makes it where it is not there; its name is for the caller to sync. What it holds then is durable. */
 int index_open(const char *dir, struct vault_index *out, struct err *e);
 void index_close(struct vault_index *x);
+/* One that writes waits for every other one, of this thread too: so a thread has one of them at most, and must not begin another (index_writes_here). */
 int index_begin(const struct vault_index *x, bool write, MDB_txn **out, struct err *e);
+bool index_writes_here(void); /* this thread has a transaction open that writes */
 int index_commit(MDB_txn **txn, struct err *e); /* *txn is NULL after, whatever happened */
 void index_abort(MDB_txn **txn);                /* for CLEANUP */
 void index_cursor_close(MDB_cursor **cursor);   /* for CLEANUP; before the transaction's end */

@@ -89,6 +89,8 @@ struct vault {
     uint64_t gc_count;        /* guarded by gc_run_lock */
     struct hash_set *barrier; /* while vault_gc marks: every chunk that got a new use meanwhile */
     struct hash_set bad;      /* chunks found damaged: treated as absent until they are sent again */
+    struct vault_hash *bad_unwritten; /* of these, what the index does not say yet */
+    size_t bad_unwritten_count;
     uint64_t bad_found, bad_forgotten; /* how often damage was found; bad_found when the maps were last freed of it */
     atomic_uint waiting_users; /* for gc_lock, shared */
     bool making_room;         /* vault_gc copies the living out of a sparse segment, with all writers held */
@@ -138,7 +140,14 @@ int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **byt
 int record_restore(struct vault *v, const struct record *r, const void *payload, void *raw, unsigned how, struct err *e);
 /* Reads and checks what the vault has of it, past the cache: all of it, or its own pages where it is there for others only. */
 int record_check(struct vault *v, const struct vault_hash *hash, size_t *size, struct err *e);
+
+/* bad.c */
+/* Known to be damaged from now on. In the index, too: at once, or where a transaction that writes is open on this thread, when vault_flush ends; a write that
+ * fails is tried again with the next one. Takes append_lock itself. */
 void chunk_mark_bad(struct vault *v, const struct vault_hash *hash);
+void bad_write(struct vault *v); /* what the index does not say yet; no transaction that writes is open on this thread */
+/* With append_lock held: those that were bad and came again are good now. */
+void bad_forget(struct vault *v, const struct pending_chunk *chunks, size_t count);
 
 int sync_when_much(struct vault *v, struct err *e); /* without append_lock: what is pending must not grow without end */
 

@@ -5,22 +5,6 @@
 
 #define MOVED_RETRIES 4 /* vault_gc moved the record between look-up and open */
 
-void chunk_mark_bad(struct vault *v, const struct vault_hash *hash)
-{
-    CLEANUP(index_abort) MDB_txn *txn = NULL;
-    int64_t now_us = clock_read_us(v->options.clock);
-    bool fresh;
-
-    pthread_mutex_lock(&v->append_lock);
-    fresh = hash_set_add(&v->bad, hash);
-    v->bad_found += fresh;
-    pthread_mutex_unlock(&v->append_lock);
-    /* Remembered on disk too; if that fails, it is found again on the next read. LMDB lets one writer in at a time. */
-    if (fresh && index_begin(&v->index, true, &txn, NULL) == 0 &&
-        index_put(&v->index, txn, INDEX_BAD, index_val(hash, sizeof *hash), index_val(&now_us, sizeof now_us), NULL) == 0)
-        (void)index_commit(&txn, NULL);
-}
-
 /* From its segment's file, or from where that went. What is damaged here and kept in the bucket is read from there, and comes back from there. */
 static int read_place(struct vault *v, const struct chunk_place *place, unsigned how, uint8_t *scratch, struct record *r, struct err *e)
 {

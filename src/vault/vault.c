@@ -203,6 +203,7 @@ static void free_vault(struct vault *v)
     pending_release(&v->pending);
     staged_release(v);
     hash_set_release(&v->bad);
+    free(v->bad_unwritten);
     index_close(&v->index);
     seal_free(&v->seal);
     cache_free(&v->cache);
