@@ -90,6 +90,8 @@ def at_rest(world, store, point):
     away_words = [word for name, word in zip(store.options, store.options[1:]) if name in ("--s3-credentials-file", "--s3-ca") for word in (name, word)]
     without = run_words(world, "vault", "scrub", *words)
     ok(without.returncode and "open the vault with its bucket" in without.stderr, "a vault at rest says what it lacks", without)
+    started = subprocess.run([str(word) for word in world.replicator_words("--vault-key-file", world.vault_key)], capture_output=True, text=True, check=False, timeout=300)
+    ok(started.returncode and "open the vault with its bucket" in started.stdout + started.stderr, "and so does a replicator, which does not start without", started)
     scrub = run_words(world, "vault", "scrub", *words, *away_words)
     ok(scrub.returncode == 0 and "0 findings" in scrub.stdout, "and is scrubbed with it", scrub)
     export = run_words(world, "point", "export", point, "--format", "raw", "--to", world.dir / "exported", *words, *away_words)

@@ -301,7 +301,8 @@ static int open_with_factory_keys(struct replicator *r, struct vault_options *op
 
 static int open_vault(struct replicator *r, struct err *e)
 {
-    struct vault_options options = {.guard_bytes = (uint64_t)r->options.guard_mib << 20, .work_memory_bytes = (size_t)r->options.work_memory_mib << 20};
+    struct vault_options options = {.guard_bytes = (uint64_t)r->options.guard_mib << 20, .work_memory_bytes = (size_t)r->options.work_memory_mib << 20,
+                                    .bucket_needed = true};
     const struct replicator_options *o = &r->options;
     struct vault_bucket bucket = {.url = o->s3_url, .bucket = o->s3_bucket, .prefix = o->s3_prefix, .region = o->s3_region, .ca_file = o->s3_ca_file,
                                   .credentials_file = o->s3_credentials_file, .cache_bytes = (uint64_t)o->s3_cache_mib << 20, .wait_ms = (int)(o->s3_wait_us / US_PER_MS), .upload_count = (size_t)o->s3_uploads};

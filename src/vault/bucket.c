@@ -246,13 +246,24 @@ bool bucket_is_marked(struct bucket *b)
     return is_current(b, &own, NULL) == 1;
 }
 
+int bucket_was_used(struct vault *v, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    bool sent = false;
+
+    return index_begin(&v->index, false, &txn, e) < 0 || index_each(&v->index, txn, INDEX_SEGMENT, index_val("", 0), any_sent, &sent, e) < 0 ? -1 : sent;
+}
+
+int bucket_missing(const struct vault *v, struct err *e)
+{
+    return err_set(e, ERR_UNREACHABLE, "segments lie in %s: open the vault with its bucket (--s3-…)", v->bucket_text ? v->bucket_text : "a bucket");
+}
+
 /* 1: it is ours; 0: nobody's, and segments of this vault never were there. */
 static int meet(struct bucket *b, struct s3 *client, struct err *e)
 {
-    CLEANUP(index_abort) MDB_txn *txn = NULL;
     CLEANUP(buf_release) struct buf there = {0};
-    bool sent = false;
-    int found;
+    int found, sent;
 
     if (is_met(b))
         return 1;
@@ -266,7 +277,8 @@ static int meet(struct bucket *b, struct s3 *client, struct err *e)
         set_marker(b, &there);
         return 1;
     }
-    if (index_begin(&b->v->index, false, &txn, e) < 0 || index_each(&b->v->index, txn, INDEX_SEGMENT, index_val("", 0), any_sent, &sent, e) < 0)
+    sent = bucket_was_used(b->v, e);
+    if (sent < 0)
         return -1;
     return sent ? err_set(e, ERR_WRONG_STATE, "the bucket %s holds no vault under \"%s\", though segments of this one were sent there: is it another bucket?", b->name, b->prefix) : 0;
 }
@@ -510,7 +522,7 @@ int bucket_found(struct bucket *b, uint32_t segment, struct err *e)
     CLEANUP(free_ptr) char *path = segment_path(b->v->segment_dir, segment);
     struct segment_row row;
     int found = segment_row_get(b->v, segment, &row, e);
-    bool whole = found == 1 && row.flags & SEGMENT_SEALED && segment_look(b, segment, path, &row, NULL) == 0;
+    bool whole = found == 1 && row.flags & SEGMENT_SEALED && segment_look(b->v, segment, path, &row, NULL) == 0;
 
     if (found <= 0)
         return found; /* it held nothing */

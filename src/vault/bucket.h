@@ -36,8 +36,15 @@ enum read_flag { READ_CACHED = 1 /* of unpacked chunks */, READ_HERE = 2 /* asks
 int bucket_read(struct vault *v, const struct chunk_place *place, unsigned how, uint8_t *scratch, struct record *out, struct err *e);
 void bucket_used(struct bucket *b, uint32_t segment); /* its file was read; NULL is fine */
 
+/* The file at path is a whole sealed segment of this vault, with what its row (may be NULL) says: 0; ERR_CORRUPT. */
+int segment_look(const struct vault *v, uint32_t id, const char *path, const struct segment_row *row, struct err *e);
+int bucket_missing(const struct vault *v, struct err *e); /* ERR_UNREACHABLE: words on a bucket that is needed and not open */
+/* Whether something of the vault may lie in a bucket, as the index says: 1/0/-1. */
+int bucket_was_used(struct vault *v, struct err *e);
+
 /* ---- vault_gc ---- */
-/* The segment's file is here, and stays until another is held (0: none). 0 too where there is no bucket. */
+/* The segment's file is here, whole, and stays until another is held (0: none). One that never was in a bucket is here. ERR_UNREACHABLE: it lies in a bucket that is
+ * not open. */
 int bucket_hold(struct vault *v, uint32_t segment, struct err *e);
 
 /* ---- making an index anew ---- */

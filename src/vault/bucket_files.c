@@ -23,7 +23,7 @@ bool segment_is_here(const struct bucket *b, uint32_t id)
     return file_exists(path);
 }
 
-int segment_look(const struct bucket *b, uint32_t id, const char *path, const struct segment_row *row, struct err *e)
+int segment_look(const struct vault *v, uint32_t id, const char *path, const struct segment_row *row, struct err *e)
 {
     CLEANUP(close_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct segment_state state;
@@ -32,7 +32,7 @@ int segment_look(const struct bucket *b, uint32_t id, const char *path, const st
         return err_errno(e, errno, "can't open %s", path);
     if (segment_scan(fd, 0, NULL, NULL, &state, e) < 0)
         return -1;
-    if (memcmp(state.header.vault_id, b->v->id, VAULT_ID_SIZE) != 0 || state.header.id != id)
+    if (memcmp(state.header.vault_id, v->id, VAULT_ID_SIZE) != 0 || state.header.id != id)
         return err_set(e, ERR_CORRUPT, "segment %u: it is another vault's, or another one", id);
     if (!state.sealed || (row && (state.end != row->committed || state.record_count != row->record_count)))
         return err_set(e, ERR_CORRUPT, "segment %u: it is damaged at offset %llu", id, (unsigned long long)state.end);
@@ -64,7 +64,7 @@ static int bring_to(struct bucket *b, struct s3 *client, uint32_t id, const stru
     segment_key(b, id, key);
     if (s3_get_file(client, key, fd, &size, e) < 0)
         return -1;
-    if (row && segment_look(b, id, part, row, e) < 0)
+    if (row && segment_look(b->v, id, part, row, e) < 0)
         return err_wrap(e, "%s in the bucket %s", key, b->name);
     if (fsync(fd) < 0)
         return err_errno(e, errno, "can't sync %s", part);
@@ -104,13 +104,15 @@ int bucket_hold(struct vault *v, uint32_t segment, struct err *e)
     struct s3 *client;
     int r;
 
+    if (b) {
+        pthread_mutex_lock(&b->lock);
+        b->held = segment;
+        pthread_mutex_unlock(&b->lock);
+    }
+    if (!segment || segment_row_get(v, segment, &row, NULL) != 1 || !(row.flags & SEGMENT_KEPT) || segment_look(v, segment, path, &row, NULL) == 0)
+        return 0;
     if (!b)
-        return 0;
-    pthread_mutex_lock(&b->lock);
-    b->held = segment;
-    pthread_mutex_unlock(&b->lock);
-    if (!segment || segment_row_get(v, segment, &row, NULL) != 1 || !(row.flags & SEGMENT_KEPT) || segment_look(b, segment, path, &row, NULL) == 0)
-        return 0;
+        return bucket_missing(v, e);
     if (client_take(b, &client, e) < 0)
         return -1;
     r = segment_bring(b, client, segment, &row, e);

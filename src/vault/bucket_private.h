@@ -100,8 +100,6 @@ void bucket_want(struct bucket *b, uint32_t id);
 /* bucket_files.c: the files here */
 char *maps_path(const struct bucket *b, uint32_t id);
 bool segment_is_here(const struct bucket *b, uint32_t id);
-/* The file at path is a whole sealed segment of this vault, with what its row (may be NULL) says: 0; ERR_CORRUPT. */
-int segment_look(const struct bucket *b, uint32_t id, const char *path, const struct segment_row *row, struct err *e);
 int segment_bring(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, struct err *e);
 int bucket_shrink(struct bucket *b, struct err *e);
 uint64_t bucket_here_bytes(struct bucket *b);

@@ -46,7 +46,7 @@ static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const 
     struct err why = {0};
     int sent;
 
-    if (segment_look(b, id, path, row, &why) < 0) {
+    if (segment_look(b->v, id, path, row, &why) < 0) {
         pthread_mutex_lock(&b->lock);
         use_of(b, id)->refused = why.kind == ERR_CORRUPT;
         pthread_mutex_unlock(&b->lock);

@@ -20,12 +20,21 @@ struct choosing {
     struct doomed *list; /* by rising id */
     size_t count, from, to; /* the group that is being emptied */
     struct places living;   /* all that lives in it, by place */
+    bool left_away;         /* something stays, for it lies in a bucket that is not open */
 };
 
 static void choosing_release(struct choosing *c)
 {
     free(c->list);
     places_release(&c->living);
+}
+
+/* The row says that it is in the bucket, and may be there alone. */
+static bool is_away(const struct vault *v, uint32_t id, const struct segment_row *row)
+{
+    CLEANUP(free_ptr) char *path = segment_path(v->segment_dir, id);
+
+    return row->flags & SEGMENT_KEPT && !file_exists(path);
 }
 
 static int choose_segment(MDB_val key, MDB_val value, void *user, struct err *e)
@@ -41,6 +50,10 @@ static int choose_segment(MDB_val key, MDB_val value, void *user, struct err *e)
     if (!(row.flags & SEGMENT_SEALED) || row.flags & SEGMENT_DOOMED || id >= c->g->segment_limit ||
         (c->g->live_bytes[id] * 100 >= row.committed * c->g->live_percent && !(c->g->seal_anew && row.key != seal_newest(c->g->v->seal))))
         return 0;
+    if (!c->g->v->bucket && is_away(c->g->v, id, &row)) {
+        c->left_away = true;
+        return 0;
+    }
     c->list = xrealloc(c->list, (c->count + 1) * sizeof *c->list);
     c->list[c->count++] = (struct doomed){.id = id, .size_bytes = row.committed, .row_count = c->g->live_count[id]};
     return 0;
@@ -145,6 +158,14 @@ static int pack_again(const struct gc *g, struct record *r, uint8_t **bytes, siz
     return 1;
 }
 
+/* What its file lacks is lacking: a bucket that has it whole would be asked, by whoever reads it. */
+static bool is_here_alone(struct vault *v, uint32_t segment)
+{
+    struct segment_row row;
+
+    return segment_row_get(v, segment, &row, NULL) == 1 && !(row.flags & SEGMENT_KEPT);
+}
+
 /* Appends a living record again; its row moves with the next flush. 1: it lives elsewhere now; 0: it can't be read. */
 static int copy_record(struct gc *g, const struct placed *l, struct err *e)
 {
@@ -164,7 +185,7 @@ static int copy_record(struct gc *g, const struct placed *l, struct err *e)
         return found < 0 ? -1 : 1; /* stored again meanwhile */
     if (segment_read(v->segment_dir, now.segment, now.offset, span, bytes, &r, &why) < 0 || r.raw_size != now.raw_size ||
         !vault_hash_same(&r.hash, &l->hash)) {
-        if (why.kind == ERR_NONE || why.kind == ERR_CORRUPT || why.kind == ERR_NOT_FOUND)
+        if ((why.kind == ERR_NONE || why.kind == ERR_CORRUPT || why.kind == ERR_NOT_FOUND) && is_here_alone(v, now.segment))
             chunk_mark_bad(v, &l->hash);
         return 0; /* one that can't be read must not keep the others' space: scrub tells of it */
     }
@@ -272,5 +293,6 @@ int gc_empty_segments(struct gc *g, struct err *e)
     while (r == 0 && next_group(&c))
         r = empty_group(&c, e);
     (void)bucket_hold(g->v, 0, NULL);
-    return r;
+    /* What is here was given back; that the rest was, too, must not be believed. */
+    return r == 0 && c.left_away ? bucket_missing(g->v, e) : r;
 }

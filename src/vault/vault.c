@@ -253,6 +253,14 @@ static int sync_names(struct vault *v, struct err *e)
            : file_sync_dir(v->index_dir, e);
 }
 
+/* Without it nobody would know of the claim to write there, and what lies there would neither be read nor given back. */
+static int need_bucket(struct vault *v, struct err *e)
+{
+    int used = v->bucket ? 0 : bucket_was_used(v, e);
+
+    return used <= 0 ? used : err_set(e, ERR_INVALID, "segments lie in %s: open the vault with its bucket (--s3-…)", v->bucket_text ? v->bucket_text : "a bucket");
+}
+
 static int open_parts(struct vault *v, struct err *e)
 {
     bool taken_over = false;
@@ -262,7 +270,9 @@ static int open_parts(struct vault *v, struct err *e)
         (v->bucket && bucket_begin(v->bucket, taken_over, e) < 0) ||
         index_open(v->index_dir, &v->index, e) < 0 || sync_names(v, e) < 0)
         return -1;
-    return segments_recover(v, e) < 0 || load_bad(v, e) < 0 || disks_load(v, e) < 0 || (v->bucket && bucket_start(v->bucket, e) < 0) ? -1 : 0;
+    if (segments_recover(v, e) < 0 || (v->options.bucket_needed && need_bucket(v, e) < 0))
+        return -1;
+    return load_bad(v, e) < 0 || disks_load(v, e) < 0 || (v->bucket && bucket_start(v->bucket, e) < 0) ? -1 : 0;
 }
 
 int vault_open(const char *dir, const struct vault_options *options, struct vault **out, struct err *e)

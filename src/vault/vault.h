@@ -60,6 +60,7 @@ struct vault_options {
     int scrub_threads;            /* that read at a time in vault_scrub; 0: one */
     const struct vault_bucket *bucket; /* borrowed while it opens; NULL: none: what lies in one can't be read (ERR_UNREACHABLE). Where no vault is
                                           here, and one is there, it is that one */
+    bool bucket_needed;                /* for whoever goes on with the vault: ERR_INVALID where segments of it lie in a bucket, and none is given */
 };
 
 /* Opens or makes the vault. Repairs what a killed writer left (a torn tail is cut off), makes a missing index anew from the segments. options
