@@ -161,7 +161,7 @@ static int flush(struct vault *v, flush_extra *extra, void *user, struct err *e)
     CLEANUP(batch_release) struct batch b = {0};
     CLEANUP(index_abort) MDB_txn *txn = NULL;
 
-    if (batch_take(v, &b, e) < 0)
+    if ((v->disks_stale && disks_load(v, e) < 0) || batch_take(v, &b, e) < 0)
         return -1;
     if (b.chunk_count == 0 && b.set_count == 0 && b.feed_count == 0 && b.full_count == 0 && !extra)
         return 0;
@@ -185,7 +185,7 @@ static int flush_built(struct vault *v, flush_extra *build, flush_extra *extra, 
     CLEANUP(batch_release) struct batch early = {0}, b = {0};
     CLEANUP(index_abort) MDB_txn *txn = NULL;
 
-    if (batch_take(v, &early, e) < 0 || index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &early, NULL, e) < 0 || build(v, txn, user, e) < 0)
+    if ((v->disks_stale && disks_load(v, e) < 0) || batch_take(v, &early, e) < 0 || index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &early, NULL, e) < 0 || build(v, txn, user, e) < 0)
         return -1;
     /* All that is pending now begins with what was then: nobody else takes from it. */
     if (batch_take(v, &b, e) < 0 || batch_sync(v, &b, e) < 0 || batch_write(v, txn, &b, &early, e) < 0 || extra(v, txn, user, e) < 0 || index_commit(&txn, e) < 0)

@@ -219,15 +219,45 @@ static int writer_set(struct writer *w, struct vault_disk *d, const struct pendi
     return 0;
 }
 
+static int is_number(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    uint32_t *number = user;
+    struct disk_row row;
+
+    (void)key;
+    if (value.mv_size != sizeof row)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a disk row of %zu bytes", value.mv_size);
+    memcpy(&row, value.mv_data, sizeof row);
+    if (row.number == *number)
+        *number = 0;
+    return *number == 0;
+}
+
+/* One that memory does not know was dropped meanwhile, and needs nothing; but the index must say so, too: else changes would be lost that are acknowledged. */
+static int must_be_dropped(struct vault *v, MDB_txn *txn, uint32_t number, struct err *e)
+{
+    uint32_t left = number; /* numbers begin at 1 */
+
+    if (index_each(&v->index, txn, INDEX_DISK, index_val("", 0), is_number, &left, e) < 0)
+        return -1;
+    if (left)
+        return 0;
+    v->disks_stale = true;
+    return err_set(e, ERR_IO, "a change of disk %u can't be written: the vault's list of disks is not whole", number);
+}
+
 int work_apply(struct vault *v, MDB_txn *txn, const struct pending_set *sets, size_t count, struct err *e)
 {
     struct writer w = {.v = v, .txn = txn};
+    uint32_t dropped = 0;
 
     for (size_t i = 0; i < count; i++) {
         struct vault_disk *d = disk_by_number(v, sets[i].disk);
 
-        if (d && writer_set(&w, d, &sets[i], e) < 0) /* a disk that was dropped meanwhile needs nothing */
+        if (d ? writer_set(&w, d, &sets[i], e) < 0 : sets[i].disk != dropped && must_be_dropped(v, txn, sets[i].disk, e) < 0)
             return -1;
+        if (!d)
+            dropped = sets[i].disk;
     }
     return writer_leave_disk(&w, e);
 }
@@ -250,9 +280,14 @@ static void disk_fill(struct vault_disk *d, const char *server, const char *id, 
     d->known_count = row->known_count;
 }
 
+struct disks {
+    struct vault_disk *list;
+    size_t count;
+};
+
 static int load_disk(MDB_val key, MDB_val value, void *user, struct err *e)
 {
-    struct vault *v = user;
+    struct disks *l = user;
     char names[DISK_KEY_SIZE + 1] = {0};
     struct disk_row row;
 
@@ -260,19 +295,26 @@ static int load_disk(MDB_val key, MDB_val value, void *user, struct err *e)
         return err_set(e, ERR_CORRUPT, "the vault's index has a damaged disk row");
     memcpy(names, key.mv_data, key.mv_size);
     memcpy(&row, value.mv_data, sizeof row);
-    v->disks = xrealloc(v->disks, (v->disk_count + 1) * sizeof *v->disks);
-    disk_fill(&v->disks[v->disk_count++], names, names + strlen(names) + 1, &row);
+    l->list = xrealloc(l->list, (l->count + 1) * sizeof *l->list);
+    disk_fill(&l->list[l->count++], names, names + strlen(names) + 1, &row);
     return 0;
 }
 
 int disks_load(struct vault *v, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
+    struct disks now = {0};
 
-    v->disk_count = 0;
-    if (index_begin(&v->index, false, &txn, e) < 0)
+    v->disks_stale = true;
+    if (index_begin(&v->index, false, &txn, e) < 0 || index_each(&v->index, txn, INDEX_DISK, index_val("", 0), load_disk, &now, e) < 0) {
+        free(now.list);
         return -1;
-    return index_each(&v->index, txn, INDEX_DISK, index_val("", 0), load_disk, v, e);
+    }
+    free(v->disks);
+    v->disks = now.list;
+    v->disk_count = now.count;
+    v->disks_stale = false;
+    return 0;
 }
 
 struct resize {
@@ -423,7 +465,7 @@ int vault_disk_list(struct vault *v, const char *server, struct vault_disk **out
     pthread_mutex_lock(&v->commit_lock);
     r = disks_load(v, e); /* known_count moves with every flush */
     list = xcalloc(v->disk_count, sizeof *list);
-    for (size_t i = 0; i < v->disk_count; i++)
+    for (size_t i = 0; r == 0 && i < v->disk_count; i++)
         if (!server || strcmp(v->disks[i].server, server) == 0)
             list[count++] = v->disks[i];
     pthread_mutex_unlock(&v->commit_lock);

@@ -77,6 +77,7 @@ struct vault {
 
     struct vault_disk *disks; /* guarded by commit_lock, as is next_point */
     size_t disk_count;
+    bool disks_stale; /* they may not be the index's: loading them failed */
     uint64_t next_point;
     struct staged *staged; /* group.c's; guarded by commit_lock, too */
 
@@ -184,7 +185,7 @@ uint64_t work_key_leaf(MDB_val key);
 int work_leaf_read(struct vault *v, MDB_txn *txn, uint32_t disk, uint64_t leaf, struct tree_node *out, struct err *e);
 #define DISK_KEY_SIZE (LIMIT_NAME_BYTES + 1 + VAULT_DISK_ID_SIZE)
 MDB_val disk_key(const char *server, const char *id, char bytes[static DISK_KEY_SIZE]);
-int disks_load(struct vault *v, struct err *e);
+int disks_load(struct vault *v, struct err *e); /* where it fails what was loaded before stays, and each flush tries again before it writes */
 /* The disk's next tree is made from all rows of its working map, and none of what is stored of it by now. */
 int disk_map_anew(struct vault *v, MDB_txn *txn, const char *server, const char *id, struct err *e);
 int work_apply(struct vault *v, MDB_txn *txn, const struct pending_set *sets, size_t count, struct err *e);
