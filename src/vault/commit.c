@@ -138,11 +138,14 @@ static int batch_write(struct vault *v, MDB_txn *txn, const struct batch *b, con
         if (index_put(&v->index, txn, INDEX_FEED, index_val(b->feeds[i].server, strlen(b->feeds[i].server)),
                       index_val(&b->feeds[i].feed, sizeof b->feeds[i].feed), e) < 0)
             return -1;
+    if (!early && drops_finish(v, txn, e) < 0)
+        return -1;
     return work_apply(v, txn, b->sets + sets_there, b->set_count - sets_there, e);
 }
 
 static void batch_done(struct vault *v, const struct batch *b)
 {
+    v->drop_count = 0;
     pthread_mutex_lock(&v->append_lock);
     pending_done(&v->pending, b->chunk_count, b->set_count, b->feed_count);
     bad_forget(v, b->chunks, b->chunk_count);
@@ -163,7 +166,7 @@ static int flush(struct vault *v, flush_extra *extra, void *user, struct err *e)
 
     if ((v->disks_stale && disks_load(v, e) < 0) || batch_take(v, &b, e) < 0)
         return -1;
-    if (b.chunk_count == 0 && b.set_count == 0 && b.feed_count == 0 && b.full_count == 0 && !extra)
+    if (b.chunk_count == 0 && b.set_count == 0 && b.feed_count == 0 && b.full_count == 0 && v->drop_count == 0 && !extra)
         return 0;
     if (batch_sync(v, &b, e) < 0 || index_begin(&v->index, true, &txn, e) < 0 || batch_write(v, txn, &b, NULL, e) < 0 ||
         (extra && extra(v, txn, user, e) < 0) || index_commit(&txn, e) < 0)

@@ -44,6 +44,12 @@ struct pending {
     size_t feed_count;
 };
 
+/* A point that is being dropped: its grave is appended. */
+struct drop {
+    char id[VAULT_POINT_ID_SIZE];
+    struct vault_hash record, grave;
+};
+
 /* A point that is to be committed, on the stack of who commits it: among those that wait, and then of commit_lock's holder. */
 struct committing {
     struct committing *next;
@@ -80,6 +86,8 @@ struct vault {
     bool disks_stale; /* they may not be the index's: loading them failed */
     uint64_t next_point;
     struct staged *staged; /* group.c's; guarded by commit_lock, too */
+    struct drop *drops;    /* their rows go with the next transaction, whoever it is for; guarded by commit_lock, too */
+    size_t drop_count;
 
     struct segment current;
     struct segment *full; /* sealed, not synced yet */
@@ -196,8 +204,12 @@ char *point_text(const struct vault_point *p, uint64_t sequence); /* the caller 
 int point_insert(struct vault *v, MDB_txn *txn, const struct vault_point *p, uint64_t sequence, const char *text, struct err *e);
 struct vault_hash point_record_hash(const char *text);
 void point_name(struct vault *v, struct vault_point *p, uint64_t sequence); /* commit_point.c: sets its id */
-int points_drop(struct vault *v, char (*ids)[VAULT_POINT_ID_SIZE], size_t count, struct err *e); /* as vault_point_drop: all, or none where one is pinned */
-/* Takes a point's rows away where it is there and not pinned; without the grave that vault_point_drop digs. */
+/* As vault_point_drop: all, or none where one is pinned or not there. Where the index can't be written then, or not all graves can, those that have one go with the next
+ * flush that succeeds. */
+int points_drop(struct vault *v, char (*ids)[VAULT_POINT_ID_SIZE], size_t count, struct err *e);
+void drop_begin(struct vault *v, const struct drop *d); /* its grave is pending; as what follows, with commit_lock held */
+int drops_finish(struct vault *v, MDB_txn *txn, struct err *e); /* takes their rows away; the places of all records are in the transaction */
+/* Takes a point's rows away where it is there and not pinned; without the grave that points_drop digs. */
 int point_remove(struct vault *v, MDB_txn *txn, const char *id, struct err *e);
 int point_pinned(struct vault *v, MDB_txn *txn, const char *point, struct err *e); /* 1/0/-1 */
 

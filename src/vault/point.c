@@ -359,42 +359,57 @@ int point_remove(struct vault *v, MDB_txn *txn, const char *id, struct err *e)
     return p->group[0] ? group_forget(v, txn, p->group, e) : 0;
 }
 
-static uint32_t segment_of_record(struct vault *v, MDB_txn *txn, const struct vault_hash *hash)
+/* The point's document lies there, in a segment that a rebuild would read: 1/0/-1. */
+static int segment_of_record(struct vault *v, MDB_txn *txn, const struct vault_hash *hash, uint32_t *segment, struct err *e)
 {
-    struct chunk_place place = {0};
+    struct chunk_place place;
     MDB_val value;
+    int found = index_get(&v->index, txn, INDEX_CHUNK, index_val(hash, sizeof *hash), &value, e);
 
-    if (index_get(&v->index, txn, INDEX_CHUNK, index_val(hash, sizeof *hash), &value, NULL) == 1 && value.mv_size == sizeof place)
+    if (found == 1 && value.mv_size != sizeof place)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a chunk row of %zu bytes", value.mv_size);
+    if (found == 1) {
         memcpy(&place, value.mv_data, sizeof place);
-    return place.segment;
+        *segment = place.segment;
+    }
+    return found;
 }
 
-/* Points to drop in one transaction: their graves are appended first. */
-struct dropping {
-    const char *server; /* not NULL: its working maps go too */
-    char (*ids)[VAULT_POINT_ID_SIZE];
-    size_t count;
-    struct vault_hash *graves;
-};
-
-static int drop_one(struct vault *v, MDB_txn *txn, const char *id, const struct vault_hash *grave, struct err *e)
+/* The grave's row is needed for as long as the point's record lies in a segment. */
+static int drop_row(struct vault *v, MDB_txn *txn, const struct drop *d, struct err *e)
 {
-    struct vault_hash record;
     uint32_t segment;
+    int found = segment_of_record(v, txn, &d->record, &segment, e);
+    struct vault_hash record;
     MDB_val text;
-    int found = index_get(&v->index, txn, INDEX_POINT, index_val(id, strlen(id)), &text, e);
 
-    if (found != 1)
-        return found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no recovery point %s", id);
-    vault_hash_of(text.mv_data, text.mv_size, &record);
-    segment = segment_of_record(v, txn, &record);
-    if (index_put(&v->index, txn, INDEX_GRAVE, index_val(grave, sizeof *grave), index_val(&segment, sizeof segment), e) < 0)
+    if (found < 0 || (found == 1 && index_put(&v->index, txn, INDEX_GRAVE, index_val(&d->grave, sizeof d->grave), index_val(&segment, sizeof segment), e) < 0))
         return -1;
-    return point_remove(v, txn, id, e);
+    found = index_get(&v->index, txn, INDEX_POINT, index_val(d->id, strlen(d->id)), &text, e);
+    if (found != 1)
+        return found;
+    vault_hash_of(text.mv_data, text.mv_size, &record);
+    return vault_hash_same(&record, &d->record) ? point_remove(v, txn, d->id, e) : 0; /* else a copy that came again, under the same id */
 }
 
-static int drop_server_rows(struct vault *v, MDB_txn *txn, const char *server, struct err *e)
+int drops_finish(struct vault *v, MDB_txn *txn, struct err *e)
 {
+    for (size_t i = 0; i < v->drop_count; i++)
+        if (drop_row(v, txn, &v->drops[i], e) < 0)
+            return -1;
+    return 0;
+}
+
+void drop_begin(struct vault *v, const struct drop *d)
+{
+    v->drops = xrealloc(v->drops, (v->drop_count + 1) * sizeof *v->drops);
+    v->drops[v->drop_count++] = *d;
+}
+
+static int drop_server_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+{
+    const char *server = user;
+
     for (size_t i = 0; i < v->disk_count; i++) {
         struct work_key key = work_key_make(v->disks[i].number, 0);
 
@@ -406,16 +421,6 @@ static int drop_server_rows(struct vault *v, MDB_txn *txn, const char *server, s
     if (index_del(&v->index, txn, INDEX_FEED, index_val(server, strlen(server)), e) < 0)
         return -1;
     return index_del_prefix(&v->index, txn, INDEX_DISK, index_val(server, strlen(server) + 1), e);
-}
-
-static int drop_rows(struct vault *v, MDB_txn *txn, void *user, struct err *e)
-{
-    struct dropping *d = user;
-
-    for (size_t i = 0; i < d->count; i++)
-        if (drop_one(v, txn, d->ids[i], &d->graves[i], e) < 0)
-            return -1;
-    return d->server ? drop_server_rows(v, txn, d->server, e) : 0;
 }
 
 /* The hash of the document of a point as it is in the index. */
@@ -435,65 +440,66 @@ static int record_of(struct vault *v, const char *id, struct vault_hash *out, st
     return found == 1 ? 0 : found < 0 ? -1 : err_set(e, ERR_NOT_FOUND, "there is no recovery point %s", id);
 }
 
-static int add_graves(struct vault *v, struct dropping *d, struct err *e)
+/* Nothing is appended before all of them are known to be there, and pinned by nobody: a grave of a point that stays would bury it in a rebuild. */
+static int find_all(struct vault *v, char (*ids)[VAULT_POINT_ID_SIZE], size_t count, struct vault_hash *records, struct err *e)
 {
-    d->graves = xcalloc(d->count, sizeof *d->graves);
-    for (size_t i = 0; i < d->count; i++) {
+    for (size_t i = 0; i < count; i++) {
+        int pinned = record_of(v, ids[i], &records[i], e) < 0 ? -1 : vault_point_pinned(v, ids[i], NULL, e);
+
+        if (pinned)
+            return pinned < 0 ? -1 : err_set(e, ERR_WRONG_STATE, "recovery point %s is pinned (a machine or a person reads it, or wants it kept): end that first",
+                                             ids[i]);
+    }
+    return 0;
+}
+
+/* What has a grave is dropped for certain, though what follows should fail: the grave becomes durable with whatever is. */
+static int add_graves(struct vault *v, char (*ids)[VAULT_POINT_ID_SIZE], size_t count, const struct vault_hash *records, struct err *e)
+{
+    for (size_t i = 0; i < count; i++) {
         uint8_t payload[VAULT_HASH_SIZE + VAULT_POINT_ID_SIZE];
-        struct vault_hash record;
+        struct drop d = {.record = records[i]};
         size_t size;
 
-        if (record_of(v, d->ids[i], &record, e) < 0)
+        memcpy(d.id, ids[i], sizeof d.id);
+        d.grave = grave_hash(&d.record, d.id, payload, &size);
+        if (record_add(v, RECORD_GRAVE, payload, size, &d.grave, NULL, e) < 0)
             return -1;
-        d->graves[i] = grave_hash(&record, d->ids[i], payload, &size);
-        if (record_add(v, RECORD_GRAVE, payload, size, &d->graves[i], NULL, e) < 0)
-            return -1;
+        drop_begin(v, &d);
     }
     return 0;
 }
 
-/* A pin is looked for before anything is appended: a grave of a point that stays would bury it in a rebuild. */
-static int none_pinned(struct vault *v, const struct dropping *d, struct err *e)
+/* Those of a drop that failed go first. */
+static int finish_before(struct vault *v, struct err *e) { return v->drop_count ? vault_flush(v, NULL, NULL, e) : 0; }
+
+/* commit_lock held: pins change under it too. server: not NULL: its working maps go as well. */
+static int drop_all(struct vault *v, char (*ids)[VAULT_POINT_ID_SIZE], size_t count, const char *server, struct err *e)
 {
-    for (size_t i = 0; i < d->count; i++) {
-        int found = vault_point_pinned(v, d->ids[i], NULL, e);
+    CLEANUP(free_ptr) struct vault_hash *records = xcalloc(count, sizeof *records);
 
-        if (found)
-            return found < 0 ? -1 : err_set(e, ERR_WRONG_STATE, "recovery point %s is pinned (a machine or a person reads it, or wants it kept): end that first",
-                                            d->ids[i]);
-    }
-    return 0;
-}
-
-static int drop_all(struct vault *v, struct dropping *d, struct err *e)
-{
-    int r;
-
-    use_begin(v);
-    pthread_mutex_lock(&v->commit_lock); /* pins change under it too */
-    r = none_pinned(v, d, e);
-    if (r == 0)
-        r = add_graves(v, d, e);
-    if (r == 0)
-        r = vault_flush(v, drop_rows, d, e);
-    if (r == 0 && d->server)
-        r = disks_load(v, e);
-    pthread_mutex_unlock(&v->commit_lock);
-    use_end(v);
-    free(d->graves);
-    return r;
+    if (finish_before(v, e) < 0 || find_all(v, ids, count, records, e) < 0)
+        return -1;
+    if (add_graves(v, ids, count, records, e) < 0 || vault_flush(v, server ? drop_server_rows : NULL, (void *)server, e) < 0)
+        return v->drop_count ? err_wrap(e, "dropping recovery points (they go with what is written next)") : -1;
+    return server ? disks_load(v, e) : 0;
 }
 
 int points_drop(struct vault *v, char (*ids)[VAULT_POINT_ID_SIZE], size_t count, struct err *e)
 {
-    struct dropping d = {.ids = ids, .count = count};
+    int r;
 
-    return drop_all(v, &d, e);
+    use_begin(v);
+    pthread_mutex_lock(&v->commit_lock);
+    r = drop_all(v, ids, count, NULL, e);
+    pthread_mutex_unlock(&v->commit_lock);
+    use_end(v);
+    return r;
 }
 
 int vault_point_drop(struct vault *v, const char *point, struct err *e)
 {
-    char ids[1][VAULT_POINT_ID_SIZE];
+    char ids[1][VAULT_POINT_ID_SIZE] = {0};
 
     if (strlen(point) >= sizeof ids[0])
         return err_set(e, ERR_NOT_FOUND, "there is no such recovery point");
@@ -501,21 +507,29 @@ int vault_point_drop(struct vault *v, const char *point, struct err *e)
     return points_drop(v, ids, 1, e);
 }
 
-int vault_server_drop(struct vault *v, const char *server, struct err *e)
+/* commit_lock held: no point of it comes meanwhile. */
+static int drop_server(struct vault *v, const char *server, struct err *e)
 {
     CLEANUP(free_listing) struct listing l = {0};
-    struct dropping d = {.server = server};
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+
+    if (finish_before(v, e) < 0 || index_begin(&v->index, false, &txn, e) < 0 ||
+        index_each(&v->index, txn, INDEX_ORDER, index_val(server, strlen(server) + 1), collect_id, &l, e) < 0)
+        return -1;
+    index_abort(&txn);
+    return drop_all(v, l.ids, l.count, server, e);
+}
+
+int vault_server_drop(struct vault *v, const char *server, struct err *e)
+{
+    int r;
 
     if (vault_name_check("server", server, e) < 0)
         return -1;
-    {
-        CLEANUP(index_abort) MDB_txn *txn = NULL;
-
-        if (index_begin(&v->index, false, &txn, e) < 0 ||
-            index_each(&v->index, txn, INDEX_ORDER, index_val(server, strlen(server) + 1), collect_id, &l, e) < 0)
-            return -1;
-    }
-    d.ids = l.ids;
-    d.count = l.count;
-    return drop_all(v, &d, e) < 0 ? -1 : current_seal(v, e);
+    use_begin(v);
+    pthread_mutex_lock(&v->commit_lock);
+    r = drop_server(v, server, e);
+    pthread_mutex_unlock(&v->commit_lock);
+    use_end(v);
+    return r < 0 ? -1 : current_seal(v, e);
 }

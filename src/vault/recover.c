@@ -33,6 +33,7 @@ struct recovery {
     struct note *notes;
     size_t note_count;
     uint32_t id; /* of the segment being read */
+    bool fresh;  /* the index is made anew: should that end early, it is begun again */
     struct hash_seen whole; /* nodes below which nothing is missing: most of what points name they have in common */
     uint32_t *there; /* segments in the bucket, looked for where the index is made anew; sorted */
     size_t there_count;
@@ -241,7 +242,7 @@ static int recover_segment(struct recovery *r, bool last, struct err *e)
         return -1;
     if (settle_segment(r, &state, row.record_count + state.record_count, last, e) < 0)
         return -1;
-    return r->v->full_count >= FULL_LIMIT ? vault_flush(r->v, NULL, NULL, e) : 0;
+    return r->fresh && r->v->full_count >= FULL_LIMIT ? vault_flush(r->v, NULL, NULL, e) : 0;
 }
 
 /* The same, of one that may lie in the bucket: where it is nowhere else, it is brought. */
@@ -403,26 +404,16 @@ static int take_group(struct recovery *r, const struct note *n, struct err *e)
     return index_commit(&txn, e);
 }
 
-/* The grave's row is needed for as long as the point's record lies in a segment; the row of a point that was being dropped goes. */
-static int take_grave(struct recovery *r, const struct note *n, struct err *e)
+/* With the flush that makes them known: were the graves known first, and the power gone then, points would be there that a rebuild buries. */
+static void bury(struct recovery *r)
 {
-    CLEANUP(index_abort) MDB_txn *txn = NULL;
-    char id[VAULT_POINT_ID_SIZE];
-    struct chunk_place place;
-    struct vault_hash record;
-    int found;
+    for (size_t i = 0; i < r->note_count; i++) {
+        const struct note *n = &r->notes[i];
+        struct drop d = {.grave = n->hash};
 
-    if (grave_parse(n->bytes, n->size, &record, id, NULL) < 0)
-        return 0;
-    found = place_find(r->v, &record, &place, e);
-    if (found != 1)
-        return found;
-    if (index_begin(&r->v->index, true, &txn, e) < 0 ||
-        index_put(&r->v->index, txn, INDEX_GRAVE, index_val(&n->hash, sizeof n->hash),
-                  index_val(&place.segment, sizeof place.segment), e) < 0 ||
-        point_remove(r->v, txn, id, e) < 0)
-        return -1;
-    return index_commit(&txn, e);
+        if (n->kind == RECORD_GRAVE && grave_parse(n->bytes, n->size, &d.record, d.id, NULL) == 0)
+            drop_begin(r->v, &d);
+    }
 }
 
 static int take_notes(struct recovery *r, struct err *e)
@@ -436,7 +427,7 @@ static int take_notes(struct recovery *r, struct err *e)
     for (size_t i = 0; i < r->note_count; i++) {
         const struct note *n = &r->notes[i];
 
-        if ((n->kind == RECORD_GRAVE ? take_grave(r, n, e) : n->kind == RECORD_GROUP ? take_group(r, n, e) : take_point(r, n, e)) < 0)
+        if (n->kind != RECORD_GRAVE && (n->kind == RECORD_GROUP ? take_group(r, n, e) : take_point(r, n, e)) < 0)
             return -1;
     }
     return 0;
@@ -496,11 +487,10 @@ static int claim_index(struct vault *v, bool *fresh, struct err *e)
 int segments_recover(struct vault *v, struct err *e)
 {
     CLEANUP(recovery_release) struct recovery r = {.v = v};
-    bool fresh = false;
 
     v->next_segment = 1;
     v->next_point = 1;
-    if (claim_index(v, &fresh, e) < 0 || list_segments(&r, e) < 0 || (fresh && list_bucket(&r, e) < 0))
+    if (claim_index(v, &r.fresh, e) < 0 || list_segments(&r, e) < 0 || (r.fresh && list_bucket(&r, e) < 0))
         return -1;
     if (r.id_count && r.ids[r.id_count - 1] >= v->next_segment)
         v->next_segment = r.ids[r.id_count - 1] + 1;
@@ -509,6 +499,7 @@ int segments_recover(struct vault *v, struct err *e)
         if (recover_anywhere(&r, i + 1 == r.id_count, e) < 0)
             return -1;
     }
+    bury(&r);
     if (vault_flush(v, NULL, NULL, e) < 0 || take_notes(&r, e) < 0)
         return -1;
     return finish_index(v, e);

@@ -202,6 +202,7 @@ static void free_vault(struct vault *v)
     free(v->full);
     pending_release(&v->pending);
     staged_release(v);
+    free(v->drops);
     hash_set_release(&v->bad);
     free(v->bad_unwritten);
     index_close(&v->index);

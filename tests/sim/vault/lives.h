@@ -64,7 +64,6 @@ struct point_model {
     char id[VAULT_POINT_ID_SIZE], group[VAULT_POINT_ID_SIZE]; /* group "": it was asked for alone */
     int server;
     enum standing standing;
-    bool drop_failed; /* once: its grave may be there, and bury it when the index is made anew */
     bool seen;        /* by the look that is under way */
     bool adopted;     /* and nobody was told of it before */
     enum pin pins[REASONS];

@@ -167,7 +167,6 @@ static void look_at_listed(struct vault *v, int server, const struct vault_point
         return;
     MUST_HOLD(p->standing != GONE, "point %s was dropped, and is there again", p->id);
     MUST_HOLD(p->server == server && strcmp(p->group, found->group) == 0, "point %s is listed for another server or group", p->id);
-    p->drop_failed = p->drop_failed || p->standing == GOING;
     p->standing = THERE;
     p->seen = true;
     look_at_point(v, p);
@@ -221,7 +220,7 @@ static void look_at_points(struct vault *v, bool rebuilt)
             look_at_pins(v, p, rebuilt);
             continue;
         }
-        MUST_HOLD(p->standing != THERE || (rebuilt && p->drop_failed), "point %s is lost", p->id);
+        MUST_HOLD(p->standing != THERE, "point %s is lost", p->id);
         if (p->standing != ASKED)
             p->standing = GONE;
     }

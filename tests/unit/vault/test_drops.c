@@ -1,0 +1,119 @@
+/* Points that are dropped: all of them or none, and never half: what is there stays when the index is made anew, and what is gone stays gone. */
+#include "small.h"
+
+#include <errno.h>
+
+#define CHUNKS 64
+#define SEED 1000
+
+static struct vault_point first, second;
+static int commits_fail; /* so many of those of the index that come */
+static bool listed_locked;
+
+int __real_mdb_txn_commit(MDB_txn *txn);
+int __wrap_mdb_txn_commit(MDB_txn *txn);
+int __wrap_mdb_txn_commit(MDB_txn *txn)
+{
+    if (commits_fail == 0)
+        return __real_mdb_txn_commit(txn);
+    commits_fail--;
+    mdb_txn_abort(txn);
+    return ENOSPC;
+}
+
+int __real_index_each(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val prefix, index_visit *visit, void *user, struct err *e);
+int __wrap_index_each(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val prefix, index_visit *visit, void *user, struct err *e);
+int __wrap_index_each(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val prefix, index_visit *visit, void *user, struct err *e)
+{
+    if (t == INDEX_ORDER) {
+        listed_locked = pthread_mutex_trylock(&v->commit_lock) != 0;
+        if (!listed_locked)
+            pthread_mutex_unlock(&v->commit_lock);
+    }
+    return __real_index_each(x, txn, t, prefix, visit, user, e);
+}
+
+static void begin_with_points(void)
+{
+    begin(CHUNKS, 1, SEED);
+    first = point();
+    MUST(put(1, 7) == 1);
+    second = point();
+}
+
+static void rebuild(void)
+{
+    struct err e = {0};
+
+    vault_close(&v);
+    ok(vault_rebuild(dir, &options, &e) == 0, "the index is made anew %s", e.message);
+    open_it(CHUNKS);
+}
+
+static int is_there(const struct vault_point *p) { return vault_point_get(v, p->id, &(struct vault_point){0}, NULL); }
+
+static void one_is_not_there(void)
+{
+    char ids[2][VAULT_POINT_ID_SIZE] = {{0}, "gone-meanwhile"};
+    struct err e = {0};
+
+    begin_with_points();
+    memcpy(ids[0], first.id, sizeof ids[0]);
+    is_int(points_drop(v, ids, 2, &e), -1, "two points, of which one is not there: %s", e.message);
+    ok(is_there(&first) == 1 && vault_point_pin(v, first.id, "kept", &e) == 0, "the other one stays");
+    rebuild();
+    is_int(is_there(&first), 1, "when the index is made anew, too");
+    end();
+}
+
+/* The index's disk is full: the graves are there, and become durable with whatever is written next. */
+static void index_full(bool server)
+{
+    struct err e = {0};
+
+    begin_with_points();
+    commits_fail = 1;
+    is_int(server ? vault_server_drop(v, SERVER, &e) : vault_point_drop(v, first.id, &e), -1, "the index can't be written: %s", e.message);
+    is_int(e.kind, ERR_NO_SPACE, "which is said");
+    is_int(vault_point_pin(v, first.id, "kept", NULL), -1, "a point that has its grave is pinned no more");
+    is_int(vault_sync(v, NULL), 0, "what is written next");
+    ok(is_there(&first) == 0 && is_there(&second) == !server, "takes it away");
+    is_int(vault_point_drop(v, first.id, NULL), -1, "and it is not there to be dropped again");
+    rebuild();
+    ok(is_there(&first) == 0 && is_there(&second) == !server, "nor when the index is made anew");
+    end();
+}
+
+static void dropped_again(void)
+{
+    struct err e = {0};
+
+    begin_with_points();
+    commits_fail = 1;
+    is_int(vault_point_drop(v, first.id, NULL), -1, "a drop that failed");
+    is_int(vault_point_drop(v, second.id, &e), 0, "the next one is not held up by it %s", e.message);
+    ok(is_there(&first) == 0 && is_there(&second) == 0, "and ends it");
+    end();
+}
+
+static void server_listed(void)
+{
+    struct err e = {0};
+
+    begin_with_points();
+    listed_locked = false;
+    is_int(vault_server_drop(v, SERVER, &e), 0, "a server goes: %s", e.message);
+    ok(listed_locked, "no point came after its points were listed");
+    ok(is_there(&first) == 0 && is_there(&second) == 0, "all of them went");
+    end();
+}
+
+int main(void)
+{
+    one_is_not_there();
+    index_full(false);
+    index_full(true);
+    dropped_again();
+    server_listed();
+    return tap_done();
+}
