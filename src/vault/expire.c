@@ -1,4 +1,10 @@
-/* expire: which points stay. A group's stay together: for as long as the ladder of one of its servers keeps one. */
+/* expire: which points stay. A group's stay together: for as long as the ladder of one of its servers keeps one.
+ *
+ * A point stands for the time from its moment to that of the server's next one, and the newest for now: while nothing changes no points are made, so one may stand for
+ * hours. Of each step of a rung, as far as it is younger than the rung's span, the oldest point that stood in it stays. Points come oldest first, so a point is that of
+ * some step where the last step that it stood in is not that of the point before. So each step's beginning has the point that was current then, and each step has one
+ * at most: one that stood in many steps is that of all of them.
+ * What a rung lets go is never current at a step's beginning that is still to be kept. So that the point before it seems to stand for longer, once it is gone, changes nothing. */
 #include "vault/internal.h"
 
 #include <stdlib.h>
@@ -8,23 +14,6 @@ static const struct vault_rung default_rungs[] = {
     {600 * US_PER_S, 0}, {3600 * US_PER_S, 60 * US_PER_S}, {86400 * US_PER_S, 3600 * US_PER_S},
     {3 * 86400 * US_PER_S, 86400 * US_PER_S}};
 const struct vault_ladder vault_ladder_default = {.keep_last = 3, .rung_count = ARRAY_COUNT(default_rungs), .rungs = default_rungs};
-
-/* Points come oldest first; bucket[] holds the last step seen on each rung. */
-static bool ladder_keeps(const struct vault_ladder *l, int64_t at_us, int64_t now_us, int64_t *bucket)
-{
-    int64_t age_us = l->age_us ? l->age_us(l->user, at_us) : now_us - at_us;
-    bool keep = false;
-
-    for (size_t i = 0; i < l->rung_count; i++) {
-        int64_t step = l->rungs[i].step_us ? at_us / l->rungs[i].step_us : 0;
-
-        if (age_us > l->rungs[i].span_us)
-            continue;
-        keep = keep || l->rungs[i].step_us == 0 || step != bucket[i];
-        bucket[i] = step;
-    }
-    return keep;
-}
 
 /* A server's points, newest first, and which of them its ladder keeps. */
 struct kept {
@@ -54,9 +43,40 @@ static void expiry_release(struct expiry *x)
     }
 }
 
-static struct kept *look_at(struct expiry *x, const char *server, struct err *e)
+/* Of a point that stood until end_us; points come oldest first, and bucket[] holds the last step that the one before stood in, on each rung. Where a clock was set
+ * back the steps go back, too: another step than that before is a new one. */
+static bool ladder_keeps(const struct vault_ladder *l, int64_t end_us, int64_t age_us, int64_t *bucket)
+{
+    bool keep = false;
+
+    for (size_t i = 0; i < l->rung_count; i++) {
+        int64_t step = l->rungs[i].step_us ? (end_us - 1) / l->rungs[i].step_us : 0;
+
+        if (age_us > l->rungs[i].span_us)
+            continue;
+        keep = keep || l->rungs[i].step_us == 0 || step != bucket[i];
+        bucket[i] = step;
+    }
+    return keep;
+}
+
+static int64_t age_of(const struct expiry *x, int64_t at_us) { return x->ladder->age_us ? x->ladder->age_us(x->ladder->user, at_us) : x->now_us - at_us; }
+
+/* The newest stands for the steps that are still to come, too. */
+static void climb(const struct expiry *x, struct kept *k)
 {
     CLEANUP(free_ptr) int64_t *bucket = xmalloc((x->ladder->rung_count + 1) * sizeof *bucket);
+
+    for (size_t i = 0; i <= x->ladder->rung_count; i++)
+        bucket[i] = INT64_MIN;
+    for (int i = k->count - 1; i > 0; i--)
+        k->keep[i] = ladder_keeps(x->ladder, k->points[i - 1].at_us, age_of(x, k->points[i - 1].at_us), bucket) || (size_t)i < x->ladder->keep_last;
+    if (k->count)
+        k->keep[0] = x->ladder->rung_count || x->ladder->keep_last;
+}
+
+static struct kept *look_at(struct expiry *x, const char *server, struct err *e)
+{
     struct kept *k = x->servers;
 
     while (k && strcmp(k->server, server) != 0)
@@ -71,10 +91,7 @@ static struct kept *look_at(struct expiry *x, const char *server, struct err *e)
         return NULL;
     }
     k->keep = xcalloc((size_t)k->count + 1, sizeof *k->keep);
-    for (size_t i = 0; i <= x->ladder->rung_count; i++)
-        bucket[i] = INT64_MIN;
-    for (int i = k->count - 1; i >= 0; i--)
-        k->keep[i] = ladder_keeps(x->ladder, k->points[i].at_us, x->now_us, bucket) || (size_t)i < x->ladder->keep_last;
+    climb(x, k);
     k->next = x->servers;
     x->servers = k;
     return k;

@@ -222,15 +222,17 @@ int vault_point_commit_copied(struct vault *v, const struct vault_copied *c, str
 /* Whether the server's working maps are exactly what that point holds: the same disks, each of its size, every chunk: 1/0/-1. */
 int vault_map_is(struct vault *v, const char *server, const char *point, struct err *e);
 
-/* Which points stay: for each rung, points younger than span_us stay when they are the oldest of their step (step 0: all). The newest
- * keep_last and the pinned ones always stay, and a group's points stay for as long as one of them does so, by this ladder. */
+/* Which points stay. A point stands from its moment to that of the server's next one, the newest for now: so it may be the state of hours in which nothing changed.
+ * For each rung, of all that stood within the last span_us, the oldest of each step stays (step 0: all), which is the one that was current as the step began; one
+ * that stood in many steps is that of all of them. So a rung keeps span_us / step_us + 2 at most. The newest keep_last and the pinned ones always stay (with rungs, the newest
+ * whatever keep_last is), and a group's points stay for as long as one of them does so, by this ladder. */
 struct vault_rung {
-    int64_t span_us, step_us;
+    int64_t span_us, step_us; /* steps by the wall clock, from 1970 UTC on */
 };
 struct vault_ladder {
     size_t keep_last, rung_count;
     const struct vault_rung *rungs;
-    int64_t (*age_us)(void *user, int64_t at_us); /* of a point of that moment; NULL: by the vault's clock */
+    int64_t (*age_us)(void *user, int64_t at_us); /* how long ago that moment was; NULL: by the vault's clock */
     void *user;
 };
 extern const struct vault_ladder vault_ladder_default; /* 10 min all, 1 h by minute, 1 d by hour, 3 d by day */
