@@ -1,5 +1,6 @@
 #include "replicator/reach.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "replicator/orders.h"
 
 #include <errno.h>
@@ -101,6 +102,18 @@ static int serve_here(struct reach *r, struct err *e)
     return 0;
 }
 
+void reach_tell_anew(const struct vault *v)
+{
+    const struct vault_anew *a = vault_anew(v);
+
+    if (!a->index)
+        return;
+    log_warn("the vault's index was made anew from its segments: %llu segments, %llu recovery points, %llu pins; the next session of each server compares all of its disks", (unsigned long long)a->segment_count,
+             (unsigned long long)a->point_count, (unsigned long long)a->pin_count);
+    if (a->waiting_pin_count)
+        log_warn("%llu pins are of recovery points that are not there: they count again when the points come back with their segments", (unsigned long long)a->waiting_pin_count);
+}
+
 /* Whether a replicator answers. */
 static int greet(const struct reach *r, struct err *e)
 {
@@ -121,6 +134,7 @@ int reach_open(const char *folder, const struct reach_needs *needs, struct reach
         return -1;
     r->control_path = reach_control_path(path);
     if (vault_open(path, &with.options, &r->vault, e) == 0) {
+        reach_tell_anew(r->vault);
         if (serve_here(r, e) < 0)
             return -1;
     } else if (!e || e->kind == ERR_CONFLICT) {

@@ -8,6 +8,8 @@
 /* The vault itself, of the three folders that a person may name: its own, the replicator's, the factory's data folder. Nothing is made
  * where none is: ERR_NOT_FOUND. The caller frees *out. */
 int reach_find_vault(const char *folder, char **out, struct err *e);
+/* Says in the log what opening the vault has made anew; mostly nothing. */
+void reach_tell_anew(const struct vault *v);
 /* Whether the vault in that folder (its own) says that it is encrypted. */
 bool reach_is_encrypted(const char *vault);
 /* What is needed to open a vault at rest. All of it is borrowed. */

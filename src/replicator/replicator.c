@@ -335,7 +335,10 @@ static int open_all(struct replicator *r, struct err *e)
         return err_errno(e, errno, "%s", r->home);
     r->control_told = xasprintf("%s/control.sock", home);
     r->write_bytes_per_s = try_disk(r->home);
-    if (take_identity(r, e) < 0 || open_vault(r, e) < 0 || peers_load(r, e) < 0 || settings_load(r, e) < 0 || copies_load(r, e) < 0 || revoked_load(r, e) < 0 || life_load(r, e) < 0 ||
+    if (take_identity(r, e) < 0 || open_vault(r, e) < 0)
+        return -1;
+    reach_tell_anew(r->vault);
+    if (peers_load(r, e) < 0 || settings_load(r, e) < 0 || copies_load(r, e) < 0 || revoked_load(r, e) < 0 || life_load(r, e) < 0 ||
         nbd_server_start(r->vault, r->nbd_path, &r->nbd, e) < 0 || control_listen(r, e) < 0)
         return -1;
     return listen_for_agents(r, e);

@@ -292,8 +292,10 @@ static int look_at(const struct look *l, const struct options *o, json_t **answe
         return -1;
     with.options.work_memory_bytes = (size_t)o->work_memory_mib << 20;
     with.options.scrub_threads = (int)sysconf(_SC_NPROCESSORS_ONLN); /* nobody else is at work on it */
-    if (vault_open(path, &with.options, &v, e) == 0)
+    if (vault_open(path, &with.options, &v, e) == 0) {
+        reach_tell_anew(v);
         return l->look(v, o, beat, answer, e);
+    }
     if (e->kind != ERR_CONFLICT)
         return -1;
     err_clear(e);

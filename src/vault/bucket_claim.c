@@ -29,16 +29,6 @@ static void claim_key(const struct bucket *b, char out[static BUCKET_KEY_SIZE]) 
 
 /* ---- what is said ---- */
 
-static char *sum_of(const json_t *j)
-{
-    CLEANUP(free_ptr) char *text = json_text(j);
-    uint8_t digest[HASH_SHA256_SIZE];
-    char hex[HASH_SHA256_HEX_SIZE];
-
-    hash_sha256(text, strlen(text), digest);
-    return xstrdup(hash_hex(digest, sizeof digest, hex));
-}
-
 /* What b->claim says now; the caller frees. */
 static char *claim_text(struct bucket *b)
 {
@@ -49,7 +39,7 @@ static char *claim_text(struct bucket *b)
     j = json_pack("{s:s, s:i, s:s, s:s, s:I, s:s, s:s}", "format", "slipway-claim", "version", 1, "vault", hash_hex(b->v->id, VAULT_ID_SIZE, id), "holder", b->claim.holder, "count",
                   (json_int_t)b->claim.count, "host", b->claim.host, "folder", b->claim.folder);
     MUST(j);
-    sum = sum_of(j);
+    sum = json_sum(j);
     json_object_set_new(j, "sha256", json_string(sum));
     return json_text(j);
 }
@@ -64,7 +54,7 @@ json_t *claim_parse(const char *text, size_t size)
         return NULL;
     said = xstrdup(json_get_string(j, "sha256", ""));
     json_object_del(j, "sha256");
-    sum = sum_of(j);
+    sum = json_sum(j);
     if (strcmp(said, sum) == 0 && strcmp(json_get_string(j, "format", ""), "slipway-claim") == 0) {
         whole = j;
         j = NULL;

@@ -1,5 +1,5 @@
 /* index: the vault's LMDB environment: where each chunk lies, the disks' working maps, the points. All of it but the working maps can
- * be made again from the segments. Keys with numbers hold them big-endian, so that LMDB's order is theirs. */
+ * be made again: from the segments, and the pins from the file beside it (pin_file.c). Keys with numbers hold them big-endian, so that LMDB's order is theirs. */
 #pragma once
 
 #include "vault/hash.h"

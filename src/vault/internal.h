@@ -70,6 +70,7 @@ struct vault {
     struct cache *cache;
     uint8_t id[VAULT_ID_SIZE];
     struct seal *seal; /* NULL: it is not encrypted */
+    struct vault_anew anew; /* as it was opened */
     struct bucket *bucket; /* NULL: it is not open, or there is none */
     json_t *bucket_place;  /* vault.json's word on it; NULL: there is none */
     char *bucket_text;     /* the same for people */
@@ -88,6 +89,7 @@ struct vault {
     struct staged *staged; /* group.c's; guarded by commit_lock, too */
     struct drop *drops;    /* their rows go with the next transaction, whoever it is for; guarded by commit_lock, too */
     size_t drop_count;
+    json_t *pins_waiting;  /* pins whose points are not there, as in pins.json: such a point may come back with its segment; guarded by commit_lock, too */
 
     struct segment current;
     struct segment *full; /* sealed, not synced yet */
@@ -217,6 +219,16 @@ struct vault_hash grave_hash(const struct vault_hash *record, const char *id, ui
                              size_t *size);
 /* A grave's payload: 32 bytes record hash of the point, then its id. */
 int grave_parse(const uint8_t *payload, size_t size, struct vault_hash *record, char id[static VAULT_POINT_ID_SIZE], struct err *e);
+
+/* pin.c: the row's key, which lies in key. */
+int pin_key(const char *point, const char *reason, char key[static VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE], MDB_val *out, struct err *e);
+/* pin_file.c: with commit_lock held. 1, and *out is [{"point","reason"}], the caller's; 0: there is no file; -1: it can't be read, ERR_UNSUPPORTED: it is a later version's. */
+int pins_read(struct vault *v, json_t **out, struct err *e);
+/* The file has the index's pins, and one more (a row's key; NULL: none), durably when this returns. */
+int pins_write(struct vault *v, const MDB_val *added, struct err *e);
+/* As it opens, with all points in the index: kept (NULL: no file) are what pins_read gave. The rows are made of them where the index is made anew; else the index is right. */
+int pins_settle(struct vault *v, const json_t *kept, bool anew, struct err *e);
+char *json_sum(const json_t *j); /* SHA-256 of its compact text, in hexadecimal digits; the caller frees */
 
 /* group.c */
 int group_parse(const char *text, size_t size, struct vault_group *out, struct err *e);

@@ -1,10 +1,11 @@
-/* pin: who wants which recovery points kept, and why: what nobody may drop, and the ladder does not expire. */
+/* pin: who wants which recovery points kept, and why: what nobody may drop, and the ladder does not expire. They are rows of the index, and lie in a file beside it
+ * (pin_file.c). */
 #include "vault/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static int pin_key(const char *point, const char *reason, char key[static VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE], MDB_val *out, struct err *e)
+int pin_key(const char *point, const char *reason, char key[static VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE], MDB_val *out, struct err *e)
 {
     size_t size = strlen(point) + 1;
 
@@ -37,7 +38,17 @@ static int unpin_row(struct vault *v, MDB_txn *txn, void *user, struct err *e)
     return index_del(&v->index, txn, INDEX_PIN, ((struct pinning *)user)->key, e);
 }
 
-static int change_pin(struct vault *v, const char *point, const char *reason, flush_extra *change, struct err *e)
+/* Before it is written to the file; it stays there until the row is: points go under commit_lock. */
+static int need_point(struct vault *v, const char *point, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    MDB_val value;
+    int found = index_begin(&v->index, false, &txn, e) < 0 ? -1 : index_get(&v->index, txn, INDEX_POINT, index_val(point, strlen(point)), &value, e);
+
+    return found == 0 ? err_set(e, ERR_NOT_FOUND, "there is no recovery point %s", point) : found < 0 ? -1 : 0;
+}
+
+int vault_point_pin(struct vault *v, const char *point, const char *reason, struct err *e)
 {
     struct pinning p = {.point = point};
     char key[VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE];
@@ -46,19 +57,23 @@ static int change_pin(struct vault *v, const char *point, const char *reason, fl
     if (pin_key(point, reason, key, &p.key, e) < 0)
         return -1;
     pthread_mutex_lock(&v->commit_lock);
-    r = vault_flush(v, change, &p, e);
+    r = need_point(v, point, e) < 0 || pins_write(v, &p.key, e) < 0 || vault_flush(v, pin_row, &p, e) < 0 ? -1 : 0;
     pthread_mutex_unlock(&v->commit_lock);
     return r;
 }
 
-int vault_point_pin(struct vault *v, const char *point, const char *reason, struct err *e)
-{
-    return change_pin(v, point, reason, pin_row, e);
-}
-
 int vault_point_unpin(struct vault *v, const char *point, const char *reason, struct err *e)
 {
-    return change_pin(v, point, reason, unpin_row, e);
+    struct pinning p = {.point = point};
+    char key[VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE];
+    int r;
+
+    if (pin_key(point, reason, key, &p.key, e) < 0)
+        return -1;
+    pthread_mutex_lock(&v->commit_lock);
+    r = vault_flush(v, unpin_row, &p, e) < 0 || pins_write(v, NULL, e) < 0 ? -1 : 0;
+    pthread_mutex_unlock(&v->commit_lock);
+    return r;
 }
 
 static int found_one(MDB_val key, MDB_val value, void *user, struct err *e)

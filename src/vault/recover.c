@@ -32,6 +32,7 @@ struct recovery {
     size_t id_count;
     struct note *notes;
     size_t note_count;
+    json_t *pins; /* what pins.json says; NULL: there is none */
     uint32_t id; /* of the segment being read */
     bool fresh;  /* the index is made anew: should that end early, it is begun again */
     struct hash_seen whole; /* nodes below which nothing is missing: most of what points name they have in common */
@@ -46,6 +47,7 @@ static void recovery_release(struct recovery *r)
     free(r->notes);
     free(r->ids);
     free(r->there);
+    json_free(&r->pins);
     hash_seen_release(&r->whole);
 }
 
@@ -484,13 +486,38 @@ static int claim_index(struct vault *v, bool *fresh, struct err *e)
     return index_commit(&txn, e);
 }
 
+/* An index that is whole has all pins: a file that can't be read is written anew. Without an index nobody knows them. */
+static int read_pins(struct recovery *r, bool fresh, struct err *e)
+{
+    struct err why = {0};
+
+    if (pins_read(r->v, &r->pins, &why) >= 0 || (!fresh && why.kind != ERR_UNSUPPORTED))
+        return 0;
+    if (!fresh)
+        return err_set(e, why.kind, "%s", why.message);
+    return err_set(e, why.kind, "the index is to be made anew, and which recovery points are to be kept for somebody is not known: %.700s: put a copy of it there; without that file "
+                   "(moved away) none is pinned, and retention drops what it would have dropped", why.message);
+}
+
+/* What was made anew, in numbers. */
+static int count_all(struct recovery *r, struct err *e)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    struct vault_anew *a = &r->v->anew;
+
+    *a = (struct vault_anew){.index = r->id_count || r->pins, /* else it is a new vault */
+                             .segment_count = r->id_count, .waiting_pin_count = json_array_size(r->v->pins_waiting)};
+    return index_begin(&r->v->index, false, &txn, e) < 0 || index_count(&r->v->index, txn, INDEX_POINT, &a->point_count, e) < 0
+               ? -1 : index_count(&r->v->index, txn, INDEX_PIN, &a->pin_count, e);
+}
+
 int segments_recover(struct vault *v, struct err *e)
 {
     CLEANUP(recovery_release) struct recovery r = {.v = v};
 
     v->next_segment = 1;
     v->next_point = 1;
-    if (claim_index(v, &r.fresh, e) < 0 || list_segments(&r, e) < 0 || (r.fresh && list_bucket(&r, e) < 0))
+    if (claim_index(v, &r.fresh, e) < 0 || read_pins(&r, r.fresh, e) < 0 || list_segments(&r, e) < 0 || (r.fresh && list_bucket(&r, e) < 0))
         return -1;
     if (r.id_count && r.ids[r.id_count - 1] >= v->next_segment)
         v->next_segment = r.ids[r.id_count - 1] + 1;
@@ -500,7 +527,7 @@ int segments_recover(struct vault *v, struct err *e)
             return -1;
     }
     bury(&r);
-    if (vault_flush(v, NULL, NULL, e) < 0 || take_notes(&r, e) < 0)
+    if (vault_flush(v, NULL, NULL, e) < 0 || take_notes(&r, e) < 0 || pins_settle(v, r.pins, r.fresh, e) < 0 || (r.fresh && count_all(&r, e) < 0))
         return -1;
     return finish_index(v, e);
 }

@@ -203,6 +203,7 @@ static void free_vault(struct vault *v)
     pending_release(&v->pending);
     staged_release(v);
     free(v->drops);
+    json_free(&v->pins_waiting);
     hash_set_release(&v->bad);
     free(v->bad_unwritten);
     index_close(&v->index);
@@ -306,6 +307,8 @@ int vault_open(const char *dir, const struct vault_options *options, struct vaul
     *out = v;
     return 0;
 }
+
+const struct vault_anew *vault_anew(const struct vault *v) { return &v->anew; }
 
 void vault_close(struct vault **v)
 {

@@ -63,12 +63,19 @@ struct vault_options {
     bool bucket_needed;                /* for whoever goes on with the vault: ERR_INVALID where segments of it lie in a bucket, and none is given */
 };
 
-/* Opens or makes the vault. Repairs what a killed writer left (a torn tail is cut off), makes a missing index anew from the segments. options
- * may be NULL. ERR_CONFLICT when another process has it open, or another vault or replicator writes to its bucket (with a bucket, it may take 20 s to know);
+/* Opens or makes the vault. Repairs what a killed writer left (a torn tail is cut off), makes a missing index anew from the segments (ERR_CORRUPT where the file of its pins can't
+ * be read then: points that people want kept would expire). options may be NULL. ERR_CONFLICT when another process has it open, or another vault or replicator writes to its bucket (with a bucket, it may take 20 s to know);
  * ERR_UNSUPPORTED for a later version's. A vault that is not encrypted, opened
  * with a key, is from now on: what it holds already stays as it is until vault_compact moves it, and its names stay SHA-256. */
 int vault_open(const char *dir, const struct vault_options *options, struct vault **out, struct err *e);
 void vault_close(struct vault **v); /* syncs; NULL inside is fine; for CLEANUP */
+/* What opening it has made anew, for whoever tells people; it is the vault's. */
+struct vault_anew {
+    bool index; /* there was none, or it was not made to its end: what follows was found. Else all is 0 */
+    uint64_t segment_count, point_count, pin_count;
+    uint64_t waiting_pin_count; /* of points that are not there; they are kept, should their segments come back */
+};
+const struct vault_anew *vault_anew(const struct vault *v);
 
 /* ---- disks and their working maps ---- */
 struct vault_disk {
@@ -170,8 +177,9 @@ int vault_point_list(struct vault *v, const char *server, size_t limit, struct v
 /* {"id","server","at","group","consistency","freeze_ms","bytes","unreadable_bytes","disks":[{"id","size_bytes"}]}; group may be null. Where bytes could
  * not be read: "unreadable":[{"disk","first_sector","sector_count"}], the first of them. Of a copy of another vault's: "copied":true */
 json_t *vault_point_json(const struct vault_point *p);
-/* A pinned point (exported, wanted by a person) is neither expired nor dropped. Pins by different reasons add up. */
+/* A pinned point (exported, wanted by a person) is neither expired nor dropped. Pins by different reasons add up. A pin is durable when this returns. reason: UTF-8. */
 int vault_point_pin(struct vault *v, const char *point, const char *reason, struct err *e);
+/* After a failure it may be pinned or not, now and once the index is made anew. */
 int vault_point_unpin(struct vault *v, const char *point, const char *reason, struct err *e);
 /* Whether it is pinned by that reason (NULL: by any): 1/0/-1. */
 int vault_point_pinned(struct vault *v, const char *point, const char *reason, struct err *e);
@@ -328,8 +336,8 @@ int vault_gc(struct vault *v, uint64_t *freed_bytes, struct err *e);
  * included. seal_anew: out of every one that is not sealed under the newest data key, too. */
 #define VAULT_COMPACT_LIVE 80u /* what `slipway vault compact` asks for */
 int vault_compact(struct vault *v, unsigned live_percent, bool seal_anew, uint64_t *freed_bytes, struct err *e);
-/* Makes the index anew from the segments; the vault must not be open. Working maps are lost (the next session rescans). options: its keys; may
- * be NULL. */
+/* Makes the index anew from the segments and the file of its pins; the vault must not be open. Working maps are lost (the next session rescans). The index of before
+ * is in index.before after. options: its keys; may be NULL. Errors as vault_open. */
 int vault_rebuild(const char *dir, const struct vault_options *options, struct err *e);
 /* A new data key for all that is written from now on; what is there keeps its own until it is moved. wrap (may be NULL): the vault's keys are
  * wrapped under this one instead, and the one before does not open it any more. ERR_WRONG_STATE: it is not encrypted. */

@@ -77,7 +77,7 @@ struct model {
     size_t key_count;
     bool killed_in_commit; /* may be: the power goes as soon as the next life has looked at what that left */
     uint64_t fails_collecting; /* not 0: the disk is full for a while after a collection has begun to copy, and this says when and for how long */
-    bool rebuild_asked; /* since the last look: working maps, feeds and pins may be lost */
+    bool rebuild_asked; /* since the last look: working maps and feeds may be lost */
     struct content contents[CONTENTS_MOST];
     int content_count;
     struct disk_model disks[DISKS];

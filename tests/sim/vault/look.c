@@ -172,7 +172,7 @@ static void look_at_listed(struct vault *v, int server, const struct vault_point
     look_at_point(v, p);
 }
 
-static void look_at_pins(struct vault *v, struct point_model *p, bool rebuilt)
+static void look_at_pins(struct vault *v, struct point_model *p)
 {
     struct err e = {0};
 
@@ -180,7 +180,7 @@ static void look_at_pins(struct vault *v, struct point_model *p, bool rebuilt)
         int found = vault_point_pinned(v, p->id, pin_reasons[r], &e);
 
         MUST_HOLD(found >= 0, "%s", e.message);
-        MUST_HOLD(rebuilt || p->pins[r] == EITHER || (found == 1) == (p->pins[r] == PINNED), "point %s, pin %s: %d instead of %d", p->id,
+        MUST_HOLD(p->pins[r] == EITHER || (found == 1) == (p->pins[r] == PINNED), "point %s, pin %s: %d instead of %d", p->id,
                   pin_reasons[r], found, p->pins[r]);
         p->pins[r] = found == 1 ? PINNED : FREE;
     }
@@ -217,7 +217,7 @@ static void look_at_points(struct vault *v, bool rebuilt)
         if (p->seen) {
             if (p->group[0])
                 look_at_group(v, p);
-            look_at_pins(v, p, rebuilt);
+            look_at_pins(v, p);
             continue;
         }
         MUST_HOLD(p->standing != THERE, "point %s is lost", p->id);

@@ -77,6 +77,12 @@ mutate.MUTANTS = {
                                     "    (void)pages;\n")]},
     # What a collection that failed has left of a chunk counts as all of it.
     "shrunk_believed": {"append.c": [("    if (divided == 1)\n        found = pages_are", "    if (divided == 1 && !pending_find(&v->pending, hash))\n        found = pages_are")]},
+    # The file of pins is not synced.
+    "pins_unsynced": {"pin_file.c": [("    return file_write(path, text, size, 0600, e) < 0 ? err_wrap(e, \"keeping",
+                                      "    CLEANUP(free_ptr) char *new = xasprintf(\"%s.XXXXXX\", path);\n    CLEANUP(close_fd) int fd = mkstemp(new);\n\n"
+                                      "    return fd < 0 || fd_write_all(fd, text, size, NULL) < 0 || rename(new, path) < 0 ? err_set(e, ERR_IO, \"keeping")]},
+    # A pin that has ended stays in the file.
+    "pins_stay": {"pin.c": [("vault_flush(v, unpin_row, &p, e) < 0 || pins_write(v, NULL, e) < 0 ? -1 : 0;", "vault_flush(v, unpin_row, &p, e);")]},
     # What a commit builds, trees and the document, is appended after the segments were synced.
     "document_unsynced": {"commit.c": [(built_early, "batch_write(v, txn, &early, NULL, e) < 0 || batch_sync(v, &early, e) < 0 || build(v, txn, user, e) < 0)\n"),
                                        (built_synced, built_synced.replace("batch_sync(v, &b, e) < 0 || ", ""))]},

@@ -1,7 +1,7 @@
 /* sim_vault: a vault's lives on a disk that forgets (forget.h). A history is a handful of lives, each a process that opens the vault, is held against
  * everything that the lives before were told, goes on at random, and ends when the power goes. No acknowledged point may be lost, none may be there that was
  * dropped or never asked for, and each must be what it was, byte for byte; a group's points are all there, or none; the working maps must hold what the
- * feed says; pins must stand; and check and scrub must find nothing. One history in three is of a vault that is not encrypted, one of a vault that is from its
+ * feed says; pins must stand, also where the index was made anew; and check and scrub must find nothing. One history in three is of a vault that is not encrypted, one of a vault that is from its
  * first day, one of a vault that becomes so; keys are rotated. While space is given back, changes and points go on coming.
  *
  * Usage: sim_vault [must_fail [FIRST]]. SLIPWAY_SEED=N: that history alone, SLIPWAY_SEEDS=N: so many, SIM_TRACE=1: what is asked. must_fail: for a vault with a mistake
