@@ -198,7 +198,7 @@ static void look_at_group(struct vault *v, const struct point_model *p)
             MUST_HOLD(m->points[i].seen, "group %s is there in part: point %s, and not that of server %d", p->group, p->id, m->points[i].server);
 }
 
-static void look_at_points(struct vault *v, bool rebuilt)
+static void look_at_points(struct vault *v)
 {
     for (int i = 0; i < m->point_count; i++)
         m->points[i].seen = m->points[i].adopted = false;
@@ -321,7 +321,7 @@ static void hear_feeds(struct vault *v)
 
 void look_first(struct vault *v)
 {
-    look_at_points(v, m->rebuild_asked);
+    look_at_points(v);
     hear_feeds(v);
 }
 
