@@ -193,7 +193,7 @@ struct agent {
     atomic_llong spent_us[SPENT_COUNT];
     int busy_workers;
     int senders, writing;            /* of them, those that send chunks; and of these, those that have the connection */
-    bool urgent_reads;               /* a point is being taken: no read limit */
+    bool urgent_reads;               /* somebody waits for what is read now: no read limit */
 
     /* workers */
     pthread_t workers[WORKERS_MAX];
@@ -239,6 +239,7 @@ struct agent {
     int64_t trouble_us;
     bool trouble_of_reading; /* it is over once all that was to do was read, and is there */
     struct note note;
+    struct wire_limit told;           /* by the replicator, last: over reconnections, too */
     struct pace send_pace, read_pace; /* bytes */
     int64_t read_limit, read_back_off; /* of which read_pace keeps to the lower */
     struct gentle gentle;
@@ -359,6 +360,7 @@ bool move_fall_back(struct agent *a); /* there is no connection: in the midst of
 int link_dial(const struct agent_config *c, struct err *e); /* a connected socket to the replicator, through the proxy where there is one */
 int link_dial_within(const struct agent_config *c, int timeout_ms, struct err *e);
 void link_limit(struct agent *a, const struct wire_limit *l); /* under lock: what the replicator says, and our own settings: the lower holds */
+void link_greeted(struct agent *a, int64_t bytes_per_s); /* under lock: WELCOME says no more than that; the other limits stay as they were told last */
 void link_pace_reading(struct agent *a); /* under lock: the limit or the back-off has changed */
 int link_open(struct agent *a, struct err *e);  /* dials, says HELLO, hears WELCOME, starts the receiver */
 void link_close(struct agent *a);               /* requeues what wasn't acknowledged */

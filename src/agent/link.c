@@ -214,11 +214,20 @@ void link_limit(struct agent *a, const struct wire_limit *l)
 {
     int64_t now_us = clock_monotonic_us(), sent = a->send_pace.per_s, read = a->read_pace.per_s;
 
+    a->told = *l;
     pace_set(&a->send_pace, pace_lower(l->value, a->config->bytes_per_s), now_us);
     a->read_limit = pace_lower(l->read_bytes_per_s, a->config->read_bytes_per_s);
     link_pace_reading(a);
     pace_set(&a->cpu_pace, pace_lower(l->cpu_percent, a->config->cpu_percent) * US_PER_S / 100, now_us);
     a->rate_void |= a->send_pace.per_s != sent || a->read_pace.per_s != read;
+}
+
+void link_greeted(struct agent *a, int64_t bytes_per_s)
+{
+    struct wire_limit l = a->told; /* LIMIT comes with the first STATUS: until then nothing is read without one */
+
+    l.value = bytes_per_s;
+    link_limit(a, &l);
 }
 
 /* Why all is offered again, unless that is known already. */
@@ -261,7 +270,7 @@ static void resume(struct agent *a)
     }
     a->paused = false; /* the replicator says it again where it still holds */
     a->window = (uint64_t)a->welcome->window_offers;
-    link_limit(a, &(struct wire_limit){.value = a->welcome->limit_bytes_per_s});
+    link_greeted(a, a->welcome->limit_bytes_per_s);
     a->send_pace.free_us = 0;
     atomic_store(&a->todo_bytes, todo_bytes(a));
 }

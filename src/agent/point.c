@@ -458,6 +458,14 @@ static int64_t hope_until_us(const struct agent *a, const struct wire_take_point
     return now_us + hope_us(&a->hope, most_us);
 }
 
+/* No pace but the network's, for somebody waits. Not while everything is to be read first: that has its time, as without a point. */
+static void set_hurry(struct agent *a, bool hurry)
+{
+    pthread_mutex_lock(&a->lock);
+    a->urgent_reads = hurry;
+    pthread_mutex_unlock(&a->lock);
+}
+
 static int take_once(struct agent *a, const struct wire_take_point *r, struct wire_point *p, int64_t deadline_us, struct err *e)
 {
     bool may_freeze = r->consistency != WIRE_CRASH, must_freeze = r->consistency >= WIRE_FROZEN || r->hold;
@@ -469,8 +477,10 @@ static int take_once(struct agent *a, const struct wire_take_point *r, struct wi
         return err_set(e, ERR_WRONG_STATE, "replication is paused");
     if (a->held)
         return r->group ? err_set(e, ERR_WRONG_STATE, "the source is held at another point") : take_held_again(a, r, p, deadline_us, e);
+    set_hurry(a, false); /* marks may have been lost since the last time */
     if (wait_for_pass(a, deadline_us, e) < 0)
         return -1;
+    set_hurry(a, true);
     if (r->group)
         return take_in_step(a, r, p, deadline_us, e);
     if (!must_freeze && a->tracker) {
@@ -508,7 +518,8 @@ static int take(struct agent *a, const struct wire_take_point *r, struct wire_po
 static void set_taking(struct agent *a, bool taking)
 {
     pthread_mutex_lock(&a->lock);
-    a->taking_point = a->urgent_reads = taking;
+    a->taking_point = taking;
+    a->urgent_reads &= taking;
     pthread_mutex_unlock(&a->lock);
 }
 

@@ -430,7 +430,7 @@ int64_t settings_greeting(struct peer *p)
 
     reckon(p->r);
     pthread_mutex_lock(&p->lock);
-    p->told = (struct wire_limit){.value = p->limit.value}; /* what WELCOME says */
+    p->told = (struct wire_limit){.value = p->limit.value, .read_bytes_per_s = -1, .cpu_percent = -1}; /* what WELCOME says; the agent keeps to what it heard before */
     p->told_pause = false;
     bytes_per_s = p->limit.value;
     pthread_mutex_unlock(&p->lock);

@@ -22,7 +22,7 @@ static struct loopdev data, raw[2];
 static uint64_t seed;
 static int hold_limit_ms = 60000;
 static const char *before_freeze = "", *after_thaw = "";
-static int64_t bytes_per_s; /* on the network; 0: no limit */
+static int64_t bytes_per_s, read_bytes_per_s; /* on the network, from disks; 0: no limit */
 
 struct running {
     struct agent_config config;
@@ -62,6 +62,7 @@ static struct running *start_agent(struct fake *f, int disk_count, const struct 
     snprintf(c->before_freeze, sizeof c->before_freeze, "%s", before_freeze);
     snprintf(c->after_thaw, sizeof c->after_thaw, "%s", after_thaw);
     c->bytes_per_s = bytes_per_s;
+    c->read_bytes_per_s = read_bytes_per_s;
     MUST(pthread_create(&r->thread, NULL, run_agent, r) == 0);
     return r;
 }
@@ -697,6 +698,21 @@ static void test_hooks(struct fake *f)
     fake_forget_points(f);
 }
 
+/* Who asks for a point while everything is read first does not make the agent forget its limits. */
+static void test_no_hurry(struct fake *f)
+{
+    const struct loopdev *disks[] = {&raw[0]};
+    struct running *r;
+    int connections = f->connections + 1;
+
+    read_bytes_per_s = 128 << 10; /* a minute for the disk */
+    r = start_agent(f, 1, disks, true);
+    read_bytes_per_s = 0;
+    ok(fake_wait(f, &f->connections, connections, 60000) && !fake_point(f, WIRE_FROZEN, true, 0, 3000), "no point comes before all was read: %s", f->failure.message);
+    ok(strstr(f->failure.message, "not every chunk has reached the replicator yet"), "for it is read as slowly as it is set");
+    stop_agent(r);
+}
+
 static void test_rescan(struct fake *f)
 {
     const struct loopdev *disks[] = {&raw[0]};
@@ -948,6 +964,7 @@ int main(void)
     test_hold_ends(f);
     test_in_step(f);
     test_hooks(f);
+    test_no_hurry(f);
     test_rescan(f);
     test_rescan_written(f);
     test_grown(f);

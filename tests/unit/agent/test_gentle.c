@@ -200,6 +200,23 @@ static void paces(void)
     ok(pace_lower(0, 5) == 5 && pace_lower(5, 0) == 5 && pace_lower(3, 5) == 3 && pace_lower(0, 0) == 0, "the lower of two limits, where 0 is none");
 }
 
+/* WELCOME tells one limit, LIMIT comes a little later: until then what was told last holds. */
+static void reconnections(void)
+{
+    static struct agent_config c = {.read_bytes_per_s = 9 * MIB};
+    struct agent *a = xcalloc(1, sizeof *a);
+
+    a->config = &c;
+    link_greeted(a, 3 * MIB);
+    ok(a->send_pace.per_s == 3 * MIB && a->read_pace.per_s == 9 * MIB && !a->cpu_pace.per_s, "at first there are WELCOME's limit and the agent's own");
+    link_limit(a, &(struct wire_limit){.value = 2 * MIB, .read_bytes_per_s = 5 * MIB, .cpu_percent = 50});
+    link_greeted(a, 4 * MIB);
+    ok(a->send_pace.per_s == 4 * MIB && a->read_pace.per_s == 5 * MIB && a->cpu_pace.per_s == US_PER_S / 2, "after a reconnection it reads as it was told last");
+    link_limit(a, &(struct wire_limit){.value = 4 * MIB});
+    ok(a->read_pace.per_s == 9 * MIB && !a->cpu_pace.per_s, "until it is told that this holds no longer");
+    free(a);
+}
+
 int main(void)
 {
     an_idle_source();
@@ -211,5 +228,6 @@ int main(void)
     stalls();
     whose_reads();
     paces();
+    reconnections();
     return tap_done();
 }
