@@ -1,5 +1,6 @@
 #include "agent/config.h"
 
+#include "agent/memory.h"
 #include "base/json.h"
 
 #include <stdio.h>
@@ -40,8 +41,8 @@ static const struct number numbers[] = {
     NUMBER("bytes_per_s", bytes_per_s, 0, INT64_C(1) << 50, 0, 1),
     NUMBER("read_bytes_per_s", read_bytes_per_s, 0, INT64_C(1) << 50, 0, 1),
     NUMBER("cpu_percent", cpu_percent, 0, 6400, 0, 1),
-    NUMBER("memory_mib", memory_mib, 8, 4096, 64, 1),
-    NUMBER("memory_bound_mib", memory_bound_mib, 48, INT64_C(1) << 20, 128, 1),
+    NUMBER("memory_mib", memory_mib, 8, 4096, MEMORY_MIB, 1),
+    NUMBER("memory_bound_mib", memory_bound_mib, 48, INT64_C(1) << 20, MEMORY_BOUND_MIB, 1),
     NUMBER("rescan_interval_s", rescan_interval_s, 1, 604800, 300, 1),
     NUMBER("unreadable_retry_s", unreadable_retry_s, 1, 604800, 300, 1),
 };

@@ -141,6 +141,7 @@ int engine_fill_all(struct agent *a, int64_t deadline_us, struct err *e)
 void engine_set_pass(struct agent *a, enum pass pass)
 {
     a->pass = pass;
+    a->scan_begin_us = 0; /* what was begun before is part of another reading now */
     a->kept->pass_done = pass == PASS_DONE;
 }
 
@@ -174,43 +175,64 @@ int engine_advance_pass(struct agent *a)
     return done;
 }
 
+void engine_scan(struct agent *a)
+{
+    int64_t now_us = clock_monotonic_us();
+
+    for (int i = 0; i < a->disk_count; i++)
+        todo_all(a, i);
+    a->next_scan_us = now_us + a->config->rescan_interval_s * US_PER_S;
+    pthread_mutex_lock(&a->lock);
+    a->scan_begin_us = a->take_watermark_us = now_us;
+    a->take_watermark = UINT64_MAX; /* set when todo is empty: see set_watermark */
+    a->scan_begin_read = atomic_load(&a->bytes_read);
+    pthread_mutex_unlock(&a->lock);
+}
+
+void engine_scanned(struct agent *a)
+{
+    a->scan_us = clock_monotonic_us() - a->scan_begin_us;
+    a->scan_paced = (a->read_pace.per_s || a->cpu_pace.per_s) && !a->urgent_reads;
+    a->scan_begin_us = 0;
+}
+
 /* What going by checksums costs the source is said each time. */
-static void end_scan(const struct agent *a, int64_t scan_us)
+static void say_scanned(const struct agent *a)
 {
     log_info("all disks were read for what has changed: %lld MiB in %lld ms",
-             (long long)((atomic_load(&a->bytes_read) - a->scan_begin_read) >> 20), (long long)(scan_us / US_PER_MS));
+             (long long)((atomic_load(&a->bytes_read) - a->scan_begin_read) >> 20), (long long)(a->scan_us / US_PER_MS));
 }
 
 /* Takes marks when all that were taken before are on their way; so the map's age is known: everything that had completed by
  * synced_at_us is acknowledged. */
 static void take_regularly(struct agent *a)
 {
-    int64_t now_us = clock_monotonic_us(), scanned = 0;
+    int64_t now_us = clock_monotonic_us();
+    bool scanned = false;
     struct err e = {0};
 
     pthread_mutex_lock(&a->lock);
     if (a->take_watermark_us && a->acked >= a->take_watermark && !todo_total(a)) {
         a->synced_at_us = a->kept->synced_at_us = a->take_watermark_us;
-        scanned = !a->tracker ? now_us - a->take_watermark_us : 0;
+        scanned = a->scan_begin_us;
+        if (scanned)
+            engine_scanned(a);
         a->take_watermark_us = 0;
         end_trouble(a);
     }
     pthread_mutex_unlock(&a->lock);
     if (scanned)
-        end_scan(a, scanned);
+        say_scanned(a);
     if (a->pass != PASS_DONE || todo_total(a) || now_us - a->last_take_us < TAKE_INTERVAL_US || a->take_watermark_us)
         return;
     a->last_take_us = now_us;
     if (engine_take(a, &e) < 0)
         return;
-    if (!a->tracker && now_us >= a->next_scan_us) {
-        for (int i = 0; i < a->disk_count; i++)
-            todo_all(a, i);
-        a->scan_begin_read = atomic_load(&a->bytes_read);
-        a->next_scan_us = now_us + a->config->rescan_interval_s * US_PER_S;
-    }
-    if (!a->tracker && !todo_total(a))
+    if (!a->tracker) {
+        if (now_us >= a->next_scan_us)
+            engine_scan(a);
         return;
+    }
     while (pipeline_fill(a, false))
         ;
     pthread_mutex_lock(&a->lock);

@@ -233,7 +233,9 @@ struct agent {
     int64_t last_take_us, synced_at_us, take_watermark_us; /* monotonic; see engine_take */
     uint64_t take_watermark;
     int64_t next_scan_us, next_disk_check_us;
-    int64_t scan_begin_read; /* bytes_read when the scan began */
+    int64_t scan_begin_us, scan_begin_read; /* of reading all disks by checksum: when (0: none goes on), and bytes_read then */
+    int64_t scan_us;         /* how long the last one took; 0: there was none */
+    bool scan_paced;         /* and a limit, or the back-off, had its part in that */
     int64_t next_retry_us, unreadable_said; /* the engine's: of sectors that can't be read; how many bytes the log knows of */
     struct err trouble;      /* a disk can't be read, …: for a minute the state is STALLED */
     int64_t trouble_us;
@@ -373,6 +375,8 @@ int engine_take(struct agent *a, struct err *e);                     /* marks in
 int engine_fill_all(struct agent *a, int64_t deadline_us, struct err *e); /* until todo is empty and everything was offered */
 void engine_writes(struct agent *a, uint64_t *writes);               /* of each disk */
 bool engine_still(struct agent *a, const uint64_t *writes);          /* none has completed since */
+void engine_scan(struct agent *a);                                   /* without a tracker: all disks are to be read for what has changed, from now on */
+void engine_scanned(struct agent *a);                                /* under lock: all of them were */
 int engine_advance_pass(struct agent *a);
 void engine_set_pass(struct agent *a, enum pass pass);               /* under lock */
 
@@ -381,6 +385,17 @@ void engine_set_pass(struct agent *a, enum pass pass);               /* under lo
 int watch_begin(struct agent *a, struct err *e);
 void watch_check(struct agent *a); /* now and then: has a disk grown, come or gone? Then the link is closed, and they are set up anew */
 void watch_end(struct agent *a);
+
+/* filesystems.c: those that are mounted from the disks, the deepest first, open for a freeze */
+struct filesystems {
+    struct mount mounts[MOUNTS_MAX];
+    const char *paths[MOUNTS_MAX];
+    int fds[MOUNTS_MAX];
+    int count;
+};
+int filesystems_open(struct agent *a, struct filesystems **out, struct err *e);
+void filesystems_sync(const struct filesystems *f);
+void filesystems_release(struct filesystems **f);
 
 /* point.c, hashing.c */
 void point_take(struct agent *a, const struct wire_take_point *r);

@@ -3,6 +3,9 @@
 
 #include "agent/config.h"
 
+#define MEMORY_MIB 64        /* of buffers, where nothing else is set */
+#define MEMORY_BOUND_MIB 128 /* all in all, likewise */
+
 struct memory_wants {
     int64_t disk_bytes, chunk_count; /* of all disks */
     int disk_count;

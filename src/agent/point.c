@@ -3,59 +3,24 @@
  * The optimistic way first: count writes, take marks, read what they name, count again: equal counts mean that what was read is a
  * moment (track.h, promise 2). Otherwise, and where the filesystems' own consistency is wanted: converge until the residue is small, sync,
  * freeze, take the last marks, read them into memory (same check: raw writers don't know of frozen filesystems), thaw, then hash and
- * send. Never longer than the budget: over it, thaw, drain, try again. */
+ * send. Never longer than the budget: over it, thaw, drain, try again.
+ *
+ * Where changes can't be followed nothing says what the residue is: all disks are read while they stand still, and sent as they are read. Only where
+ * whoever asks allows for that long (hold, or a budget of its own), and then once: a second attempt would cost the source as much again. */
 #include "agent/engine.h"
 #include "agent/hooks.h"
 
 #include "base/clock.h"
 #include "base/log.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #define SMALL_RESIDUE_CHUNKS 48
 #define CONVERGE_ROUNDS 12
 #define OPTIMISTIC_FIRST_WAIT_US (10 * US_PER_MS)
 #define OPTIMISTIC_MOST_WAIT_US (200 * US_PER_MS)
 #define READY_ROUND_US (500 * US_PER_MS) /* how often the rest is sent while others are waited for */
-
-struct filesystems {
-    struct mount mounts[MOUNTS_MAX];
-    const char *paths[MOUNTS_MAX];
-    int fds[MOUNTS_MAX];
-    int count;
-};
-
-static void filesystems_release(struct filesystems **f)
-{
-    for (int i = 0; *f && i < (*f)->count; i++)
-        close((*f)->fds[i]);
-    free_ptr(f);
-}
-
-static int filesystems_open(struct agent *a, struct filesystems **out, struct err *e)
-{
-    CLEANUP(filesystems_release) struct filesystems *f = xcalloc(1, sizeof *f);
-    struct disk disks[LIMIT_DISKS_PER_SERVER];
-    int found = 0;
-
-    for (int i = 0; i < a->disk_count; i++)
-        disks[i] = a->disks[i].info;
-    if (disks_mounts(disks, a->disk_count, f->mounts, &found, e) < 0)
-        return -1;
-    for (; f->count < found; f->count++) {
-        f->paths[f->count] = f->mounts[f->count].path;
-        f->fds[f->count] = open(f->mounts[f->count].path, O_RDONLY | O_CLOEXEC);
-        if (f->fds[f->count] < 0)
-            return err_errno(e, errno, "can't open the filesystem at %s", f->mounts[f->count].path);
-    }
-    *out = f;
-    f = NULL;
-    return 0;
-}
 
 /* ---- draining ---- */
 
@@ -186,18 +151,14 @@ static int try_optimistic(struct agent *a, struct wire_point *p, int64_t quit_us
 /* What a freeze makes of a point: the owner's program had its say first, or not. */
 static int64_t frozen_kind(const struct agent *a) { return a->config->before_freeze[0] ? WIRE_APPLICATION : WIRE_FROZEN; }
 
-/* Where changes are not followed. */
-static void mark_everything(struct agent *a)
-{
-    for (int i = 0; !a->tracker && i < a->disk_count; i++)
-        todo_all(a, i);
-}
-
-/* The last marks into memory while all stands still: 0, or -1 (ERR_TIMEOUT: this attempt didn't fit). streaming: sent as it is read. */
-static int copy_residue(struct agent *a, bool streaming, int64_t deadline_us, uint64_t *writes, struct err *e)
+/* The last marks into memory while all stands still: 0, or -1 (ERR_TIMEOUT: this attempt didn't fit). streaming: sent as it is read. all: nothing says
+ * what was written, so all is read. */
+static int copy_residue(struct agent *a, bool streaming, bool all, int64_t deadline_us, uint64_t *writes, struct err *e)
 {
     for (;;) {
         engine_writes(a, writes);
+        if (all)
+            engine_scan(a);
         if (engine_take(a, e) < 0)
             return -1;
         if (streaming) {
@@ -217,7 +178,7 @@ static int copy_residue(struct agent *a, bool streaming, int64_t deadline_us, ui
             return 0;
         if (clock_monotonic_us() >= deadline_us)
             return err_set(e, ERR_TIMEOUT, "something went on writing, past the frozen filesystems");
-        mark_everything(a); /* what was read before that write is of another moment */
+        all = !a->tracker; /* what was read before that write is of another moment */
     }
 }
 
@@ -239,6 +200,24 @@ static int stand_still(struct agent *a, const uint64_t *writes, int64_t deadline
     return engine_still(a, writes) ? 0 : err_set(e, ERR_TIMEOUT, "something was written before all servers of the group stood still");
 }
 
+/* All that was read is offered: the next reading is due an interval later, and this one says how long the source stands still for such a point. */
+static void end_reading_all(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    if (a->scan_begin_us)
+        engine_scanned(a);
+    a->take_watermark = a->next_number - 1;
+    pthread_mutex_unlock(&a->lock);
+}
+
+/* No pace but the network's, for somebody waits. Not while everything is to be read first: that has its time, as without a point. */
+static void set_hurry(struct agent *a, bool hurry)
+{
+    pthread_mutex_lock(&a->lock);
+    a->urgent_reads = hurry;
+    pthread_mutex_unlock(&a->lock);
+}
+
 /* One attempt. 1 committed (and held where that was asked for), 0 it didn't fit the budget (e says why), -1. */
 static int attempt_frozen(struct agent *a, const struct wire_take_point *r, struct wire_point *p, struct filesystems *f, int64_t budget_us,
                           int64_t deadline_us, struct err *e)
@@ -250,14 +229,18 @@ static int attempt_frozen(struct agent *a, const struct wire_take_point *r, stru
     struct err hook_error = {0};
     int frozen = 0, result;
 
+    if (!a->tracker && deadline_us < end_us)
+        end_us = deadline_us; /* nobody stands still for what nobody waits for */
     workers_hurry(a, true);
+    set_hurry(a, true);
     if (freezer_freeze(a->freezer, f->fds, f->paths, f->count, limit_us, &frozen, e) < 0) {
         workers_hurry(a, false);
         return hook_after_thaw(a->config, NULL) == 0 && e->kind == ERR_TIMEOUT ? 0 : -1;
     }
-    mark_everything(a);
-    result = copy_residue(a, r->hold, end_us, writes, e);
+    result = copy_residue(a, r->hold || !a->tracker, !a->tracker, end_us, writes, e);
     p->at_us = clock_now_us();
+    if (result == 0 && !a->tracker)
+        end_reading_all(a);
     if (result == 0 && r->group)
         result = stand_still(a, writes, end_us, e);
     if (result < 0 || !r->hold) {
@@ -270,6 +253,7 @@ static int attempt_frozen(struct agent *a, const struct wire_take_point *r, stru
         pipeline_hash_read_ones(a);
     }
     workers_hurry(a, false);
+    set_hurry(a, a->tracker);
     /* The application goes on before its last changes are sent. */
     if ((result < 0 || !r->hold) && hook_after_thaw(a->config, &hook_error) < 0) {
         *e = result < 0 ? *e : hook_error;
@@ -293,20 +277,14 @@ static int attempt_frozen(struct agent *a, const struct wire_take_point *r, stru
     return commit(a, p, deadline_us, e) < 0 ? -1 : 1;
 }
 
-static void sync_all(const struct filesystems *f)
-{
-    for (int i = 0; i < f->count; i++)
-        syncfs(f->fds[i]);
-}
-
 /* As little as can be is left to write and to copy when the filesystems stop. */
 static int prepare_freeze(struct agent *a, const struct filesystems *f, int64_t deadline_us, struct err *e)
 {
-    sync_all(f);
+    filesystems_sync(f);
     if (converge(a, deadline_us, e) < 0)
         return -1;
     if (hook_before_freeze(a->config, e) == 0) {
-        sync_all(f);
+        filesystems_sync(f);
         if (converge(a, deadline_us, e) == 0)
             return 0;
     }
@@ -331,9 +309,14 @@ static int check_freeze(const struct agent *a, const struct wire_take_point *r, 
     if (r->consistency == WIRE_APPLICATION && !a->config->before_freeze[0])
         return err_set(e, ERR_WRONG_STATE, "no program of the owner's is set for %s (its attribute before_freeze): no point is application-consistent",
                        a->config->server);
-    if (!a->tracker && !r->hold)
-        return err_set(e, ERR_UNSUPPORTED, "changes can't be followed here (%.200s), so a point stands still for as long as reading all disks takes: only a held "
-                       "one may", a->tracker_reason);
+    if (a->tracker || r->hold)
+        return 0;
+    if (r->group || !r->freeze_budget_ms)
+        return err_set(e, ERR_UNSUPPORTED, "changes can't be followed here (%.200s), so the source stands still for a point for as long as reading all disks takes: only where "
+                       "that is allowed, or the point is held%s", a->tracker_reason, r->group ? ", and never together with other servers" : "");
+    if (a->scan_us && !a->scan_paced && a->scan_us > r->freeze_budget_ms * US_PER_MS)
+        return err_set(e, ERR_WRONG_STATE, "changes can't be followed here, so the source stands still for a point for as long as reading all disks takes: that took %lld s the "
+                       "last time, and %lld s are allowed", (long long)(a->scan_us / US_PER_S), (long long)(r->freeze_budget_ms / 1000));
     return 0;
 }
 
@@ -354,7 +337,7 @@ static int take_frozen(struct agent *a, const struct wire_take_point *r, struct 
         result = attempt_frozen(a, r, p, f, budget_us, deadline_us, &why);
         if (result < 0)
             *e = why;
-        if (result == 0 && clock_monotonic_us() + pause_us >= deadline_us)
+        if (result == 0 && (!a->tracker || clock_monotonic_us() + pause_us >= deadline_us))
             return give_up(p, budget_us, &why, e);
         if (result == 0)
             clock_sleep_us(pause_us);
@@ -377,7 +360,7 @@ static int wait_ready(struct agent *a, const struct filesystems *f, int64_t dead
         if (result < 0 && (why.kind != ERR_TIMEOUT || clock_monotonic_us() >= deadline_us))
             return why.kind != ERR_TIMEOUT ? (*e = why, -1) : err_set(e, ERR_TIMEOUT, "the other servers of the group were not ready in time");
         if (f)
-            sync_all(f);
+            filesystems_sync(f);
         if (converge(a, deadline_us, e) < 0)
             return -1;
         if (result == 0)
@@ -433,11 +416,9 @@ static int take_held_again(struct agent *a, const struct wire_take_point *r, str
 
     if (r->hold && r->hold_limit_ms && freezer_extend(a->freezer, r->hold_limit_ms * US_PER_MS, e) < 0)
         return -1;
-    p->at_us = engine_still(a, a->held_writes) ? a->held_at_us : clock_now_us();
-    if (!a->tracker && p->at_us != a->held_at_us)
-        mark_everything(a);
-    if (copy_residue(a, true, deadline_us, writes, e) < 0)
+    if (copy_residue(a, true, !a->tracker && !engine_still(a, a->held_writes), deadline_us, writes, e) < 0)
         return -1;
+    p->at_us = memcmp(writes, a->held_writes, (size_t)a->disk_count * sizeof *writes) == 0 ? a->held_at_us : clock_now_us();
     memcpy(a->held_writes, writes, sizeof writes);
     a->held_at_us = p->at_us;
     p->consistency = frozen_kind(a);
@@ -458,14 +439,6 @@ static int64_t hope_until_us(const struct agent *a, const struct wire_take_point
     return now_us + hope_us(&a->hope, most_us);
 }
 
-/* No pace but the network's, for somebody waits. Not while everything is to be read first: that has its time, as without a point. */
-static void set_hurry(struct agent *a, bool hurry)
-{
-    pthread_mutex_lock(&a->lock);
-    a->urgent_reads = hurry;
-    pthread_mutex_unlock(&a->lock);
-}
-
 static int take_once(struct agent *a, const struct wire_take_point *r, struct wire_point *p, int64_t deadline_us, struct err *e)
 {
     bool may_freeze = r->consistency != WIRE_CRASH, must_freeze = r->consistency >= WIRE_FROZEN || r->hold;
@@ -480,7 +453,7 @@ static int take_once(struct agent *a, const struct wire_take_point *r, struct wi
     set_hurry(a, false); /* marks may have been lost since the last time */
     if (wait_for_pass(a, deadline_us, e) < 0)
         return -1;
-    set_hurry(a, true);
+    set_hurry(a, a->tracker); /* without one, what comes before the freeze has its time, too */
     if (r->group)
         return take_in_step(a, r, p, deadline_us, e);
     if (!must_freeze && a->tracker) {

@@ -62,8 +62,17 @@ static const char *bottleneck(struct agent *a)
     return a->weights[most] < SHARE_LEAST / (1 - FADE) ? "" : names[most];
 }
 
+/* Under lock: over it the copy is behind. By checksum it is as old as the begin of the last whole reading: an interval and two readings, at most, and as
+ * much again before something is wrong. The first reading takes what it takes. */
+static int64_t usual_lag_us(const struct agent *a)
+{
+    if (a->tracker)
+        return LAG_OF_BACKLOG_US;
+    return a->scan_us ? LAG_OF_BACKLOG_US + 2 * (a->config->rescan_interval_s * US_PER_S + 2 * a->scan_us) : INT64_MAX;
+}
+
 /* Under lock: the copy is not whole, or not up with the disks. */
-static bool is_behind(const struct agent *a, int64_t lag_us) { return !a->held && (a->pass != PASS_DONE || lag_us > LAG_OF_BACKLOG_US); }
+static bool is_behind(const struct agent *a, int64_t lag_us) { return !a->held && (a->pass != PASS_DONE || lag_us > usual_lag_us(a)); }
 
 static const char *state_name(const struct agent *a, int64_t now_us, int64_t lag_us)
 {
@@ -110,6 +119,7 @@ static void describe_note(struct agent *a, int64_t now_us, struct wire_status *s
 
     snprintf(s->tracker_reason, sizeof s->tracker_reason, "%s", a->tracker ? "" : a->tracker_reason);
     s->rescan_interval_s = a->config->rescan_interval_s;
+    s->scan_ms = (a->scan_us + US_PER_MS - 1) / US_PER_MS;
     if (a->pass == PASS_DONE && !lasts)
         a->note.kind[0] = '\0';
     if (a->note.kind[0]) {
@@ -150,7 +160,7 @@ static void describe(struct agent *a, struct wire_status *s)
     bool moves = a->conn && !a->broken && !a->paused && !a->held;
 
     open = open_bytes(a);
-    if (a->synced_at_us && (open || a->take_watermark_us || a->waiting_bytes))
+    if (a->synced_at_us && (open || a->take_watermark_us || a->waiting_bytes || (!a->tracker && !a->held)))
         lag_us = now_us - a->synced_at_us;
     look_out(a, now_us, lag_us);
     snprintf(s->state, sizeof s->state, "%s", state_name(a, now_us, lag_us));

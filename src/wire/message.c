@@ -113,7 +113,8 @@ static const struct field status_fields[] = {
     INT(wire_status, source_latency_without_us, 0, MS_MOST), INT(wire_status, source_latency_with_us, 0, MS_MOST),
     INT(wire_status, backoff_bytes_per_s, 0, BYTES_MOST), BOOL(wire_status, held), TEXT(wire_status, tracker_reason),
     INT(wire_status, rescan_interval_s, 0, MS_MOST), TEXT(wire_status, note_kind), TEXT(wire_status, note),
-    INT(wire_status, unreadable_bytes, 0, BYTES_MOST), TEXT(wire_status, unreadable), TEXT(wire_status, error_kind), TEXT(wire_status, error), END};
+    INT(wire_status, unreadable_bytes, 0, BYTES_MOST), TEXT(wire_status, unreadable), TEXT(wire_status, error_kind), TEXT(wire_status, error),
+    INT_LATER(wire_status, scan_ms, 0, MS_MOST), END};
 
 static const struct shape {
     unsigned type;

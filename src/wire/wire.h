@@ -395,6 +395,7 @@ struct wire_status {
     bool held;
     char tracker_reason[WIRE_TEXT_SIZE]; /* why tracker is "rescan" */
     int64_t rescan_interval_s;           /* how often then */
+    int64_t scan_ms;                     /* and how long it took the last time to read all disks for it; 0: it has not been done yet */
     char note_kind[WIRE_NAME_SIZE]; /* "": none; "marks_lost", "agent_restarted", "state_lost": why all is read again; "disks_changed" */
     char note[WIRE_TEXT_SIZE];
     int64_t unreadable_bytes;        /* sectors that can't be read: the map holds zero bytes there */

@@ -713,6 +713,73 @@ static void test_no_hurry(struct fake *f)
     stop_agent(r);
 }
 
+/* Writes without a rest past all filesystems, so that no moment comes before it ends: what was read until then is of none. */
+struct raw_writer {
+    pthread_t thread;
+    atomic_bool stop;
+    int64_t written;
+};
+
+static void *write_raw(void *user)
+{
+    struct raw_writer *w = user;
+
+    for (uint64_t n = 1; !atomic_load(&w->stop); n++, w->written++) {
+        MUST(pwrite(raw[0].fd, &n, sizeof n, 65536) == sizeof n && fdatasync(raw[0].fd) == 0);
+        MUST(pwrite(raw[0].fd, &n, sizeof n, SMALL - 65536) == sizeof n && fdatasync(raw[0].fd) == 0);
+    }
+    return NULL;
+}
+
+static void *stop_raw(void *user)
+{
+    struct raw_writer *w = user;
+
+    clock_sleep_us(700 * US_PER_MS);
+    atomic_store(&w->stop, true);
+    return NULL;
+}
+
+/* Nothing says what was written while all was read: it is read again, until nothing was. */
+static void test_rescan_of_a_writer(struct fake *f)
+{
+    struct raw_writer w = {0};
+    struct wire_simple thaw = {.request = 11};
+    struct fake_point *p;
+    pthread_t stopper;
+
+    MUST(pthread_create(&w.thread, NULL, write_raw, &w) == 0 && pthread_create(&stopper, NULL, stop_raw, &w) == 0);
+    p = fake_point(f, WIRE_FROZEN, true, 0, 60000);
+    pthread_join(stopper, NULL);
+    pthread_join(w.thread, NULL);
+    ok(p && point_equals_disk(p, 0, &raw[0]), "past a writer (%lld writes) a point is of one moment: %s", (long long)w.written, p ? "" : f->failure.message);
+    fake_send(f, WIRE_THAW, &thaw, sizeof thaw);
+    ok(fake_wait(f, &f->thaw_count, 1, 60000), "thawed");
+    f->thaw_count = 0;
+}
+
+/* Not held, but for as long as reading takes, where whoever asks allows that. */
+static void test_rescan_unheld(struct fake *f)
+{
+    struct fake_point *p;
+    struct wire_status told;
+
+    ok(!fake_point(f, WIRE_ANY, false, 0, 60000) && strcmp(f->failure.kind, "unsupported") == 0, "without a budget of its own no point is taken: %s", f->failure.message);
+    MUST(pwrite(raw[0].fd, "once more", 9, 3 << 20) == 9 && fsync(raw[0].fd) == 0);
+    p = fake_point(f, WIRE_ANY, false, 60000, 60000);
+    ok(p && p->info.consistency == WIRE_FROZEN && !p->info.held && p->info.freeze_ms > 0 && point_equals_disk(p, 0, &raw[0]),
+       "with one it is: the source stood still for %lld ms: %s", p ? (long long)p->info.freeze_ms : -1, p ? "" : f->failure.message);
+    f->statuses = 0;
+    ok(fake_wait(f, &f->statuses, 2, 60000), "it goes on");
+    pthread_mutex_lock(&f->lock);
+    told = f->status;
+    pthread_mutex_unlock(&f->lock);
+    ok(!told.held && told.scan_ms > 0 && told.lag_ms > 0 && strcmp(told.state, "CONTINUOUS") == 0, "not held; a reading took %lld ms, the copy is %lld ms old", (long long)told.scan_ms,
+       (long long)told.lag_ms);
+    ok(!fake_point(f, WIRE_FROZEN, false, 1, 60000) && p->info.consistency == WIRE_FROZEN, "what is not enough ends it after one attempt: %s", f->failure.message);
+    ok(!strstr(f->failure.message, "2 attempts"), "and no more");
+}
+
 static void test_rescan(struct fake *f)
 {
     const struct loopdev *disks[] = {&raw[0]};
@@ -734,6 +801,8 @@ static void test_rescan(struct fake *f)
     fake_send(f, WIRE_THAW, &thaw, sizeof thaw);
     ok(fake_wait(f, &f->thaw_count, 1, 60000), "thawed");
     f->thaw_count = 0;
+    test_rescan_unheld(f);
+    test_rescan_of_a_writer(f);
     stop_agent(r);
     fake_forget_points(f);
 }

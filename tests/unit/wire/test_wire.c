@@ -126,7 +126,7 @@ static void test_status(void)
     struct wire_point p = {.request = 4, .consistency = WIRE_FROZEN, .at_us = 5, .unreadable_bytes = 1024, .range_count = 2,
                            .ranges = {{.disk = 0, .first_sector = 8, .sector_count = 1}, {.disk = 3, .first_sector = 1, .sector_count = 1}}}, point;
     struct wire_status s = {.state = "BACKLOG", .tracker = "rescan", .eta_ms = -2, .rate_bytes_per_s = -1, .churn_bytes_per_s = -1, .limit_bytes_per_s = 6,
-                            .bottleneck = "limit", .tracker_reason = "none", .rescan_interval_s = 300, .note_kind = "marks_lost", .note = "two", .unreadable_bytes = 512, .unreadable = "one"}, back;
+                            .bottleneck = "limit", .tracker_reason = "none", .rescan_interval_s = 300, .note_kind = "marks_lost", .note = "two", .unreadable_bytes = 512, .unreadable = "one", .scan_ms = 9}, back;
     struct err e = {0};
 
     wire_json_encode(WIRE_STATUS, &s, sizeof s, &out);
