@@ -1,11 +1,13 @@
 /* prerequisites: looks at a source machine, changes nothing there, and says line by line whether it can be migrated. Its result are
  * the facts that the later steps and the boot-up test hold the copy against, and the host key that was pinned. */
+#include "agent/memory.h"
 #include "base/clock.h"
 #include "base/limits.h"
 #include "steps/agent_file.h"
 #include "steps/facts.h"
 #include "steps/scripts.h"
 #include "steps/source.h"
+#include "wire/wire.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,9 +15,9 @@
 
 #define LOOK_TIMEOUT_MS 180000
 #define SKEW_LIMIT_MS 10000                        /* certificates, and the order of what was logged where */
-#define MEMORY_NEEDED_BYTES (INT64_C(160) << 20)   /* the agent's buffers, twice */
+#define MEMORY_BESIDE_BYTES (INT64_C(32) << 20)    /* beside what the agent takes for itself */
 #define FREE_NEEDED_BYTES (INT64_C(32) << 20)      /* the agent's program and its few files */
-#define AGENT_FOLDER "/usr/local/sbin"
+#define PROGRAM_FOLDER "/usr/local/sbin"
 
 /* What the checks look at. */
 struct look {
@@ -73,24 +75,28 @@ static bool check_tools(const struct look *l, struct buf *words)
     return json_array_size(missing) == 0;
 }
 
+/* All that the agent may take. */
+static int64_t memory_bound_mib(const struct look *l) { return step_int(l->step, "server.attributes.memory_bound_mib", MEMORY_BOUND_MIB); }
+
 static bool check_memory(const struct look *l, struct buf *words)
 {
     int64_t available = json_get_int(l->seen, "memory_available_bytes", 0), total = json_get_int(l->facts, "memory_bytes", 0);
+    int64_t needed = (memory_bound_mib(l) << 20) + MEMORY_BESIDE_BYTES;
 
     buf_printf(words, "%lld MiB of %lld MiB available", (long long)(available >> 20), (long long)(total >> 20));
-    if (available < MEMORY_NEEDED_BYTES)
-        buf_printf(words, "; the agent needs %lld MiB", (long long)(MEMORY_NEEDED_BYTES >> 20));
-    return available >= MEMORY_NEEDED_BYTES;
+    if (available < needed)
+        buf_printf(words, "; the agent needs %lld MiB", (long long)(needed >> 20));
+    return available >= needed;
 }
 
 static bool check_free_disk(const struct look *l, struct buf *words)
 {
-    static const char *const paths[] = {"/etc", AGENT_FOLDER, "/run"};
+    static const char *const paths[] = {"/etc", PROGRAM_FOLDER, "/run"};
     const json_t *held = json_object_get(l->seen, "free");
     bool holds = true;
 
     for (size_t i = 0; i < ARRAY_COUNT(paths); i++) {
-        int64_t free_bytes = json_get_int(held, paths[i], -1), needed = strcmp(paths[i], AGENT_FOLDER) == 0 ? FREE_NEEDED_BYTES : 1 << 20;
+        int64_t free_bytes = json_get_int(held, paths[i], -1), needed = strcmp(paths[i], PROGRAM_FOLDER) == 0 ? FREE_NEEDED_BYTES : 1 << 20;
 
         if (free_bytes < 0)
             buf_printf(words, "%s%s is missing", i ? ", " : "", paths[i]);
@@ -164,7 +170,7 @@ static bool check_layout(const struct look *l, struct buf *words)
 {
     static const struct {
         const char *kind, *why;
-    } stops[] = {{"mpath", "multipath devices are not supported yet"}, {"zfs_member", "ZFS is not supported yet"}, {"bcache", "bcache is not supported"}};
+    } stops[] = {{"zfs_member", "ZFS is not supported yet"}, {"bcache", "bcache is not supported"}};
     const json_t *layout = json_object_get(l->seen, "layout"), *mounts = json_object_get(l->facts, "mounts"), *item;
     bool holds = true, root = false;
     size_t i;
@@ -186,19 +192,54 @@ static bool check_layout(const struct look *l, struct buf *words)
     return holds && root;
 }
 
-/* Never stops a migration: without BPF the agent compares checksums. */
+/* Why changes can't be followed; NULL: as far as can be seen from here, they can. */
+static const char *why_rescanned(const struct look *l)
+{
+    int major = 0, minor = 0;
+
+    if (strcmp(seen_text(l, "lockdown"), "confidentiality") == 0)
+        return "kernel lockdown (confidentiality) forbids BPF";
+    if (strcmp(seen_text(l, "bpf"), "no") == 0)
+        return "the kernel is built without BPF";
+    if (sscanf(json_get_string(l->facts, "kernel", ""), "%d.%d", &major, &minor) == 2 && (major < 4 || (major == 4 && minor < 18)))
+        return "a kernel before 4.18 does not tell what is written";
+    return NULL;
+}
+
+/* Without a tracker checksums are kept of all disks: whether the agent may take the memory for that. */
+static bool may_rescan(const struct look *l, struct buf *words)
+{
+    const struct agent_config c = {.memory_mib = MEMORY_MIB, .memory_bound_mib = memory_bound_mib(l)};
+    struct memory_wants w = {.cores = (int)json_get_int(l->facts, "cpu_count", 2)};
+    struct memory_plan plan;
+    struct err e = {0};
+    const json_t *disk;
+    size_t i;
+
+    json_array_foreach(json_object_get(l->facts, "disks"), i, disk) {
+        int64_t size_bytes = json_get_int(disk, "size_bytes", 0);
+
+        w.disk_bytes += size_bytes;
+        w.chunk_count += (size_bytes + WIRE_CHUNK_SIZE - 1) / WIRE_CHUNK_SIZE;
+        w.disk_count++;
+    }
+    if (memory_plan(&c, &w, &plan, &e) == 0)
+        return true;
+    buf_printf(words, "; the agent would not start: %s (the server's attribute memory_bound_mib)", e.message);
+    return false;
+}
+
+/* Without BPF the agent compares checksums. That stops a migration only where it may not take the memory for them. */
 static bool check_tracking(const struct look *l, struct buf *words)
 {
-    const char *lockdown = seen_text(l, "lockdown"), *why = NULL;
+    const char *lockdown = seen_text(l, "lockdown"), *why = why_rescanned(l);
 
-    if (strcmp(lockdown, "confidentiality") == 0)
-        why = "kernel lockdown (confidentiality) forbids BPF";
-    else if (strcmp(seen_text(l, "bpf"), "no") == 0)
-        why = "the kernel is built without BPF";
-    if (why)
-        buf_printf(words, "%s: changes are found by rescanning with checksums (slower, reads all disks)", why);
-    else
-        buf_printf(words, "changes are followed by BPF%s%s%s", strcmp(seen_text(l, "btf"), "yes") == 0 ? "" : ", by what a tracepoint records, in whole chunks (no BTF)", *lockdown ? "; lockdown is " : "", lockdown);
+    if (why) {
+        buf_printf(words, "%s: changes are found by reading all disks again and again and comparing checksums, and each recovery point holds the source still for as long as "
+                   "that takes (setting rescan_freeze_s)", why);
+        return may_rescan(l, words);
+    }
+    buf_printf(words, "changes are followed by BPF%s%s%s", strcmp(seen_text(l, "btf"), "yes") == 0 ? "" : ", by what a tracepoint records, in whole chunks (no BTF)", *lockdown ? "; lockdown is " : "", lockdown);
     return true;
 }
 
@@ -215,7 +256,7 @@ static bool check_may_run(const struct look *l, struct buf *words)
     json_object_foreach((json_t *)options, path, value) {
         size_t size = strlen(path);
 
-        if (strncmp(AGENT_FOLDER "/", path, size) == 0 && (path[size - 1] == '/' || AGENT_FOLDER "/"[size] == '/') && size >= strlen(longest)) {
+        if (strncmp(PROGRAM_FOLDER "/", path, size) == 0 && (path[size - 1] == '/' || PROGRAM_FOLDER "/"[size] == '/') && size >= strlen(longest)) {
             CLEANUP(free_ptr) char *list = xasprintf(",%s,", json_string_value(value));
 
             longest = path;
@@ -223,7 +264,7 @@ static bool check_may_run(const struct look *l, struct buf *words)
             read_only = strstr(list, ",ro,") != NULL;
         }
     }
-    buf_printf(words, "%s is on %s%s%s", AGENT_FOLDER, *longest ? longest : "an unknown filesystem", noexec ? ", mounted noexec" : "",
+    buf_printf(words, "%s is on %s%s%s", PROGRAM_FOLDER, *longest ? longest : "an unknown filesystem", noexec ? ", mounted noexec" : "",
                read_only ? ", mounted read-only" : "");
     if (strcmp(seen_text(l, "selinux"), "1") == 0)
         buf_puts(words, "; SELinux enforces: the agent runs as an unconfined service from there");

@@ -247,6 +247,46 @@ def prerequisites_that_do_not_hold():
     attributes["services"] = "web,worker"
 
 
+def prerequisites_of_other_machines():
+    """What can't be had here is put into the world's own files."""
+    lsblk = pathlib.Path("/usr/bin/lsblk")
+    real = lsblk.read_bytes() if lsblk.exists() else None
+    for kinds, passes in (("disk mpath part ext4", True), ("disk zfs_member", False)):
+        lsblk.unlink(missing_ok=True)
+        lsblk.write_text(f"#!/bin/sh\nprintf '%s\\n' {kinds}\n")
+        lsblk.chmod(0o755)
+        outcome = step("prerequisites")
+        ok(("disk layout" not in outcome.failed) == passes and kinds.split()[1] in outcome.said("disk layout"), f"a layout of {kinds}: {outcome.said('disk layout')}")
+    lsblk.unlink()
+    if real:
+        lsblk.write_bytes(real)
+        lsblk.chmod(0o755)
+    release = pathlib.Path("/etc/os-release")  # the script reads it as a shell does: so it can tell of a lockdown, too
+    words = release.read_text()
+    release.unlink()
+    release.write_text(words + """
+get() {
+    value=
+    case $1 in
+    */security/lockdown) value='none integrity [confidentiality]' ;;
+    *) [ -r "$1" ] && read -r value 2>/dev/null <"$1" ;;
+    esac
+    return 0
+}
+""")
+    attributes["memory_bound_mib"] = 1 << 20
+    outcome = step("prerequisites")
+    ok("change tracking" not in outcome.failed and "holds the source still" in outcome.said("change tracking"), f"where changes can't be followed: {outcome.said('change tracking')}")
+    ok("memory" in outcome.failed and f"the agent needs {(1 << 20) + 32} MiB" in outcome.said("memory"), f"what the agent may take must be there: {outcome.said('memory')}")
+    attributes["memory_bound_mib"] = 48
+    outcome = step("prerequisites")
+    big = sum(d["size_bytes"] for d in outcome.result["facts"]["disks"]) > 20 << 30  # of a smaller one the checksums fit into the least that can be set
+    ok(("change tracking" in outcome.failed) == big and ("memory_bound_mib" in outcome.said("change tracking")) == big,
+       f"too little memory for checksums is said before the agent does not start: {outcome.said('change tracking')}")
+    del attributes["memory_bound_mib"]
+    release.write_text(words)
+
+
 def push():
     outcome = step("push_agent", enrolment={})
     ok(outcome.status == 2 and "enrolment.token" in outcome.error, f"no token, no agent: {outcome.error}")
@@ -457,6 +497,7 @@ prerequisites()
 logins()
 prerequisites_through_a_proxy()
 prerequisites_that_do_not_hold()
+prerequisites_of_other_machines()
 push()
 push_to_another_architecture()
 quiesce_and_back()
