@@ -199,6 +199,9 @@ static int reads_zone(const char *text, struct err *e)
 #define POINT_INTERVAL_S {"point_interval_s", "Seconds between recovery points", RULE_INT, .min = 1, .max = 86400, .otherwise = "5"}
 #define READ_RATE {"read_rate", "Read from disks", RULE_READ, .max = TEXT_MAX, .reads = reads_rate, .otherwise = "none", \
                    .hint = "outside points, as 200MB/s, or none"}
+#define RESCAN_FREEZE_S {"rescan_freeze_s", "Standstill for a point where changes can't be followed", RULE_INT, .min = 0, .max = 14400, .otherwise = "0", \
+                         .hint = "seconds at most, for as long as reading all disks takes; 0: no point but a cutover's"}
+#define RESCAN_POINTS_S {"rescan_points_s", "Seconds between such points", RULE_INT, .min = 0, .max = 2592000, .otherwise = "0", .hint = "0: only those that are asked for"}
 #define RETENTION {"retention", "Recovery points kept", RULE_READ, .max = TEXT_MAX, .reads = reads_ladder, .otherwise = "10m all, 1h 1m, 1d 1h, 3d 1d", \
                    .hint = "as \"10m all, 1h 1m, 1d 1h, 3d 1d\": all of ten minutes, one a minute for an hour, …"}
 #define SHARED_BANDWIDTH {"shared_bandwidth", "Network use of all together, by calendar", RULE_READ, .max = LONG_TEXT_MAX, .reads = reads_calendar, \
@@ -206,7 +209,7 @@ static int reads_zone(const char *text, struct err *e)
 #define TIME_ZONE {"time_zone", "Time zone of calendars", RULE_READ, .max = ZONE_NAME_MAX, .reads = reads_zone, .otherwise = "UTC", \
                    .hint = "as Europe/Berlin"}
 
-const struct rule replication_settings[] = {BANDWIDTH, COPY_RATE, COPY_TO, CPU_PERCENT, GROUP_POINTS, POINT_INTERVAL_S, READ_RATE, RETENTION, SHARED_BANDWIDTH, TIME_ZONE, {0}};
+const struct rule replication_settings[] = {BANDWIDTH, COPY_RATE, COPY_TO, CPU_PERCENT, GROUP_POINTS, POINT_INTERVAL_S, READ_RATE, RESCAN_FREEZE_S, RESCAN_POINTS_S, RETENTION, SHARED_BANDWIDTH, TIME_ZONE, {0}};
 
 const struct rule server_columns[] = {
     {"name", "Server", RULE_NAME, .required = true, .max = SERVER_NAME_MAX},
@@ -248,6 +251,8 @@ const struct rule server_attributes[] = {
     POINT_INTERVAL_S,
     {"proxy", "Proxy to the replicator", RULE_FORM, .max = TEXT_MAX, .fits = is_proxy, .hint = "http://ADDRESS:PORT, numeric; an HTTP proxy that allows CONNECT"},
     READ_RATE,
+    RESCAN_FREEZE_S,
+    RESCAN_POINTS_S,
     RETENTION,
     {"services", "Services to stop", RULE_FORM, .max = LONG_TEXT_MAX, .fits = is_services,
      .hint = "units in the order in which they stop, separated by commas"},
@@ -271,6 +276,8 @@ const struct rule wave_settings[] = {
     {"point_age_limit_ms", "Age of the newest point allowed", RULE_INT, .min = 1, .max = 86400000},
     POINT_INTERVAL_S,
     READ_RATE,
+    RESCAN_FREEZE_S,
+    RESCAN_POINTS_S,
     RETENTION,
     {"services_s", "Time for services after a boot", RULE_INT, .min = 1, .max = 86400},
     SHARED_BANDWIDTH,

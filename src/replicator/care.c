@@ -8,7 +8,7 @@
 
 #define POINTS_LOOK_US (100 * US_PER_MS)
 #define POINT_TIMEOUT_MS 30000
-#define POINT_STUCK_US (60 * US_PER_S)
+#define POINT_STUCK_US (30 * US_PER_S) /* after its time is over */
 #define GROUP_TIMEOUT_MS 10000
 #define GROUP_AGAIN_US (10 * US_PER_S) /* after one that came to nothing: meanwhile its servers have points of their own */
 #define EXPIRE_EVERY_US (20 * US_PER_S)
@@ -28,8 +28,8 @@ void replicator_rest(struct replicator *r, int64_t duration_us)
 
 /* ---- points on schedule ---- */
 
-/* lock held; NULL: its agent takes one when it is asked */
-static const char *why_no_point(const struct peer *p)
+/* lock held; NULL: its agent takes one when it is asked. grouped: together with those of other servers. */
+static const char *why_no_point(const struct peer *p, bool grouped)
 {
     static const char *const ready[] = {"CONTINUOUS", "BACKLOG", "CREATING_SNAPSHOT"};
 
@@ -39,6 +39,8 @@ static const char *why_no_point(const struct peer *p)
         return "is paused";
     if (p->status.held)
         return "is held still at a point of its own";
+    if (grouped && rescanned(p))
+        return "stands still for longer than others can be asked to, for its changes can't be followed";
     for (size_t i = 0; p->has_status && i < ARRAY_COUNT(ready); i++)
         if (strcmp(p->status.state, ready[i]) == 0)
             return NULL;
@@ -54,6 +56,15 @@ static bool is_asked(const struct peer *p) { return p->slots[SLOT_POINT].busy ||
 /* lock held; a scheduled point that hopes for a quiet moment until the next one is due has the newest one grow old */
 static int64_t hope_ms(const struct peer *p) { return settings_point_interval_us(p) / US_PER_MS / 2; }
 
+/* lock held; *out: how it is taken */
+static bool wants_own(const struct peer *p, int64_t now_us, struct wire_take_point *out)
+{
+    if (rescanned(p))
+        return rescanned_due(p, now_us, out);
+    *out = (struct wire_take_point){.consistency = WIRE_ANY, .timeout_ms = POINT_TIMEOUT_MS, .hope_ms = hope_ms(p)};
+    return is_time(p, now_us);
+}
+
 static bool point_is_due(struct peer *p, struct wire_take_point *out)
 {
     int64_t now_us = clock_monotonic_us();
@@ -61,12 +72,13 @@ static bool point_is_due(struct peer *p, struct wire_take_point *out)
     bool due;
 
     pthread_mutex_lock(&p->lock);
-    if (s->busy && s->quiet && !s->committed && now_us - s->asked_us > POINT_STUCK_US)
+    if (s->busy && s->quiet && !s->committed && now_us - s->asked_us > p->try_stuck_us)
         *s = (struct slot){0}; /* never answered */
-    due = !p->together && !why_no_point(p) && !is_asked(p) && is_time(p, now_us);
-    *out = (struct wire_take_point){.consistency = WIRE_ANY, .timeout_ms = POINT_TIMEOUT_MS, .hope_ms = hope_ms(p)};
-    if (due)
+    due = !p->together && !why_no_point(p, false) && !is_asked(p) && wants_own(p, now_us, out);
+    if (due) {
         p->last_try_us = now_us;
+        p->try_stuck_us = out->timeout_ms * US_PER_MS + POINT_STUCK_US;
+    }
     pthread_mutex_unlock(&p->lock);
     return due;
 }
@@ -148,7 +160,7 @@ static struct finding look_at_members(const struct member *members, size_t count
         const char *no_point;
 
         pthread_mutex_lock(&p->lock);
-        no_point = why_no_point(p);
+        no_point = why_no_point(p, true);
         if (no_point && count > 1)
             err_also(&f.apart, ERR_UNREACHABLE, "%s %s", p->server, no_point);
         f.failed = f.failed || (p->group_failed_us && now_us - p->group_failed_us < GROUP_AGAIN_US);
@@ -174,7 +186,7 @@ static bool decide(const struct member *members, size_t count, const struct find
         if (f->apart.kind || count == 1)
             p->group_failed_us = 0; /* once they can, it is tried at once */
         if (!p->group_failed_us)
-            p->group_trouble = why_no_point(p) ? (struct err){0} : f->apart; /* who keeps the others has a cause of its own */
+            p->group_trouble = why_no_point(p, true) ? (struct err){0} : f->apart; /* who keeps the others has a cause of its own */
         p->group_taking = p->group_taking || now;
         p->last_try_us = now ? clock_monotonic_us() : p->last_try_us;
         pthread_mutex_unlock(&p->lock);

@@ -10,6 +10,7 @@
 #define COPY_STALLED_US (20 * US_PER_S) /* a cut link, a restart: it goes on by itself before that */
 #define COPY_BEHIND_US (120 * US_PER_S)
 #define POINT_LONG_US (600 * US_PER_S)
+#define POINTS_MISSED 3 /* where they come less often, so many must be missing */
 #define MOVE_US (60 * US_PER_S) /* an agent that was told to go elsewhere is on its way that long */
 #define AGENT_GONE_LEAST_US (5 * US_PER_S) /* an agent that starts over is away for a moment: its last word stands meanwhile */
 
@@ -58,8 +59,24 @@ static bool state_was_lost(const struct cause_facts *f) { return noted(f, "state
 static bool agent_was_restarted(const struct cause_facts *f) { return noted(f, "agent_restarted"); }
 static bool disks_changed(const struct cause_facts *f) { return noted(f, "disks_changed"); }
 
+static bool is_rescanned(const struct cause_facts *f) { return strcmp(f->status->tracker, "rescan") == 0; }
+static bool comes_by_itself(const struct cause_facts *f) { return !is_rescanned(f) || (f->rescan_freeze_us && f->rescan_points_us); }
+
+/* Whatever the reason: what could be launched is older than anybody counts on. A source's clock that is wrong makes no point old. */
+static bool is_overdue(const struct cause_facts *f)
+{
+    int64_t every_us = is_rescanned(f) ? f->rescan_points_us + 2 * f->rescan_freeze_us : f->point_interval_us;
+    int64_t limit_us = POINTS_MISSED * every_us > POINT_LONG_US ? POINTS_MISSED * every_us : POINT_LONG_US;
+
+    return comes_by_itself(f) && f->now_us - (f->pointed_us > f->newest_at_us ? f->pointed_us : f->newest_at_us) > limit_us;
+}
+
+static bool point_is_old(const struct cause_facts *f) { return f->newest_at_us && !f->status->held && is_overdue(f); }
 static bool point_failed(const struct cause_facts *f) { return f->point_trouble->kind != ERR_NONE && f->point_trouble->kind != ERR_UNREACHABLE; }
-static bool points_fail_long(const struct cause_facts *f) { return point_failed(f) && f->now_us - f->newest_at_us > POINT_LONG_US; }
+static bool points_fail_long(const struct cause_facts *f) { return point_failed(f) && is_overdue(f); }
+static bool rescanned_fails_long(const struct cause_facts *f) { return is_rescanned(f) && points_fail_long(f); }
+static bool tracked_failed(const struct cause_facts *f) { return point_failed(f) && !is_rescanned(f); }
+static bool has_few_points(const struct cause_facts *f) { return is_rescanned(f) && (!f->rescan_freeze_us || point_failed(f)); }
 static bool is_apart(const struct cause_facts *f) { return f->group_trouble && f->group_trouble->kind != ERR_NONE; }
 static bool is_copied(const struct cause_facts *f) { return f->copied_to && *f->copied_to; }
 static bool copy_stands(const struct cause_facts *f)
@@ -68,7 +85,6 @@ static bool copy_stands(const struct cause_facts *f)
 }
 
 static bool copy_is_behind(const struct cause_facts *f) { return is_copied(f) && f->copy_lag_us > COPY_BEHIND_US; }
-static bool is_rescanned(const struct cause_facts *f) { return strcmp(f->status->tracker, "rescan") == 0; }
 
 /* ---- words ---- */
 
@@ -269,11 +285,61 @@ static void say_copy_behind(const struct cause_facts *f, struct buf *out)
     words_duration(out, (double)(f->copy_lag_us / US_PER_MS));
 }
 
+/* What is done, and when it is over. */
+static void say_reading(const struct cause_facts *f, struct buf *out)
+{
+    const struct wire_status *s = f->status;
+
+    buf_puts(out, *s->note_kind ? s->note : "not all of its disks has reached the replicator");
+    buf_puts(out, "; ");
+    words_bytes(out, (double)s->bytes_done);
+    buf_puts(out, " of ");
+    words_bytes(out, (double)s->bytes_total);
+    buf_puts(out, " are read and compared");
+    if (s->eta_ms < 0) {
+        buf_puts(out, ", and nobody can say yet when it is over");
+        return;
+    }
+    buf_puts(out, ", and it is over in ");
+    words_duration(out, (double)s->eta_ms);
+}
+
+static void say_old(const struct cause_facts *f, struct buf *out)
+{
+    const char *state = f->status->state;
+
+    say_since(out, "its newest recovery point is of ", f->newest_at_us);
+    buf_puts(out, ", ");
+    words_duration(out, (double)((f->now_us - f->newest_at_us) / US_PER_MS));
+    buf_puts(out, " ago: ");
+    if (is_behind(f))
+        say_behind(f, out);
+    else if (strcmp(state, "RESCAN") == 0 || strcmp(state, "INITIAL_SYNC") == 0)
+        say_reading(f, out);
+    else
+        buf_puts(out, "none has come about since");
+}
+
 static void say_rescanned(const struct cause_facts *f, struct buf *out)
 {
     buf_printf(out, "changes can't be followed on this source (%s), so all of its disks (", f->status->tracker_reason);
     words_bytes(out, (double)f->status->bytes_total);
     buf_printf(out, ") are read and compared every %lld s", (long long)f->status->rescan_interval_s);
+    if (f->status->scan_ms) {
+        buf_puts(out, ", which took ");
+        words_duration(out, (double)f->status->scan_ms);
+        buf_puts(out, " the last time");
+    }
+    buf_puts(out, "; a recovery point holds the source still for as long: ");
+    if (!f->rescan_freeze_us)
+        buf_puts(out, "none is taken but for a cutover");
+    else if (comes_by_itself(f))
+        buf_printf(out, "one is taken every %lld s", (long long)(f->rescan_points_us / US_PER_S));
+    else
+        buf_puts(out, "one is taken only where somebody asks for it");
+    say_since(out, "; the newest is of ", f->newest_at_us);
+    if (point_failed(f))
+        buf_printf(out, "; the last that was wanted: %s", f->point_trouble->message);
 }
 
 /* ---- the table ---- */
@@ -314,9 +380,6 @@ static const struct cause {
      "resume it when what it was paused for is over; changes are marked meanwhile, and nothing is lost"},
     {"calendar_pause", "info", is_paused_by_calendar, say_paused_by_calendar,
      "nothing, where that is as it was meant; `slipway server show` says which settings hold, and who set them"},
-    {"clone_refused", "warning", was_refused, say_refused,
-     "stop slipway-agent on the one that is not this server (a clone of its disks has its certificate, too), and push the agent there under a name of its own. Where "
-     "the wrong one is connected, stopping it is enough: the other one gets its place within 15 s"},
     {"limit_too_low", "error", is_limited, say_limited,
      "raise the limit above what is written, or lift it outside of business hours; else write less on the source, or it never catches up"},
     {"source_too_slow", "error", source_is_slow, say_source,
@@ -326,6 +389,16 @@ static const struct cause {
     {"link_too_slow", "error", is_never, say_link,
      "give it more bandwidth (another path, fewer servers at a time), or replicate and cut over outside of busy hours; else write less on "
      "the source"},
+    {"no_point", "error", rescanned_fails_long, say_point,
+     "the source stands still for a point for as long as reading all of its disks takes: set rescan_freeze_s to more than that, or quiet its writers; else look into the agent's log"},
+    {"no_point", "error", points_fail_long, say_point,
+     "where the source never rests, give a longer freeze_budget_ms, or quiet its writers for a moment; else look into the agent's log"},
+    {"point_old", "error", point_is_old, say_old,
+     "nothing, where the time fits: points come again by themselves once everything is there. Until then only that moment can be launched, and a cutover waits. More bandwidth, or a "
+     "higher read_rate, makes it shorter; where nothing moves, look into the agent's log"},
+    {"clone_refused", "warning", was_refused, say_refused,
+     "stop slipway-agent on the one that is not this server (a clone of its disks has its certificate, too), and push the agent there under a name of its own. Where "
+     "the wrong one is connected, stopping it is enough: the other one gets its place within 15 s"},
     {"catching_up", "warning", is_behind, say_behind,
      "nothing, where the time fits; more bandwidth, or less writing on the source, makes it shorter"},
     {"settings_refused", "warning", settings_are_refused, say_settings,
@@ -340,9 +413,7 @@ static const struct cause {
      "disks were meant to stay"},
     {"agent_restarted", "info", agent_was_restarted, say_note,
      "nothing: all is read and compared, and what is equal is not sent again"},
-    {"no_point", "error", points_fail_long, say_point,
-     "where the source never rests, give a longer freeze_budget_ms, or quiet its writers for a moment; else look into the agent's log"},
-    {"point_failed", "warning", point_failed, say_point,
+    {"point_failed", "warning", tracked_failed, say_point,
      "nothing yet: it is tried again; where it stays, give a longer freeze_budget_ms, or quiet the source's writers for a moment"},
     {"group_apart", "warning", is_apart, say_apart,
      "look at that server's own cause; once all of them can, their points are taken together again by themselves. A server that is never to "
@@ -354,8 +425,11 @@ static const struct cause {
      "come faster than they are copied, only the newest are"},
     {"held", "info", is_held, say_held,
      "nothing: it is let go after the comparison, by a thaw, or by the agent itself after its limit (30 minutes)"},
+    {"not_tracked", "warning", has_few_points, say_rescanned,
+     "say in the setting rescan_freeze_s for how long the source may stand still: then a point can be verified and launched, and rescan_points_s takes one by itself now and then. A "
+     "cutover needs neither. A kernel from 4.18 on with BPF and tracefs, not locked down, follows changes, and its points cost nothing"},
     {"not_tracked", "info", is_rescanned, say_rescanned,
-     "a kernel from 4.18 on with BPF and tracefs, not locked down, follows changes; without, points are held ones, as old as that interval"},
+     "nothing, where that is as it was meant. A kernel from 4.18 on with BPF and tracefs, not locked down, follows changes, and its points cost nothing"},
 };
 
 const char *cause_bottleneck(const struct cause_facts *f)

@@ -28,7 +28,10 @@ struct cause_facts {
     const struct err *point_trouble; /* why the last wanted point did not come about */
     const char *group;               /* whose servers' points it is to have together; "": none */
     const struct err *group_trouble; /* why it has not; NULL, or of kind ERR_NONE: it has */
-    int64_t newest_at_us;  /* of points; 0: there is none */
+    int64_t newest_at_us;  /* of points, by the source's clock; 0: there is none */
+    int64_t pointed_us;    /* when the last one came, by ours; 0: not since we started */
+    int64_t point_interval_us; /* how often they are to come */
+    int64_t rescan_freeze_us, rescan_points_us; /* where changes can't be followed: how long the source may stand still for one, and how often by itself; 0: not at all */
     const char *copied_to;          /* the replicator that has its second copy; "" or NULL: none has */
     const struct err *copy_trouble; /* why that does not go on; NULL, or of kind ERR_NONE: it does */
     int64_t copy_trouble_us;        /* since */

@@ -116,7 +116,7 @@ static int do_point(struct talk *t, const json_t *q, json_t *answer, struct err 
         return err_set(e, ERR_INVALID, "timeout_ms, freeze_budget_ms and hold_limit_ms are positive");
     if (wanted.hold && wanted.consistency == WIRE_CRASH)
         return err_set(e, ERR_INVALID, "a point that is held is frozen: ask for consistency any or frozen");
-    if (peer_take_point(p, &wanted, timeout_ms, t, id, e) < 0)
+    if (rescanned_allow(p, &wanted, &timeout_ms, e) < 0 || peer_take_point(p, &wanted, timeout_ms, t, id, e) < 0)
         return -1;
     if (vault_point_get(t->r->vault, id, made, e) != 1)
         return err_set(e, ERR_INTERNAL, "recovery point %s was made and is not there", id);
@@ -357,7 +357,7 @@ void peer_forget(struct peer *p)
     p->gone = true;
     p->paused = p->detached = p->has_status = false;
     p->newest[0] = p->rescue_state[0] = '\0';
-    p->newest_at_us = 0;
+    p->newest_at_us = p->pointed_us = 0;
     p->newest_unreadable = (struct vault_unreadable){0};
     p->stored_bytes = 0;
     memset(&p->status, 0, sizeof p->status);

@@ -169,6 +169,7 @@ static int reveal(struct group *g, struct err *e)
         p->newest_at_us = g->made->at_us;
         p->newest_unreadable = p->slots[SLOT_POINT].unreadable;
         p->pointed = true;
+        p->pointed_us = clock_now_us();
         err_clear(&p->point_trouble);
         done.request = p->slots[SLOT_POINT].request;
         memcpy(done.point, p->newest, VAULT_POINT_ID_SIZE);

@@ -155,6 +155,7 @@ static void point_made(struct session *s, const char *id, int64_t at_us)
     pthread_mutex_lock(&p->lock);
     memcpy(p->newest, id, strlen(id) + 1);
     p->newest_at_us = at_us;
+    p->pointed_us = clock_now_us();
     p->newest_unreadable = s->unreadable;
     p->pointed = true;
     p->offers_since_point = 0;

@@ -72,6 +72,8 @@ struct settings {
     int64_t point_interval_us;             /* 0: nobody said; the replicator's own */
     struct ladder ladder;                  /* without rungs: the vault's default */
     int64_t read_bytes_per_s, cpu_percent; /* 0: no limit from here */
+    int64_t rescan_freeze_us;              /* where its changes can't be followed: how long it may stand still for a point; 0: not at all */
+    int64_t rescan_points_us;              /* and how often one is taken by itself; 0: never */
     int64_t copy_bytes_per_s;              /* of its points to the second replicator; 0: no limit */
     char group[LIMIT_NAME_BYTES + 1];      /* whose servers' points are taken together; "": it has its own */
     struct limit_calendar own;
@@ -152,8 +154,10 @@ struct peer {
     uint64_t stored_bytes;
     char newest[VAULT_POINT_ID_SIZE]; /* "": none */
     int64_t newest_at_us;  /* the moment that the newest point stands for: its own, or a later one at which nothing had changed */
+    int64_t pointed_us;    /* wall, ours: when the last one came; 0: none since we started */
     struct vault_unreadable newest_unreadable; /* what the newest point lacks */
     int64_t last_try_us;   /* monotonic: of the schedule's */
+    int64_t try_stuck_us;  /* how long its answer may take */
     bool together;         /* the schedule takes its points with its group's, and none of its own */
     bool group_taking;     /* and does so now */
     struct hope group_hope;
@@ -321,6 +325,13 @@ json_t *moves_json(const struct peer *p); /* its lock held: {to, error?} or null
 json_t *peer_json(struct peer *p);  /* {server, state, …, points:[…]} */
 json_t *status_json(struct replicator *r, const char *server); /* NULL: all; the body of POST /v1/replicator/status */
 void status_count(struct replicator *r); /* walks the index for what status_json tells of chunks; care_space calls it now and then */
+
+/* rescanned.c: points of servers whose changes can't be followed */
+bool rescanned(const struct peer *p); /* lock held: its changes can't be */
+bool rescanned_due(const struct peer *p, int64_t now_us, struct wire_take_point *out); /* lock held: it is time for one by itself; *out: how it is taken */
+/* A point that somebody asks for gets the time that its server may stand still, and *least_ms is as long as it may take. -1 (ERR_WRONG_STATE): it may not. Nothing to do for others. */
+int rescanned_allow(struct peer *p, struct wire_take_point *wanted, int64_t *least_ms, struct err *e);
+json_t *rescanned_json(const struct peer *p); /* lock held: {reason, interval_ms, reading_ms}; null: its changes are followed */
 
 /* control.c, compare.c */
 int talk_progress(struct talk *t, int64_t done, int64_t total, const char *unit); /* non-zero: the other end is gone */

@@ -78,7 +78,7 @@ static void read_shares(const json_t *shared, struct settings *s, struct err *fa
 /* Everything or nothing: every fault is named, and what can't be read changes nothing. */
 static int read_settings(const json_t *said, struct settings *out, struct err *e)
 {
-    static const char *const known[] = {"bandwidth", "copy_rate", "cpu_percent", "group_points", "point_interval_s", "read_rate", "retention", "shared", "time_zone"};
+    static const char *const known[] = {"bandwidth", "copy_rate", "cpu_percent", "group_points", "point_interval_s", "read_rate", "rescan_freeze_s", "rescan_points_s", "retention", "shared", "time_zone"};
     CLEANUP(settings_clear) struct settings s = {0};
     const char *name, *retention, *read_rate, *copy_rate, *group;
     struct err faults = {0}, why = {0};
@@ -95,6 +95,8 @@ static int read_settings(const json_t *said, struct settings *out, struct err *e
             err_also(&faults, ERR_INVALID, "%.60s is not known to this replicator", name);
     }
     s.point_interval_us = int_of(said, "point_interval_s", 1, 86400, &faults) * US_PER_S;
+    s.rescan_freeze_us = int_of(said, "rescan_freeze_s", 0, 14400, &faults) * US_PER_S;
+    s.rescan_points_us = int_of(said, "rescan_points_s", 0, 2592000, &faults) * US_PER_S;
     s.cpu_percent = int_of(said, "cpu_percent", 1, 6400, &faults);
     retention = text_of(said, "retention", &faults);
     if (retention && ladder_parse(retention, &s.ladder, &why) < 0)
@@ -444,6 +446,8 @@ json_t *settings_json(const struct peer *p)
                           "limit_bytes_per_s", (json_int_t)p->limit.value, "read_bytes_per_s", (json_int_t)p->limit.read_bytes_per_s,
                           "cpu_percent", (json_int_t)p->limit.cpu_percent, "paused_by_calendar", p->calendar_pause);
 
+    json_object_set_new(j, "rescan_freeze_ms", json_integer(p->settings.rescan_freeze_us / US_PER_MS));
+    json_object_set_new(j, "rescan_points_ms", json_integer(p->settings.rescan_points_us / US_PER_MS));
     json_object_set_new(j, "group", p->settings.group[0] ? json_string(p->settings.group) : json_null());
     json_object_set_new(j, "together", json_boolean(p->together));
     json_object_set_new(j, "error", why->kind ? json_pack("{s:s, s:s}", "kind", err_meaning(why->kind)->name, "message", why->message) : json_null());

@@ -66,6 +66,7 @@ static struct cause_facts facts_of(const struct peer *p)
         .paused_us = p->paused_us, .trouble = &p->trouble, .status = &p->status, .busy = p->busy_share > BUSY_SHARE,
         .paused_by_calendar = p->calendar_pause && !p->paused, .settings_trouble = &p->settings_trouble,
         .moved_to = p->place.replicator, .limit_said_bytes_per_s = p->limit.value, .point_trouble = &p->point_trouble, .group = p->settings.group, .group_trouble = &p->group_trouble, .newest_at_us = p->newest_at_us,
+        .pointed_us = p->pointed_us, .point_interval_us = settings_point_interval_us(p), .rescan_freeze_us = p->settings.rescan_freeze_us, .rescan_points_us = p->settings.rescan_points_us,
         .copied_to = p->copy_to.replicator, .copy_trouble = &p->copied.trouble, .copy_trouble_us = p->copied.trouble_us, .copy_lag_us = copies_lag_us(p)};
 }
 
@@ -94,6 +95,7 @@ static json_t *replication_json(struct peer *p)
 
     json_object_set_new(j, "connected", json_boolean(p->session != NULL));
     json_object_set_new(j, "tracker", p->has_status ? json_string(s->tracker) : json_null());
+    json_object_set_new(j, "rescan", rescanned_json(p));
     json_object_set_new(j, "bytes_total", json_integer(s->bytes_total));
     json_object_set_new(j, "bytes_done", json_integer(s->bytes_done));
     json_object_set_new(j, "bytes_read", json_integer(s->bytes_read));

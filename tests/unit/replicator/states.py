@@ -326,8 +326,8 @@ def machines(world):
 def untracked(world):
     world.kill("agent-web01")
     world.start_agent(tracker="rescan", rescan_interval_s=3600, freeze_budget_ms=10)
-    world.wait("a source whose changes can't be followed says so, why, and what it costs", lambda: (lambda c: c and c["kind"] in ("not_tracked", "no_point", "point_failed")
-               and "the setting tracker is rescan" in c["text"])(world.server()["cause"]), 120)
+    world.wait("a source whose changes can't be followed says so, why, and what it costs", lambda: (lambda c: c and c["kind"] == "not_tracked"
+               and c["severity"] == "warning" and "the setting tracker is rescan" in c["text"])(world.server()["cause"]), 120)
     ok(world.server()["churn_bytes_per_s"] is None, "and its churn is not known")
     world.ask("detach", server="web01")
     ok(world.server()["state"] == "DISCONNECTED" and cause(world) == "detached", "detached: DISCONNECTED")

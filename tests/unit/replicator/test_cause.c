@@ -15,7 +15,7 @@ static struct cause_facts fresh(void)
     trouble = point_trouble = (struct err){0};
     status = (struct wire_status){.state = "CONTINUOUS", .tracker = "ebpf", .bytes_total = 96 * MIB, .rate_bytes_per_s = 1000000};
     return (struct cause_facts){.now_us = NOW_US, .connected = true, .since_us = NOW_US - 3600 * US_PER_S, .rivals = {"192.0.2.5", "192.0.2.9"}, .paused_by = "",
-                                .trouble = &trouble, .status = &status, .point_trouble = &point_trouble, .newest_at_us = NOW_US - US_PER_S};
+                                .trouble = &trouble, .status = &status, .point_trouble = &point_trouble, .newest_at_us = NOW_US - US_PER_S, .point_interval_us = 5 * US_PER_S};
 }
 
 /* It is the cause of that kind, says those words, and what to do. */
@@ -189,11 +189,84 @@ static void test_points(void)
     is_cause(&f, "no_point", "error", "the newest is of 2027-01-15T07:00:00Z");
     f.newest_at_us = 0;
     is_cause(&f, "no_point", "error", "no recovery point could be taken");
+}
+
+/* What could be launched is old: that is said as an error, whatever else there is to say, and why, and when it is over. */
+static void test_old_points(void)
+{
+    static const struct {
+        const char *state, *note_kind, *words;
+        int64_t eta_ms;
+    } rows[] = {
+        {"RESCAN", "agent_restarted", "60 min ago: the agent started anew; 32.0 MiB of 96.0 MiB are read and compared, and it is over in 90.0 s", 90000},
+        {"RESCAN", "marks_lost", "nobody can say yet when it is over", -1},
+        {"INITIAL_SYNC", "", "not all of its disks has reached the replicator; 32.0 MiB of 96.0 MiB", 90000},
+        {"BACKLOG", "", "it has caught up in 90.0 s", 90000},
+        {"CONTINUOUS", "", "none has come about since", 0},
+    };
+    struct cause_facts f;
+    CLEANUP(json_free) json_t *none = NULL;
+
+    for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
+        f = fresh();
+        snprintf(status.state, sizeof status.state, "%s", rows[i].state);
+        snprintf(status.note_kind, sizeof status.note_kind, "%s", rows[i].note_kind);
+        snprintf(status.note, sizeof status.note, "the agent started anew");
+        status.bytes_done = 32 * MIB;
+        status.eta_ms = rows[i].eta_ms;
+        f.newest_at_us = NOW_US - 3600 * US_PER_S;
+        f.refused = "192.0.2.7";
+        is_cause(&f, "point_old", "error", rows[i].words);
+        f.pointed_us = NOW_US - US_PER_S; /* the source's clock is an hour behind */
+        is_cause(&f, "clone_refused", "warning", "is refused");
+    }
     f = fresh();
+    f.newest_at_us = NOW_US - 601 * US_PER_S;
+    is_cause(&f, "point_old", "error", "newest recovery point is of 2027-01-15T07:49:59Z");
+    f.point_interval_us = 3600 * US_PER_S;
+    none = cause_json(&f);
+    ok(json_is_null(none), "where points come once an hour, one of ten minutes ago is fine");
+    f.newest_at_us = NOW_US - 3 * 3601 * US_PER_S;
+    is_cause(&f, "point_old", "error", "3.0 h ago");
+    status.held = true;
+    is_cause(&f, "held", "info", "held still"); /* at its cutover: it is to have no other */
+    status.held = false;
+    f.paused = true;
+    is_cause(&f, "paused", "warning", "replication is paused");
+    f = fresh();
+    f.newest_at_us = 0;
+    snprintf(status.state, sizeof status.state, "INITIAL_SYNC");
+    json_free(&none);
+    none = cause_json(&f);
+    ok(json_is_null(none), "a first sync has no point yet");
+}
+
+/* Points that by design do not come are no error; those that were to come are. */
+static void test_rescanned(void)
+{
+    struct cause_facts f = fresh();
+
     snprintf(status.tracker, sizeof status.tracker, "rescan");
     snprintf(status.tracker_reason, sizeof status.tracker_reason, "this kernel does not describe its types");
     status.rescan_interval_s = 300;
-    is_cause(&f, "not_tracked", "info", "does not describe its types), so all of its disks (96.0 MiB) are read and compared every 300 s");
+    f.newest_at_us = NOW_US - 3600 * US_PER_S;
+    is_cause(&f, "not_tracked", "warning", "does not describe its types), so all of its disks (96.0 MiB) are read and compared every 300 s; a recovery point holds");
+    status.scan_ms = 720000;
+    is_cause(&f, "not_tracked", "warning", "which took 12 min the last time; a recovery point holds the source still for as long: none is taken but for a cutover; the newest is of 2027");
+    err_set(&point_trouble, ERR_WRONG_STATE, "30 s are allowed");
+    is_cause(&f, "not_tracked", "warning", "the last that was wanted: 30 s are allowed");
+    f.rescan_freeze_us = 900 * US_PER_S;
+    is_cause(&f, "not_tracked", "warning", "only where somebody asks for it; the newest is of 2027-01-15T07:00:00Z; the last that was wanted: 30 s");
+    err_clear(&point_trouble);
+    is_cause(&f, "not_tracked", "info", "one is taken only where somebody asks for it");
+    f.rescan_points_us = 86400 * US_PER_S;
+    is_cause(&f, "not_tracked", "info", "one is taken every 86400 s");
+    f.newest_at_us = NOW_US - 4 * 86400 * US_PER_S;
+    is_cause(&f, "point_old", "error", "none has come about since");
+    err_set(&point_trouble, ERR_WRONG_STATE, "30 s are allowed");
+    is_cause(&f, "no_point", "error", "no recovery point could be taken: 30 s are allowed");
+    f.rescan_points_us = 0;
+    is_cause(&f, "not_tracked", "warning", "30 s are allowed");
 }
 
 static void test_settings(void)
@@ -253,6 +326,8 @@ int main(void)
     test_limit();
     test_notes();
     test_points();
+    test_old_points();
+    test_rescanned();
     test_copies();
     test_settings();
     return tap_done();
