@@ -22,17 +22,22 @@ struct replicator {
     int asked, unpinned_count;
     char copy_pinned[64]; /* a point of the launched machine */
     bool source_away;
+    const char *replication; /* more of the server's replication object; NULL: nothing */
+    json_t *wanted;          /* the last point that was asked for */
 };
 
 static json_t *answer_to(struct replicator *r, const json_t *request)
 {
     const char *verb = json_get_string(request, "verb", "");
+    json_t *answer;
     char id[32];
 
     if (strcmp(verb, "point") == 0) {
         snprintf(id, sizeof id, "point-%d", ++r->points);
-        return json_pack("{s:b, s:{s:s, s:s, s:s, s:s, s:i, s:i, s:[]}}", "ok", 1, "point", "id", id, "server", "web01", "at", "2026-11-24T21:00:00Z",
-                         "consistency", "crash", "freeze_ms", 0, "unreadable_bytes", 0, "disks");
+        json_decref(r->wanted);
+        r->wanted = json_deep_copy(request);
+        return json_pack("{s:b, s:{s:s, s:s, s:s, s:s, s:i, s:i, s:[{s:s}]}}", "ok", 1, "point", "id", id, "server", "web01", "at", "2026-11-24T21:00:00Z",
+                         "consistency", "crash", "freeze_ms", 0, "unreadable_bytes", 0, "disks", "id", "serial:vda");
     }
     if (strcmp(verb, "export") == 0) {
         r->exports++;
@@ -52,11 +57,13 @@ static json_t *answer_to(struct replicator *r, const json_t *request)
         r->unpinned_count += verb[0] == 'u';
         return json_pack("{s:b}", "ok", 1);
     }
+    if (strcmp(verb, "points") == 0 && json_get_string(request, "point", NULL))
+        return json_pack("{s:b, s:[{s:s, s:i}]}", "ok", 1, "points", "id", json_get_string(request, "point", ""), "unreadable_bytes", 0);
     if (strcmp(verb, "points") == 0 && strcmp(r->dropped, json_get_string(request, "server", "")) == 0)
         return json_pack("{s:b, s:[]}", "ok", 1, "points");
     if (strcmp(verb, "points") == 0)
         return json_pack("{s:b, s:[{s:s, s:[]}, {s:s, s:[s]}]}", "ok", 1, "points", "id", "point-91", "pins", "id", r->copy_pinned, "pins", "kept: " HOME_PIN);
-    if (strcmp(verb, "usable") == 0)
+    if (strcmp(verb, "usable") == 0 || strcmp(verb, "verify") == 0)
         return json_pack("{s:b}", "ok", 1);
     if (strcmp(verb, "drop") == 0) {
         snprintf(r->dropped, sizeof r->dropped, "%s", json_get_string(request, "server", ""));
@@ -65,9 +72,12 @@ static json_t *answer_to(struct replicator *r, const json_t *request)
     if (strcmp(verb, "status") == 0) {
         if (++r->asked == 3 && r->rescue_state && strcmp(r->rescue_state, "restoring") == 0)
             r->rescue_state = "done";
-        return json_pack("{s:b, s:[{s:s, s:s, s:I, s:I, s:o}]}", "ok", 1, "servers", "server", json_get_string(request, "server", ""), "state", "CONTINUOUS", "bytes_total",
-                         (json_int_t)4096, "bytes_sent", (json_int_t)512, "rescue",
-                         r->rescue_state ? json_pack("{s:s, s:s, s:s}", "point", r->rescue_point, "state", r->rescue_state, "message", "as it is") : json_null());
+        answer = json_pack("{s:b, s:[{s:s, s:s, s:I, s:I, s:o}]}", "ok", 1, "servers", "server", json_get_string(request, "server", ""), "state", "CONTINUOUS", "bytes_total",
+                           (json_int_t)4096, "bytes_sent", (json_int_t)512, "rescue",
+                           r->rescue_state ? json_pack("{s:s, s:s, s:s}", "point", r->rescue_point, "state", r->rescue_state, "message", "as it is") : json_null());
+        if (r->replication)
+            json_object_update_new(json_array_get(json_object_get(answer, "servers"), 0), json_loads(r->replication, 0, NULL));
+        return answer;
     }
     if (strcmp(verb, "boot_rescued") == 0)
         return json_pack("{s:b, s:s}", "ok", 1, "point", r->rescue_point);
@@ -406,6 +416,42 @@ static void whose_disks(void)
     ok(strcmp(serials[0], serials[1]) != 0, "two that begin alike are two: %s, %s", serials[0], serials[1]);
 }
 
+#define RESCANNED(allowed, more) \
+    "{\"connected\":true, \"tracker\":\"rescan\", \"bytes_total\":103079215104, \"lag_ms\":900000, \"rescan\":{\"reason\":\"it is old\", \"interval_ms\":300000, \"reading_ms\":720000}," \
+    "\"settings\":{\"rescan_freeze_ms\":" allowed "}" more "}"
+
+/* A server whose changes can't be followed pays for a point with its own time: not without its owner's word, but then all can be done that is to be done. */
+static void a_source_that_stands_still(struct fixture *f, struct replicator *r)
+{
+    CLEANUP(json_free) json_t *result = NULL, *again = NULL;
+    struct heard h;
+    int taken = r->points;
+
+    r->replication = RESCANNED("0", "");
+    refuses(execute(f, r, "launch_test", "s1", NULL, false, NULL, &h, e), ERR_WRONG_STATE, "a test launch that would hold its source still is refused");
+    ok(strstr(h.last_failed, "96.0 GiB are read while it stands still, about 12 min") && strstr(h.last_failed, "nobody has allowed it"), "and the evidence says what it would cost: %s",
+       h.last_failed);
+    refuses(execute(f, r, "verify_replication", "s2", NULL, false, NULL, &h, e), ERR_WRONG_STATE, "so is verifying where there is no fresh point");
+    is_int(r->points, taken, "none was taken");
+    r->replication = RESCANNED("900000", "");
+    does(execute(f, r, "launch_test", "s3", NULL, false, NULL, &h, e), "where it is allowed it is launched");
+    ok(h.failed == 0 && r->points == taken + 1 && strcmp(json_get_string(r->wanted, "consistency", ""), "frozen") == 0 && !json_get_bool(r->wanted, "hold", true),
+       "from a point that lets the source go again");
+    is_int(json_get_int(r->wanted, "timeout_ms", 0), 660000 + 900000 + 2 * 720000, "which is waited for as long as it may take");
+    does(execute(f, r, "launch_test", "s3", NULL, true, NULL, &h, e), "and it is removed");
+    does(execute(f, r, "verify_replication", "s4", NULL, false, &result, &h, e), "its replication is verified, though its copy is 15 minutes old");
+    ok(h.failed == 0 && r->points == taken + 2 && json_get_string(result, "point", NULL), "with a point that was taken for it");
+    r->replication = RESCANNED("0", ", \"newest_point\":\"point-7\", \"newest_point_age_ms\":1000");
+    does(execute(f, r, "verify_replication", "s5", NULL, false, &again, &h, e), "where a fresh one is there");
+    ok(r->points == taken + 2 && strcmp(json_get_string(again, "point", ""), "point-7") == 0, "that one is taken");
+    does(execute(f, r, "final_sync", "s6", NULL, false, NULL, &h, e), "a cutover needs no leave of its own");
+    ok(json_get_bool(r->wanted, "hold", false) && json_get_int(r->wanted, "hold_limit_ms", 0) == 1800000 + 3 * 720000 && json_get_int(r->wanted, "timeout_ms", 0) == 3600000 + 3 * 720000,
+       "and holds its source for as long as reading it and comparing it may take");
+    r->replication = NULL;
+    does(execute(f, r, "final_sync", "s7", NULL, false, NULL, &h, e), "of another server");
+    ok(json_get_int(r->wanted, "hold_limit_ms", -1) == 0 && json_get_int(r->wanted, "timeout_ms", 0) == 3600000, "that is the agent's own matter");
+}
+
 static void the_target_is_probed(struct fixture *f, struct replicator *r)
 {
     CLEANUP(json_free) json_t *result = NULL;
@@ -445,9 +491,11 @@ int main(void)
     a_test_comes_and_goes(&f, &r);
     a_machine_that_does_not_boot_fails(&f, &r);
     a_point_that_lacks_sectors(&f, &r);
+    a_source_that_stands_still(&f, &r);
     a_cutover_and_its_way_back(&f, &r);
     a_way_home(&f, &r);
     replicator_end(&r);
+    json_decref(r.wanted);
     fixture_end(&f);
     return tap_done();
 }
