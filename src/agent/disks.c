@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/words.h"
+#include "track/track.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -249,7 +250,8 @@ static int report_as_named(const struct agent_config *c, struct disk *disks, int
     return 0;
 }
 
-int disks_find(const struct agent_config *c, struct disk *disks, int limit, int *count, struct err *e)
+/* All but who they are. */
+static int list(const struct agent_config *c, struct disk *disks, int limit, int *count, struct err *e)
 {
     int found = 0;
 
@@ -265,14 +267,26 @@ int disks_find(const struct agent_config *c, struct disk *disks, int limit, int 
     if (!found)
         return err_set(e, ERR_NOT_FOUND, "this machine has no disk to replicate: name them in the setting \"disks\"");
     for (int i = 0; i < found; i++) {
+        disks[i].instance = track_instance(disks[i].name);
         if (disks_size(disks[i].name, &disks[i].size_bytes, e) < 0)
             return -1;
         if (!disks[i].size_bytes)
             return err_set(e, ERR_INVALID, "the disk %s is empty", disks[i].name);
-        identify(&disks[i]);
     }
     if (c->disks_auto)
         qsort(disks, (size_t)found, sizeof *disks, by_name);
+    *count = found;
+    return 0;
+}
+
+int disks_find(const struct agent_config *c, struct disk *disks, int limit, int *count, struct err *e)
+{
+    int found;
+
+    if (list(c, disks, limit, &found, e) < 0)
+        return -1;
+    for (int i = 0; i < found; i++)
+        identify(&disks[i]);
     if (check_ways(c, disks, found, e) < 0)
         return -1;
     tell_apart(disks, found);
@@ -308,6 +322,8 @@ static void say_known(struct buf *words, const struct disk *was, const struct di
     if (strcmp(was->name, now->name) != 0) {
         say_disk(words, "was ", now);
         buf_puts(words, was->name);
+    } else if (was->instance != now->instance && was->size_bytes == now->size_bytes) {
+        say_disk(words, "was away", now);
     }
 }
 
@@ -328,6 +344,22 @@ bool disks_difference(const struct disk *was, int was_count, const struct disk *
                                                              find_disk(was, was_count, find_disk(now, now_count, NULL, was[i].name)->id, NULL)))
             say_disk(words, "is gone", &was[i]);
     return words->size_bytes > 0;
+}
+
+int disks_look(const struct agent_config *c, const struct disk *was, int was_count, struct buf *words, struct err *e)
+{
+    struct disk now[LIMIT_DISKS_PER_SERVER];
+    int count;
+
+    if (list(c, now, LIMIT_DISKS_PER_SERVER, &count, e) < 0)
+        return -1;
+    for (int i = 0; i < count; i++) {
+        const struct disk *known = find_disk(was, was_count, NULL, now[i].name);
+
+        if (known) /* the one that it was, but for size and instance */
+            memcpy(now[i].id, known->id, sizeof now[i].id);
+    }
+    return disks_difference(was, was_count, now, count, words);
 }
 
 /* ---- mounts ---- */

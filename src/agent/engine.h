@@ -384,6 +384,9 @@ void engine_set_pass(struct agent *a, enum pass pass);               /* under lo
 /* The disks as they are now: all their chunks to do, in a new epoch, where this agent does not go on from the one before. */
 int watch_begin(struct agent *a, struct err *e);
 void watch_check(struct agent *a); /* now and then: has a disk grown, come or gone? Then the link is closed, and they are set up anew */
+/* Whether the disks are those that are followed. -1: no, or it can't be said, in words; then watch_check looks at once. Reads /sys alone, so it may be called while the source is
+ * held. */
+int watch_confirm(struct agent *a, struct err *e);
 void watch_end(struct agent *a);
 
 /* filesystems.c: those that are mounted from the disks, the deepest first, open for a freeze */

@@ -84,8 +84,13 @@ static int converge(struct agent *a, int64_t deadline_us, struct err *e)
     return wait_for_room(a, deadline_us, e);
 }
 
+/* What was read is a moment of the disks that are followed. It is one of all disks where these are all that there are: a disk that came before the moment is there
+ * now, one that went before it is not. So this is looked at after the moment; where nothing is
+ * held, after the thaw, too, so that no freeze grows longer. */
 static int commit(struct agent *a, struct wire_point *p, int64_t deadline_us, struct err *e)
 {
+    if (watch_confirm(a, e) < 0)
+        return -1;
     if (engine_fill_all(a, deadline_us, e) < 0)
         return -1;
     unreadable_mark_point(a, p);
@@ -451,7 +456,7 @@ static int take_once(struct agent *a, const struct wire_take_point *r, struct wi
     if (a->held)
         return r->group ? err_set(e, ERR_WRONG_STATE, "the source is held at another point") : take_held_again(a, r, p, deadline_us, e);
     set_hurry(a, false); /* marks may have been lost since the last time */
-    if (wait_for_pass(a, deadline_us, e) < 0)
+    if (watch_confirm(a, e) < 0 || wait_for_pass(a, deadline_us, e) < 0) /* no freeze for nothing */
         return -1;
     set_hurry(a, a->tracker); /* without one, what comes before the freeze has its time, too */
     if (r->group)

@@ -217,13 +217,18 @@ static void set_trouble(struct agent *a, const struct err *e)
     pthread_mutex_unlock(&a->lock);
 }
 
+static void followed(const struct agent *a, struct disk *disks)
+{
+    for (int i = 0; i < a->disk_count; i++)
+        disks[i] = a->disks[i].info;
+}
+
 static bool disks_have_changed(struct agent *a, const struct disk *found, int count)
 {
     CLEANUP(buf_release) struct buf words = {0};
     struct disk was[LIMIT_DISKS_PER_SERVER];
 
-    for (int i = 0; i < a->disk_count; i++)
-        was[i] = a->disks[i].info;
+    followed(a, was);
     buf_init(&words, WIRE_TEXT_SIZE - 1);
     if (!disks_difference(was, a->disk_count, found, count, &words))
         return false;
@@ -257,6 +262,22 @@ void watch_check(struct agent *a)
         set_trouble(a, &e);
         a->next_disk_check_us = 0;
     }
+}
+
+int watch_confirm(struct agent *a, struct err *e)
+{
+    CLEANUP(buf_release) struct buf words = {0};
+    struct disk was[LIMIT_DISKS_PER_SERVER];
+    int changed;
+
+    followed(a, was);
+    buf_init(&words, WIRE_TEXT_SIZE - 1);
+    changed = disks_look(a->config, was, a->disk_count, &words, e);
+    if (changed)
+        a->next_disk_check_us = 0;
+    if (changed > 0)
+        return err_set(e, ERR_CONFLICT, "the disks are not those that are followed: %.400s", words.data);
+    return changed;
 }
 
 void watch_end(struct agent *a)

@@ -38,9 +38,8 @@ int tracker_fail(struct err *e, int reason, const char *what)
 
 /* ---- making one ---- */
 
-/* The kernel's number for this disk's being there: one that comes back has another, and nobody knows what it went through. Before 5.15 there is no such number for disks; but sysfs gives its
- * folders' in turn, as they come. */
-static uint64_t instance_of(const char *name)
+/* Before 5.15 there is no such number for disks; but sysfs gives its folders' in turn, as they come. */
+uint64_t track_instance(const char *name)
 {
     CLEANUP(buf_release) struct buf sequence = {0};
     CLEANUP(free_ptr) char *sequence_path = xasprintf("/sys/block/%s/diskseq", name);
@@ -72,7 +71,7 @@ int tracker_look(const struct track_disk *disk, struct track_followed *f, struct
     memcpy(f->name, disk->name, sizeof f->name);
     f->size_bytes = (uint64_t)disk->size_bytes;
     f->place.dev = major << 20 | minor; /* the kernel's own encoding */
-    f->instance = instance_of(disk->name);
+    f->instance = track_instance(disk->name);
     return 0;
 }
 

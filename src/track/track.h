@@ -73,6 +73,9 @@ uint64_t track_writes(const struct tracker *t, int disk);
  * nothing. *written: a number that rises with what is written to them, also where that marks nothing new. Any thread may call it; no I/O. */
 int64_t track_waiting(const struct tracker *t, uint64_t *written);
 
+/* The kernel's number for this disk's being there: one that is pulled and comes back has another, and nobody knows what it went through. 0: there is no such disk. */
+uint64_t track_instance(const char *name);
+
 /* Completed writes by the kernel's own I/O statistics, for where no tracker is: TRACK_WRITES_UNKNOWN where they are off. */
 uint64_t track_writes_by_stat(const char *name);
 

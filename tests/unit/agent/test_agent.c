@@ -6,6 +6,7 @@
 #include "fakereplicator.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -23,6 +24,7 @@ static uint64_t seed;
 static int hold_limit_ms = 60000;
 static const char *before_freeze = "", *after_thaw = "";
 static int64_t bytes_per_s, read_bytes_per_s; /* on the network, from disks; 0: no limit */
+static bool disks_auto; /* the disks are those in /sys/block */
 
 struct running {
     struct agent_config config;
@@ -53,6 +55,7 @@ static struct running *start_agent(struct fake *f, int disk_count, const struct 
     f->statuses = 0;
     for (int i = 0; i < disk_count; i++)
         snprintf(c->disks[c->disk_count++], sizeof c->disks[0], "%s", disks[i]->name);
+    c->disks_auto = disks_auto;
     c->freeze_budget_ms = BUDGET_MS;
     c->memory_mib = 16;
     c->memory_bound_mib = 128;
@@ -880,6 +883,77 @@ static void test_grown(struct fake *f)
     fake_forget_points(f);
 }
 
+/* ---- disks that come ---- */
+
+/* In the machine as the agent sees it: a loop device under a name that is a disk's. */
+static void plug(const struct loopdev *l, const char *name, bool with_node)
+{
+    CLEANUP(free_ptr) char *in_sys = xasprintf("/sys/block/%s", name), *real = xasprintf("/sys/devices/virtual/block/%s", l->name);
+    CLEANUP(free_ptr) char *node = xasprintf("/dev/%s", name);
+    struct stat s;
+
+    MUST(stat(l->path, &s) == 0);
+    unlink(node);
+    MUST(!with_node || mknod(node, S_IFBLK | 0600, s.st_rdev) == 0);
+    MUST(symlink(real, in_sys) == 0);
+}
+
+static void unplug(const char *name)
+{
+    CLEANUP(free_ptr) char *in_sys = xasprintf("/sys/block/%s", name), *node = xasprintf("/dev/%s", name);
+
+    MUST(unlink(in_sys) == 0);
+    unlink(node);
+}
+
+/* Whatever was committed since then has as many disks, all of each; one that failed named the change. */
+static void next_point(struct fake *f, int disk_count, const char *what)
+{
+    int connections = f->connections + 1;
+    struct fake_point *p = fake_point(f, WIRE_CRASH, false, 0, 60000);
+
+    if (!p && ok(fake_wait(f, &f->connections, connections, 60000), "a point fails (%s), and the disks are looked at again", f->failure.message))
+        p = fake_point(f, WIRE_CRASH, false, 0, 60000);
+    ok(p && p->disk_count == disk_count, "%s: the next point has as many disks: %d", what, disk_count);
+    for (int i = 0; i < disk_count; i++)
+        ok(p && point_equals_disk(p, i, &raw[i]), "disk %d is equal", i);
+}
+
+static void test_comes(struct fake *f)
+{
+    CLEANUP(free_ptr) char *first = xasprintf("slipway%d.a", getpid()), *second = xasprintf("slipway%d.b", getpid());
+    int connections = f->connections + 1, failures, points;
+    struct running *r;
+
+    MUST(unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && mount("none", "/sys/block", "tmpfs", 0, NULL) == 0);
+    plug(&raw[0], first, true);
+    disks_auto = true;
+    r = start_agent(f, 0, NULL, false);
+    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "one disk, continuous");
+    next_point(f, 1, "alone");
+    plug(&raw[1], second, true);
+    MUST(pwrite(raw[1].fd, "one half", 8, 4096) == 8 && fsync(raw[1].fd) == 0 && pwrite(raw[0].fd, "the other", 9, 4096) == 9 && fsync(raw[0].fd) == 0);
+    next_point(f, 2, "a second one comes");
+    unplug(second);
+    next_point(f, 1, "it goes");
+    failures = f->failures;
+    points = f->point_count;
+    connections = f->connections + 1;
+    ok(fake_step(f, WIRE_CRASH, false, 0, WIRE_STILL), "alone, it stands still");
+    plug(&raw[1], second, true);
+    fake_go(f, WIRE_COMMIT);
+    fails_with(f, failures, "conflict");
+    ok(strstr(f->failure.message, "has come") && f->point_count == points, "what has come meanwhile is the end of it");
+    ok(fake_wait(f, &f->connections, connections, 60000), "and is looked at at once");
+    next_point(f, 2, "with it");
+    stop_agent(r);
+    disks_auto = false;
+    unplug(first);
+    unplug(second);
+    MUST(umount("/sys/block") == 0);
+    fake_forget_points(f);
+}
+
 static bool wait_backlog(struct fake *f, int64_t bytes, int64_t eta_least, int64_t eta_most)
 {
     int64_t until_us = clock_monotonic_us() + SOON_MS * US_PER_MS;
@@ -1039,6 +1113,7 @@ int main(void)
     test_grown(f);
     test_backlog(f);
     test_packed(f);
+    test_comes(f);
     test_detach(f);
     is_str(f->fault, "", "the agent kept to the protocol");
     is_int(f->refusals, 1, "and had nothing else to refuse");

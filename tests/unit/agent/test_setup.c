@@ -1,11 +1,14 @@
 /* Settings, identity, disks and mounts. */
 #include "agent/agent.h"
 #include "agent/disks.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "tap.h"
 #include "testca.h"
 
 #include <openssl/x509.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -150,18 +153,19 @@ static void test_disks(void)
 
 static void test_difference(void)
 {
-    const struct disk was[] = {{"sda", "wwid:1", INT64_C(8) << 30}, {"sdb", "wwid:2", INT64_C(1) << 30}, {"sdc", "wwid:3", INT64_C(2) << 30}};
+    const struct disk was[] = {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdb", "wwid:2", INT64_C(1) << 30, 0}, {"sdc", "wwid:3", INT64_C(2) << 30, 0}};
     static const struct {
         const char *words;
         struct disk now[4];
     } rows[] = {
-        {"", {{"sda", "wwid:1", INT64_C(8) << 30}, {"sdb", "wwid:2", INT64_C(1) << 30}, {"sdc", "wwid:3", INT64_C(2) << 30}}},
-        {"disk sda (8.0 GiB) has grown to 12.0 GiB", {{"sda", "wwid:1", INT64_C(12) << 30}, {"sdb", "wwid:2", INT64_C(1) << 30}, {"sdc", "wwid:3", INT64_C(2) << 30}}},
-        {"disk sdd (4.0 GiB) has come", {{"sda", "wwid:1", INT64_C(8) << 30}, {"sdb", "wwid:2", INT64_C(1) << 30}, {"sdc", "wwid:3", INT64_C(2) << 30},
-                                         {"sdd", "wwid:4", INT64_C(4) << 30}}},
-        {"disk sdb (1.0 GiB) is gone", {{"sda", "wwid:1", INT64_C(8) << 30}, {"sdc", "wwid:3", INT64_C(2) << 30}}},
-        {"disk sdb (4.0 GiB) is another one than before", {{"sda", "wwid:1", INT64_C(8) << 30}, {"sdb", "wwid:4", INT64_C(4) << 30}, {"sdc", "wwid:3", INT64_C(2) << 30}}},
-        {"disk sdb (2.0 GiB) was sdc; disk sdb (1.0 GiB) is gone", {{"sda", "wwid:1", INT64_C(8) << 30}, {"sdb", "wwid:3", INT64_C(2) << 30}}},
+        {"", {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdb", "wwid:2", INT64_C(1) << 30, 0}, {"sdc", "wwid:3", INT64_C(2) << 30, 0}}},
+        {"disk sda (8.0 GiB) has grown to 12.0 GiB", {{"sda", "wwid:1", INT64_C(12) << 30, 0}, {"sdb", "wwid:2", INT64_C(1) << 30, 0}, {"sdc", "wwid:3", INT64_C(2) << 30, 0}}},
+        {"disk sdd (4.0 GiB) has come", {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdb", "wwid:2", INT64_C(1) << 30, 0}, {"sdc", "wwid:3", INT64_C(2) << 30, 0},
+                                         {"sdd", "wwid:4", INT64_C(4) << 30, 0}}},
+        {"disk sdb (1.0 GiB) is gone", {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdc", "wwid:3", INT64_C(2) << 30, 0}}},
+        {"disk sdb (4.0 GiB) is another one than before", {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdb", "wwid:4", INT64_C(4) << 30, 0}, {"sdc", "wwid:3", INT64_C(2) << 30, 0}}},
+        {"disk sdb (2.0 GiB) was sdc; disk sdb (1.0 GiB) is gone", {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdb", "wwid:3", INT64_C(2) << 30, 0}}},
+        {"disk sdb (1.0 GiB) was away", {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdb", "wwid:2", INT64_C(1) << 30, 7}, {"sdc", "wwid:3", INT64_C(2) << 30, 0}}},
     };
 
     for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
@@ -177,6 +181,70 @@ static void test_difference(void)
     }
 }
 
+/* A /sys/block of the test's own, in a mount namespace of its own. */
+static void fake_disk(const char *name, const char *attribute, const char *text)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("/sys/block/%s/%s", name, attribute);
+    CLEANUP(free_ptr) char *line = xasprintf("%s\n", text);
+
+    *strrchr(path, '/') = '\0';
+    MUST(file_make_dirs(path, 0755, NULL) == 0);
+    path[strlen(path)] = '/';
+    MUST(file_write(path, line, strlen(line), 0644, NULL) == 0);
+}
+
+static void look(const char *what, const struct disk *was, int count, const char *words)
+{
+    CLEANUP(buf_release) struct buf said = {0};
+    const struct agent_config c = {.disks_auto = true};
+    struct err e = {0};
+    int result = disks_look(&c, was, count, &said, &e);
+
+    is_int(result, *words ? 1 : 0, "%s: %s", what, e.message);
+    is_str(said.size_bytes ? said.data : "", words, "%s: %s", what, words);
+}
+
+static void test_look(void)
+{
+    const struct agent_config c = {.disks_auto = true}, named = {.disks = {"sda", "sdb"}, .disk_count = 2};
+    CLEANUP(buf_release) struct buf words = {0};
+    struct disk was[4];
+    struct err e = {0};
+    int64_t begun_us;
+    int count = 0;
+
+    if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount("none", "/sys/block", "tmpfs", 0, NULL) < 0) {
+        ok(true, "a /sys/block of one's own needs root # SKIP");
+        return;
+    }
+    fake_disk("sda", "size", "16384");
+    fake_disk("sda", "wwid", "naa.1");
+    fake_disk("sda", "diskseq", "1");
+    MUST(disks_find(&c, was, 4, &count, &e) == 0 && count == 1 && was[0].instance == 1);
+    look("nothing has changed", was, count, "");
+    fake_disk("sdb", "removable", "1");
+    fake_disk("sdb", "size", "2048");
+    look("one that is not to be replicated has come", was, count, "");
+    fake_disk("sdb", "removable", "0");
+    look("one that is", was, count, "disk sdb (1.0 MiB) has come");
+    fake_disk("sdb", "wwid", "naa.2");
+    fake_disk("sdb", "diskseq", "2");
+    MUST(disks_find(&c, was, 4, &count, &e) == 0 && count == 2);
+    look("it is known", was, count, "");
+    fake_disk("sdb", "size", "4096");
+    look("it grows", was, count, "disk sdb (1.0 MiB) has grown to 2.0 MiB");
+    fake_disk("sdb", "size", "2048");
+    fake_disk("sdb", "diskseq", "3");
+    look("it was pulled, and put back", was, count, "disk sdb (1.0 MiB) was away");
+    MUST(rename("/sys/block/sdb", "/sys/block/sdc") == 0);
+    look("it has another name", was, count, "disk sdc (1.0 MiB) has come; disk sdb (1.0 MiB) is gone");
+    is_int(disks_look(&named, was, count, &words, &e), -1, "a named one that is not there: %s", e.message);
+    begun_us = clock_monotonic_us();
+    MUST(disks_look(&c, was, count, &words, &e) == 1);
+    printf("# looked in %lld us\n", (long long)(clock_monotonic_us() - begun_us));
+    MUST(umount("/sys/block") == 0);
+}
+
 int main(void)
 {
     char command[300];
@@ -187,6 +255,7 @@ int main(void)
     test_identity();
     test_disks();
     test_difference();
+    test_look();
     snprintf(command, sizeof command, "rm -rf %s", folder);
     ok(system(command) == 0, "cleared");
     return tap_done();
