@@ -31,7 +31,7 @@ const struct schema schema_table[] = {
     {"Replication", "state:string! bytes_total:integer bytes_read:integer bytes_sent:integer bytes_stored:integer backlog_bytes:integer "
                     "lag_ms:integer? eta_ms:integer? eta:string? rate_bytes_per_s:integer? churn_bytes_per_s:integer? limit_bytes_per_s:integer "
                     "bottleneck:string? newest_point:string? newest_point_at:time? "
-                    "rescan:object? newest_point_age_ms:integer? newest_point_unreadable_bytes:integer? unreadable_bytes:integer rescue:Rescue? copy:SecondCopy? copied_from:string? error:any cause:Cause?"},
+                    "rescan:object? newest_point_age_ms:integer? newest_point_unreadable_bytes:integer? unreadable_bytes:integer disks_missing:[object] rescue:Rescue? copy:SecondCopy? copied_from:string? error:any cause:Cause?"},
     {"SecondCopy", "to:string! state:string! point:string? point_at:time? point_age_ms:integer? lag_ms:integer! bytes_total:integer! backlog_bytes:integer! "
                    "pins_missing:integer! error:any error_since:time?"},
     {"Rescue", "point:string! state:string! message:string! at:time!"},

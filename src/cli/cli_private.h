@@ -182,3 +182,4 @@ int cli_run_point_pin(struct cli_call *call, struct err *e);
 int cli_run_point_unpin(struct cli_call *call, struct err *e);
 int cli_run_point_drop(struct cli_call *call, struct err *e);
 int cli_run_point_boot(struct cli_call *call, struct err *e);
+int cli_run_replication_accept(struct cli_call *call, struct err *e); /* point.c: it is said to the replicator itself */

@@ -525,16 +525,22 @@ int cli_run_point_unpin(struct cli_call *call, struct err *e) { return order(cal
 
 int cli_run_point_drop(struct cli_call *call, struct err *e) { return cli_ask(call, e) < 0 ? -1 : order(call, "drop_point", e); }
 
-/* A source in rescue, restored. The replicator has to run: it is asked by the machine itself. */
-int cli_run_point_boot(struct cli_call *call, struct err *e)
+/* What the replicator that runs there is told of a server. */
+static int tell_of_server(struct cli_call *call, const char *verb, struct err *e)
 {
-    CLEANUP(json_free) json_t *request = json_pack("{s:s, s:s}", "verb", "boot_rescued", "server", call->words[0]);
+    CLEANUP(json_free) json_t *request = json_pack("{s:s, s:s}", "verb", verb, "server", call->words[0]), *answer = NULL;
     CLEANUP(reach_close) struct reach *r = NULL;
 
     if (!request)
         return err_set(e, ERR_INVALID, "a server's name is plain text");
-    if (cli_ask(call, e) < 0 || reach(call, &r, e) < 0 || reach_ask(r, request, NULL, NULL, e) < 0)
+    if (cli_ask(call, e) < 0 || reach(call, &r, e) < 0 || reach_ask(r, request, NULL, &answer, e) < 0)
         return -1;
-    cli_show_answer(call, NULL);
+    cli_show_answer(call, call->json ? answer : NULL);
     return 0;
 }
+
+/* A source in rescue, restored. The replicator has to run: it is asked by the machine itself. */
+int cli_run_point_boot(struct cli_call *call, struct err *e) { return tell_of_server(call, "boot_rescued", e); }
+
+/* It has to run, too: it holds what is missing. */
+int cli_run_replication_accept(struct cli_call *call, struct err *e) { return tell_of_server(call, "accept_disks", e); }

@@ -294,6 +294,10 @@ const struct cli_verb cli_verbs[] = {
      .method = "POST", .path = "/v1/servers/{0}/pause", .done = "The replication of %s is being paused.", .example = "replication pause web01"},
     {.command = "replication", .verb = "resume", .arguments = "SERVER", .summary = "let it go on", .method = "POST", .path = "/v1/servers/{0}/resume",
      .done = "The replication of %s goes on.", .example = "replication resume web01"},
+    {.command = "replication", .verb = "accept", .arguments = "SERVER", .summary = "its disks that are missing were meant to go: points are whole without them",
+     .options = point_drop_options, .run = cli_run_replication_accept,
+     .asks = "Go on without the disks of %s that are missing? The points from before that have them go with their retention.", .done = "What is missing of %s is accepted.",
+     .example = "replication accept web01 --yes --vault /var/lib/slipway"},
     {.command = "replication", .summary = "do the copies keep up? worst first, why, what to do; exit status 7 where one does not",
      .options = replication_options, .run = cli_run_replication, .columns = cli_replication_columns, .example = "replication --wave wave-1"},
 

@@ -35,6 +35,7 @@ static bool is_full(const struct cause_facts *f) { return f->trouble->kind == ER
 static bool has_trouble(const struct cause_facts *f) { return f->trouble->kind != ERR_NONE; }
 static bool has_agent_trouble(const struct cause_facts *f) { return agent_says(f, NULL); }
 static bool lacks_sectors(const struct cause_facts *f) { return f->status->unreadable_bytes > 0; }
+static bool lacks_disks(const struct cause_facts *f) { return missing_count(f->missing) > 0; }
 static bool is_paused(const struct cause_facts *f) { return f->paused; }
 static bool is_paused_by_calendar(const struct cause_facts *f) { return f->paused_by_calendar; }
 static bool settings_are_refused(const struct cause_facts *f) { return f->settings_trouble && f->settings_trouble->kind != ERR_NONE; }
@@ -101,6 +102,33 @@ static void say_trouble(const struct cause_facts *f, struct buf *out) { buf_puts
 static void say_sectors(const struct cause_facts *f, struct buf *out)
 {
     buf_printf(out, "%s; zero bytes stand there in the copy, all else is replicated, and the recovery points are marked", f->status->unreadable);
+}
+
+/* Since the first of them. */
+static void say_missing(const struct cause_facts *f, struct buf *out)
+{
+    int64_t since_us = INT64_MAX;
+    int told = 0, more = 0;
+
+    buf_puts(out, "disks that it had are not there any more");
+    for (int i = 0; i < f->missing->count; i++) {
+        const struct missing_disk *d = &f->missing->disks[i];
+
+        if (d->accepted)
+            continue;
+        since_us = d->since_us < since_us ? d->since_us : since_us;
+        if (told == MISSING_TOLD) {
+            more++;
+            continue;
+        }
+        buf_printf(out, "%s%s (", told++ ? ", " : ": ", d->id);
+        words_bytes(out, (double)d->size_bytes);
+        buf_puts(out, ")");
+    }
+    if (more)
+        buf_printf(out, " and %d more", more);
+    say_since(out, ", since ", since_us);
+    buf_puts(out, "; the recovery points since then are without them");
 }
 
 static void say_note(const struct cause_facts *f, struct buf *out) { buf_puts(out, f->status->note); }
@@ -373,6 +401,9 @@ static const struct cause {
      "look at the replicator's log; replication goes on by itself once the reason is gone"},
     {"agent_trouble", "error", has_agent_trouble, say_agent_error,
      "look at the agent's log on the source: journalctl -u slipway-agent"},
+    {"disk_missing", "error", lacks_disks, say_missing,
+     "bring it back (lsblk and dmesg on the source say what became of it): points have it again then. Where it was meant to go, say so on the replicator's machine: slipway replication "
+     "accept SERVER. Until then the server is neither verified nor cut over; the points from before have the disk, for their retention"},
     {"sectors_unreadable", "error", lacks_sectors, say_sectors,
      "look at that disk on the source (dmesg, smartctl -a), and write what lay there anew, or replace the disk: the mark goes once they can be read. Until then "
      "nothing is launched from such a point, unless the server's attribute accept_unreadable says why it may"},

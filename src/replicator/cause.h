@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "base/json.h"
+#include "replicator/missing.h"
 #include "wire/wire.h"
 
 struct cause_facts {
@@ -22,6 +23,7 @@ struct cause_facts {
     bool paused_by_calendar;
     const struct err *settings_trouble; /* why what the factory said last of how to replicate it is not taken; NULL, or of kind ERR_NONE: it is */
     const struct err *trouble; /* on the replicator's side; kind ERR_NONE: none */
+    const struct missing *missing; /* disks that it had; NULL: none */
     const struct wire_status *status; /* the agent's last; of state "" where there was none */
     bool busy;             /* the replicator's own work is what takes the time */
     int64_t limit_said_bytes_per_s; /* that the replicator told the agent to keep to; 0: none */

@@ -314,6 +314,24 @@ static int do_prefer(struct talk *t, const json_t *q, json_t *answer, struct err
     return known ? 0 : err_set(e, ERR_WRONG_STATE, "no other machine's agent of the name %s was refused", p->server);
 }
 
+/* A person's word that the disks that are missing were meant to go: points are whole without them from now on. */
+static int do_accept_disks(struct talk *t, const json_t *q, json_t *answer, struct err *e)
+{
+    struct peer *p;
+    int count;
+
+    if (need_peer(t, q, &p, e) < 0)
+        return -1;
+    pthread_mutex_lock(&p->lock);
+    json_object_set_new(answer, "disks", missing_json(&p->missing));
+    count = missing_accept(&p->missing);
+    pthread_mutex_unlock(&p->lock);
+    if (!count)
+        return err_set(e, ERR_WRONG_STATE, "no disk of %s is missing", p->server);
+    log_info("%s: it was said that %d disks that are missing were meant to go", p->server, count);
+    return peers_save(t->r, e);
+}
+
 static bool connected(struct peer *p)
 {
     bool result;
@@ -360,6 +378,7 @@ void peer_forget(struct peer *p)
     p->newest_at_us = p->pointed_us = 0;
     p->newest_unreadable = (struct vault_unreadable){0};
     p->stored_bytes = 0;
+    missing_release(&p->missing);
     memset(&p->status, 0, sizeof p->status);
     pthread_mutex_unlock(&p->lock);
 }
@@ -462,6 +481,7 @@ static const struct {
 } verbs[] = {
     {"status", do_status},   {"point", do_point}, {"group_point", do_group_point}, {"thaw", do_thaw}, {"export", do_export}, {"unexport", do_unexport}, {"compare", do_compare},
     {"pause", do_pause},     {"resume", do_resume}, {"detach", do_detach}, {"prefer", do_prefer}, {"drop", do_drop}, {"boot_rescued", do_boot_rescued}, {"drop_point", do_drop_point},
+    {"accept_disks", do_accept_disks},
 };
 
 static int run_verb(struct talk *t, const json_t *q, json_t *answer, struct err *e)

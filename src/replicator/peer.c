@@ -70,6 +70,7 @@ void peers_free(struct replicator *r)
 
         r->peers = p->next;
         settings_release(p);
+        missing_release(&p->missing);
         pthread_mutex_destroy(&p->lock);
         pthread_mutex_destroy(&p->telling);
         pthread_cond_destroy(&p->changed);
@@ -103,6 +104,7 @@ static int load_marks(struct replicator *r, struct err *e)
             snprintf(p->rescue_message, sizeof p->rescue_message, "%s", json_get_string(mark, "rescue_message", ""));
             p->rescue_us = json_get_int(mark, "rescue_us", 0);
             p->rescue_boot = json_get_bool(mark, "rescue_boot", false);
+            missing_load(&p->missing, json_object_get(mark, "missing"));
         }
     }
     return 0;
@@ -117,12 +119,13 @@ int peers_save(struct replicator *r, struct err *e)
     pthread_mutex_lock(&r->lock);
     for (struct peer *p = r->peers; p; p = p->next) {
         pthread_mutex_lock(&p->lock);
-        if (p->paused || p->detached || p->order_us || *p->rescue_state)
-            json_object_set_new(marks, p->server, json_pack("{s:b, s:s, s:I, s:b, s:I, s:s, s:s, s:s, s:I, s:b}", "paused", p->paused, "paused_by", p->paused_by,
+        if (p->paused || p->detached || p->order_us || *p->rescue_state || p->missing.count)
+            json_object_set_new(marks, p->server, json_pack("{s:b, s:s, s:I, s:b, s:I, s:s, s:s, s:s, s:I, s:b, s:o}", "paused", p->paused, "paused_by", p->paused_by,
                                                             "paused_us", (json_int_t)p->paused_us, "detached", p->detached, "order_us",
                                                             (json_int_t)p->order_us, "rescue_point", p->rescue_point, "rescue_state",
                                                             p->rescue_state, "rescue_message", p->rescue_message, "rescue_us",
-                                                            (json_int_t)p->rescue_us, "rescue_boot", p->rescue_boot));
+                                                            (json_int_t)p->rescue_us, "rescue_boot", p->rescue_boot, "missing",
+                                                            missing_kept(&p->missing)));
         pthread_mutex_unlock(&p->lock);
     }
     text = json_text(marks);

@@ -7,6 +7,7 @@
 #include "base/ladder.h"
 #include "base/tls.h"
 #include "replicator/lifetime.h"
+#include "replicator/missing.h"
 #include "replicator/replicator.h"
 #include "vault/nbd.h"
 #include "vault/vault.h"
@@ -126,6 +127,7 @@ struct peer {
     char rescue_point[VAULT_POINT_ID_SIZE], rescue_state[WIRE_NAME_SIZE], rescue_message[WIRE_TEXT_SIZE]; /* struct wire_rescue's; kept over restarts; state "": none */
     int64_t rescue_us;     /* wall: when it was said */
     bool rescue_boot;      /* by order: it is to boot when it says "done" next */
+    struct missing missing; /* disks that it had; kept over restarts */
     struct settings settings;
     json_t *settings_said;    /* what they were read from; NULL: nothing was said yet */
     json_t *settings_refused; /* what was said since and can't be taken, so that it is not looked at again; else NULL */

@@ -317,6 +317,34 @@ static bool names_disk(const struct wire_hello *hello, const char *id)
     return false;
 }
 
+/* What the server had and its agent does not name, before it is let go. */
+static int learn_missing(struct session *s, struct err *e)
+{
+    CLEANUP(free_ptr) struct missing_disk *had = xcalloc(2 * LIMIT_DISKS_PER_SERVER, sizeof *had);
+    CLEANUP(free_ptr) struct vault_disk *held = NULL;
+    CLEANUP(free_ptr) struct vault_point *newest = NULL;
+    int count = vault_disk_list(s->r->vault, s->hello.server, &held, e), points = vault_point_list(s->r->vault, s->hello.server, 1, &newest, e), had_count = 0, missing;
+    bool differs;
+
+    if (count < 0 || points < 0)
+        return -1;
+    for (int i = 0; i < count && i < LIMIT_DISKS_PER_SERVER; i++, had_count++) {
+        memcpy(had[had_count].id, held[i].id, sizeof held[i].id);
+        had[had_count].size_bytes = (int64_t)held[i].size_bytes;
+    }
+    for (size_t i = 0; points && i < newest->disk_count; i++, had_count++) {
+        memcpy(had[had_count].id, newest->disks[i].id, sizeof newest->disks[i].id);
+        had[had_count].size_bytes = (int64_t)newest->disks[i].size_bytes;
+    }
+    pthread_mutex_lock(&s->p->lock);
+    differs = missing_learn(&s->p->missing, &s->hello, had, had_count, clock_now_us());
+    missing = missing_count(&s->p->missing);
+    pthread_mutex_unlock(&s->p->lock);
+    if (differs && missing)
+        log_warn("%s: %d disks that it had are not named by its agent", s->hello.server, missing);
+    return differs ? peers_save(s->r, e) : 0;
+}
+
 /* The server's disks are those of HELLO from now on. */
 int session_open_disks(struct session *s, struct err *e)
 {
@@ -356,7 +384,7 @@ static int welcome(struct session *s, struct err *e)
     CLEANUP(free_ptr) struct wire_welcome *w = xcalloc(1, sizeof *w);
     struct vault_feed feed = {0}, next = {0};
 
-    if (session_open_disks(s, e) < 0 || vault_feed_get(s->r->vault, s->hello.server, &feed, e) < 0)
+    if (learn_missing(s, e) < 0 || session_open_disks(s, e) < 0 || vault_feed_get(s->r->vault, s->hello.server, &feed, e) < 0)
         return -1;
     w->version = WIRE_VERSION;
     snprintf(w->replicator, sizeof w->replicator, "%s", s->r->options.name);

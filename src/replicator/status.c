@@ -63,7 +63,7 @@ static struct cause_facts facts_of(const struct peer *p)
         .takeovers = takeovers(p), .rivals = {p->rivals[0], p->rivals[1]},
         .refused = p->refused_us && clock_now_us() - p->refused_us < REFUSED_US ? p->refused_address : NULL,
         .turned_away = p->turned_away_us && clock_now_us() - p->turned_away_us < REFUSED_US ? &p->turned_away : NULL, .paused = p->paused, .paused_by = p->paused_by,
-        .paused_us = p->paused_us, .trouble = &p->trouble, .status = &p->status, .busy = p->busy_share > BUSY_SHARE,
+        .paused_us = p->paused_us, .trouble = &p->trouble, .missing = &p->missing, .status = &p->status, .busy = p->busy_share > BUSY_SHARE,
         .paused_by_calendar = p->calendar_pause && !p->paused, .settings_trouble = &p->settings_trouble,
         .moved_to = p->place.replicator, .limit_said_bytes_per_s = p->limit.value, .point_trouble = &p->point_trouble, .group = p->settings.group, .group_trouble = &p->group_trouble, .newest_at_us = p->newest_at_us,
         .pointed_us = p->pointed_us, .point_interval_us = settings_point_interval_us(p), .rescan_freeze_us = p->settings.rescan_freeze_us, .rescan_points_us = p->settings.rescan_points_us,
@@ -116,6 +116,7 @@ static json_t *replication_json(struct peer *p)
     json_object_set_new(j, "newest_point_age_ms", pointed ? json_integer((clock_now_us() - p->newest_at_us) / US_PER_MS) : json_null());
     json_object_set_new(j, "newest_point_unreadable_bytes", pointed ? json_integer((json_int_t)p->newest_unreadable.bytes) : json_null());
     json_object_set_new(j, "unreadable_bytes", json_integer(s->unreadable_bytes));
+    json_object_set_new(j, "disks_missing", missing_json(&p->missing));
     json_object_set_new(j, "pointed", json_boolean(p->session && p->pointed));
     json_object_set_new(j, "move", moves_json(p));
     json_object_set_new(j, "copy", copies_json(p));

@@ -120,3 +120,21 @@ int control_point_whole(struct step *s, const json_t *point, struct err *e)
     return *reason ? 0 : err_set(e, ERR_WRONG_STATE, "%" PRId64 " bytes of the source could not be read when the recovery point %s was taken, and are zero in it: mend the "
                                  "source's disk and take another one, or say in the server's attribute accept_unreadable why it may be used so", bytes, id);
 }
+
+int control_disks_there(struct step *s, const json_t *server, struct err *e)
+{
+    CLEANUP(buf_release) struct buf names = {.limit_bytes = PLACES_BYTES};
+    json_t *missing, *disk;
+    size_t i;
+
+    if (json_need_array(server, "disks_missing", &missing, e) < 0)
+        return err_wrap(e, "its replication");
+    if (!json_array_size(missing))
+        return 0;
+    json_array_foreach(missing, i, disk)
+        buf_printf(&names, "%s%s (%" PRId64 " bytes, since %s)", i ? ", " : "", json_get_string(disk, "id", "?"), json_get_int(disk, "size_bytes", 0),
+                   json_get_string(disk, "since", "?"));
+    step_evidence(s, "all disks", false, "missing: %s", names.size_bytes ? names.data : "not known which");
+    return err_set(e, ERR_WRONG_STATE, "disks that the server had are missing (%s): bring them back, or say on the replicator's machine that they were meant to go: slipway "
+                   "replication accept %s", names.size_bytes ? names.data : "not known which", json_get_string(server, "server", "SERVER"));
+}

@@ -17,6 +17,9 @@ int control_ask_agent(struct step *s, json_t *request, int timeout_ms, const cha
  * (ERR_WRONG_STATE), unless the server's attribute accept_unreadable says why it may pass: then evidence says so. */
 int control_point_whole(struct step *s, const json_t *point, struct err *e);
 
+/* Gate: all disks that the server had are there (its replication object), or a person has accepted that they are gone. An object that does not say so is refused, too. */
+int control_disks_there(struct step *s, const json_t *server, struct err *e);
+
 /* The replication object of the step's server, from the verb "status": a borrowed member of *answer, which the caller frees.
  * ERR_NOT_FOUND where the replicator doesn't know the server: missing is never fine. */
 int control_server(struct step *s, json_t **answer, json_t **server, struct err *e);

@@ -40,13 +40,22 @@ static int ask(struct step *s, const char *server, json_t **answer, struct err *
                                           (json_int_t)timeout_ms, "hold_limit_ms", (json_int_t)hold_ms), (int)timeout_ms + 60000, "the last change", answer, e);
 }
 
+/* The source is quiesced by now: quiesce itself is not begun while one is missing. */
+static int check_disks(struct step *s, struct err *e)
+{
+    CLEANUP(json_free) json_t *answer = NULL;
+    json_t *server;
+
+    return control_server(s, &answer, &server, e) < 0 ? -1 : control_disks_there(s, server, e);
+}
+
 static int run(struct step *s, struct err *e)
 {
     CLEANUP(json_free) json_t *answer = NULL;
     const char *server, *id, *consistency;
     json_t *point, *disks;
 
-    if (step_need_string(s, "server.name", &server, e) < 0)
+    if (step_need_string(s, "server.name", &server, e) < 0 || check_disks(s, e) < 0)
         return -1;
     if (ask(s, server, &answer, e) < 0)
         return err_wrap(e, "the cutover point of %s was not taken", server);

@@ -1,4 +1,4 @@
-/* verify_replication: replication is continuous, its lag is below the limit, the newest recovery point is fresh, and every
+/* verify_replication: all disks that the server had are there, replication is continuous, its lag is below the limit, the newest recovery point is fresh, and every
  * chunk of that point reads back whole. All of it must hold at one moment. Where changes can't be followed, the copy is as old as the last whole reading of the
  * disks: there must be one, no older than it may be, and where no fresh point is there one is taken, if the source may stand still for it. */
 #include "base/clock.h"
@@ -119,7 +119,7 @@ static int run(struct step *s, struct err *e)
         struct seen seen;
         bool all_hold;
 
-        if (control_server(s, &answer, &server, e) < 0 || read_seen(server, &seen, e) < 0)
+        if (control_server(s, &answer, &server, e) < 0 || control_disks_there(s, server, e) < 0 || read_seen(server, &seen, e) < 0)
             return -1;
         all_hold = holds(s, &seen);
         if (all_hold || (clock_monotonic_us() > until_us && !is_reading(&seen))) {

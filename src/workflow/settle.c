@@ -71,6 +71,20 @@ static int obstacle_after(struct change *c, const struct task *t, struct obstacl
     return 0;
 }
 
+/* Its services are not stopped for a copy that lacks a disk (replicator/missing.h). */
+static int obstacle_disks(struct change *c, const struct task *t, struct obstacle *out, struct err *e)
+{
+    const json_t *server, *missing;
+
+    if (change_server(c, t->server, &server, e) < 0)
+        return -1;
+    missing = json_object_get(json_object_get(server, "replication"), "disks_missing");
+    if (json_array_size(missing))
+        *out = (struct obstacle){"event", change_printf(c, "the disk %s to be there, or its loss to be accepted (slipway replication accept %s)",
+                                                        json_get_string(json_array_get(missing, 0), "id", "that is missing"), t->server), 0};
+    return 0;
+}
+
 /* A way back starts when nothing of the server's cutover runs any more, and nothing of a way home that was called off. */
 static int obstacle_running(struct change *c, const struct task *t, struct obstacle *out, struct err *e)
 {
@@ -142,6 +156,8 @@ int settle_obstacle(struct change *c, struct task *t, struct obstacle *out, stru
     if (!out->kind && person && !t->released)
         *out = (struct obstacle){"person", t->plan->title, 0};
     if (!out->kind && strcmp(t->plan->name, "quiesce") == 0 && !t->started_us && obstacle_after(c, t, out, e) < 0)
+        return -1;
+    if (!out->kind && strcmp(t->plan->name, "quiesce") == 0 && !t->started_us && obstacle_disks(c, t, out, e) < 0)
         return -1;
     if (!out->kind && (t->plan->kind == KIND_WINDOW || (t->plan->kind == KIND_STEP && t->plan->flags & TASK_WINDOWED && !t->started_us))
         && settle_window(c, t->wave, out, e) < 0)

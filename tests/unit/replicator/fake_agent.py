@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import threading
+import uuid
 
 TYPES = {"HELLO": 1, "OFFER": 2, "DATA": 3, "POINT_COMMIT": 5, "STATUS": 9, "POINT_AT": 12, "COPY": 17, "COPY_POINT": 18, "COPY_COMMIT": 19, "WELCOME": 32, "NEED": 33, "ACK": 34,
          "TAKE_POINT": 35, "POINT_DONE": 36, "POINT_GO": 44, "COPYING": 48, "COPY_GO": 49, "POINT_FAILED": 64, "REFUSE": 66, "PING": 67, "PONG": 68}
@@ -37,11 +38,11 @@ class Wire:
     def say(self, name, **message):
         self.frame(name, json.dumps(message).encode())
 
-    def offer(self):
+    def offer(self, disk=0):
         """All chunks, zero: nothing more has to travel."""
         self.offers += 1
         entries = b"".join(struct.pack("<IBBH32x", chunk, 1, 0, 0) for chunk in range(CHUNKS))
-        self.frame("OFFER", struct.pack("<QHH", self.offers, 0, CHUNKS) + entries)
+        self.frame("OFFER", struct.pack("<QHH", self.offers, disk, CHUNKS) + entries)
 
     def offer_one(self, content):
         """A first chunk that holds something: data has to follow."""
@@ -109,7 +110,7 @@ class Agent(Wire):
     def __init__(self, world, server, greet=True, **hello):
         """hello: members of HELLO; without greet nothing is said after it."""
         super().__init__(world.dir / f"agent-{server}", world.port, server)
-        self.say("HELLO", **{"version": 2, "agent_version": "test", "server": server, "boot_id": "b", "tracker": "ebpf", "epoch": f"e-{server}-{id(self)}",
+        self.say("HELLO", **{"version": 2, "agent_version": "test", "server": server, "boot_id": "b", "tracker": "ebpf", "epoch": uuid.uuid4().hex,
                              "disks": [{"id": "disk", "name": "vda", "size_bytes": CHUNKS * 65536}], **hello})
         if not greet:
             return

@@ -76,6 +76,20 @@ static void test_links(void)
     is_cause(&f, "sectors_unreadable", "error", "disk sda, sectors 9; zero bytes stand there");
 }
 
+static void test_missing(void)
+{
+    struct missing_disk disks[] = {{"wwid:gone", INT64_C(2) << 30, NOW_US - 7200 * US_PER_S, true}, {"gpt:0123", INT64_C(10) << 30, NOW_US - US_PER_S, false},
+                                   {"mbr:4567", INT64_C(1) << 30, NOW_US - 3600 * US_PER_S, false}};
+    struct missing missing = {3, disks};
+    struct cause_facts f = fresh();
+
+    f.missing = &missing;
+    snprintf(status.note_kind, sizeof status.note_kind, "disks_changed");
+    is_cause(&f, "disk_missing", "error", "not there any more: gpt:0123 (10.0 GiB), mbr:4567 (1.0 GiB), since 2027-01-15T07:00:00Z");
+    disks[1].accepted = disks[2].accepted = true;
+    is_cause(&f, "disks_changed", "warning", "");
+}
+
 static void test_troubles(void)
 {
     struct cause_facts f = fresh();
@@ -320,6 +334,7 @@ int main(void)
 {
     test_well();
     test_links();
+    test_missing();
     test_troubles();
     test_orders();
     test_behind();

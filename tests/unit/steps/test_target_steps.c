@@ -24,6 +24,7 @@ struct replicator {
     bool source_away;
     const char *replication; /* more of the server's replication object; NULL: nothing */
     json_t *wanted;          /* the last point that was asked for */
+    const char *disks_missing; /* JSON; NULL: it does not say */
 };
 
 static json_t *answer_to(struct replicator *r, const json_t *request)
@@ -77,6 +78,8 @@ static json_t *answer_to(struct replicator *r, const json_t *request)
                            r->rescue_state ? json_pack("{s:s, s:s, s:s}", "point", r->rescue_point, "state", r->rescue_state, "message", "as it is") : json_null());
         if (r->replication)
             json_object_update_new(json_array_get(json_object_get(answer, "servers"), 0), json_loads(r->replication, 0, NULL));
+        if (r->disks_missing)
+            json_object_set_new(json_array_get(json_object_get(answer, "servers"), 0), "disks_missing", json_loads(r->disks_missing, 0, NULL));
         return answer;
     }
     if (strcmp(verb, "boot_rescued") == 0)
@@ -294,6 +297,24 @@ static void a_point_that_lacks_sectors(struct fixture *f, struct replicator *r)
     r->unreadable_bytes = 0;
 }
 
+static void a_disk_that_is_missing(struct fixture *f, struct replicator *r)
+{
+    struct heard h;
+    int taken = r->points;
+
+    r->disks_missing = "[{\"id\":\"gpt:0123\",\"size_bytes\":4096,\"since\":\"2026-11-24T21:00:00Z\"}]";
+    refuses(execute(f, r, "verify_replication", "m0", NULL, false, NULL, &h, e), ERR_WRONG_STATE, "a server one of whose disks is missing is not verified");
+    ok(strstr(h.last_failed, "gpt:0123 (4096 bytes, since 2026-11-24T21:00:00Z)"), "and the evidence says which: %s", h.last_failed);
+    refuses(execute(f, r, "final_sync", "m1", NULL, false, NULL, &h, e), ERR_WRONG_STATE, "no cutover point is taken of it");
+    r->disks_missing = NULL;
+    refuses(execute(f, r, "verify_replication", "m0", NULL, false, NULL, &h, e), ERR_INVALID, "nor is one of which it is not said");
+    refuses(execute(f, r, "final_sync", "m1", NULL, false, NULL, &h, e), ERR_INVALID, "nor a point of that");
+    is_int(r->points, taken, "none was asked for");
+    r->disks_missing = "[]";
+    refuses(execute(f, r, "final_sync", "m1", NULL, false, NULL, &h, e), ERR_PROTOCOL, "where none is missing it is asked for (this one has no disks)");
+    is_int(r->points, taken + 1, "once");
+}
+
 static void a_cutover_and_its_way_back(struct fixture *f, struct replicator *r)
 {
     CLEANUP(json_free) json_t *result = NULL, *sized = NULL;
@@ -492,6 +513,7 @@ int main(void)
     a_machine_that_does_not_boot_fails(&f, &r);
     a_point_that_lacks_sectors(&f, &r);
     a_source_that_stands_still(&f, &r);
+    a_disk_that_is_missing(&f, &r);
     a_cutover_and_its_way_back(&f, &r);
     a_way_home(&f, &r);
     replicator_end(&r);

@@ -178,6 +178,30 @@ static void test_window_closes(void)
     world_close(&x);
 }
 
+/* Nothing is stopped for a copy that lacks a disk. */
+static void test_missing_disk(void)
+{
+    CLEANUP(json_free) json_t *quiesce = NULL;
+    struct world x;
+    struct err e = {0};
+
+    make_wave(&x, "{}");
+    world_window(&x, "w1", x.wall_us, x.wall_us + 600 * US_PER_S);
+    up_to_window(&x);
+    world_replication(&x, "db01", "{\"state\":\"CONTINUOUS\",\"disks_missing\":[{\"id\":\"gpt:0123\",\"size_bytes\":4096,\"since\":\"2026-11-24T21:00:00Z\"}]}");
+    is_int(workflow_cutover_wave(x.w, "w1", "user:anna", &e), 0, "go");
+    ok(!world_claim(&x, "dc1"), "a server one of whose disks is missing is not quiesced");
+    world_is_state(&x, x.run, "db01", "quiesce", "WAITING");
+    world_replication(&x, "db01", "{\"state\":\"CONTINUOUS\",\"disks_missing\":[]}");
+    world_pass(&x, 1);
+    quiesce = world_claim(&x, "dc1");
+    is_str(json_get_string(json_object_get(quiesce, "task"), "name", ""), "quiesce", "once it is back, or accepted, it is");
+    world_replication(&x, "db01", "{\"state\":\"CONTINUOUS\",\"disks_missing\":[{\"id\":\"gpt:0123\"}]}");
+    world_pass(&x, 1);
+    world_is_state(&x, x.run, "db01", "quiesce", "RUNNING");
+    world_close(&x);
+}
+
 int main(int count, char **arguments)
 {
     world_url = count > 1 ? arguments[1] : NULL;
@@ -185,5 +209,6 @@ int main(int count, char **arguments)
     test_to_the_end();
     test_start_refusals();
     test_window_closes();
+    test_missing_disk();
     return tap_done();
 }

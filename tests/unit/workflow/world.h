@@ -71,6 +71,8 @@ static void world_close(struct world *x)
 void world_wave(struct world *x, const char *wave, const char *settings);
 void world_window(struct world *x, const char *wave, int64_t opens_us, int64_t closes_us);
 void world_server(struct world *x, const char *wave, const char *server, const char *attributes);
+/* What its replicator says of it: a replication object's text. */
+void world_replication(struct world *x, const char *server, const char *replication);
 /* A member of the server's JSON as text; the caller frees. */
 char *world_server_member(struct world *x, const char *server, const char *member);
 

@@ -44,6 +44,16 @@ void world_server(struct world *x, const char *wave, const char *server, const c
     need_commit(&tx, inventory_server_create(tx, body, &by, NULL, &e), &e);
 }
 
+void world_replication(struct world *x, const char *server, const char *replication)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    CLEANUP(json_free) json_t *object = json_loads(replication, 0, NULL);
+    struct err e = {0};
+
+    world_need(store_begin(x->store, STORE_WRITE, &tx, &e), &e);
+    need_commit(&tx, inventory_server_set_replication(tx, server, object, &by, &e), &e);
+}
+
 char *world_server_member(struct world *x, const char *server, const char *member)
 {
     CLEANUP(store_rollback) struct store_tx *tx = NULL;
