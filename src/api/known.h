@@ -7,6 +7,7 @@
 struct known {
     json_t *items;    /* as replicators_json has them; owned */
     json_t *settings; /* the factory's `replicator`; owned */
+    json_t *replication; /* the factory's `replication`; owned, may be NULL */
     struct place_candidate *candidates;
     int count, room_percent;
 };

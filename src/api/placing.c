@@ -20,12 +20,14 @@ void known_release(struct known *k)
 {
     json_free(&k->items);
     json_free(&k->settings);
+    json_free(&k->replication);
     free(k->candidates);
 }
 
 static const char *own_name(const json_t *settings) { return json_get_string(settings, "name", OWN_NAME); }
 
-static int read_settings(struct store_tx *tx, json_t **out, struct err *e)
+/* replication may be NULL: not wanted. */
+static int read_settings(struct store_tx *tx, json_t **out, json_t **replication, struct err *e)
 {
     CLEANUP(json_free) json_t *all = NULL;
     int64_t version;
@@ -35,6 +37,8 @@ static int read_settings(struct store_tx *tx, json_t **out, struct err *e)
     *out = json_incref(json_object_get(all, "replicator"));
     if (!*out)
         *out = json_object();
+    if (replication)
+        *replication = json_incref(json_object_get(all, "replication"));
     return 0;
 }
 
@@ -121,7 +125,7 @@ int placing_describe(struct store_tx *tx, json_t *items, struct err *e)
     json_t *item;
     size_t i;
 
-    if (read_settings(tx, &settings, e) < 0)
+    if (read_settings(tx, &settings, NULL, e) < 0)
         return -1;
     percent = (int)json_get_int(settings, "room_percent", ROOM_PERCENT);
     json_array_foreach(items, i, item) {
@@ -148,7 +152,7 @@ int known_load(struct api *a, struct store_tx *tx, struct known *k, struct err *
     json_t *item;
     size_t i;
 
-    if (read_settings(tx, &k->settings, e) < 0 || replicators_json(a, tx, &k->items, e) < 0)
+    if (read_settings(tx, &k->settings, &k->replication, e) < 0 || replicators_json(a, tx, &k->items, e) < 0)
         return -1;
     k->room_percent = (int)json_get_int(k->settings, "room_percent", ROOM_PERCENT);
     k->candidates = xcalloc(json_array_size(k->items) + 1, sizeof *k->candidates);
@@ -168,6 +172,21 @@ static int disk_bytes(struct store_tx *tx, const char *server, int64_t *out, str
     return store_one_int(tx, out, e, "SELECT CAST(COALESCE(SUM(size_bytes), 0) AS BIGINT) FROM disk WHERE server = $1", "s", server) < 0 ? -1 : 0;
 }
 
+/* How many of the server's group are to be at each of the candidates. */
+static int count_group(struct store_tx *tx, const struct known *k, const char *server, struct place_candidate *list, int count, struct err *e)
+{
+    CLEANUP(json_free) json_t *members = NULL;
+    const char *member;
+    json_t *at;
+
+    if (inventory_replication_group(tx, server, k->replication, &members, e) < 0)
+        return -1;
+    json_object_foreach(members, member, at)
+        for (int i = 0; i < count; i++)
+            list[i].group_count += strcmp(member, server) != 0 && strcmp(list[i].name, json_string_value(at)) == 0;
+    return 0;
+}
+
 int known_choose(struct store_tx *tx, const struct known *k, const char *server, const char *only, const char *but, const char **name, char **why, struct err *e)
 {
     CLEANUP(free_ptr) struct place_candidate *list = xcalloc((size_t)k->count + 1, sizeof *list);
@@ -181,7 +200,7 @@ int known_choose(struct store_tx *tx, const struct known *k, const char *server,
             list[count++] = k->candidates[i];
     if (only && !count)
         return err_set(e, ERR_NOT_FOUND, "there is no other replicator %.128s", only);
-    if (disk_bytes(tx, server, &need, e) < 0)
+    if (disk_bytes(tx, server, &need, e) < 0 || count_group(tx, k, server, list, count, e) < 0)
         return -1;
     best = place_choose(list, count, need, k->room_percent, &words, only ? NULL : e);
     if (best < 0)
@@ -271,7 +290,7 @@ int placing_beside(struct store_tx *tx, const char *replicator, char **out, stru
 {
     CLEANUP(json_free) json_t *settings = NULL;
 
-    if (read_settings(tx, &settings, e) < 0)
+    if (read_settings(tx, &settings, NULL, e) < 0)
         return -1;
     *out = label_beside(settings, replicator);
     return 0;

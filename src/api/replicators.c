@@ -151,16 +151,33 @@ static void broadcast(struct http_call *c, const json_t *servers)
     }
 }
 
-/* What holds for those servers now: the replicator keeps it until it is told otherwise. */
+/* Who is of the group that these orders name: a replicator knows only of those that it has. */
+static int add_group(struct store_tx *tx, const char *server, const json_t *orders, const json_t *factory, json_t *groups, struct err *e)
+{
+    const char *group = json_get_string(orders, "group_points", NULL);
+    json_t *members;
+    int found;
+
+    if (!group || json_object_get(groups, group))
+        return 0;
+    found = inventory_replication_group(tx, server, factory, &members, e);
+    if (found > 0)
+        json_object_set_new(groups, group, members);
+    return found < 0 ? -1 : 0;
+}
+
+/* What holds for those servers now: the replicator keeps it until it is told otherwise. What is new in the orders stands beside them, for a replicator refuses
+ * orders with something that it does not know, and passes over what else an answer has. */
 static int add_orders(struct http_call *c, const json_t *servers, json_t *answer, struct err *e)
 {
     CLEANUP(store_rollback) struct store_tx *tx = NULL;
     CLEANUP(json_free) json_t *settings = NULL;
-    json_t *all = json_object(), *said, *orders, *places, *copies, *revoked;
+    json_t *all = json_object(), *groups = json_object(), *said, *orders, *places, *copies, *revoked;
     int64_t version;
     size_t index;
 
     json_object_set_new(answer, "servers", all);
+    json_object_set_new(answer, "groups", groups);
     if (api_read(c, &tx, e) < 0 || settings_read(tx, &settings, &version, e) < 0)
         return -1;
     json_array_foreach(servers, index, said) {
@@ -171,6 +188,8 @@ static int add_orders(struct http_call *c, const json_t *servers, json_t *answer
             return -1;
         if (found)
             json_object_set_new(all, server, orders);
+        if (found && add_group(tx, server, orders, json_object_get(settings, "replication"), groups, e) < 0)
+            return -1;
     }
     if (placing_orders(api_of(c), tx, c->who.name, servers, &places, e) < 0)
         return -1;

@@ -93,6 +93,10 @@ int inventory_replication_settings(struct store_tx *tx, const char *server, cons
  * with all that have the same KEY ("wave:NAME", "site"); order:{paused, by, at_us}: a person's last. 1 (the caller frees *out), 0, -1. */
 int inventory_replication_orders(struct store_tx *tx, const char *server, const json_t *factory, json_t **out, struct err *e);
 
+/* Those that have their points together with this server's, itself among them: {SERVER: the replicator that its agent is to be at}. Who replicates to nobody
+ * yet, or no more, is not of them; empty where this server has points of its own. 1 (the caller frees *out), 0 no such server, -1. */
+int inventory_replication_group(struct store_tx *tx, const char *server, const json_t *factory, json_t **out, struct err *e);
+
 /* Whose second copy it is to have: a replicator's name, "any", or "": none. 1 (the caller frees *out), 0, -1. */
 int inventory_replication_copy_to(struct store_tx *tx, const char *server, const json_t *factory, char **out, struct err *e);
 

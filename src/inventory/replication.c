@@ -111,6 +111,44 @@ static void name_group(json_t *orders, const char *application)
         json_object_del(orders, "group_points");
 }
 
+/* One of an application's servers, as the query below has it. */
+static int add_member(const struct store_rows *rows, const json_t *factory, json_t *members, struct err *e)
+{
+    CLEANUP(sources_release) struct sources s = {.factory = factory};
+    CLEANUP(json_free) json_t *of = NULL;
+    const char *server = store_text(rows, 0), *source;
+
+    if (read_document(store_text(rows, 1), "attributes", server, &s.server, e) < 0 || read_document(store_text(rows, 2), "settings of the wave", server, &s.of_wave, e) < 0)
+        return -1;
+    of = value_of(&s, rule_find(replication_settings, "group_points"), &source);
+    return of && strcmp(json_string_value(of), "application") == 0 ? json_object_set_new(members, server, json_string(store_text(rows, 3))) : 0;
+}
+
+int inventory_replication_group(struct store_tx *tx, const char *server, const json_t *factory, json_t **out, struct err *e)
+{
+    CLEANUP(store_rows_free) struct store_rows *rows = NULL;
+    CLEANUP(sources_release) struct sources s = {0};
+    CLEANUP(json_free) json_t *members = json_object(), *of = NULL;
+    const char *source;
+    int rc = sources_load(tx, server, factory, &s, e);
+
+    if (rc <= 0)
+        return rc;
+    of = value_of(&s, rule_find(replication_settings, "group_points"), &source);
+    if (of && strcmp(json_string_value(of), "application") == 0 && s.application[0]) {
+        rc = store_query(tx, &rows, e,
+                         "SELECT s.name, s.attributes, w.settings, COALESCE(p.target, p.replicator) FROM server s JOIN wave w ON w.name = s.wave"
+                         " JOIN placement p ON p.server = s.name WHERE s.application = $1 AND s.lifecycle NOT IN ('DISCONNECTED', 'ARCHIVED') ORDER BY s.name", "s", s.application);
+        while (rc >= 0 && (rc = store_next(rows, e)) > 0)
+            if (add_member(rows, factory, members, e) < 0)
+                return -1;
+        if (rc < 0)
+            return -1;
+    }
+    *out = json_incref(members);
+    return 1;
+}
+
 static void add_share(json_t *shared, const char *key, const json_t *own, const json_t *factory)
 {
     const struct rule *zone = rule_find(replication_settings, "time_zone");

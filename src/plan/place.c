@@ -57,6 +57,8 @@ static void say(const struct place_candidate *c, int64_t need_bytes, int room_pe
     if (c->free_bytes < 0 || (fault && strcmp(fault, "lacks room") != 0))
         return;
     buf_printf(out, ": %d servers, ", c->server_count);
+    if (c->group_count)
+        buf_printf(out, "%d of its application, ", c->group_count);
     words_bytes(out, (double)c->free_bytes);
     buf_puts(out, " free of ");
     words_bytes(out, (double)c->total_bytes);
@@ -68,6 +70,8 @@ static bool is_better(const struct place_candidate *a, const struct place_candid
 {
     int of_a = scarcer(a, need_bytes, room_percent), of_b = scarcer(b, need_bytes, room_percent);
 
+    if (a->group_count != b->group_count)
+        return a->group_count > b->group_count;
     if (abs(of_a - of_b) >= NEAR_PERCENT)
         return of_a < of_b;
     return a->server_count != b->server_count ? a->server_count < b->server_count : strcmp(a->name, b->name) < 0;

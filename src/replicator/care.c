@@ -111,13 +111,17 @@ struct member {
 
 static int by_group(const void *a, const void *b) { return strcmp(((const struct member *)a)->group, ((const struct member *)b)->group); }
 
-/* Whoever has left for good, or never was of a group, has points of its own. */
-static bool is_member(struct peer *p, struct member *out)
+/* Whoever has left for good, or never was of a group, has points of its own; so has whom the factory does not count among its group (any more). groups:
+ * settings_groups'. */
+static bool is_member(struct peer *p, const json_t *groups, struct member *out)
 {
+    const json_t *said;
     bool is;
 
     pthread_mutex_lock(&p->lock);
-    is = p->settings.group[0] && !p->gone && !p->detached && !p->copy_from[0]; /* of a copy another replicator takes the points */
+    said = json_object_get(groups, p->settings.group);
+    is = p->settings.group[0] && !p->gone && !p->detached && !p->copy_from[0] && /* of a copy another replicator takes the points */
+         (!said || json_object_get(said, p->server));
     out->p = p;
     memcpy(out->group, p->settings.group, sizeof out->group);
     p->together = p->together && is;
@@ -128,7 +132,7 @@ static bool is_member(struct peer *p, struct member *out)
 }
 
 /* All of them, group by group; the caller frees. */
-static struct member *find_members(struct replicator *r, size_t *count)
+static struct member *find_members(struct replicator *r, const json_t *groups, size_t *count)
 {
     struct member *found;
     size_t room = 0;
@@ -138,7 +142,7 @@ static struct member *find_members(struct replicator *r, size_t *count)
         room++;
     found = xcalloc(room + 1, sizeof *found);
     for (struct peer *p = peers_first(r); p && *count < room; p = p->next)
-        *count += is_member(p, &found[*count]);
+        *count += is_member(p, groups, &found[*count]);
     qsort(found, *count, sizeof *found, by_group);
     return found;
 }
@@ -150,10 +154,43 @@ struct finding {
     bool failed, busy, due;
 };
 
-static struct finding look_at_members(const struct member *members, size_t count)
+static bool is_among(const char *server, const struct member *members, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(members[i].p->server, server) == 0)
+            return true;
+    return false;
+}
+
+/* Whoever the factory counts among them and has no agent here: it is another replicator's, or is yet to come. */
+static void say_absent(const struct replicator *r, const char *server, const json_t *said, struct err *apart)
+{
+    const char *at = json_get_string(said, server, "");
+
+    if (strcmp(at, r->options.name) == 0)
+        err_also(apart, ERR_UNREACHABLE, "%s has not come to %s yet", server, at);
+    else
+        err_also(apart, ERR_UNREACHABLE, "%s replicates to %s, not to %s", server, at, r->options.name);
+}
+
+/* How many they are in all; *apart gets those that were never here. */
+static size_t look_at_others(const struct member *members, size_t count, const json_t *said, struct err *apart)
+{
+    const char *server;
+    json_t *at;
+
+    json_object_foreach((json_t *)(uintptr_t)said, server, at)
+        if (!is_among(server, members, count))
+            say_absent(members->p->r, server, said, apart);
+    return said ? json_object_size(said) : count;
+}
+
+/* said: {SERVER: REPLICATOR} of the group, by the factory; NULL where it says nothing of it. */
+static struct finding look_at_members(const struct member *members, size_t count, const json_t *said)
 {
     struct finding f = {0};
     int64_t now_us = clock_monotonic_us();
+    size_t all = look_at_others(members, count, said, &f.apart);
 
     for (size_t i = 0; i < count; i++) {
         struct peer *p = members[i].p;
@@ -161,15 +198,17 @@ static struct finding look_at_members(const struct member *members, size_t count
 
         pthread_mutex_lock(&p->lock);
         no_point = why_no_point(p, true);
-        if (no_point && count > 1)
+        if (!p->session && said && strcmp(json_get_string(said, p->server, ""), p->r->options.name) != 0)
+            say_absent(p->r, p->server, said, &f.apart); /* it was here, and has moved */
+        else if (no_point && all > 1)
             err_also(&f.apart, ERR_UNREACHABLE, "%s %s", p->server, no_point);
         f.failed = f.failed || (p->group_failed_us && now_us - p->group_failed_us < GROUP_AGAIN_US);
         f.busy = f.busy || p->group_taking || is_asked(p);
         f.due = f.due || is_time(p, now_us);
         pthread_mutex_unlock(&p->lock);
     }
-    if (count > VAULT_GROUP_MOST)
-        err_set(&f.apart, ERR_LIMIT, "they are %zu, and at most %d can stand still at once", count, VAULT_GROUP_MOST);
+    if (all > VAULT_GROUP_MOST)
+        err_set(&f.apart, ERR_LIMIT, "they are %zu, and at most %d can stand still at once", all, VAULT_GROUP_MOST);
     return f;
 }
 
@@ -267,21 +306,23 @@ static void begin_together(struct replicator *r, const struct member *members, s
 }
 
 /* A server whose points are taken together with its group's has none of its own. Where one of them can't have any, or they could not be brought to stand
- * still at once, each of the others goes on alone, so that none is without points for long. */
+ * still at once, each of the others goes on alone, so that none is without points for long. So it is, too, where one of them is another replicator's: a
+ * group's points are those of all of it. */
 void *care_groups(void *replicator)
 {
     struct replicator *r = replicator;
 
     while (!atomic_load(&r->stopping)) {
         size_t count, end;
-        CLEANUP(free_ptr) struct member *members = find_members(r, &count);
+        CLEANUP(json_free) json_t *groups = settings_groups(r);
+        CLEANUP(free_ptr) struct member *members = find_members(r, groups, &count);
 
         for (size_t i = 0; i < count; i = end) {
             struct finding found;
 
             for (end = i + 1; end < count && by_group(&members[i], &members[end]) == 0; end++)
                 ;
-            found = look_at_members(&members[i], end - i);
+            found = look_at_members(&members[i], end - i, json_object_get(groups, members[i].group));
             if (decide(&members[i], end - i, &found))
                 begin_together(r, &members[i], end - i);
         }

@@ -447,8 +447,8 @@ static const struct cause {
     {"point_failed", "warning", tracked_failed, say_point,
      "nothing yet: it is tried again; where it stays, give a longer freeze_budget_ms, or quiet the source's writers for a moment"},
     {"group_apart", "warning", is_apart, say_apart,
-     "look at that server's own cause; once all of them can, their points are taken together again by themselves. A server that is never to "
-     "come takes group_points none, or is dropped"},
+     "look at that server's own cause; once all of them can, their points are taken together again by themselves. Servers on several replicators "
+     "are brought to one (slipway server move SERVER --to NAME). A server that is never to come takes group_points none, or is dropped"},
     {"copy_stalled", "warning", copy_stands, say_copy_stands,
      "look at that replicator: that it runs, can be reached from this one, and has room; the copy goes on by itself. Replication to this one is not touched by it"},
     {"copy_behind", "warning", copy_is_behind, say_copy_behind,

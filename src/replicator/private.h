@@ -197,6 +197,8 @@ struct replicator {
     struct peer *peers;
     const struct clock *clock; /* of calendars */
     pthread_mutex_t settings_lock; /* guards the settings' file; the others may be taken under it */
+    pthread_mutex_t fleet_lock;    /* guards groups_said; no other of ours is taken under it */
+    json_t *groups_said;           /* {GROUP: {SERVER: REPLICATOR}}, the factory's last word, never changed once it is here; NULL: it said nothing of them */
     pthread_mutex_t copies_lock;   /* guards copies_said and its file; r->lock and peers' locks may be taken under it */
     json_t *copies_said;           /* the factory's last word on second copies; NULL: none yet */
     pthread_mutex_t revoked_lock;  /* guards revoked_said; no other of ours is taken under it */
@@ -282,6 +284,9 @@ void settings_apply(struct replicator *r);
 void settings_tell(struct peer *p); /* the latter, for one */
 /* The session's, when its agent has come: WELCOME's limit. The rest is told with the first STATUS. */
 int64_t settings_greeting(struct peer *p);
+/* Who is of which group, here and on other replicators: groups_said, a new reference. A group that is not in it is made of those that are here. */
+json_t *settings_groups(struct replicator *r);
+void settings_free(struct replicator *r); /* what the factory said of them all */
 json_t *settings_json(const struct peer *p); /* its lock held: what holds now, and why what was said last does not */
 void settings_release(struct peer *p);
 /* How much each of count askers gets of a limit, each no more than it asks for (0: as much as there is), so that nothing is left over while

@@ -395,7 +395,9 @@ static void close_all(struct replicator *r)
     free(r->lifetime_path);
     free(r->identity);
     pthread_mutex_destroy(&r->lock);
+    settings_free(r);
     pthread_mutex_destroy(&r->settings_lock);
+    pthread_mutex_destroy(&r->fleet_lock);
     pthread_mutex_destroy(&r->copies_lock);
     pthread_mutex_destroy(&r->revoked_lock);
     pthread_mutex_destroy(&r->turns_lock);
@@ -416,7 +418,7 @@ static int run(const struct replicator_options *o, struct err *e)
     pthread_condattr_destroy(&monotonic);
     MUST(pthread_mutex_init(&r.lock, NULL) == 0 && pthread_mutex_init(&r.stat_lock, NULL) == 0 && pthread_mutex_init(&r.settings_lock, NULL) == 0 &&
          pthread_mutex_init(&r.stir_lock, NULL) == 0 && pthread_mutex_init(&r.copies_lock, NULL) == 0 && pthread_mutex_init(&r.revoked_lock, NULL) == 0 &&
-         pthread_mutex_init(&r.turns_lock, NULL) == 0 &&
+         pthread_mutex_init(&r.turns_lock, NULL) == 0 && pthread_mutex_init(&r.fleet_lock, NULL) == 0 &&
          pthread_cond_init(&r.turn_free, NULL) == 0);
     r.home = o->state ? xstrdup(o->state) : xasprintf("%s/replicator", o->data);
     r.vault_path = xasprintf("%s/vault", r.home);

@@ -155,10 +155,59 @@ static bool take_peer(struct peer *p, json_t *said)
     return taken;
 }
 
+/* {GROUP: {SERVER: REPLICATOR}}: what is said otherwise can't be gone by. */
+static bool is_of_groups(const json_t *said)
+{
+    const char *group, *server;
+    json_t *members, *at;
+
+    if (!json_is_object(said))
+        return false;
+    json_object_foreach((json_t *)(uintptr_t)said, group, members) {
+        if (!json_is_object(members))
+            return false;
+        json_object_foreach(members, server, at)
+            if (!json_is_string(at))
+                return false;
+    }
+    return true;
+}
+
+/* What is said of the fleet, and not of one server: it stands beside the servers' settings. True where it is another word than before. */
+static bool take_fleet(struct replicator *r, const json_t *answer)
+{
+    json_t *said = json_object_get(answer, "groups"), *before;
+    bool changed;
+
+    said = is_of_groups(said) ? json_incref(said) : NULL;
+    pthread_mutex_lock(&r->fleet_lock);
+    before = r->groups_said;
+    changed = said != before && !(said && before && json_equal(said, before));
+    r->groups_said = said;
+    pthread_mutex_unlock(&r->fleet_lock);
+    json_free(&before);
+    return changed;
+}
+
+json_t *settings_groups(struct replicator *r)
+{
+    json_t *said;
+
+    pthread_mutex_lock(&r->fleet_lock);
+    said = json_incref(r->groups_said);
+    pthread_mutex_unlock(&r->fleet_lock);
+    return said;
+}
+
+void settings_free(struct replicator *r) { json_free(&r->groups_said); }
+
 static int keep(struct replicator *r, struct err *e)
 {
-    CLEANUP(json_free) json_t *all = json_pack("{s:{}}", "servers");
+    CLEANUP(json_free) json_t *all = json_pack("{s:{}}", "servers"), *groups = settings_groups(r);
     CLEANUP(free_ptr) char *text = NULL;
+
+    if (groups)
+        json_object_set(all, "groups", groups);
 
     for (struct peer *p = peers_first(r); p; p = p->next) {
         pthread_mutex_lock(&p->lock);
@@ -195,7 +244,7 @@ static bool take_all(struct replicator *r, const json_t *answer, bool *ordered)
 {
     json_t *said;
     const char *server;
-    bool changed = false;
+    bool changed = take_fleet(r, answer);
 
     json_object_foreach(json_object_get(answer, "servers"), server, said) {
         struct peer *p = peer_find(r, server, false);

@@ -45,6 +45,14 @@ int main(void)
     is_str(chosen(two, 1, 100 * GIB, &why, &e), "a", "half of its disks' bytes must fit");
     is_str(chosen(two, 1, 101 * GIB, &why, &e), "", "no more");
     ok(e.kind == ERR_NO_SPACE && strstr(e.message, "a lacks room") && strstr(e.message, "room_percent"), "for want of room, and what to do (%s)", e.message);
+    two[0].group_count = 1, two[0].free_bytes = 20 * GIB, two[0].server_count = 9;
+    is_str(chosen(two, 2, GIB, &why, &e), "a", "one that has others of its group, whatever is better elsewhere");
+    ok(strstr(why.data, "a: 9 servers, 1 of its application, ") == why.data, "which is said (%s)", why.data);
+    two[1].group_count = 2;
+    is_str(chosen(two, 2, GIB, &why, &e), "b", "more of them, more so");
+    two[0].group_count = 3;
+    is_str(chosen(two, 2, 50 * GIB, &why, &e), "b", "but not where it lacks room");
+    two[0].group_count = 0;
     two[0].draining = true;
     is_str(chosen(two, 2, GIB, &why, &e), "b", "one that is drained takes none");
     two[1].living = false;

@@ -326,6 +326,44 @@ def asked_together(both):
     ok(not left, "both are asked together, by the clock")
 
 
+def with_settings(both, **more):
+    """The replicator, started anew with this of the factory's; the agents, which have nothing to send."""
+    world = both.world
+    world.kill("replicator")
+    (world.dir / "replicator/settings.json").write_text(json.dumps({"servers": {s: {"group_points": "shop", "point_interval_s": 1} for s in SERVERS}, **more}))
+    world.start_replicator()
+    world.wait("the replicator knows of a group", lambda: world.ask("status", server="db01")["servers"][0]["settings"]["group"] == "shop")
+    both.db, both.web = (Agent(world, server) for server in SERVERS)
+    for agent in both.all():
+        agent.goes_on()
+
+
+def on_two_replicators(both):
+    """Where the factory counts a third server among them, which is another replicator's, no point is called the group's."""
+    world, told = both.world, lambda server: world.ask("status", server=server)["servers"][0]
+    with_settings(both, groups={"shop": {"app01": "r2", "db01": "r1", "web01": "r1"}})
+    for agent in both.all():
+        agent.asked(group=False)
+        agent.commit(group=False)
+        agent.expect("POINT_DONE", request=agent.request)
+    apart = [told(server) for server in SERVERS]
+    ok(all((one["cause"] or {}).get("kind") == "group_apart" and "servers of shop: app01 replicates to r2, not to r1" in one["cause"]["text"] and not one["settings"]["together"] for one in apart),
+       "one of the group is another replicator's: those here have points of their own, and say so", json.dumps(apart))
+    ok(all(world.ask("points", server=server)["points"][0]["group"] is None for server in SERVERS), "which name no group")
+    with_settings(both, groups={"shop": {"app01": "r1", "db01": "r1", "web01": "r1"}})
+    world.wait("so it is where it was given to this one, and has not come", lambda: "app01 has not come to r1 yet" in (told("db01")["cause"] or {"text": ""})["text"])
+    both.web.close()
+    with_settings(both, groups={"shop": {"db01": "r1"}})
+    both.web.close()
+    both.db.asked(group=False)
+    both.db.commit(group=False)
+    ok(told("db01")["cause"] is None, "one that is the only one of its group, by the factory's word, is not apart from who is here, too", json.dumps(told("db01")["cause"]))
+    with_settings(both, groups={"shop": {"db01": "r1", "web01": "r1"}})
+    asked_together(both)
+    for agent in both.all():
+        agent.close()
+
+
 def by_the_clock(both):
     world, newest = both.world, lambda server: both.world.ask("points", server=server)["points"][0]
     told = lambda server: world.ask("status", server=server)["servers"][0]
@@ -390,6 +428,7 @@ def main():
         behind_its_data(both)
         not_whole(both)
         killed_between(both)
+        on_two_replicators(both)
         by_the_clock(both)
     except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
         ok(False, f"{type(reason).__name__}: {reason}")

@@ -16,7 +16,7 @@ static const struct clock made_up = {.now_us = read_now};
 static void begin(struct replicator *r, const char *folder)
 {
     *r = (struct replicator){.options = {.point_interval_us = 5 * US_PER_S}, .clock = &made_up};
-    MUST(pthread_mutex_init(&r->lock, NULL) == 0 && pthread_mutex_init(&r->settings_lock, NULL) == 0);
+    MUST(pthread_mutex_init(&r->lock, NULL) == 0 && pthread_mutex_init(&r->settings_lock, NULL) == 0 && pthread_mutex_init(&r->fleet_lock, NULL) == 0);
     r->settings_path = xasprintf("%s/settings.json", folder);
 }
 
@@ -25,7 +25,9 @@ static void end(struct replicator *r)
     peers_free(r);
     free(r->settings_path);
     pthread_mutex_destroy(&r->lock);
+    settings_free(r);
     pthread_mutex_destroy(&r->settings_lock);
+    pthread_mutex_destroy(&r->fleet_lock);
 }
 
 static void say(struct replicator *r, const char *text)
@@ -57,6 +59,14 @@ static void reckon(struct replicator *r)
     (void)settings_greeting(p);
 }
 
+/* Where db01 of the group Shop is; NULL: nothing is said of the group. */
+static void is_group(struct replicator *r, const char *at, const char *what)
+{
+    CLEANUP(json_free) json_t *groups = settings_groups(r);
+
+    is_str(json_get_string(json_object_get(groups, "Shop"), "db01", "nowhere"), at ? at : "nowhere", "%s", what);
+}
+
 static void taken_or_refused(const char *folder)
 {
     struct replicator r;
@@ -71,7 +81,8 @@ static void taken_or_refused(const char *folder)
     settings_ladder(p, rungs, &ladder);
     ok(ladder.rungs == vault_ladder_default.rungs, "and the vault's ladder");
     say(&r, "{\"unknown\":[],\"servers\":{\"web01\":{\"point_interval_s\":60,\"retention\":\"1h all, 2h 1m\",\"read_rate\":\"50MB/s\",\"copy_rate\":\"2MB/s\",\"cpu_percent\":30,\"group_points\":\"Shop\"},"
-            "\"ghost\":{\"point_interval_s\":1}}}");
+            "\"ghost\":{\"point_interval_s\":1}},\"groups\":{\"Shop\":{\"web01\":\"r1\",\"db01\":\"r2\"}}}");
+    is_group(&r, "r2", "it is said who else is of its group, and where");
     settings_ladder(p, rungs, &ladder);
     ok(settings_point_interval_us(p) == 60 * US_PER_S && ladder.rung_count == 2 && ladder.rungs[1].step_us == MINUTE_US && ladder.keep_last == 3 &&
            strcmp(p->settings.group, "Shop") == 0 && p->settings.copy_bytes_per_s == 2000000,
@@ -84,10 +95,12 @@ static void taken_or_refused(const char *folder)
                                                          "time_zone: there is no time zone Mars/Utopia", "read_rate is no text", "copy_rate: ", "group_points is no text", "shared site: bandwidth", NULL};
          *word; word++)
         ok(strstr(json_get_string(json_object_get(shown, "error"), "message", ""), *word) != NULL, "the status names the fault: %s", *word);
-    say(&r, "{\"servers\":{\"web01\":{\"point_interval_s\":60,\"retention\":\"1h all, 2h 1m\",\"read_rate\":\"50MB/s\",\"copy_rate\":\"2MB/s\",\"cpu_percent\":30,\"group_points\":\"Shop\"}}}");
+    say(&r, "{\"servers\":{\"web01\":{\"point_interval_s\":60,\"retention\":\"1h all, 2h 1m\",\"read_rate\":\"50MB/s\",\"copy_rate\":\"2MB/s\",\"cpu_percent\":30,\"group_points\":\"Shop\"}},\"groups\":{\"Shop\":[\"web01\"]}}");
     ok(!p->settings_trouble.kind, "and no longer once it is taken back");
+    is_group(&r, NULL, "who is of a group is not gone by where it can't be read");
     say(&r, "{\"unknown\":[\"web01\"]}");
     is_int(settings_point_interval_us(p), 60 * US_PER_S, "a server that an answer doesn't name keeps its settings");
+    say(&r, "{\"groups\":{\"Shop\":{\"web01\":\"r1\",\"db01\":\"r3\"}}}");
     end(&r);
 }
 
@@ -99,6 +112,7 @@ static void kept(const char *folder)
     begin(&r, folder);
     ok(peer_find(&r, "web01", true) && settings_load(&r, &e) == 0, "after a restart, with no factory: %s", e.message);
     is_int(settings_point_interval_us(peer_find(&r, "web01", false)), 60 * US_PER_S, "the last good word holds");
+    is_group(&r, "r3", "also of who is of its group");
     ok(!peer_find(&r, "ghost", false), "and what was said of a server that isn't here was passed over");
     ok(file_write(r.settings_path, "{", 1, 0600, &e) == 0 && settings_load(&r, &e) < 0 && strstr(e.message, "remove the file"),
        "a file that is none is no reason to forget limits in silence: %s", e.message);

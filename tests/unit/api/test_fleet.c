@@ -1,0 +1,108 @@
+/* What several replicators are told of one another's servers: who is of a group whose points are taken together. */
+#include "served.h"
+
+/* The answer to a replicator's report of these servers, whose agents it has. */
+static json_t *report(const char *peer, const char *more, const char *const *servers)
+{
+    CLEANUP(json_free) json_t *body = json_pack("{s:[], s:{s:I, s:I}, s:s, s:i}", "servers", "vault", "free_bytes", (json_int_t)1 << 40, "total_bytes", (json_int_t)1 << 40,
+                                                "address", "192.0.2.9", "port", 8444),
+                              *shares = more ? json_loads(more, 0, NULL) : NULL;
+    CLEANUP(free_ptr) char *text = NULL;
+    struct answer a;
+
+    for (; *servers; servers++)
+        json_array_append_new(json_object_get(body, "servers"), json_pack("{s:s, s:s, s:b}", "server", *servers, "state", "CONTINUOUS", "connected", 1));
+    json_object_update(body, shares);
+    text = json_text(body);
+    a = as_peer(peer, "POST", "/v1/replicator/status", text);
+    is_int(a.status, 200, "%s reports: %s", peer, a.body.data);
+    return json_of(&a);
+}
+
+#define SERVERS(...) (const char *const[]){__VA_ARGS__, NULL}
+
+static void told_group(const char *peer, const char *const *servers, const char *group, const char *expected)
+{
+    CLEANUP(json_free) json_t *answer = report(peer, NULL, servers);
+    CLEANUP(free_ptr) char *told = json_text(json_object_get(json_object_get(answer, "groups"), group));
+
+    is_str(told, expected, "which is told who is of %s, and where", group);
+}
+
+static void set_server(const char *server, const char *patch)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("/v1/servers/%s", server);
+
+    is_int(status_as(operator, "PATCH", path, patch), 200, "%s: %s", server, patch);
+}
+
+static void test_groups(void)
+{
+    CLEANUP(json_free) json_t *answer = NULL;
+
+    is_int(status_as(operator, "PUT", "/v1/settings", "{\"replication\":{\"group_points\":\"application\"}}"), 200, "points are taken by application");
+    answer = report("replicator-r1", NULL, SERVERS("web01", "app01"));
+    json_decref(report("replicator-r2", NULL, SERVERS("db01", "alone")));
+    told_group("replicator-r1", SERVERS("web01", "app01"), "Shop", "{\"app01\":\"r1\",\"db01\":\"r2\",\"web01\":\"r1\"}");
+    told_group("replicator-r2", SERVERS("db01", "alone"), "Shop", "{\"app01\":\"r1\",\"db01\":\"r2\",\"web01\":\"r1\"}");
+    json_free(&answer);
+    answer = report("replicator-r2", NULL, SERVERS("db01", "alone"));
+    is_int((int)json_object_size(json_object_get(answer, "groups")), 1, "of no other group, for nobody's application is none");
+    ok(!json_object_get(json_object_get(json_object_get(answer, "servers"), "db01"), "group_members"), "and not with the server's own settings, which an older replicator would refuse");
+    set_server("app01", "{\"attributes\":{\"group_points\":\"none\"}}");
+    told_group("replicator-r1", SERVERS("web01", "app01"), "Shop", "{\"db01\":\"r2\",\"web01\":\"r1\"}");
+    set_server("app01", "{\"attributes\":{\"group_points\":null}}");
+    is_int(status_as(operator, "POST", "/v1/servers/db01/move", "{\"to\":\"r1\"}"), 202, "one of them is moved");
+    told_group("replicator-r1", SERVERS("web01", "app01"), "Shop", "{\"app01\":\"r1\",\"db01\":\"r1\",\"web01\":\"r1\"}");
+    is_int(status_as(operator, "POST", "/v1/servers/db01/move", "{\"to\":\"r2\"}"), 202, "and stays");
+}
+
+/* Where a move goes when nobody says where to: its application's others count more than room. */
+static void test_placing(void)
+{
+    struct answer a;
+
+    json_decref(report("replicator-r3", NULL, SERVERS("empty")));
+    json_decref(report("replicator-r1", NULL, SERVERS("web01", "app01")));
+    a = as(operator, "POST", "/v1/servers/db01/move", "{}");
+    ok(a.status == 202 && answer_has(&a, "\"to\":\"r1\""), "the server goes to where its application's others are, though another has fewer: %s", a.body.data);
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers/db01", NULL);
+    ok(answer_has(&a, "r1: 2 servers, 2 of its application, "), "which is said: %s", a.body.data);
+    answer_release(&a);
+    is_int(status_as(operator, "POST", "/v1/servers/db01/move", "{\"to\":\"r2\"}"), 202, "it stays");
+    set_server("db01", "{\"attributes\":{\"group_points\":\"none\"}}");
+    a = as(operator, "POST", "/v1/servers/db01/move", "{}");
+    ok(a.status == 202 && answer_has(&a, "\"to\":\"r3\""), "with points of its own it goes to who has the fewest: %s", a.body.data);
+    answer_release(&a);
+    set_server("db01", "{\"attributes\":{\"group_points\":null}}");
+    is_int(status_as(operator, "POST", "/v1/servers/db01/move", "{\"to\":\"r2\"}"), 202, "it stays");
+    a = as(operator, "POST", "/v1/replicators/r1/drain", "{}");
+    ok(a.status == 202 && answer_has(&a, "{\"server\":\"app01\",\"to\":\"r2\"") && answer_has(&a, "{\"server\":\"web01\",\"to\":\"r2\""),
+       "a drained replicator's servers go where the rest of the application is: %s", a.body.data);
+    answer_release(&a);
+}
+
+int main(void)
+{
+    signal(SIGPIPE, SIG_IGN);
+    curl_global_init(CURL_GLOBAL_ALL);
+    start();
+    make_user("anna", ROLE_OPERATOR, true, admin);
+    make_user("olga", ROLE_OPERATOR, false, operator);
+    make_user("vera", ROLE_VIEWER, false, viewer);
+    for (const char *const *name = SERVERS("r1", "r2", "r3"); *name; name++)
+        enrol_as("replicator", *name, "[]");
+    is_int(status_as(operator, "POST", "/v1/waves", "{\"name\":\"w1\"}"), 201, "a wave");
+    for (const char *const *name = SERVERS("app01", "db01", "web01", "alone", "late01"); *name; name++) {
+        bool shop = strcmp(*name, "alone") != 0;
+        CLEANUP(free_ptr) char *body = xasprintf("{\"name\":\"%s\",\"wave\":\"w1\",\"address\":\"192.0.2.1\"%s}", *name, shop ? ",\"application\":\"Shop\"" : "");
+
+        is_int(status_as(operator, "POST", "/v1/servers", body), 201, "the server %s%s", *name, strcmp(*name, "late01") == 0 ? ", whose agent was pushed to nobody yet" : "");
+    }
+    test_groups();
+    test_placing();
+    stop();
+    curl_global_cleanup();
+    return tap_done();
+}
