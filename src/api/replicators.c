@@ -4,6 +4,7 @@
 #include "api/copying.h"
 #include "api/placing.h"
 #include "api/routes.h"
+#include "api/sharing.h"
 #include "base/clock.h"
 #include "base/limits.h"
 
@@ -208,7 +209,7 @@ int route_replicator_status(struct http_call *c, struct err *e)
 {
     CLEANUP(json_free) json_t *answer = json_object();
     CLEANUP(store_rollback) struct store_tx *tx = NULL;
-    CLEANUP(json_free) json_t *own = json_copy(c->body), *unknown = json_array();
+    CLEANUP(json_free) json_t *own = json_copy(c->body), *unknown = json_array(), *parts = NULL;
     CLEANUP(free_ptr) char *beside = NULL;
     struct inventory_by by = api_by(c);
     json_t *servers, *said;
@@ -227,9 +228,10 @@ int route_replicator_status(struct http_call *c, struct err *e)
     }
     json_object_del(own, "servers");
     json_object_del(own, "revoked_version");
-    if (replicators_keep(tx, c->who.name, own, by.now_us, e) < 0 || settle_copies(c, tx, servers, &by, e) < 0 || store_commit(&tx, e) < 0)
+    if (sharing_divide(tx, c->who.name, json_object_get(own, "shares"), by.now_us, &parts, e) < 0 || replicators_keep(tx, c->who.name, own, by.now_us, e) < 0 || settle_copies(c, tx, servers, &by, e) < 0 || store_commit(&tx, e) < 0)
         return -1;
     broadcast(c, servers);
     json_object_set(answer, "unknown", unknown);
+    json_object_set(answer, "parts", parts);
     return add_orders(c, servers, answer, e) < 0 ? -1 : reply_json(c, 200, json_incref(answer));
 }

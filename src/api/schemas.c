@@ -73,9 +73,9 @@ const struct schema schema_table[] = {
     {"AttemptReport", "fence:integer! progress:object evidence:[object] log:[string]"},
     {"AttemptAnswer", "cancelled:boolean! lease_ms:integer!"},
     {"AttemptFinish", "fence:integer! outcome:string! error:object? result:object?"},
-    {"ReplicatorStatus", "servers:[object]! vault:object control_socket:string address:string port:integer"},
+    {"ReplicatorStatus", "servers:[object]! vault:object shares:object control_socket:string address:string port:integer"},
     {"VaultKeys", "keys:[string]!"},
-    {"ReplicatorOrders", "unknown:[string]! servers:object! places:object! copies:object!"},
+    {"ReplicatorOrders", "unknown:[string]! servers:object! groups:object! parts:object! places:object! copies:object!"},
     {NULL, NULL},
 };
 

@@ -340,7 +340,7 @@ void *care_limits(void *replicator)
     struct replicator *r = replicator;
 
     while (!atomic_load(&r->stopping)) {
-        settings_apply(r);
+        limits_apply(r);
         replicator_rest(r, LIMITS_EVERY_US);
     }
     return NULL;

@@ -278,7 +278,7 @@ static int order(struct talk *t, const json_t *q, unsigned type, struct peer **o
     if (peers_save(t->r, e) < 0)
         return -1;
     /* An agent that is away is told when it comes back. A pause is what a calendar may want, too. */
-    settings_tell(p);
+    limits_tell(p);
     return connected && type == WIRE_DETACH ? peer_send(p, type, &message, sizeof message, e) : 0;
 }
 

@@ -323,7 +323,7 @@ void peer_people(struct peer *p, int more)
     pthread_mutex_lock(&p->lock);
     p->people += more;
     pthread_mutex_unlock(&p->lock);
-    settings_tell(p);
+    limits_tell(p);
 }
 
 static int ask_for_point(struct peer *p, const struct wire_take_point *wanted, int64_t timeout_ms, struct talk *t,

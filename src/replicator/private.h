@@ -197,8 +197,10 @@ struct replicator {
     struct peer *peers;
     const struct clock *clock; /* of calendars */
     pthread_mutex_t settings_lock; /* guards the settings' file; the others may be taken under it */
-    pthread_mutex_t fleet_lock;    /* guards groups_said; no other of ours is taken under it */
+    pthread_mutex_t fleet_lock;    /* guards the next two; no other of ours is taken under it */
     json_t *groups_said;           /* {GROUP: {SERVER: REPLICATOR}}, the factory's last word, never changed once it is here; NULL: it said nothing of them */
+    json_t *parts_said;            /* {KEY: millionths}, the same: how much of a shared limit is for the servers here; of what is not in it all is */
+    json_t *parts_kept;            /* as they stand in the settings' file; under settings_lock */
     pthread_mutex_t copies_lock;   /* guards copies_said and its file; r->lock and peers' locks may be taken under it */
     json_t *copies_said;           /* the factory's last word on second copies; NULL: none yet */
     pthread_mutex_t revoked_lock;  /* guards revoked_said; no other of ours is taken under it */
@@ -272,26 +274,34 @@ struct group_wanted {
  * caller's. t NULL: nobody waits, and a calendar's pause stays. */
 int group_take(struct replicator *r, struct peer *const *peers, size_t count, const struct group_wanted *w, struct talk *t, json_t **out, struct err *e);
 void group_stir(struct replicator *r); /* a slot has changed */
-/* settings.c: how servers are to be replicated, as the factory last said it; and what follows from it now */
+/* settings.c: how servers are to be replicated, as the factory last said it */
 int settings_load(struct replicator *r, struct err *e); /* the last word of before a restart */
 /* The factory's answer: what it says of a server holds from now on, where it can be read; else what held before goes on, and the server's
  * status says why. -1 only where it could not be kept (it holds all the same). */
 int settings_take(struct replicator *r, const json_t *answer, struct err *e);
 int64_t settings_point_interval_us(const struct peer *p);                     /* its lock held */
 void settings_ladder(struct peer *p, struct vault_rung rungs[static LADDER_RUNGS_MAX], struct vault_ladder *out);
-/* Reckons every agent's limit by calendars, shares and what there is to send, and tells those for whom it has changed. */
-void settings_apply(struct replicator *r);
-void settings_tell(struct peer *p); /* the latter, for one */
-/* The session's, when its agent has come: WELCOME's limit. The rest is told with the first STATUS. */
-int64_t settings_greeting(struct peer *p);
 /* Who is of which group, here and on other replicators: groups_said, a new reference. A group that is not in it is made of those that are here. */
 json_t *settings_groups(struct replicator *r);
+#define SETTINGS_PART_WHOLE 1000000 /* parts are millionths of a limit */
+json_t *settings_parts(struct replicator *r); /* parts_said, a new reference */
+int64_t settings_part(const json_t *parts, const char *key);
 void settings_free(struct replicator *r); /* what the factory said of them all */
 json_t *settings_json(const struct peer *p); /* its lock held: what holds now, and why what was said last does not */
 void settings_release(struct peer *p);
+
+/* limits.c: what follows of that now for what may travel */
+/* Reckons every agent's limit by calendars, shares and what there is to send, and tells those for whom it has changed. */
+void limits_apply(struct replicator *r);
+void limits_tell(struct peer *p); /* the latter, for one */
+/* The session's, when its agent has come: WELCOME's limit. The rest is told with the first STATUS. */
+int64_t limits_greeting(struct peer *p);
+/* For the factory: {KEY: {active, idle, part}} of the limits that servers here share: how many of them have something to send, how many are connected and have
+ * nothing, and the part of the limit that is gone by. */
+json_t *limits_shares(struct replicator *r);
 /* How much each of count askers gets of a limit, each no more than it asks for (0: as much as there is), so that nothing is left over while
  * one lacks. */
-void settings_share_out(int64_t limit, int64_t *rates, size_t count);
+void limits_share_out(int64_t limit, int64_t *rates, size_t count);
 
 /* copies.c: second copies, as the factory last said it: whose points go where, and whose may come here. That holds over restarts, and while it is down. */
 int copies_load(struct replicator *r, struct err *e);

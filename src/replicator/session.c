@@ -391,7 +391,7 @@ static int welcome(struct session *s, struct err *e)
     snprintf(w->epoch, sizeof w->epoch, "%s", feed.epoch);
     w->applied = (int64_t)feed.applied;
     w->window_offers = WINDOW_OFFERS;
-    w->limit_bytes_per_s = settings_greeting(s->p);
+    w->limit_bytes_per_s = limits_greeting(s->p);
     w->disk_count = s->hello.disk_count;
     for (int64_t i = 0; i < w->disk_count; i++) {
         memcpy(w->disks[i].id, s->hello.disks[i].id, sizeof w->disks[i].id);

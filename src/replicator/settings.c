@@ -1,5 +1,5 @@
 /* settings: how servers are to be replicated, as the factory last said it: how often points are taken, which stay, how much may travel and
- * when. The last good word holds until there is another: over restarts, and while the factory is down. */
+ * when (limits.c makes rates of that). The last good word holds until there is another: over restarts, and while the factory is down. */
 #include "base/file.h"
 #include "base/log.h"
 #include "replicator/private.h"
@@ -7,8 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ACTIVE_US (5 * US_PER_S) /* who had something to send that long ago has its share still: not every second another one */
-#define SITE "site"
+#define PART_KEPT 50000    /* a part that moves by less is not written down for that alone: it may do so every second */
 
 /* ---- reading what was said ---- */
 
@@ -173,20 +172,52 @@ static bool is_of_groups(const json_t *said)
     return true;
 }
 
-/* What is said of the fleet, and not of one server: it stands beside the servers' settings. True where it is another word than before. */
+/* {KEY: millionths} */
+static bool is_of_parts(const json_t *said)
+{
+    const char *key;
+    json_t *part;
+
+    if (!json_is_object(said))
+        return false;
+    json_object_foreach((json_t *)(uintptr_t)said, key, part)
+        if (!json_is_integer(part) || json_integer_value(part) < 0 || json_integer_value(part) > SETTINGS_PART_WHOLE)
+            return false;
+    return true;
+}
+
+int64_t settings_part(const json_t *parts, const char *key) { return json_get_int(parts, key, SETTINGS_PART_WHOLE); }
+
+/* Whether the parts are far from those that are kept; settings_lock held. */
+static bool parts_moved(const struct replicator *r, const json_t *parts)
+{
+    bool moved = json_object_size(parts) != json_object_size(r->parts_kept);
+    const char *key;
+    json_t *part;
+
+    json_object_foreach((json_t *)(uintptr_t)parts, key, part)
+        moved = moved || !json_object_get(r->parts_kept, key) || llabs(json_integer_value(part) - settings_part(r->parts_kept, key)) > PART_KEPT;
+    return moved;
+}
+
+/* What is said of the fleet, and not of one server: it stands beside the servers' settings. True where it is to be written down. */
 static bool take_fleet(struct replicator *r, const json_t *answer)
 {
-    json_t *said = json_object_get(answer, "groups"), *before;
+    json_t *groups = json_object_get(answer, "groups"), *parts = json_object_get(answer, "parts"), *groups_before, *parts_before;
     bool changed;
 
-    said = is_of_groups(said) ? json_incref(said) : NULL;
+    groups = is_of_groups(groups) ? json_incref(groups) : NULL;
+    parts = is_of_parts(parts) ? json_incref(parts) : NULL;
     pthread_mutex_lock(&r->fleet_lock);
-    before = r->groups_said;
-    changed = said != before && !(said && before && json_equal(said, before));
-    r->groups_said = said;
+    groups_before = r->groups_said;
+    parts_before = r->parts_said;
+    r->groups_said = groups;
+    r->parts_said = parts;
     pthread_mutex_unlock(&r->fleet_lock);
-    json_free(&before);
-    return changed;
+    changed = groups != groups_before && !(groups && groups_before && json_equal(groups, groups_before));
+    json_free(&groups_before);
+    json_free(&parts_before);
+    return parts_moved(r, parts) || changed;
 }
 
 json_t *settings_groups(struct replicator *r)
@@ -199,15 +230,32 @@ json_t *settings_groups(struct replicator *r)
     return said;
 }
 
-void settings_free(struct replicator *r) { json_free(&r->groups_said); }
+json_t *settings_parts(struct replicator *r)
+{
+    json_t *said;
+
+    pthread_mutex_lock(&r->fleet_lock);
+    said = json_incref(r->parts_said);
+    pthread_mutex_unlock(&r->fleet_lock);
+    return said;
+}
+
+void settings_free(struct replicator *r)
+{
+    json_free(&r->groups_said);
+    json_free(&r->parts_said);
+    json_free(&r->parts_kept);
+}
 
 static int keep(struct replicator *r, struct err *e)
 {
-    CLEANUP(json_free) json_t *all = json_pack("{s:{}}", "servers"), *groups = settings_groups(r);
+    CLEANUP(json_free) json_t *all = json_pack("{s:{}}", "servers"), *groups = settings_groups(r), *parts = settings_parts(r);
     CLEANUP(free_ptr) char *text = NULL;
 
     if (groups)
         json_object_set(all, "groups", groups);
+    if (parts)
+        json_object_set(all, "parts", parts);
 
     for (struct peer *p = peers_first(r); p; p = p->next) {
         pthread_mutex_lock(&p->lock);
@@ -216,7 +264,11 @@ static int keep(struct replicator *r, struct err *e)
         pthread_mutex_unlock(&p->lock);
     }
     text = json_text(all);
-    return file_write(r->settings_path, text, strlen(text), 0600, e) < 0 ? err_wrap(e, "keeping the servers' settings") : 0;
+    if (file_write(r->settings_path, text, strlen(text), 0600, e) < 0)
+        return err_wrap(e, "keeping the servers' settings");
+    json_free(&r->parts_kept);
+    r->parts_kept = json_incref(parts);
+    return 0;
 }
 
 /* A person's order to the factory, each once: what was ordered here after it stays. True where it is a new one. */
@@ -304,188 +356,6 @@ void settings_ladder(struct peer *p, struct vault_rung rungs[static LADDER_RUNGS
         out->rungs = rungs;
     }
     pthread_mutex_unlock(&p->lock);
-}
-
-/* The lower of two limits; 0 is none. */
-static int64_t lower(int64_t a, int64_t b) { return !a ? b : !b ? a : a < b ? a : b; }
-
-void settings_share_out(int64_t limit, int64_t *rates, size_t count)
-{
-    CLEANUP(free_ptr) bool *settled = xcalloc(count + 1, sizeof *settled);
-    int64_t left = limit, open = (int64_t)count;
-    bool more = true;
-
-    while (more) {
-        more = false;
-        for (size_t i = 0; i < count; i++)
-            if (!settled[i] && rates[i] && rates[i] <= left / open) {
-                settled[i] = more = true;
-                left -= rates[i];
-                open--;
-            }
-    }
-    for (size_t i = 0; i < count; i++)
-        if (!settled[i])
-            rates[i] = left / open > 0 ? left / open : 1; /* 0 would be no limit */
-}
-
-/* A server while limits are reckoned. */
-struct asker {
-    struct peer *p;
-    int64_t rate; /* 0: no limit */
-    bool active, pause, told_nothing;
-    struct {
-        char key[sizeof ((struct share *)0)->key];
-        int64_t rate;
-    } shares[SHARES_MAX];
-    int share_count;
-};
-
-static int64_t rate_now(const struct limit_calendar *l, int64_t now_us) { return calendar_rate(&l->calendar, l->zone, now_us); }
-
-/* p's lock held */
-static bool has_work(struct peer *p)
-{
-    int64_t now_us = clock_monotonic_us();
-
-    if (!p->session || p->paused || p->detached)
-        return false;
-    if (!p->has_status || p->status.backlog_bytes > 0)
-        p->active_us = now_us;
-    return p->active_us && now_us - p->active_us < ACTIVE_US;
-}
-
-static void ask(struct peer *p, int64_t now_us, struct asker *a)
-{
-    int64_t rate;
-
-    pthread_mutex_lock(&p->lock);
-    rate = rate_now(&p->settings.own, now_us);
-    *a = (struct asker){.p = p, .pause = rate == RATE_PAUSE, .active = has_work(p), .told_nothing = !p->settings_said};
-    a->rate = lower(rate == RATE_PAUSE ? RATE_NONE : rate, p->r->options.limit_bytes_per_s);
-    for (; a->share_count < p->settings.share_count; a->share_count++) {
-        const struct share *s = &p->settings.shares[a->share_count];
-
-        memcpy(a->shares[a->share_count].key, s->key, sizeof s->key);
-        a->shares[a->share_count].rate = rate_now(&s->limit, now_us);
-    }
-    pthread_mutex_unlock(&p->lock);
-}
-
-/* Of whom nothing was said yet shares the site's limit: that will come, and nobody knows of a wave's. */
-static bool shares(const struct asker *a, const char *key)
-{
-    for (int i = 0; i < a->share_count; i++)
-        if (strcmp(a->shares[i].key, key) == 0)
-            return true;
-    return a->told_nothing && strcmp(key, SITE) == 0;
-}
-
-/* Those that have something to send divide the limit; another one gets, until it is counted in, what it would get then. */
-static void divide(struct asker *askers, size_t count, const char *key, int64_t limit)
-{
-    CLEANUP(free_ptr) int64_t *rates = xcalloc(count + 1, sizeof *rates);
-    size_t active = 0, next = 0;
-
-    if (limit == RATE_NONE)
-        return;
-    for (size_t i = 0; i < count; i++)
-        if (shares(&askers[i], key) && limit == RATE_PAUSE)
-            askers[i].pause = true;
-        else if (shares(&askers[i], key) && askers[i].active && !askers[i].pause)
-            rates[active++] = askers[i].rate;
-    if (limit == RATE_PAUSE)
-        return;
-    settings_share_out(limit, rates, active);
-    for (size_t i = 0; i < count; i++)
-        if (shares(&askers[i], key))
-            askers[i].rate = askers[i].active && !askers[i].pause ? rates[next++] : lower(askers[i].rate, limit / (int64_t)(active + 1) + 1);
-}
-
-/* Each key once; the site's last, so that what a wave leaves over goes to others. */
-static void divide_all(struct asker *askers, size_t count)
-{
-    for (int site = 0; site <= 1; site++)
-        for (size_t i = 0; i < count; i++)
-            for (int s = 0; s < askers[i].share_count; s++) {
-                const char *key = askers[i].shares[s].key;
-                bool done = (strcmp(key, SITE) == 0) != site;
-
-                for (size_t before = 0; before < i && !done; before++)
-                    for (int other = 0; other < askers[before].share_count; other++)
-                        done = done || strcmp(askers[before].shares[other].key, key) == 0;
-                if (!done)
-                    divide(askers, count, key, askers[i].shares[s].rate);
-            }
-}
-
-static void reckon(struct replicator *r)
-{
-    CLEANUP(free_ptr) struct asker *askers = NULL;
-    int64_t now_us = clock_read_us(r->clock);
-    size_t count = 0, room = 0;
-
-    for (struct peer *p = peers_first(r); p; p = p->next)
-        room++;
-    askers = xcalloc(room + 1, sizeof *askers);
-    for (struct peer *p = peers_first(r); p && count < room; p = p->next)
-        ask(p, now_us, &askers[count++]);
-    divide_all(askers, count);
-    for (size_t i = 0; i < count; i++) {
-        struct peer *p = askers[i].p;
-
-        pthread_mutex_lock(&p->lock);
-        p->limit.value = askers[i].rate;
-        p->limit.read_bytes_per_s = p->settings.read_bytes_per_s;
-        p->limit.cpu_percent = p->settings.cpu_percent;
-        p->calendar_pause = askers[i].pause;
-        pthread_mutex_unlock(&p->lock);
-    }
-}
-
-/* Before the first STATUS the session's thread has not said WELCOME for certain. A send that fails ends the session. A pause by order stops
- * everything; the calendar's does not stop a point that somebody waits for. */
-void settings_tell(struct peer *p)
-{
-    struct wire_limit limit = {0};
-    struct wire_simple order = {0};
-    bool limit_moved = false, pause_moved = false, pause = false;
-
-    pthread_mutex_lock(&p->telling);
-    pthread_mutex_lock(&p->lock);
-    if (p->session && p->has_status && !p->detached) {
-        pause = p->paused || (p->calendar_pause && !p->people && !p->status.held);
-        limit_moved = memcmp(&p->told, &p->limit, sizeof p->told) != 0;
-        pause_moved = pause != p->told_pause;
-        p->told = limit = p->limit;
-        p->told_pause = pause;
-    }
-    pthread_mutex_unlock(&p->lock);
-    if (limit_moved)
-        (void)peer_send(p, WIRE_LIMIT, &limit, sizeof limit, NULL);
-    if (pause_moved)
-        (void)peer_send(p, pause ? WIRE_PAUSE : WIRE_RESUME, &order, sizeof order, NULL);
-    pthread_mutex_unlock(&p->telling);
-}
-
-void settings_apply(struct replicator *r)
-{
-    reckon(r);
-    for (struct peer *p = peers_first(r); p; p = p->next)
-        settings_tell(p);
-}
-
-int64_t settings_greeting(struct peer *p)
-{
-    int64_t bytes_per_s;
-
-    reckon(p->r);
-    pthread_mutex_lock(&p->lock);
-    p->told = (struct wire_limit){.value = p->limit.value, .read_bytes_per_s = -1, .cpu_percent = -1}; /* what WELCOME says; the agent keeps to what it heard before */
-    p->told_pause = false;
-    bytes_per_s = p->limit.value;
-    pthread_mutex_unlock(&p->lock);
-    return bytes_per_s;
 }
 
 json_t *settings_json(const struct peer *p)

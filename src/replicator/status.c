@@ -203,6 +203,7 @@ json_t *status_json(struct replicator *r, const char *server)
         if ((!server || strcmp(server, p->server) == 0) && !is_gone(p))
             json_array_append_new(list, peer_json(p));
     json_object_set_new(j, "vault", vault_json(r));
+    json_object_set_new(j, "shares", limits_shares(r));
     json_object_set_new(j, "control_socket", json_string(r->control_told));
     if (r->options.advertise_address[0]) {
         json_object_set_new(j, "address", json_string(r->options.advertise_address));

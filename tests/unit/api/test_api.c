@@ -410,7 +410,7 @@ static void test_replication_settings(void)
        answer_has(&a, "\"site_bandwidth\":{\"value\":\"50MB/s\",\"source\":\"factory\"}"), "the server shows what holds, and who says so");
     answer_release(&a);
     a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
-    is_str(a.body.data, "{\"unknown\":[],\"servers\":{\"web01\":{\"bandwidth\":\"0\",\"cpu_percent\":40,\"group_points\":\"Shop\",\"point_interval_s\":30,\"retention\":\"1h all\","
+    is_str(a.body.data, "{\"unknown\":[],\"parts\":{},\"servers\":{\"web01\":{\"bandwidth\":\"0\",\"cpu_percent\":40,\"group_points\":\"Shop\",\"point_interval_s\":30,\"retention\":\"1h all\","
                         "\"time_zone\":\"Europe/Berlin\",\"shared\":{\"wave:w1\":{\"bandwidth\":\"20MB/s\",\"time_zone\":\"Europe/Berlin\"},"
                         "\"site\":{\"bandwidth\":\"50MB/s\",\"time_zone\":\"Europe/Berlin\"}}}},\"groups\":{\"Shop\":{}},\"places\":{},\"copies\":{\"to\":{},\"from\":{}},\"revoked\":{\"version\":\"0-0\",\"certificates\":{}}}", "and the replicator is told it");
     answer_release(&a);
@@ -509,7 +509,7 @@ static void test_replicator(void)
     struct answer a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
 
     is_int(a.status, 200, "a replicator tells its state");
-    is_str(a.body.data, "{\"unknown\":[\"ghost\"],\"servers\":{\"web01\":{}},\"groups\":{},\"places\":{},\"copies\":{\"to\":{},\"from\":{}},\"revoked\":{\"version\":\"0-0\",\"certificates\":{}}}", "and is told what isn't ours, and nothing where nothing is set");
+    is_str(a.body.data, "{\"unknown\":[\"ghost\"],\"parts\":{},\"servers\":{\"web01\":{}},\"groups\":{},\"places\":{},\"copies\":{\"to\":{},\"from\":{}},\"revoked\":{\"version\":\"0-0\",\"certificates\":{}}}", "and is told what isn't ours, and nothing where nothing is set");
     answer_release(&a);
     a = as(viewer, "GET", "/v1/servers/web01", NULL);
     ok(answer_has(&a, "\"replication\":{\"state\":\"CONTINUOUS\""), "the server shows it");

@@ -1,4 +1,4 @@
-/* What several replicators are told of one another's servers: who is of a group whose points are taken together. */
+/* What several replicators are told of one another's servers: who is of a group whose points are taken together, and how much of a shared limit is whose. */
 #include "served.h"
 
 /* The answer to a replicator's report of these servers, whose agents it has. */
@@ -83,6 +83,50 @@ static void test_placing(void)
     answer_release(&a);
 }
 
+/* What a replicator goes by of the site's limit; -1: it was not told of any limit yet. */
+struct sender {
+    const char *peer, *server;
+    int64_t part;
+};
+
+static void shares(struct sender *s, int active, int idle)
+{
+    CLEANUP(free_ptr) char *said = s->part < 0 ? NULL : xasprintf("{\"shares\":{\"site\":{\"active\":%d,\"idle\":%d,\"part\":%lld,\"given\":7}}}", active, idle, (long long)s->part);
+    CLEANUP(json_free) json_t *answer = report(s->peer, said, SERVERS(s->server));
+
+    s->part = json_get_int(json_object_get(answer, "parts"), "site", 1000000);
+}
+
+static void test_parts(void)
+{
+    struct sender r1 = {"replicator-r1", "web01", -1}, r2 = {"replicator-r2", "db01", -1}, r3 = {"replicator-r3", "empty", -1};
+    struct answer a;
+
+    shares(&r1, 0, 0);
+    is_int(r1.part, 1000000, "who hears of the site's limit first has all of it");
+    shares(&r1, 3, 0);
+    is_int(r1.part, 1000000, "and while nobody else says that it has servers that share it");
+    shares(&r2, 0, 0);
+    is_int(r2.part, 0, "another one begins with nothing: all of it is held");
+    shares(&r2, 1, 0), shares(&r1, 3, 0);
+    ok(r1.part == 750000 && r2.part == 0, "the first one is told to hold less: by who has something to send");
+    shares(&r2, 1, 0);
+    is_int(r2.part, 0, "which is nobody's before it says that it does");
+    shares(&r1, 3, 0), shares(&r2, 1, 0);
+    is_int(r2.part, 250000, "then it is the other one's");
+    shares(&r3, 0, 0);
+    is_int(r3.part, 0, "one without servers of it has none, and takes none away");
+    shares(&r1, 3, 0), shares(&r2, 1, 0);
+    ok(r1.part == 750000 && r2.part == 250000, "(%lld, %lld)", (long long)r1.part, (long long)r2.part);
+    shares(&r1, 3, 0), shares(&r2, 4, 0);
+    is_int(r2.part, 250000, "one has more to send: it waits for the other");
+    shares(&r1, 3, 0), shares(&r1, 3, 0), shares(&r2, 4, 0);
+    ok(r1.part == 428571 && r2.part == 571428, "and then has more (%lld, %lld)", (long long)r1.part, (long long)r2.part);
+    a = as(viewer, "GET", "/v1/replicators", NULL);
+    ok(answer_has(&a, "\"shares\":{\"site\":{\"active\":3,\"idle\":0,\"part\":428571,\"given\":428571}}"), "the list of replicators shows it: %s", a.body.data);
+    answer_release(&a);
+}
+
 int main(void)
 {
     signal(SIGPIPE, SIG_IGN);
@@ -101,6 +145,7 @@ int main(void)
         is_int(status_as(operator, "POST", "/v1/servers", body), 201, "the server %s%s", *name, strcmp(*name, "late01") == 0 ? ", whose agent was pushed to nobody yet" : "");
     }
     test_groups();
+    test_parts();
     test_placing();
     stop();
     curl_global_cleanup();

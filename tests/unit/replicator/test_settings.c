@@ -51,12 +51,12 @@ static struct peer *with_agent(struct replicator *r, const char *server, int64_t
     return p;
 }
 
-/* settings_apply without the telling: there is nobody at the other end. */
+/* limits_apply without the telling: there is nobody at the other end. */
 static void reckon(struct replicator *r)
 {
     struct peer *p = peer_find(r, "asks", true);
 
-    (void)settings_greeting(p);
+    (void)limits_greeting(p);
 }
 
 /* Where db01 of the group Shop is; NULL: nothing is said of the group. */
@@ -151,13 +151,13 @@ static void share_out(void)
 {
     int64_t equal[] = {0, 0, 0, 0}, some[] = {100, 0, 2000, 300, 0}, enough[] = {100, 200}, tiny[] = {0, 0, 0};
 
-    settings_share_out(1000, equal, 4);
+    limits_share_out(1000, equal, 4);
     ok(equal[0] == 250 && equal[3] == 250, "four that ask for all get a quarter each");
-    settings_share_out(2000, some, 5);
+    limits_share_out(2000, some, 5);
     ok(some[0] == 100 && some[3] == 300 && some[1] == 533 && some[2] == 533 && some[4] == 533, "what some don't want goes to the others");
-    settings_share_out(1000, enough, 2);
+    limits_share_out(1000, enough, 2);
     ok(enough[0] == 100 && enough[1] == 200, "nobody gets more than is asked for");
-    settings_share_out(2, tiny, 3);
+    limits_share_out(2, tiny, 3);
     ok(tiny[0] == 1 && tiny[2] == 1, "nobody gets 0, which is no limit");
 }
 
@@ -194,6 +194,55 @@ static void shared(const char *folder)
     end(&r);
 }
 
+/* What is reported to the factory of the limit of that key. */
+static void is_share(struct replicator *r, const char *key, const char *expected, const char *what)
+{
+    CLEANUP(json_free) json_t *all = limits_shares(r);
+    CLEANUP(free_ptr) char *text = json_text(json_object_get(all, key));
+
+    is_str(text, expected, "%s", what);
+}
+
+#define AB "\"servers\":{\"a\":{\"shared\":{" WAVE "," SITE "}},\"b\":{\"shared\":{" SITE "}},\"c\":{\"shared\":{" SITE "}}}"
+
+/* Other replicators have servers that share the limits, too. */
+static void parts(const char *folder)
+{
+    struct replicator r;
+    struct peer *a, *b;
+    struct err e = {0};
+
+    begin(&r, folder);
+    clock_parse("2026-11-23T12:00:00Z", &now_us, NULL);
+    a = with_agent(&r, "a", 1), b = with_agent(&r, "b", 1);
+    peer_find(&r, "c", true);
+    say(&r, "{" AB "}");
+    is_share(&r, "site", "{\"active\":2,\"idle\":0,\"part\":1000000}", "where no part is said all of a limit is for the servers here");
+    say(&r, "{" AB ",\"parts\":{\"site\":250000,\"wave:w1\":100000}}");
+    reckon(&r);
+    ok(a->limit.value == 4 * MBIT && b->limit.value == 16 * MBIT, "of a part no more than that is given out, and what a wave's part leaves goes to others");
+    with_agent(&r, "b", 0);
+    is_share(&r, "site", "{\"active\":1,\"idle\":1,\"part\":250000}", "the factory is told who has something to send, who only may, and the part gone by");
+    is_share(&r, "wave:w1", "{\"active\":1,\"idle\":0,\"part\":100000}", "of each limit");
+    say(&r, "{" AB ",\"parts\":{\"site\":240000,\"wave:w1\":1000000}}");
+    reckon(&r);
+    is_int(a->limit.value, 80 * MBIT * 24 / 100, "the site's part bounds a wave that has all of its own");
+    say(&r, "{" AB ",\"parts\":{\"site\":0}}");
+    reckon(&r);
+    ok(a->limit.value == 1 && b->limit.value == 1, "no part is no leave to send what one likes");
+    say(&r, "{" AB ",\"parts\":{\"site\":2000000}}");
+    reckon(&r);
+    is_int(a->limit.value, 40 * MBIT, "what is no part is passed over");
+    say(&r, "{" AB ",\"parts\":{\"site\":500000}}");
+    end(&r);
+    begin(&r, folder);
+    a = with_agent(&r, "a", 0), b = with_agent(&r, "b", 1);
+    ok(settings_load(&r, &e) == 0, "after a restart, with no factory: %s", e.message);
+    reckon(&r);
+    is_int(b->limit.value, 40 * MBIT, "the last part holds");
+    end(&r);
+}
+
 int main(void)
 {
     char folder[] = "/tmp/slipway-settings.XXXXXX";
@@ -205,6 +254,7 @@ int main(void)
     a_week(folder);
     share_out();
     shared(folder);
+    parts(folder);
     for (const char *const *name = (const char *const[]){"settings.json", NULL}; *name; name++) {
         CLEANUP(free_ptr) char *path = xasprintf("%s/%s", folder, *name);
 
