@@ -131,6 +131,32 @@ static const struct {
     {"newest_point_age_ms", "slipway_recovery_point_age_seconds", "Age of a server's newest recovery point.", 1000},
 };
 
+static const struct {
+    const char *member, *metric, *help;
+} latency_metrics[] = { /* of replication.source_latency; 0: not known */
+    {"without_us", "slipway_source_latency_without_agent_seconds", "What an I/O of a source's own takes while the agent does not read."},
+    {"with_us", "slipway_source_latency_with_agent_seconds", "What an I/O of a source's own takes while the agent reads."},
+};
+
+static void latency_metrics_text(const json_t *servers, struct buf *out)
+{
+    json_t *server;
+    size_t i;
+
+    for (size_t m = 0; m < ARRAY_COUNT(latency_metrics); m++) {
+        head(out, latency_metrics[m].metric, "gauge", latency_metrics[m].help);
+        json_array_foreach((json_t *)(uintptr_t)servers, i, server) {
+            int64_t us = json_get_int(json_object_get(json_object_get(server, "replication"), "source_latency"), latency_metrics[m].member, 0);
+
+            if (us <= 0)
+                continue;
+            buf_printf(out, "%s{server=\"", latency_metrics[m].metric);
+            label(out, json_get_string(server, "name", ""));
+            buf_printf(out, "\"} %.6f\n", (double)us / US_PER_S);
+        }
+    }
+}
+
 /* slipway_replication_state{server="web01",state="BACKLOG",cause="limit_too_low",severity="error"} 1; and whether it catches up at all. */
 static void replication_state_text(const json_t *servers, struct buf *out)
 {
@@ -233,6 +259,7 @@ static void replication_metrics_text(struct store_tx *tx, struct buf *out)
             buf_printf(out, "\"} %.3f\n", json_number_value(value) / replication_metrics[m].unit);
         }
     }
+    latency_metrics_text(json_object_get(servers, "items"), out);
     replication_state_text(json_object_get(servers, "items"), out);
     copy_metrics_text(json_object_get(servers, "items"), out);
 }

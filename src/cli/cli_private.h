@@ -22,8 +22,9 @@ struct cli_option {
     bool many; /* may be given several times */
 };
 
-/* CLI_RATE: bytes a second, as links are written (Mbit/s). CLI_ETA: of a replication object: when its copy has caught up. */
-enum cli_format { CLI_TEXT, CLI_BYTES, CLI_MS, CLI_YES, CLI_RATE, CLI_ETA };
+/* CLI_RATE: bytes a second, as links are written (Mbit/s). CLI_ETA: of a replication object: when its copy has caught up. CLI_US_IN_MS: microseconds, 0 where they are
+ * not known, as milliseconds, whose unit the title names. */
+enum cli_format { CLI_TEXT, CLI_BYTES, CLI_MS, CLI_YES, CLI_RATE, CLI_ETA, CLI_US_IN_MS };
 struct cli_column {
     const char *title;
     const char *path; /* into an item: "replication.state"; ends the list with NULL */

@@ -76,6 +76,8 @@ void cli_show_value(struct buf *out, const json_t *item, const char *path, enum 
         words_duration(out, json_number_value(value));
     else if (json_is_number(value) && format == CLI_RATE)
         words_rate(out, json_number_value(value));
+    else if (json_is_number(value) && format == CLI_US_IN_MS)
+        buf_printf(out, json_number_value(value) > 0 ? "%.2f" : "-", json_number_value(value) / 1000);
     else if (json_is_object(value) && format == CLI_ETA)
         add_eta(out, value);
     else if (json_is_integer(value))

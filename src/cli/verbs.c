@@ -56,6 +56,8 @@ static const struct cli_column server_one[] = {{"name", "name", 0}, {"wave", "wa
     {"  limit (0: none)", "replication.limit_bytes_per_s", CLI_RATE}, {"  held up by", "replication.bottleneck", 0}, {"  lag", "replication.lag_ms", CLI_MS},
     {"  newest point", "replication.newest_point_at", 0}, {"  newest point's age", "replication.newest_point_age_ms", CLI_MS},
     {"  disks", "replication.bytes_total", CLI_BYTES}, {"  sent", "replication.bytes_sent", CLI_BYTES}, {"  stored", "replication.bytes_stored", CLI_BYTES},
+    {"  an I/O at the source without the agent (ms)", "replication.source_latency.without_us", CLI_US_IN_MS},
+    {"  and while it reads (ms)", "replication.source_latency.with_us", CLI_US_IN_MS}, {"  held back for the source to (0: not)", "replication.source_latency.backoff_bytes_per_s", CLI_RATE},
     {"  reported", "replication.reported", 0}, {"instance", "instance", 0}, {"attributes", "attributes", 0}, {"os", "facts.os", 0},
     {"version", "version", 0}, END_COLUMN};
 const struct cli_column cli_replication_columns[] = {{"SERVER", "name", 0}, {"STATE", "replication.state", 0}, {"CAUGHT UP IN", "replication", CLI_ETA},

@@ -81,7 +81,8 @@ async function replicator(name) {
 const MIB = 1 << 20;
 const replication = more => ({ state: 'CONTINUOUS', connected: true, tracker: 'ebpf', bytes_total: 4096 * MIB, bytes_done: 4096 * MIB, bytes_read: 4200 * MIB, bytes_sent: 900 * MIB,
   bytes_stored: 800 * MIB, backlog_bytes: 0, lag_ms: 220, eta_ms: 0, eta: null, rate_bytes_per_s: 5 * MIB, churn_bytes_per_s: 40000, limit_bytes_per_s: 0, bottleneck: null, held: false,
-  newest_point: 'p1', newest_point_at: new Date(Date.now() - 3000).toISOString(), newest_point_age_ms: 3000, error: null, cause: null, ...more });
+  newest_point: 'p1', newest_point_at: new Date(Date.now() - 3000).toISOString(), newest_point_age_ms: 3000, error: null, cause: null,
+  source_latency: { now_us: 0, without_us: 310, with_us: 460, backoff_bytes_per_s: 0 }, ...more });
 
 async function accessible(page, name) {
   await page.evaluate(axe);
@@ -167,6 +168,8 @@ try {
   await page.getByText('What to do: raise the limit above what is written').waitFor();
   await page.getByRole('img', { name: /backlog 300 MiB, written anew 12\.0 Mbit\/s, gets across 8\.0 Mbit\/s/ }).waitFor({ timeout: 10000 });
   ok(await page.locator('.chart canvas').count() === 1, 'the server\'s page has its cause and a chart');
+  await page.getByText('0.31 ms without the agent, 0.46 ms while it reads', { exact: true }).waitFor();
+  ok(true, 'and what an I/O at the source takes without the agent and with it');
   await accessible(page, 'server');
   r1.servers = [r1.servers[0], { server: 'db01', ...replication({ eta_ms: 30000, state: 'BACKLOG', backlog_bytes: 30 * MIB }) }];
   await page.getByText('30 s', { exact: true }).waitFor({ timeout: 10000 });

@@ -18,6 +18,8 @@ export interface Replication {
   server?: string; state: string; bytes_total: number; bytes_read: number; bytes_sent: number; bytes_stored: number; backlog_bytes: number;
   lag_ms: number | null; eta_ms: number | null; eta?: 'never' | null; rate_bytes_per_s: number | null; churn_bytes_per_s?: number | null; limit_bytes_per_s?: number;
   bottleneck?: string | null; newest_point: string | null; newest_point_at: string | null; newest_point_age_ms: number | null;
+  /** What an I/O of the source's own takes; 0: not known, or nothing is held back. */
+  source_latency?: { now_us: number; without_us: number; with_us: number; backoff_bytes_per_s: number };
   copy?: SecondCopy | null; unreadable_bytes?: number; newest_point_unreadable_bytes?: number | null;
   error: string | { kind?: string; message?: string } | null; cause?: Cause | null; reported?: string;
 }

@@ -43,6 +43,9 @@ export function duration(ms: number | null | undefined): string {
   return s < 172800 ? `${Math.floor(s / 3600)} h ${Math.floor(s % 3600 / 60)} min` : `${Math.floor(s / 86400)} d ${Math.floor(s % 86400 / 3600)} h`;
 }
 
+/** Microseconds as milliseconds; 0 is not known. */
+export const latency = (us: number | null | undefined) => (us ? `${(us / 1000).toFixed(2)} ms` : 'unknown');
+
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 const clock = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' });
 

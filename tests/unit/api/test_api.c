@@ -504,7 +504,7 @@ static void test_pause(void)
 static void test_replicator(void)
 {
     static const char status[] = "{\"servers\":[{\"server\":\"web01\",\"state\":\"CONTINUOUS\",\"bytes_total\":1000,\"bytes_read\":1000,\"bytes_sent\":900,"
-        "\"bytes_stored\":800,\"backlog_bytes\":0,\"lag_ms\":5,\"eta_ms\":null,\"eta\":\"never\",\"rate_bytes_per_s\":0,\"churn_bytes_per_s\":7,\"newest_point\":null,\"newest_point_at\":null,"
+        "\"bytes_stored\":800,\"source_latency\":{\"now_us\":9,\"without_us\":310,\"with_us\":0,\"backoff_bytes_per_s\":0},\"backlog_bytes\":0,\"lag_ms\":5,\"eta_ms\":null,\"eta\":\"never\",\"rate_bytes_per_s\":0,\"churn_bytes_per_s\":7,\"newest_point\":null,\"newest_point_at\":null,"
         "\"error\":null,\"cause\":{\"kind\":\"link_too_slow\",\"severity\":\"error\",\"text\":\"t\",\"advice\":\"a\"},\"points\":[]},{\"server\":\"ghost\",\"state\":\"CONTINUOUS\",\"connected\":true}],\"vault\":{\"free_bytes\":5368709120}}";
     struct answer a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
 
@@ -527,6 +527,8 @@ static void test_replicator(void)
     ok(answer_has(&a, "slipway_replication_state{server=\"web01\",state=\"CONTINUOUS\",cause=\"link_too_slow\",severity=\"error\"} 1") &&
        answer_has(&a, "slipway_replication_never{server=\"web01\"} 1") && answer_has(&a, "slipway_replication_churn_bytes_per_second{server=\"web01\"} 7.000") &&
        !answer_has(&a, "slipway_replication_eta_seconds{"), "states, causes and figures for Prometheus; what is not known is not there");
+    ok(answer_has(&a, "slipway_source_latency_without_agent_seconds{server=\"web01\"} 0.000310\n") && answer_has(&a, "# TYPE slipway_source_latency_with_agent_seconds gauge") &&
+       !answer_has(&a, "slipway_source_latency_with_agent_seconds{"), "what the agent costs its source; not where that is not known");
     ok(answer_has(&a, "slipway_replication_lag_seconds{server=\"web01\"} 0.005") && answer_has(&a, "slipway_tasks{state=\"READY\"} 1") &&
        answer_has(&a, "slipway_http_requests_total{method=\"POST\",route=\"/v1/replicator/status\",status=\"2xx\"} 2"), "numbers for Prometheus");
     answer_release(&a);

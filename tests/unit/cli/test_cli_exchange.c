@@ -96,6 +96,14 @@ static int servers(struct http_call *c, struct err *e)
     return reply_json(c, 200, json_pack("{s:[{s:s,s:s}],s:n}", "items", "name", "db01", "wave", page, "next"));
 }
 
+static int one_server(struct http_call *c, struct err *e)
+{
+    static const char *const text = "{\"name\":\"db01\",\"replication\":{\"state\":\"CONTINUOUS\",\"source_latency\":{\"now_us\":0,\"without_us\":310,\"with_us\":1460,\"backoff_bytes_per_s\":0}}}";
+    json_t *made;
+
+    return json_read(text, strlen(text), &made, e) < 0 ? -1 : reply_json(c, 200, made);
+}
+
 static int wave(struct http_call *c, struct err *e)
 {
     (void)e;
@@ -203,6 +211,7 @@ static const struct http_route routes[] = {
     {HTTP_DELETE, "/v1/tokens/{id}", token_gone, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_GET, "/v1/servers", servers, ACCESS_VIEWER, INPUT_NONE, 0, "s", "wave,page,q,sort,limit", NULL, NULL, 0,
      false},
+    {HTTP_GET, "/v1/servers/{server}", one_server, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_GET, "/v1/waves/{wave}", wave, ACCESS_VIEWER, INPUT_NONE, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_PATCH, "/v1/waves/{wave}", wave, ACCESS_VIEWER, INPUT_JSON, 0, "s", NULL, NULL, NULL, 0, false},
     {HTTP_PUT, "/v1/waves/{wave}/window", changed, ACCESS_VIEWER, INPUT_JSON, 0, "s", NULL, NULL, NULL, 0, false},
@@ -397,6 +406,13 @@ static void shows_replication(void)
        "tells it as it changes");
 }
 
+static void shows_a_server(void)
+{
+    is_int(SLIPWAY("server", "show", "db01"), 0, "a server: %s", err_text);
+    ok(strstr(out_text, "an I/O at the source without the agent (ms)") && strstr(out_text, "  0.31\n") && strstr(out_text, "and while it reads (ms)") && strstr(out_text, "  1.46\n"),
+       "shows what the agent costs its source, with units");
+}
+
 /* The control socket of a replicator that has a vault open: answers, and keeps what it was asked last. */
 static struct {
     int fd;
@@ -486,6 +502,7 @@ int main(void)
     imports();
     looks_after();
     shows_replication();
+    shows_a_server();
     takes_points();
     signs_out();
     httpd_stop(&server);

@@ -8,7 +8,7 @@ import Table from '@cloudscape-design/components/table';
 import { useQuery } from '@tanstack/react-query';
 import { useNavigate, useParams } from 'react-router-dom';
 import { get, type Replication, type SecondCopy, type Server } from '../api';
-import { bytes, caughtUp, duration, rate, time } from '../format';
+import { bytes, caughtUp, duration, latency, rate, time } from '../format';
 import { Chart } from '../parts/chart';
 import { Empty, Failure, Status } from '../parts/common';
 import { CauseAlert } from '../parts/replication';
@@ -57,6 +57,12 @@ function secondCopy(copy: SecondCopy) {
   return `${copy.to}: ${copy.state.toLowerCase()}, ${point}${behind}${left}${lacks}${copy.error ? `: ${copy.error.message}` : ''}`;
 }
 
+/** What the agent costs its source. */
+function sourceLatency({ without_us, with_us, backoff_bytes_per_s }: NonNullable<Replication['source_latency']>) {
+  const back = backoff_bytes_per_s ? `; reading is held back to ${rate(backoff_bytes_per_s)}` : '';
+  return `${latency(without_us)} without the agent, ${latency(with_us)} while it reads${back}`;
+}
+
 function Figures({ replication }: { replication: Replication }) {
   const limit = replication.limit_bytes_per_s ? `; limit ${rate(replication.limit_bytes_per_s)}` : '; no limit in force';
   return (
@@ -74,6 +80,7 @@ function Figures({ replication }: { replication: Replication }) {
       { label: 'Read', value: bytes(replication.bytes_read) },
       { label: 'Sent', value: bytes(replication.bytes_sent) },
       { label: 'Stored', value: bytes(replication.bytes_stored) },
+      ...(replication.source_latency ? [{ label: 'An I/O at the source', value: sourceLatency(replication.source_latency) }] : []),
     ]} />
   );
 }
