@@ -111,13 +111,13 @@ static const struct cli_column report_server[] = {{"SERVER", "name", 0}, {"DOWN 
     {"FAILED", "probes_failed", 0}, {"WAY BACK", "way_back_ms", CLI_MS}, END_COLUMN};
 static const struct cli_column report_refusal[] = {{"ASKED", "what", 0}, {"REFUSED BECAUSE", "reason", 0}, END_COLUMN};
 
-static const struct cli_column point_list[] = {{"POINT", "id", 0}, {"WHEN", "when", 0}, {"TAKEN", "consistency", 0}, {"GROUP", "group", 0}, {"CHANGED", "bytes", CLI_BYTES},
+static const struct cli_column point_list[] = {{"POINT", "id", 0}, {"WHEN", "when", 0}, {"TAKEN", "consistency", 0}, {"GROUP", "group", 0}, {"WINDOW (us)", "group_window_us", 0}, {"CHANGED", "bytes", CLI_BYTES},
     {"DISKS", "disk_count", 0}, {"UNREADABLE", "unreadable_bytes", CLI_BYTES}, {"PINNED", "pins", 0}, END_COLUMN};
 static const struct cli_column group_one[] = {{"group", "id", 0}, {"name", "name", 0}, {"when", "when", 0}, {"taken", "consistency", 0},
     {"all stood still for (us)", "window_us", 0}, {"attempts", "attempts", 0}, END_COLUMN};
 static const struct cli_column group_point[] = {{"SERVER", "server", 0}, {"POINT", "id", 0}, {"TAKEN", "consistency", 0}, {"FROZEN FOR", "freeze_ms", CLI_MS},
     {"CHANGED", "bytes", CLI_BYTES}, END_COLUMN};
-static const struct cli_column point_one[] = {{"point", "id", 0}, {"server", "server", 0}, {"when", "when", 0}, {"group", "group", 0}, {"taken", "consistency", 0},
+static const struct cli_column point_one[] = {{"point", "id", 0}, {"server", "server", 0}, {"when", "when", 0}, {"group", "group", 0}, {"  all stood still for (us)", "group_window_us", 0}, {"taken", "consistency", 0},
     {"frozen for", "freeze_ms", CLI_MS}, {"changed since the one before", "bytes", CLI_BYTES}, {"could not be read at the source", "unreadable_bytes", CLI_BYTES}, {"pinned by", "pins", 0}, END_COLUMN};
 static const struct cli_column point_disk[] = {{"DISK", "id", 0}, {"SIZE", "size_bytes", CLI_BYTES}, {"CHANGED", "changed_bytes", CLI_BYTES},
     END_COLUMN};

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 int orders_need_point(struct vault *v, const json_t *q, struct vault_point **out, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
@@ -50,8 +49,27 @@ json_t *orders_disks(const char *nbd_path, const char *prefix, const struct vaul
     return disks;
 }
 
-/* What a list of points tells of each: why it is pinned, too, and what changed on each disk. */
-static json_t *told(struct vault *v, const struct vault_point *p, struct err *e)
+int orders_set_window(struct vault *v, json_t *point, json_t *windows, struct err *e)
+{
+    const char *group = json_get_string(point, "group", NULL);
+    json_t *window = group ? json_object_get(windows, group) : NULL;
+
+    if (!group)
+        return 0;
+    if (!window) {
+        CLEANUP(free_ptr) struct vault_group *g = xcalloc(1, sizeof *g);
+        int found = vault_group_get(v, group, g, e);
+
+        if (found < 0)
+            return -1;
+        window = found ? json_integer((json_int_t)g->window_us) : json_null();
+        json_object_set_new(windows, group, window);
+    }
+    return json_object_set(point, "group_window_us", window);
+}
+
+/* What a list of points tells of each: its group's window, why it is pinned, too, and what changed on each disk. */
+static json_t *told(struct vault *v, const struct vault_point *p, json_t *windows, struct err *e)
 {
     CLEANUP(json_free) json_t *j = vault_point_json(p);
     char(*reasons)[VAULT_PIN_REASON_SIZE] = NULL;
@@ -64,7 +82,7 @@ static json_t *told(struct vault *v, const struct vault_point *p, struct err *e)
     free(reasons);
     for (size_t i = 0; i < p->disk_count; i++)
         json_object_set_new(json_array_get(json_object_get(j, "disks"), i), "changed_bytes", json_integer((json_int_t)p->disks[i].changed_bytes));
-    return count < 0 ? NULL : json_incref(j);
+    return count < 0 || orders_set_window(v, j, windows, e) < 0 ? NULL : json_incref(j);
 }
 
 /* ---- the verbs ---- */
@@ -72,6 +90,7 @@ static json_t *told(struct vault *v, const struct vault_point *p, struct err *e)
 /* Those that are older than `before`, not more than `limit`; `next` is the last one's id where more follow. */
 static int give_points(struct orders *o, const struct vault_point *points, int count, const json_t *q, json_t *answer, struct err *e)
 {
+    CLEANUP(json_free) json_t *windows = json_object();
     const char *before = json_get_string(q, "before", NULL);
     int64_t limit = json_get_int(q, "limit", 0);
     json_t *list = json_array();
@@ -83,7 +102,7 @@ static int give_points(struct orders *o, const struct vault_point *points, int c
     if (before && at++ == count)
         return err_set(e, ERR_NOT_FOUND, "there is no recovery point %.100s (any more): begin the list anew", before);
     for (; at < count && (limit <= 0 || (int64_t)json_array_size(list) < limit); at++) {
-        json_t *j = told(o->vault, &points[at], e);
+        json_t *j = told(o->vault, &points[at], windows, e);
 
         if (!j)
             return -1;

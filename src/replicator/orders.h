@@ -27,6 +27,9 @@ void orders_end(struct orders *o);
 
 /* The point that q.point names; the caller frees *out. */
 int orders_need_point(struct vault *v, const json_t *q, struct vault_point **out, struct err *e);
+/* The point's document gets its group's window (group_window_us; null where the group is not known): nothing where it is of none. windows: {GROUP: window}, for
+ * who asks of many points; what is not in it is looked up and put there. */
+int orders_set_window(struct vault *v, json_t *point, json_t *windows, struct err *e);
 /* nbd+unix:///… of a point's disk at that socket; prefix is "" or NBD_LENT_PREFIX. The caller frees. */
 char *orders_uri(const char *nbd_path, const char *prefix, const char *point, const char *disk);
 /* [{"id","nbd_uri","nbd_socket","nbd_export","size_bytes"}] of all its disks. */

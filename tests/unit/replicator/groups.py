@@ -4,6 +4,7 @@ other: all of the group's points are there, or none. Prints TAP. Usage: groups S
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -391,7 +392,11 @@ def by_the_clock(both):
     group = newest("db01")["group"]
     ok(group and newest("web01")["group"] == group and world.ask("points", group=group)["group"]["name"] == "shop", "and have one of one instant")
     listed = subprocess.run([SLIPWAY, "point", "list", "db01", "--vault", world.dir / "replicator"], capture_output=True, text=True, timeout=60, check=False)
-    ok(group in listed.stdout, "which `slipway point list` shows", listed.stdout + listed.stderr)
+    window = str(world.ask("points", group=group)["group"]["window_us"])
+    columns = [re.split(r"  +", line) for line in listed.stdout.splitlines()]
+    ok(columns[0][3:5] == ["GROUP", "WINDOW (us)"] and columns[1][3:5] == [group, window], "which `slipway point list` shows, and the window that the instant lies in", listed.stdout + listed.stderr)
+    shown = subprocess.run([SLIPWAY, "point", "show", newest("web01")["id"], "--vault", world.dir / "replicator"], capture_output=True, text=True, timeout=60, check=False)
+    ok(re.search(rf"^  all stood still for \(us\) +{window}$", shown.stdout, re.M), "and `slipway point show`", shown.stdout + shown.stderr)
     ok(told("db01")["settings"]["together"] and told("db01")["cause"] is None, "nothing is amiss", json.dumps(told("db01")))
     ok(told("db01")["pointed"] and told("web01")["pointed"], "it is a point of this connection: whoever moves a server here waits for that")
     in_half_a_second = until_frozen(both)
