@@ -10,6 +10,8 @@
 
 #include <string.h>
 
+#define POINTS_KEPT 8 /* of each server: as many as a replicator says */
+
 int replicators_keep(struct store_tx *tx, const char *name, const json_t *status, int64_t now_us, struct err *e)
 {
     CLEANUP(free_ptr) char *text = json_text(status);
@@ -76,16 +78,44 @@ static json_t *too_long(const json_t *said, size_t size)
                      "advice", "ask the replicator itself on its machine (`slipway vault`, `slipway point list`); this is a mistake of Slipway's, and worth a report");
 }
 
+/* Of the newest points what people look for: when, and how each was taken. */
+static json_t *points_of(const json_t *said)
+{
+    static const char *const members[] = {"id", "at", "consistency", "freeze_ms", "group", "group_window_us"};
+    json_t *points = json_array(), *point;
+    size_t i;
+
+    json_array_foreach(json_object_get(said, "points"), i, point) {
+        json_t *kept = json_object();
+
+        if (i == POINTS_KEPT)
+            break;
+        for (size_t m = 0; m < ARRAY_COUNT(members); m++) {
+            json_t *value = json_object_get(point, members[m]);
+
+            json_object_set_new(kept, members[m], json_is_integer(value) || json_is_string(value) ? json_incref(value) : json_null());
+        }
+        json_array_append_new(points, kept);
+    }
+    return points;
+}
+
 /* What is kept of it. The caller frees. */
 static json_t *kept_of(const json_t *said)
 {
     CLEANUP(json_free) json_t *replication = json_copy((json_t *)(uintptr_t)said);
-    CLEANUP(free_ptr) char *text = NULL;
+    CLEANUP(free_ptr) char *text = NULL, *with_points = NULL;
 
-    json_object_del(replication, "server"); /* the rest is its replication; the list of its points may be long */
+    json_object_del(replication, "server"); /* the rest is its replication */
     json_object_del(replication, "points");
     text = json_text(replication);
-    return strlen(text) > LIMIT_EVIDENCE_TEXT_BYTES ? too_long(said, strlen(text)) : json_incref(replication);
+    if (strlen(text) > LIMIT_EVIDENCE_TEXT_BYTES)
+        return too_long(said, strlen(text));
+    json_object_set_new(replication, "points", points_of(said));
+    with_points = json_text(replication);
+    if (strlen(with_points) > LIMIT_EVIDENCE_TEXT_BYTES)
+        json_object_del(replication, "points"); /* `slipway point list` has them */
+    return json_incref(replication);
 }
 
 /* Its second copy is kept where it is wanted, as soon as the server is seen. */

@@ -161,12 +161,22 @@ static int add_settings(struct store_tx *tx, const char *name, json_t *server, s
     return json_object_set_new(server, "replication_settings", settings ? settings : json_null());
 }
 
+/* Of one server only: lists would be long with them. */
+static int add_points(struct store_tx *tx, const char *name, json_t *server, struct err *e)
+{
+    json_t *points = NULL;
+
+    if (inventory_server_points(tx, name, &points, e) < 0)
+        return -1;
+    return json_object_set_new(server, "points", points ? points : json_array());
+}
+
 static int reply_server(struct http_call *c, struct store_tx *tx, const char *name, int status, struct err *e)
 {
     json_t *server = NULL;
     int found = inventory_server_json(tx, name, &server, e);
 
-    if (found > 0 && add_settings(tx, name, server, e) < 0) {
+    if (found > 0 && (add_settings(tx, name, server, e) < 0 || add_points(tx, name, server, e) < 0)) {
         json_decref(server);
         return -1;
     }

@@ -27,6 +27,7 @@ const struct schema schema_table[] = {
     {"ProbeStarted", "run:string! source_run:string!"},
     {"Report", "result:string! started:time? finished:time? accelerator:string? servers:[object]! rows:object? replication:object? "
                "stages:[object]! refusals:[object]!"},
+    {"Point", "id:string? at:time? consistency:string? freeze_ms:integer? group:string? group_window_us:integer?"},
     {"Disk", "id:string! name:string! size_bytes:integer!"},
     {"Replication", "state:string! bytes_total:integer bytes_read:integer bytes_sent:integer bytes_stored:integer backlog_bytes:integer "
                     "lag_ms:integer? eta_ms:integer? eta:string? rate_bytes_per_s:integer? churn_bytes_per_s:integer? limit_bytes_per_s:integer "
@@ -40,7 +41,7 @@ const struct schema schema_table[] = {
     {"NewServer", "name:string! wave:string! application:string? owner:string? address:string! port:integer attributes:object"},
     {"ServerChange", "wave:string application:string? owner:string? address:string port:integer attributes:object host_key:string?"},
     {"Server", "name:string! wave:string? application:string? owner:string? address:string! port:integer! lifecycle:string! attributes:object! "
-               "facts:object? disks:[Disk]! replication:Replication? placement:object? copy:object? replication_settings:object? instance:Instance? host_key:string? version:integer!"},
+               "facts:object? disks:[Disk]! replication:Replication? placement:object? copy:object? replication_settings:object? points:[Point] instance:Instance? host_key:string? version:integer!"},
     {"ServerList", "items:[Server]! next:string? total:integer"},
     {"Back", "confirm:string? bring_changes:boolean"},
     {"Move", "to:string? lost:boolean"},

@@ -23,8 +23,8 @@ struct cli_option {
 };
 
 /* CLI_RATE: bytes a second, as links are written (Mbit/s). CLI_ETA: of a replication object: when its copy has caught up. CLI_US_IN_MS: microseconds, 0 where they are
- * not known, as milliseconds, whose unit the title names. */
-enum cli_format { CLI_TEXT, CLI_BYTES, CLI_MS, CLI_YES, CLI_RATE, CLI_ETA, CLI_US_IN_MS };
+ * not known, as milliseconds, whose unit the title names. CLI_TIME: RFC 3339, as it is here, with the zone. */
+enum cli_format { CLI_TEXT, CLI_BYTES, CLI_MS, CLI_YES, CLI_RATE, CLI_ETA, CLI_US_IN_MS, CLI_TIME };
 struct cli_column {
     const char *title;
     const char *path; /* into an item: "replication.state"; ends the list with NULL */
@@ -144,6 +144,9 @@ void cli_show_json(FILE *out, const json_t *value);
 /* The answer as the verb's row says: JSON, its table and sections, or its words where there is nothing to show (NULL, or no columns). */
 void cli_show_answer(struct cli_call *call, const json_t *answer);
 /* The member at a dotted path, as text for a person; buf is appended to. */
+/* "2026-11-24 21:34:02 CET" of RFC 3339; false where it is none. */
+#define CLI_LOCAL_TIME_SIZE 64
+bool cli_local_time(const char *text, char out[static CLI_LOCAL_TIME_SIZE]);
 void cli_show_value(struct buf *out, const json_t *item, const char *path, enum cli_format format);
 void cli_show_clean(FILE *out, const char *text);
 void cli_help(FILE *out, const struct cli_verb *verb);

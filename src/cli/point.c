@@ -70,19 +70,12 @@ static int count_option(const struct cli_call *call, const char *option, int64_t
     return 0;
 }
 
-/* What people read: "2026-11-24 21:34:02 CET". JSON keeps RFC 3339 in UTC. */
+/* What people read; JSON keeps RFC 3339 in UTC. */
 static void set_local_time(json_t *item, const char *from, const char *to)
 {
-    const char *text = json_get_string(item, from, NULL);
-    char local[64] = "";
-    struct tm tm;
-    int64_t us;
-    time_t at;
+    char local[CLI_LOCAL_TIME_SIZE];
 
-    if (!text || clock_parse(text, &us, NULL) < 0)
-        return;
-    at = (time_t)(us / US_PER_S);
-    if (localtime_r(&at, &tm) && strftime(local, sizeof local, "%Y-%m-%d %H:%M:%S %Z", &tm))
+    if (cli_local_time(json_get_string(item, from, NULL), local))
         json_object_set_new(item, to, json_string(local));
 }
 

@@ -1,7 +1,9 @@
+#include "base/clock.h"
 #include "base/words.h"
 #include "cli/cli_private.h"
 
 #include <string.h>
+#include <time.h>
 
 #define NARROWEST 4
 #define CELL_BYTES 200 /* longer texts are cut in tables; -o json has them whole */
@@ -56,9 +58,22 @@ static void add_eta(struct buf *out, const json_t *replication)
         words_duration(out, json_number_value(eta_ms));
 }
 
+bool cli_local_time(const char *text, char out[static CLI_LOCAL_TIME_SIZE])
+{
+    struct tm tm;
+    int64_t us;
+    time_t at;
+
+    if (!text || clock_parse(text, &us, NULL) < 0)
+        return false;
+    at = (time_t)(us / US_PER_S);
+    return localtime_r(&at, &tm) && strftime(out, CLI_LOCAL_TIME_SIZE, "%Y-%m-%d %H:%M:%S %Z", &tm);
+}
+
 void cli_show_value(struct buf *out, const json_t *item, const char *path, enum cli_format format)
 {
     const json_t *value = at_path(item, path), *element;
+    char local[CLI_LOCAL_TIME_SIZE];
     const char *name;
     size_t index;
 
@@ -66,6 +81,8 @@ void cli_show_value(struct buf *out, const json_t *item, const char *path, enum 
         buf_puts(out, json_is_true(value) ? "yes" : "no");
     else if (!value || json_is_null(value))
         buf_puts(out, "-");
+    else if (format == CLI_TIME && cli_local_time(json_string_value(value), local))
+        buf_puts(out, local);
     else if (json_is_string(value))
         buf_puts(out, json_string_value(value));
     else if (json_is_boolean(value))

@@ -133,7 +133,9 @@ static const struct cli_section group_sections[] = {{"Points", "points", group_p
 static const struct cli_section run_sections[] = {{"Tasks", "tasks", task_list}, {NULL, NULL, NULL}};
 static const struct cli_section task_sections[] = {{"Evidence", "evidence", evidence_list}, {"Artifacts", "artifacts", artifact_list},
     {"Decisions", "decisions", decision_list}, {NULL, NULL, NULL}};
-static const struct cli_section server_sections[] = {{"Disks", "disks", disk_list},
+static const struct cli_column newest_list[] = {{"POINT", "id", 0}, {"WHEN", "at", CLI_TIME}, {"TAKEN", "consistency", 0}, {"FROZEN FOR", "freeze_ms", CLI_MS}, {"GROUP", "group", 0},
+    {"WINDOW (us)", "group_window_us", 0}, END_COLUMN};
+static const struct cli_section server_sections[] = {{"Disks", "disks", disk_list}, {"Newest recovery points", "points", newest_list},
     {"How it is replicated", "replication_settings", setting_list}, {NULL, NULL, NULL}};
 static const struct cli_section report_sections[] = {{"Servers", "servers", report_server}, {"Refused", "refusals", report_refusal}, {NULL, NULL, NULL}};
 

@@ -23,6 +23,8 @@ struct inventory_by {
 
 int inventory_wave_json(struct store_tx *tx, const char *wave, json_t **out, struct err *e);
 int inventory_server_json(struct store_tx *tx, const char *server, json_t **out, struct err *e);
+/* The newest recovery points as its replicator last said, newest first: [] where it said nothing of them. */
+int inventory_server_points(struct store_tx *tx, const char *server, json_t **out, struct err *e);
 
 struct inventory_list {
     int limit;             /* 0: 100; at most LIMIT_PAGE_ITEMS */
@@ -79,7 +81,7 @@ int inventory_server_set_instance(struct store_tx *tx, const char *server, const
 /* "SHA256:…", or NULL: forgets it. */
 int inventory_server_set_host_key(struct store_tx *tx, const char *server, const char *host_key, const struct inventory_by *by,
                                   struct err *e);
-/* The replication object of a report; an event only where its state, error or cause's kind changed ("server.replication"). Returns 1 where it did, 0,
+/* The replication object of a report (its `points`, the newest of them, are kept beside it: inventory_server_points); an event only where its state, error or cause's kind changed ("server.replication"). Returns 1 where it did, 0,
  * -1. ERR_NOT_FOUND: no such server; ERR_INVALID: not a replication object. newest_point_age_ms is counted from newest_point_at when read. */
 int inventory_server_set_replication(struct store_tx *tx, const char *server, const json_t *replication, const struct inventory_by *by,
                                      struct err *e);

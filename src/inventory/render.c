@@ -147,6 +147,8 @@ static int server_of(struct store_tx *tx, const struct store_rows *rows, json_t 
         || set_disks(tx, store_text(rows, 0), server, e) < 0 || set_document(server, "replication", store_text(rows, 13), e) < 0
         || set_document(server, "instance", store_text(rows, 9), e) < 0)
         return -1;
+    if (json_is_object(json_object_get(server, "replication")))
+        json_object_del(json_object_get(server, "replication"), "points"); /* lists would be long with them */
     set_point_age(json_object_get(server, "replication"));
     if (!store_is_null(rows, 14)) {
         json_set_time(json_object_get(server, "replication"), "reported", store_int(rows, 14));
@@ -168,6 +170,25 @@ int inventory_server_json(struct store_tx *tx, const char *server, json_t **out,
         return -1;
     rc = store_next(rows, e);
     return rc <= 0 ? rc : server_of(tx, rows, out, e) < 0 ? -1 : 1;
+}
+
+int inventory_server_points(struct store_tx *tx, const char *server, json_t **out, struct err *e)
+{
+    CLEANUP(store_rows_free) struct store_rows *rows = NULL;
+    CLEANUP(json_free) json_t *replication = NULL;
+    json_t *points;
+    int rc;
+
+    if (store_query(tx, &rows, e, "SELECT r.document FROM server s LEFT JOIN server_replication r ON r.server = s.name WHERE s.name = $1", "s", server) < 0)
+        return -1;
+    rc = store_next(rows, e);
+    if (rc <= 0)
+        return rc;
+    if (!store_is_null(rows, 0) && json_read(store_text(rows, 0), strlen(store_text(rows, 0)), &replication, e) < 0)
+        return err_wrap(e, "the replication of %s", server);
+    points = json_object_get(replication, "points");
+    *out = json_is_array(points) ? json_incref(points) : json_array();
+    return 1;
 }
 
 /* ---- Lists ---- */

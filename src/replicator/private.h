@@ -339,7 +339,7 @@ int moves_refused(struct peer *p, const struct wire_failure *why); /* the agent'
 json_t *moves_json(const struct peer *p); /* its lock held: {to, error?} or null */
 
 /* status.c */
-json_t *peer_json(struct peer *p);  /* {server, state, …, points:[…]} */
+json_t *peer_json(struct peer *p, json_t *windows);  /* {server, state, …, points:[…]}; windows: orders_set_window's, for all of them */
 json_t *status_json(struct replicator *r, const char *server); /* NULL: all; the body of POST /v1/replicator/status */
 void status_count(struct replicator *r); /* walks the index for what status_json tells of chunks; care_space calls it now and then */
 

@@ -1,5 +1,6 @@
 /* status: the replication object of docs/architecture.md, made from what the agent says and what the vault holds. */
 #include "replicator/cause.h"
+#include "replicator/orders.h"
 #include "replicator/private.h"
 
 #include <stdlib.h>
@@ -131,14 +132,18 @@ static json_t *replication_json(struct peer *p)
     return j;
 }
 
-json_t *peer_json(struct peer *p)
+json_t *peer_json(struct peer *p, json_t *windows)
 {
     CLEANUP(free_ptr) struct vault_point *points = NULL;
     json_t *list = json_array(), *j;
     int count = vault_point_list(p->r->vault, p->server, POINTS_IN_STATUS, &points, NULL);
 
-    for (int i = 0; i < count; i++)
-        json_array_append_new(list, vault_point_json(&points[i]));
+    for (int i = 0; i < count; i++) {
+        json_t *point = vault_point_json(&points[i]);
+
+        (void)orders_set_window(p->r->vault, point, windows, NULL); /* a group that can't be read is said where its points are asked for */
+        json_array_append_new(list, point);
+    }
     pthread_mutex_lock(&p->lock);
     j = replication_json(p);
     pthread_mutex_unlock(&p->lock);
@@ -197,11 +202,12 @@ static json_t *vault_json(struct replicator *r)
 
 json_t *status_json(struct replicator *r, const char *server)
 {
+    CLEANUP(json_free) json_t *windows = json_object();
     json_t *j = json_pack("{s:[]}", "servers"), *list = json_object_get(j, "servers");
 
     for (struct peer *p = peers_first(r); p; p = p->next)
         if ((!server || strcmp(server, p->server) == 0) && !is_gone(p))
-            json_array_append_new(list, peer_json(p));
+            json_array_append_new(list, peer_json(p, windows));
     json_object_set_new(j, "vault", vault_json(r));
     json_object_set_new(j, "shares", limits_shares(r));
     json_object_set_new(j, "control_socket", json_string(r->control_told));

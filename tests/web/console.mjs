@@ -82,6 +82,8 @@ const MIB = 1 << 20;
 const replication = more => ({ state: 'CONTINUOUS', connected: true, tracker: 'ebpf', bytes_total: 4096 * MIB, bytes_done: 4096 * MIB, bytes_read: 4200 * MIB, bytes_sent: 900 * MIB,
   bytes_stored: 800 * MIB, backlog_bytes: 0, lag_ms: 220, eta_ms: 0, eta: null, rate_bytes_per_s: 5 * MIB, churn_bytes_per_s: 40000, limit_bytes_per_s: 0, bottleneck: null, held: false,
   newest_point: 'p1', newest_point_at: new Date(Date.now() - 3000).toISOString(), newest_point_age_ms: 3000, error: null, cause: null,
+  points: [{ id: 'p2', at: '2027-03-01T22:00:05.000Z', consistency: 'frozen', freeze_ms: 12, group: 'g1', group_window_us: 321, disks: [] },
+    { id: 'p1', at: '2027-03-01T22:00:00.000Z', consistency: 'crash', freeze_ms: 0, group: null, disks: [] }],
   source_latency: { now_us: 0, without_us: 310, with_us: 460, backoff_bytes_per_s: 0 }, ...more });
 
 async function accessible(page, name) {
@@ -169,6 +171,11 @@ try {
   await page.getByRole('img', { name: /backlog 300 MiB, written anew 12\.0 Mbit\/s, gets across 8\.0 Mbit\/s/ }).waitFor({ timeout: 10000 });
   ok(await page.locator('.chart canvas').count() === 1, 'the server\'s page has its cause and a chart');
   await page.getByText('0.31 ms without the agent, 0.46 ms while it reads', { exact: true }).waitFor();
+  const points = page.getByRole('table', { name: 'Recovery points' });
+  await points.getByText('g1').waitFor({ timeout: 10000 });
+  const rows = await points.getByRole('row').allInnerTexts();
+  ok(rows.length === 3 && /Moment \(.+\)/.test(rows[0]) && /2027[^]*frozen\s+12 ms\s+g1\s+321/.test(rows[1]) && /2027[^]*crash\s+0 ms\s+–\s+–/.test(rows[2]),
+    'and its newest points: when, in which zone, and how each was taken', rows.join('\n'));
   ok(true, 'and what an I/O at the source takes without the agent and with it');
   await accessible(page, 'server');
   r1.servers = [r1.servers[0], { server: 'db01', ...replication({ eta_ms: 30000, state: 'BACKLOG', backlog_bytes: 30 * MIB }) }];

@@ -23,9 +23,13 @@ export interface Replication {
   copy?: SecondCopy | null; unreadable_bytes?: number; newest_point_unreadable_bytes?: number | null;
   error: string | { kind?: string; message?: string } | null; cause?: Cause | null; reported?: string;
 }
+/** One of the newest recovery points, and how it was taken; group_window_us: in which the instant of all of its group's points lies. */
+export interface Point { id: string; at: string; consistency: string | null; freeze_ms: number | null; group: string | null; group_window_us: number | null }
 export interface Server {
   name: string; wave: string; application: string | null; owner: string | null; address: string; port: number; lifecycle: string;
   attributes: Record<string, string>; disks: { id: string; name: string; size_bytes: number }[]; replication: Replication | null;
+  /** Of one server that is read alone. */
+  points?: Point[];
   instance: { name: string; kind: string; door: string; state: string } | null; version: number; facts?: Record<string, unknown> | null;
 }
 export interface Evidence { at: string; name: string; passed: boolean; evidence: string }

@@ -505,7 +505,8 @@ static void test_replicator(void)
 {
     static const char status[] = "{\"servers\":[{\"server\":\"web01\",\"state\":\"CONTINUOUS\",\"bytes_total\":1000,\"bytes_read\":1000,\"bytes_sent\":900,"
         "\"bytes_stored\":800,\"source_latency\":{\"now_us\":9,\"without_us\":310,\"with_us\":0,\"backoff_bytes_per_s\":0},\"backlog_bytes\":0,\"lag_ms\":5,\"eta_ms\":null,\"eta\":\"never\",\"rate_bytes_per_s\":0,\"churn_bytes_per_s\":7,\"newest_point\":null,\"newest_point_at\":null,"
-        "\"error\":null,\"cause\":{\"kind\":\"link_too_slow\",\"severity\":\"error\",\"text\":\"t\",\"advice\":\"a\"},\"points\":[]},{\"server\":\"ghost\",\"state\":\"CONTINUOUS\",\"connected\":true}],\"vault\":{\"free_bytes\":5368709120}}";
+        "\"error\":null,\"cause\":{\"kind\":\"link_too_slow\",\"severity\":\"error\",\"text\":\"t\",\"advice\":\"a\"},\"points\":[{\"id\":\"p2\",\"at\":\"2027-03-01T22:00:05.000Z\",\"consistency\":\"frozen\",\"freeze_ms\":12,\"group\":\"g1\",\"group_window_us\":321,\"disks\":[1,2,3]},"
+        "{\"id\":\"p1\",\"at\":\"2027-03-01T22:00:00.000Z\",\"consistency\":\"crash\",\"freeze_ms\":0,\"group\":null,\"disks\":[]}]},{\"server\":\"ghost\",\"state\":\"CONTINUOUS\",\"connected\":true}],\"vault\":{\"free_bytes\":5368709120}}";
     struct answer a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
 
     is_int(a.status, 200, "a replicator tells its state");
@@ -513,6 +514,11 @@ static void test_replicator(void)
     answer_release(&a);
     a = as(viewer, "GET", "/v1/servers/web01", NULL);
     ok(answer_has(&a, "\"replication\":{\"state\":\"CONTINUOUS\""), "the server shows it");
+    ok(answer_has(&a, "\"points\":[{\"id\":\"p2\",\"at\":\"2027-03-01T22:00:05.000Z\",\"consistency\":\"frozen\",\"freeze_ms\":12,\"group\":\"g1\",\"group_window_us\":321},{\"id\":\"p1\",") &&
+       answer_has(&a, "\"group\":null,\"group_window_us\":null}]") && !answer_has(&a, "[1,2,3]"), "and the newest points, of each how it was taken: %s", a.body.data);
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers", NULL);
+    ok(answer_has(&a, "\"replication\":{\"state\":\"CONTINUOUS\"") && !answer_has(&a, "\"p2\""), "which lists leave out");
     answer_release(&a);
     a = as(viewer, "GET", "/v1/replicators", NULL);
     ok(answer_has(&a, "\"free_bytes\":5368709120") && answer_has(&a, "\"status_at\":\"20"), "and the replicator's vault");

@@ -98,7 +98,9 @@ static int servers(struct http_call *c, struct err *e)
 
 static int one_server(struct http_call *c, struct err *e)
 {
-    static const char *const text = "{\"name\":\"db01\",\"replication\":{\"state\":\"CONTINUOUS\",\"source_latency\":{\"now_us\":0,\"without_us\":310,\"with_us\":1460,\"backoff_bytes_per_s\":0}}}";
+    static const char *const text = "{\"name\":\"db01\",\"replication\":{\"state\":\"CONTINUOUS\",\"source_latency\":{\"now_us\":0,\"without_us\":310,\"with_us\":1460,\"backoff_bytes_per_s\":0}},"
+        "\"points\":[{\"id\":\"p2\",\"at\":\"2027-03-01T22:00:05.120Z\",\"consistency\":\"frozen\",\"freeze_ms\":12,\"group\":\"g1\",\"group_window_us\":321},"
+        "{\"id\":\"p1\",\"at\":\"2027-03-01T22:00:00Z\",\"consistency\":\"crash\",\"freeze_ms\":0,\"group\":null,\"group_window_us\":null}]}";
     json_t *made;
 
     return json_read(text, strlen(text), &made, e) < 0 ? -1 : reply_json(c, 200, made);
@@ -408,9 +410,16 @@ static void shows_replication(void)
 
 static void shows_a_server(void)
 {
+    setenv("TZ", "EST5", 1);
+    tzset();
     is_int(SLIPWAY("server", "show", "db01"), 0, "a server: %s", err_text);
     ok(strstr(out_text, "an I/O at the source without the agent (ms)") && strstr(out_text, "  0.31\n") && strstr(out_text, "and while it reads (ms)") && strstr(out_text, "  1.46\n"),
        "shows what the agent costs its source, with units");
+    ok(strstr(out_text, "\nNewest recovery points\nPOINT  WHEN                     TAKEN   FROZEN FOR  GROUP  WINDOW (us)\n"
+                        "p2     2027-03-01 17:00:05 EST  frozen  12 ms       g1     321\n"
+                        "p1     2027-03-01 17:00:00 EST  crash   0 ms        -      -\n"), "and the newest points, how each was taken, and when, with the time's zone");
+    unsetenv("TZ");
+    tzset();
 }
 
 /* The control socket of a replicator that has a vault open: answers, and keeps what it was asked last. */

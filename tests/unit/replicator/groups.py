@@ -399,6 +399,8 @@ def by_the_clock(both):
     ok(re.search(rf"^  all stood still for \(us\) +{window}$", shown.stdout, re.M), "and `slipway point show`", shown.stdout + shown.stderr)
     ok(told("db01")["settings"]["together"] and told("db01")["cause"] is None, "nothing is amiss", json.dumps(told("db01")))
     ok(told("db01")["pointed"] and told("web01")["pointed"], "it is a point of this connection: whoever moves a server here waits for that")
+    said = [[point.get("group_window_us") for point in told(server)["points"] if point["group"] == group] for server in SERVERS]
+    ok(said == [[int(window)], [int(window)]], "the factory is told each point's window, too", json.dumps(said))
     in_half_a_second = until_frozen(both)
     ok(0 < in_half_a_second < both.in_2_s, f"nor does a group hope for longer: {in_half_a_second} attempts without a freeze, {both.in_2_s} in 2 s")
     for agent in both.all():

@@ -7,16 +7,18 @@ import SpaceBetween from '@cloudscape-design/components/space-between';
 import Table from '@cloudscape-design/components/table';
 import { useQuery } from '@tanstack/react-query';
 import { useNavigate, useParams } from 'react-router-dom';
-import { get, type Replication, type SecondCopy, type Server } from '../api';
-import { bytes, caughtUp, duration, latency, rate, time } from '../format';
+import { get, type Point, type Replication, type SecondCopy, type Server } from '../api';
+import { bytes, caughtUp, duration, latency, localZone, rate, time } from '../format';
 import { Chart } from '../parts/chart';
 import { Empty, Failure, Status } from '../parts/common';
 import { CauseAlert } from '../parts/replication';
 
+const POINTS_EVERY_MS = 5000; // events bring all else
+
 export function ServerPage() {
   const { name = '' } = useParams();
   const navigate = useNavigate();
-  const server = useQuery({ queryKey: ['server', name], queryFn: () => get<Server>(`/v1/servers/${encodeURIComponent(name)}`) });
+  const server = useQuery({ queryKey: ['server', name], queryFn: () => get<Server>(`/v1/servers/${encodeURIComponent(name)}`), refetchInterval: POINTS_EVERY_MS });
 
   if (server.error) return <Failure error={server.error} what={`The server ${name} could not be read`} />;
   if (!server.data) return <Box padding="l">Reading the server…</Box>;
@@ -37,6 +39,7 @@ export function ServerPage() {
           { label: 'Instance', value: server.data.instance ? `${server.data.instance.kind}, ${server.data.instance.state}, door ${server.data.instance.door}` : '–' },
         ]} />
       </Container>
+      <Points points={server.data.points ?? []} />
       <Table<Server['disks'][number]> items={disks} trackBy="id" header={<Header variant="h2" counter={`(${disks.length})`}>Disks</Header>} empty={<Empty>No disk is known yet.</Empty>}
         ariaLabels={{ tableLabel: 'Disks', itemSelectionLabel: (_, disk) => disk.name, selectionGroupLabel: 'Disks' }}
         columnDefinitions={[
@@ -45,6 +48,20 @@ export function ServerPage() {
           { id: 'id', header: 'Identity', cell: disk => disk.id },
         ]} />
     </SpaceBetween>
+  );
+}
+
+function Points({ points }: { points: Point[] }) {
+  return (
+    <Table<Point> items={points} trackBy="id" header={<Header variant="h2" description="The newest, and how each was taken">Recovery points</Header>} empty={<Empty>There is no recovery point yet.</Empty>}
+      ariaLabels={{ tableLabel: 'Recovery points', itemSelectionLabel: (_, point) => point.id, selectionGroupLabel: 'Recovery points' }}
+      columnDefinitions={[
+        { id: 'at', header: `Moment (${localZone})`, isRowHeader: true, cell: point => time(point.at) },
+        { id: 'consistency', header: 'Taken', cell: point => point.consistency ?? '–' },
+        { id: 'freeze', header: 'Frozen for', cell: point => duration(point.freeze_ms) },
+        { id: 'group', header: 'Group', cell: point => point.group ?? '–' },
+        { id: 'window', header: 'Window (µs)', cell: point => point.group_window_us ?? '–' },
+      ]} />
   );
 }
 
