@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOOK_MOST 256 /* of a server's newest points */
+#define LOOK_FIRST 256 /* of a server's newest points; more where the one that is there is older */
 
 /* ---- pins of ours ---- */
 
@@ -141,18 +141,34 @@ static int take(struct copier *c, const struct vault_point *points, int from, bo
                ? -1 : 1;
 }
 
+/* The newest points down to the one that is there; *from: its index, or the count where it is none of ours. Returns the count; the caller frees. */
+static int list_newer(struct copier *c, struct vault_point **out, int *from, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *there = xcalloc(1, sizeof *there);
+    int known = c->there.point[0] ? vault_point_get(c->r->vault, c->there.point, there, e) : 0, count = 0;
+
+    if (known < 0)
+        return -1;
+    for (size_t limit = LOOK_FIRST; ; limit *= 4) {
+        count = vault_point_list(c->r->vault, c->p->server, limit, out, e);
+        for (*from = 0; *from < count && strcmp((*out)[*from].id, c->there.point) != 0; ++*from)
+            ;
+        if (count < 0 || *from < count || !known || (size_t)count < limit)
+            return count;
+        free_ptr(out);
+    }
+}
+
 int copy_plan_next(struct copier *c, struct copy_plan *out, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *points = NULL;
-    int count, from = 0;
+    int count, from;
 
     if (is_current(c))
         return 0;
-    count = vault_point_list(c->r->vault, c->p->server, LOOK_MOST, &points, e);
+    count = list_newer(c, &points, &from, e);
     if (count <= 0)
         return count;
-    while (from < count && strcmp(points[from].id, c->there.point) != 0)
-        from++;
     note_there(c, from < count ? &points[from] : NULL);
     if (from == 0)
         return 0;

@@ -4,11 +4,14 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-/* Address space only: the file grows as it is used. 48 bytes a chunk and 2 KiB for 4 MiB of working map fit for 100 TiB. */
+/* Address space only: the file grows as it is used. About 250 bytes a chunk (bench/run vault): room for 60 TiB of distinct data, and for four times as much as there is
+ * when it is opened. */
 #define INDEX_MAP_BYTES (UINT64_C(256) << 30)
+#define INDEX_ROOM 4
 #define INDEX_READERS 1024
 #define FULL_BYTES (64 << 10) /* less than what a commit may need */
 
@@ -24,7 +27,7 @@ int index_fail(struct err *e, int code, const char *what)
     if (code > 0)
         return err_errno(e, code, "the vault's index: can't %s", what);
     switch (code) {
-    case MDB_MAP_FULL: return err_set(e, ERR_LIMIT, "the vault's index is full: can't %s", what);
+    case MDB_MAP_FULL: return err_set(e, ERR_LIMIT, "the vault's index is full: can't %s: start again, it has room for four times as much then", what);
     case MDB_CORRUPTED:
     case MDB_PAGE_NOTFOUND:
     case MDB_INVALID:
@@ -49,7 +52,18 @@ static int open_tables(struct vault_index *x, struct err *e)
     return index_commit(&txn, e);
 }
 
-static int open_at(const char *path, unsigned flags, struct vault_index *out, struct err *e)
+static uint64_t map_bytes(const char *file)
+{
+    struct stat st;
+    uint64_t bytes = INDEX_MAP_BYTES;
+
+    while (stat(file, &st) == 0 && bytes < INDEX_ROOM * (uint64_t)st.st_size)
+        bytes *= 2;
+    return bytes;
+}
+
+/* file: where LMDB keeps it, which is path or lies in it. */
+static int open_at(const char *path, const char *file, unsigned flags, struct vault_index *out, struct err *e)
 {
     struct vault_index x = {0};
     int code = mdb_env_create(&x.env);
@@ -57,7 +71,7 @@ static int open_at(const char *path, unsigned flags, struct vault_index *out, st
     if (code)
         return index_fail(e, code, "start");
     /* None of the flags that write later or through the mapping: a commit syncs its pages before the one sector that makes them count. */
-    if ((code = mdb_env_set_maxdbs(x.env, INDEX_TABLES)) || (code = mdb_env_set_mapsize(x.env, INDEX_MAP_BYTES)) ||
+    if ((code = mdb_env_set_maxdbs(x.env, INDEX_TABLES)) || (code = mdb_env_set_mapsize(x.env, map_bytes(file))) ||
         (code = mdb_env_set_maxreaders(x.env, INDEX_READERS)) ||
         (code = mdb_env_open(x.env, path, MDB_NOTLS | MDB_NORDAHEAD | flags, 0600))) {
         index_close(&x);
@@ -80,7 +94,7 @@ static int make_file(const char *path, struct err *e)
 
     if (unlink(new) < 0 && errno != ENOENT)
         return err_errno(e, errno, "can't remove %s", new);
-    if (open_at(new, MDB_NOSUBDIR, &x, e) < 0)
+    if (open_at(new, new, MDB_NOSUBDIR, &x, e) < 0)
         return -1;
     index_close(&x);
     return unlink(lock) < 0 || rename(new, path) < 0 ? err_errno(e, errno, "can't make %s", path) : 0;
@@ -93,7 +107,7 @@ int index_open(const char *dir, struct vault_index *out, struct err *e)
 
     if (file_make_dirs(dir, 0700, e) < 0 || (!file_exists(path) && make_file(path, e) < 0))
         return -1;
-    if (open_at(dir, 0, out, e) < 0)
+    if (open_at(dir, path, 0, out, e) < 0)
         return -1;
     /* A process that was killed in a commit may have left it to be read, and not on the disk: what is believed from now on must stay. */
     code = mdb_env_sync(out->env, 1);
