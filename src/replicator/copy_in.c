@@ -143,7 +143,7 @@ static int look(struct session *s, const struct wire_copy_point *c, struct err *
     if (found)
         return strcmp(there->server, s->p->server) == 0 ? 1 : err_set(e, ERR_CONFLICT, "recovery point %s is here, of another server", c->point);
     found = vault_point_list(s->r->vault, s->p->server, 1, &newest, e);
-    if (found == 1 && newest->at_us > c->at_us)
+    if (found == 1 && newest->at_us > c->at_us && strcmp(newest->id, c->base) != 0)
         return err_set(e, ERR_CONFLICT, "a later point of %s is here (%s): %s is not copied over it", s->p->server, newest->id, c->point);
     return found < 0 ? -1 : 0;
 }
@@ -260,6 +260,7 @@ static void fill(const struct session *s, struct vault_copied *out)
     const struct wire_copy_point *c = s->copy;
 
     memcpy(out->id, c->point, sizeof out->id);
+    memcpy(out->base, c->base, sizeof out->base);
     memcpy(out->server, s->p->server, sizeof out->server);
     snprintf(out->consistency, sizeof out->consistency, "%s", wire_consistency_name(c->consistency));
     out->at_us = c->at_us;

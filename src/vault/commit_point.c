@@ -362,7 +362,7 @@ static int check_copied(struct vault *v, const struct vault_copied *c, struct er
     if (!c->id[0] || c->at_us <= 0)
         return err_set(e, ERR_INVALID, "a copied point without an id or a moment");
     count = vault_point_list(v, c->server, 1, &newest, e);
-    if (count > 0 && newest->at_us > c->at_us)
+    if (count > 0 && newest->at_us > c->at_us && strcmp(newest->id, c->base) != 0)
         return err_set(e, ERR_CONFLICT, "a later point of %s is here (%s): %s is not copied over it", c->server, newest->id, c->id);
     return count < 0 ? -1 : 0;
 }

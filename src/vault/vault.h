@@ -223,9 +223,10 @@ struct vault_copied {
     int64_t at_us, freeze_ms;
     struct vault_unreadable unreadable;
     struct vault_group group; /* id "": of none. It names all of its points, those too that are not here and may never come */
+    char base[VAULT_POINT_ID_SIZE]; /* the point that it was made of there; "": of none */
 };
 /* Commits the working maps of all the server's disks as that point, as vault_point_commit_marked does. ERR_CONFLICT where a point of that id is here, or a
- * later one of the server: points come in the order of their moments. */
+ * later one of the server: points come in the order of their moments, but for one that was made of the newest one here: then a clock was set back there. */
 int vault_point_commit_copied(struct vault *v, const struct vault_copied *c, struct vault_point *out, struct err *e);
 /* Whether the server's working maps are exactly what that point holds: the same disks, each of its size, every chunk: 1/0/-1. */
 int vault_map_is(struct vault *v, const char *server, const char *point, struct err *e);
