@@ -123,7 +123,7 @@ static int settle(struct session *s, struct err *e)
     while (!settled && !ending) {
         pthread_mutex_lock(&s->lock);
         settled = s->applied == s->acked;
-        ending = s->ending || atomic_load(&s->r->stopping);
+        ending = s->ending || atomic_load(&s->gives_way) || atomic_load(&s->r->stopping);
         pthread_mutex_unlock(&s->lock);
         if (!settled)
             clock_sleep_us(SETTLE_LOOK_US);

@@ -66,12 +66,16 @@ static int map_pages(struct session *s, const struct vault_disk *d, const struct
 
 static int map_entry(struct session *s, const struct vault_disk *d, const struct wire_entry *entry, const uint8_t *pages, struct err *e)
 {
+    bool waited = false;
+
     for (;;) {
         struct err why = {0};
         int found = entry->zero    ? vault_map_zero(s->r->vault, d, entry->chunk, 1, &why)
                     : entry->pages ? map_pages(s, d, entry, pages, &why)
                                    : vault_map(s->r->vault, d, entry->chunk, entry_hash(entry), &why);
 
+        if (waited && found >= 0)
+            session_trouble_over(s);
         if (found == 1 || (found == 0 && entry->zero))
             return 0;
         if (found == 0)
@@ -80,6 +84,7 @@ static int map_entry(struct session *s, const struct vault_disk *d, const struct
             return err_set(e, why.kind, "%s", why.message);
         if (session_wait_for_room(s, &why) < 0)
             return err_set(e, ERR_CANCELLED, "stopping");
+        waited = true;
     }
 }
 

@@ -97,6 +97,7 @@ static uint64_t applied_now(struct session *s)
 static int sync_and_acknowledge(struct session *s, struct err *e)
 {
     struct err why = {0};
+    bool waited = false;
     uint64_t number;
 
     clock_sleep_us(GATHER_US);
@@ -107,7 +108,10 @@ static int sync_and_acknowledge(struct session *s, struct err *e)
         if (session_wait_for_room(s, &why) < 0)
             return err_set(e, ERR_CANCELLED, "stopping");
         err_clear(&why);
+        waited = true;
     }
+    if (waited)
+        session_trouble_over(s);
     if (acknowledge(s, number, e) < 0)
         return -1;
     pthread_mutex_lock(&s->lock);
@@ -135,8 +139,12 @@ static void *acknowledge_all(void *user)
     }
     if (e.kind && e.kind != ERR_UNREACHABLE && e.kind != ERR_CANCELLED)
         log_err(&e, "%s", s->hello.server);
-    if (e.kind)
-        wire_conn_cut(s->conn); /* the hearing thread ends, too */
+    if (e.kind) { /* the hearing thread ends, too, and waits for no acknowledgement */
+        pthread_mutex_lock(&s->lock);
+        s->ending = true;
+        pthread_mutex_unlock(&s->lock);
+        wire_conn_cut(s->conn);
+    }
     return NULL;
 }
 
