@@ -11,6 +11,7 @@
 
 #define ASK_TIMEOUT_MS (INT64_C(7) * 86400 * 1000) /* it says how far it is; who does not want to wait ends the program */
 #define LEND_TIMEOUT_MS 60000
+#define DAMAGE_TOLD 20
 
 struct reach {
     char *control_path;
@@ -106,10 +107,14 @@ void reach_tell_anew(const struct vault *v)
 {
     const struct vault_anew *a = vault_anew(v);
 
+    for (size_t i = 0; i < a->damage.told_count && i < DAMAGE_TOLD; i++)
+        log_warn("damage in the vault: %s", a->damage.findings[i].text);
+    if (a->damage.finding_count > DAMAGE_TOLD)
+        log_warn("… and %llu more", (unsigned long long)(a->damage.finding_count - DAMAGE_TOLD));
     if (!a->index)
         return;
-    log_warn("the vault's index was made anew from its segments: %llu segments, %llu recovery points, %llu pins; the next session of each server compares all of its disks", (unsigned long long)a->segment_count,
-             (unsigned long long)a->point_count, (unsigned long long)a->pin_count);
+    log_warn("the vault's index was made anew from its segments: %llu segments, %llu recovery points, %llu pins, %llu times damage; the next session of each server compares all of its disks",
+             (unsigned long long)a->segment_count, (unsigned long long)a->point_count, (unsigned long long)a->pin_count, (unsigned long long)a->damage.finding_count);
     if (a->waiting_pin_count)
         log_warn("%llu pins are of recovery points that are not there: they count again when the points come back with their segments", (unsigned long long)a->waiting_pin_count);
 }

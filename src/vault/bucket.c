@@ -372,6 +372,16 @@ void bucket_want(struct bucket *b, uint32_t id)
     pthread_mutex_unlock(&b->lock);
 }
 
+void bucket_mended(struct bucket *b, uint32_t segment)
+{
+    if (!b)
+        return;
+    pthread_mutex_lock(&b->lock);
+    use_of(b, segment)->refused = false;
+    pthread_mutex_unlock(&b->lock);
+    bucket_stir(b);
+}
+
 static void note_miss(struct bucket *b, uint32_t id)
 {
     pthread_mutex_lock(&b->lock);

@@ -24,6 +24,8 @@ int bucket_begin(struct bucket *b, bool taken_over, struct err *e);
 int bucket_may_append(struct bucket *b, struct err *e); /* ERR_CONFLICT: somebody else is this vault now */
 int bucket_start(struct bucket *b, struct err *e); /* its threads; the index is open */
 void bucket_close(struct bucket **b);              /* NULL inside is fine */
+void bucket_want(struct bucket *b, uint32_t segment); /* its file is to be brought whole, in the place of one that is damaged */
+void bucket_mended(struct bucket *b, uint32_t segment); /* its file was damaged, and may be sent now; NULL is fine */
 void bucket_stir(struct bucket *b);                /* there may be something to do; NULL is fine */
 /* {"url","bucket","prefix"}: for vault.json */
 json_t *bucket_place(const struct bucket *b);

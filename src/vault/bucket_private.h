@@ -95,7 +95,6 @@ int bucket_meet(struct bucket *b, struct s3 *client, struct err *e);
 int bucket_mark(struct bucket *b, struct s3 *client, struct err *e);
 bool bucket_is_marked(struct bucket *b); /* it is that of here still */
 struct segment_use *use_of(struct bucket *b, uint32_t id); /* lock held */
-void bucket_want(struct bucket *b, uint32_t id);
 
 /* bucket_files.c: the files here */
 char *maps_path(const struct bucket *b, uint32_t id);

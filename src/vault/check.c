@@ -352,7 +352,7 @@ int vault_check(struct vault *v, struct vault_report *out, struct err *e)
     int r;
 
     vault_report_release(out);
-    if (vault_sync(v, e) < 0 || all_points(v, &d, e) < 0 || check_extents(v, out, e) < 0)
+    if (vault_sync(v, e) < 0 || all_points(v, &d, e) < 0 || check_extents(v, out, e) < 0 || edges_check(v, out, e) < 0)
         return -1;
     r = make_seen(&l, e);
     for (size_t i = 0; r == 0 && i < d.count; i++)

@@ -104,6 +104,7 @@ struct vault {
     size_t bad_unwritten_count;
     uint64_t bad_found, bad_forgotten; /* how often damage was found; bad_found when the maps were last freed of it */
     atomic_uint waiting_users; /* for gc_lock, shared */
+    atomic_bool edges_bad;    /* a header or trailer was found damaged that edges_mend can write anew */
     bool making_room;         /* vault_gc copies the living out of a sparse segment, with all writers held */
     bool broken;              /* an fsync failed: what the kernel dropped is not known, so nothing is written until reopened */
 };
@@ -255,6 +256,12 @@ int walk_tree(const struct walk *w, const struct vault_hash *root, uint64_t chun
 /* A row of INDEX_CHUNK; false: it is damaged. vault.c */
 bool chunk_row(MDB_val key, MDB_val value, struct vault_hash *hash, struct chunk_place *place);
 int records_count(struct vault *v, uint64_t *count, struct err *e); /* that the index knows; vault.c */
+
+/* edges.c: the header and trailer of each segment that is here, as findings. */
+int edges_check(struct vault *v, struct vault_report *out, struct err *e);
+/* Those that were found damaged are written anew, from the rows; one whose segment is kept in the bucket comes from there. Quick where none was. */
+int edges_mend(struct vault *v, struct err *e);
+int header_mend(struct vault *v, int fd, uint32_t id, uint32_t key, struct err *e); /* of the segment in fd, durably */
 
 /* recover.c */
 int segments_recover(struct vault *v, struct err *e);

@@ -1,9 +1,6 @@
 /* recover: what opening does about segments that the index does not know to their end: records that were whole are taken in, a torn tail
  * is cut off. With an empty index the same code takes in every segment: that is a rebuild. */
-#include "base/bytes.h"
-#include "base/file.h"
-#include "vault/internal.h"
-#include "vault/sieve.h"
+#include "vault/recover.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -13,32 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FULL_LIMIT 16 /* segments held open before a flush */
-
 /* In the index's META from its beginning until all segments, and the points in them, are in it. */
 static const char unfinished[] = "unfinished";
-
-/* Documents met on the way; looked at when every record is in. */
-struct note {
-    uint8_t *bytes;
-    size_t size;
-    struct vault_hash hash;
-    enum record_kind kind;
-};
-
-struct recovery {
-    struct vault *v;
-    uint32_t *ids;
-    size_t id_count;
-    struct note *notes;
-    size_t note_count;
-    json_t *pins; /* what pins.json says; NULL: there is none */
-    uint32_t id; /* of the segment being read */
-    bool fresh;  /* the index is made anew: should that end early, it is begun again */
-    struct hash_seen whole; /* nodes below which nothing is missing: most of what points name they have in common */
-    uint32_t *there; /* segments in the bucket, looked for where the index is made anew; sorted */
-    size_t there_count;
-};
 
 static void recovery_release(struct recovery *r)
 {
@@ -51,7 +24,7 @@ static void recovery_release(struct recovery *r)
     hash_seen_release(&r->whole);
 }
 
-static int by_id(const void *a, const void *b)
+int by_id(const void *a, const void *b)
 {
     uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
 
@@ -104,162 +77,6 @@ static int list_bucket(struct recovery *r, struct err *e)
     return 0;
 }
 
-static int take_record(const struct record *rec, uint64_t offset, const uint8_t *sealed, void *user, struct err *e)
-{
-    struct recovery *r = user;
-    struct chunk_place place = {.segment = r->id, .offset = (uint32_t)offset, .raw_size = rec->raw_size, .kind = rec->kind,
-                                .stored_size = (uint32_t)(record_span(rec->stored_size) - RECORD_HEADER_SIZE)};
-    CLEANUP(free_ptr) uint8_t *payload = xmalloc(rec->stored_size);
-    struct note n = {.size = rec->raw_size, .hash = rec->hash, .kind = rec->kind};
-    struct record opened = *rec;
-    struct record_pages pages;
-    struct err why = {0};
-
-    memcpy(payload, sealed, rec->stored_size);
-    if (seal_open_record(r->v->seal, r->id, &opened, payload, &why) < 0 && why.kind != ERR_CORRUPT)
-        return err_set(e, why.kind, "%s", why.message);
-    if (opened.sealed || record_pages_of(&opened, payload, &pages, NULL) < 0)
-        return 0; /* refused: it is not there */
-    pending_add(&r->v->pending, &rec->hash, &place, rec->codec >= CODEC_DELTA ? &pages : NULL);
-    if (rec->kind < RECORD_POINT)
-        return 0;
-    n.bytes = xmalloc(rec->raw_size);
-    if (record_unpack(&opened, payload, r->v->seal, n.bytes, NULL) < 0) {
-        free(n.bytes); /* a damaged document: its point is not there, and vault_scrub names the record */
-        return 0;
-    }
-    r->notes = xrealloc(r->notes, (r->note_count + 1) * sizeof *r->notes);
-    r->notes[r->note_count++] = n;
-    return 0;
-}
-
-/* After damage inside a segment: the next place where a record starts, 0 when there is none. */
-static uint64_t next_record(int fd, uint64_t from, uint64_t file_size)
-{
-    uint8_t header[RECORD_HEADER_SIZE];
-    struct record rec;
-
-    for (uint64_t at = from; at + RECORD_HEADER_SIZE <= file_size; at += 8)
-        if (fd_pread_all(fd, header, sizeof header, (int64_t)at, NULL) == 0 && record_decode(header, &rec, NULL) == 0)
-            return at;
-    return 0;
-}
-
-/* Reads on over damage, where no row says how far the segment was committed. */
-static int scan_over_damage(struct recovery *r, int fd, struct segment_state *state, struct err *e)
-{
-    uint64_t record_count = state->record_count, end = state->end;
-    struct stat st;
-
-    if (fstat(fd, &st) < 0)
-        return err_errno(e, errno, "can't look at a segment");
-    while (state->torn) {
-        uint64_t at = next_record(fd, state->end + 8, (uint64_t)st.st_size);
-
-        if (!at) {
-            state->torn = end == state->end; /* records lie behind the damage: nothing may be cut off */
-            break;
-        }
-        if (segment_scan(fd, at, take_record, r, state, e) < 0)
-            return -1;
-        record_count += state->record_count;
-    }
-    state->record_count = record_count;
-    if (state->end != end)
-        state->sealed = true; /* damaged inside: never appended to again */
-    return 0;
-}
-
-static void hold_full(struct vault *v, struct segment *s)
-{
-    v->full = xrealloc(v->full, (v->full_count + 1) * sizeof *v->full);
-    v->full[v->full_count++] = *s;
-}
-
-/* What becomes of a segment after its scan: it goes on as the current one, or is sealed. */
-static int settle_segment(struct recovery *r, const struct segment_state *state, uint64_t record_count, bool last, struct err *e)
-{
-    struct vault *v = r->v;
-    struct segment s = {.fd = -1};
-
-    if (state->sealed) {
-        CLEANUP(free_ptr) char *path = segment_path(v->segment_dir, r->id);
-
-        s = (struct segment){.fd = open(path, O_RDONLY | O_CLOEXEC), .id = r->id, .end = state->end, .record_count = record_count,
-                             .key = state->header.key};
-        if (s.fd < 0)
-            return err_errno(e, errno, "can't open %s", path);
-        hold_full(v, &s);
-        return 0;
-    }
-    if (segment_reopen(v->segment_dir, &state->header, state->end, record_count, &s, e) < 0)
-        return -1;
-    if (last && state->end < v->options.segment_bytes - v->options.segment_bytes / 4) {
-        v->current = s;
-        return 0;
-    }
-    if (segment_seal(&s, e) < 0) {
-        segment_close(&s);
-        return -1;
-    }
-    hold_full(v, &s);
-    return 0;
-}
-
-/* A segment whose header never got to the disk held nothing that was committed. */
-static int remove_empty(const char *path, bool *removed, struct err *e)
-{
-    struct stat st;
-
-    if (stat(path, &st) < 0)
-        return err_errno(e, errno, "can't look at %s", path);
-    *removed = st.st_size < (off_t)SEGMENT_HEADER_SIZE;
-    return *removed && unlink(path) < 0 ? err_errno(e, errno, "can't remove %s", path) : 0;
-}
-
-static int recover_segment(struct recovery *r, bool last, struct err *e)
-{
-    CLEANUP(free_ptr) char *path = segment_path(r->v->segment_dir, r->id);
-    CLEANUP(close_fd) int fd = -1;
-    struct segment_state state;
-    struct segment_row row = {0};
-    struct err why = {0};
-    bool removed = false;
-    int found = segment_row_get(r->v, r->id, &row, e);
-
-    if (found < 0 || (found == 1 && row.flags & SEGMENT_SEALED))
-        return found < 0 ? -1 : 0;
-    if (found == 0 && (remove_empty(path, &removed, e) < 0 || removed))
-        return removed ? 0 : -1;
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return err_errno(e, errno, "can't open %s", path);
-    if (segment_scan(fd, row.committed, take_record, r, &state, &why) < 0) {
-        /* Damaged where it was committed already: it is left as it is, and reads, vault_check and vault_scrub name what is missing. */
-        return why.kind == ERR_CORRUPT ? 0 : err_set(e, why.kind, "%s: %.900s", path, why.message);
-    }
-    if (memcmp(state.header.vault_id, r->v->id, VAULT_ID_SIZE) != 0 || state.header.id != r->id)
-        return err_set(e, ERR_CORRUPT, "%s belongs to another vault or has another's name: take it out", path);
-    if (found == 0 && state.torn && scan_over_damage(r, fd, &state, e) < 0)
-        return -1;
-    if (settle_segment(r, &state, row.record_count + state.record_count, last, e) < 0)
-        return -1;
-    return r->fresh && r->v->full_count >= FULL_LIMIT ? vault_flush(r->v, NULL, NULL, e) : 0;
-}
-
-/* The same, of one that may lie in the bucket: where it is nowhere else, it is brought. */
-static int recover_anywhere(struct recovery *r, bool last, struct err *e)
-{
-    CLEANUP(free_ptr) char *path = segment_path(r->v->segment_dir, r->id);
-    bool there = r->there_count && bsearch(&r->id, r->there, r->there_count, sizeof *r->there, by_id), here = file_exists(path);
-
-    if (!here && bucket_fetch(r->v->bucket, r->id, e) < 0)
-        return err_wrap(e, "the index is made anew from the bucket");
-    if (recover_segment(r, last, e) < 0 || (there && vault_flush(r->v, NULL, NULL, e) < 0))
-        return -1;
-    return !there ? 0 : here ? (row_flag(r->v, r->id, SEGMENT_SENT, e) < 0 ? -1 : 0) : bucket_found(r->v->bucket, r->id, e);
-}
-
 /* ---- points and graves ---- */
 
 static bool buried(const struct recovery *r, const struct vault_hash *record, const char *id)
@@ -304,6 +121,13 @@ static bool point_is_whole(struct recovery *r, const struct vault_point *p)
     return true;
 }
 
+/* Where nobody knows whether it was acknowledged, it was. */
+static void tell_lost(struct recovery *r, const struct vault_point *p)
+{
+    if (r->fresh)
+        report_add(&r->v->anew.damage, ERR_CORRUPT, "recovery point %s of %s is left out: records that it needs are missing", p->id, p->server);
+}
+
 static int raise_sequence(struct vault *v, MDB_txn *txn, uint64_t sequence, struct err *e)
 {
     if (sequence < v->next_point)
@@ -321,8 +145,12 @@ static int take_point(struct recovery *r, const struct note *n, struct err *e)
 
     memcpy(text, n->bytes, n->size);
     /* One of a group comes with the group's own document, or never; but a copy was of a whole group where it was committed. */
-    if (point_parse(text, n->size, p, &sequence, NULL) < 0 || (p->group[0] && !p->copied) || buried(r, &n->hash, p->id) || !point_is_whole(r, p))
+    if (point_parse(text, n->size, p, &sequence, NULL) < 0 || (p->group[0] && !p->copied) || buried(r, &n->hash, p->id))
         return 0;
+    if (!point_is_whole(r, p)) {
+        tell_lost(r, p);
+        return 0;
+    }
     if (index_begin(&r->v->index, true, &txn, e) < 0 || point_insert(r->v, txn, p, sequence, text, e) < 0 ||
         raise_sequence(r->v, txn, sequence, e) < 0)
         return -1;
@@ -341,9 +169,12 @@ static char *find_member(struct recovery *r, const struct vault_group *g, size_t
         return NULL; /* dropped, and its space given back */
     text = xcalloc(1, size + 1);
     memcpy(text, bytes, size);
-    if (point_parse(text, size, p, sequence, NULL) < 0 || strcmp(p->group, g->id) != 0 || buried(r, &g->points[i].document, p->id) ||
-        !point_is_whole(r, p))
+    if (point_parse(text, size, p, sequence, NULL) < 0 || strcmp(p->group, g->id) != 0 || buried(r, &g->points[i].document, p->id))
         return NULL;
+    if (!point_is_whole(r, p)) {
+        tell_lost(r, p);
+        return NULL;
+    }
     found = text;
     text = NULL;
     return found;
@@ -487,13 +318,13 @@ static int claim_index(struct vault *v, bool *fresh, struct err *e)
 }
 
 /* An index that is whole has all pins: a file that can't be read is written anew. Without an index nobody knows them. */
-static int read_pins(struct recovery *r, bool fresh, struct err *e)
+static int read_pins(struct recovery *r, struct err *e)
 {
     struct err why = {0};
 
-    if (pins_read(r->v, &r->pins, &why) >= 0 || (!fresh && why.kind != ERR_UNSUPPORTED))
+    if (pins_read(r->v, &r->pins, &why) >= 0 || (!r->fresh && why.kind != ERR_UNSUPPORTED))
         return 0;
-    if (!fresh)
+    if (!r->fresh)
         return err_set(e, why.kind, "%s", why.message);
     return err_set(e, why.kind, "the index is to be made anew, and which recovery points are to be kept for somebody is not known: %.700s: put a copy of it there; without that file "
                    "(moved away) none is pinned, and retention drops what it would have dropped", why.message);
@@ -505,8 +336,9 @@ static int count_all(struct recovery *r, struct err *e)
     CLEANUP(index_abort) MDB_txn *txn = NULL;
     struct vault_anew *a = &r->v->anew;
 
-    *a = (struct vault_anew){.index = r->id_count || r->pins, /* else it is a new vault */
-                             .segment_count = r->id_count, .waiting_pin_count = json_array_size(r->v->pins_waiting)};
+    a->index = r->id_count || r->pins; /* else it is a new vault */
+    a->segment_count = r->id_count;
+    a->waiting_pin_count = json_array_size(r->v->pins_waiting);
     return index_begin(&r->v->index, false, &txn, e) < 0 || index_count(&r->v->index, txn, INDEX_POINT, &a->point_count, e) < 0
                ? -1 : index_count(&r->v->index, txn, INDEX_PIN, &a->pin_count, e);
 }
@@ -517,7 +349,7 @@ int segments_recover(struct vault *v, struct err *e)
 
     v->next_segment = 1;
     v->next_point = 1;
-    if (claim_index(v, &r.fresh, e) < 0 || read_pins(&r, r.fresh, e) < 0 || list_segments(&r, e) < 0 || (r.fresh && list_bucket(&r, e) < 0))
+    if (claim_index(v, &r.fresh, e) < 0 || read_pins(&r, e) < 0 || list_segments(&r, e) < 0 || (r.fresh && list_bucket(&r, e) < 0))
         return -1;
     if (r.id_count && r.ids[r.id_count - 1] >= v->next_segment)
         v->next_segment = r.ids[r.id_count - 1] + 1;

@@ -128,6 +128,8 @@ int vault_forget_damaged(struct vault *v, char **servers, struct err *e)
     uint64_t found;
     int result = 0;
 
+    if (edges_mend(v, e) < 0)
+        return -1;
     buf_init(&r.servers, 1 << 20);
     pthread_mutex_lock(&v->commit_lock);
     pthread_mutex_lock(&v->append_lock);

@@ -184,13 +184,15 @@ int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct va
     pthread_mutex_unlock(&v->append_lock);
     s.counts = xcalloc((size_t)s.limit + 1, sizeof *s.counts);
     if (r == 0)
+        r = edges_check(v, out, e);
+    if (r == 0)
         r = each_record(&s, count_record, e);
     while (r == 0 && (more = next_group(&s, e)) == 1)
         r = scrub_group(&s, e);
     if (more < 0)
         r = -1;
     places_release(&s.records); /* their room is wanted */
-    if (r == 0 && out->finding_count)
+    if (r == 0 && s.bad.used_count)
         r = blame_points(v, &s.bad, out, e);
     free(s.counts);
     hash_set_release(&s.bad);

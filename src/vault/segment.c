@@ -116,44 +116,64 @@ static int read_whole(int fd, uint64_t offset, uint64_t file_size, uint8_t *payl
     return record_payload_intact(r, payload);
 }
 
-static int read_trailer(int fd, uint64_t file_size, struct segment_state *state, struct err *e)
+int segment_trailer_read(int fd, uint64_t end, uint64_t *record_count, struct err *e)
 {
     uint8_t bytes[SEGMENT_TRAILER_SIZE];
-    uint64_t record_count;
+    struct stat st;
 
-    if (file_size - state->end >= sizeof bytes) {
-        if (fd_pread_all(fd, bytes, sizeof bytes, (int64_t)state->end, e) < 0)
-            return -1;
-        state->sealed = segment_trailer_valid(bytes, state->end, &record_count);
-    }
-    state->torn = !state->sealed && file_size > state->end;
-    return 0;
+    if (fstat(fd, &st) < 0)
+        return err_errno(e, errno, "can't look at a vault segment");
+    if ((uint64_t)st.st_size < end + sizeof bytes)
+        return 0;
+    return fd_pread_all(fd, bytes, sizeof bytes, (int64_t)end, e) < 0 ? -1 : segment_trailer_valid(bytes, end, record_count);
 }
 
-int segment_scan(int fd, uint64_t from, segment_visit *visit, void *user, struct segment_state *out, struct err *e)
+int segment_header_read(int fd, struct segment_header *out, struct err *e)
+{
+    uint8_t bytes[SEGMENT_HEADER_SIZE];
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return err_errno(e, errno, "can't look at a vault segment");
+    if ((uint64_t)st.st_size < sizeof bytes)
+        return err_set(e, ERR_CORRUPT, "the segment has %lld bytes, fewer than its header", (long long)st.st_size);
+    return fd_pread_all(fd, bytes, sizeof bytes, 0, e) < 0 ? -1 : segment_header_decode(bytes, out, e);
+}
+
+int segment_scan_records(int fd, uint64_t from, segment_visit *visit, void *user, struct segment_state *out, struct err *e)
 {
     CLEANUP(free_ptr) uint8_t *payload = xmalloc(RECORD_RAW_LIMIT + SEAL_OVERHEAD);
     struct segment_state state = {.end = from ? from : SEGMENT_HEADER_SIZE};
-    uint8_t bytes[SEGMENT_HEADER_SIZE];
+    uint64_t record_count;
     struct record r;
     struct stat st;
     int got;
 
     if (fstat(fd, &st) < 0)
         return err_errno(e, errno, "can't look at a vault segment");
-    if ((uint64_t)st.st_size < SEGMENT_HEADER_SIZE || (uint64_t)st.st_size < state.end)
+    if ((uint64_t)st.st_size < state.end)
         return err_set(e, ERR_CORRUPT, "the segment has %lld bytes, fewer than were committed", (long long)st.st_size);
-    if (fd_pread_all(fd, bytes, sizeof bytes, 0, e) < 0 || segment_header_decode(bytes, &state.header, e) < 0)
-        return -1;
     while ((got = read_whole(fd, state.end, (uint64_t)st.st_size, payload, &r, e)) == 1) {
         if (visit && visit(&r, state.end, payload, user, e) < 0)
             return -1;
         state.end += record_span(r.stored_size);
         state.record_count++;
     }
-    if (got < 0 || read_trailer(fd, (uint64_t)st.st_size, &state, e) < 0)
+    if (got < 0 || (got = segment_trailer_read(fd, state.end, &record_count, e)) < 0)
         return -1;
+    state.sealed = got == 1;
+    state.torn = !state.sealed && (uint64_t)st.st_size > state.end;
     *out = state;
+    return 0;
+}
+
+int segment_scan(int fd, uint64_t from, segment_visit *visit, void *user, struct segment_state *out, struct err *e)
+{
+    struct segment_header header;
+
+    if (segment_header_read(fd, &header, e) < 0 || segment_scan_records(fd, from, visit, user, out, e) < 0)
+        return -1;
+    out->header = header;
     return 0;
 }
 

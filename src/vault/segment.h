@@ -34,6 +34,10 @@ struct segment_state {
 /* Visits the whole records from offset `from` (0: the first) up to the first that isn't. */
 typedef int segment_visit(const struct record *r, uint64_t offset, const uint8_t *payload, void *user, struct err *e);
 int segment_scan(int fd, uint64_t from, segment_visit *visit, void *user, struct segment_state *out, struct err *e);
+/* The same whatever its header says; out->header is empty. */
+int segment_scan_records(int fd, uint64_t from, segment_visit *visit, void *user, struct segment_state *out, struct err *e);
+int segment_header_read(int fd, struct segment_header *out, struct err *e); /* ERR_CORRUPT: it is damaged, or the file is shorter */
+int segment_trailer_read(int fd, uint64_t end, uint64_t *record_count, struct err *e); /* that which starts there: 1; 0: there is none; -1 */
 /* Reads the record at offset (span from the index) into scratch (span bytes) and decodes it. ERR_CORRUPT when it isn't there. */
 int segment_read_file(const char *path, uint64_t offset, size_t span, uint8_t *scratch, struct record *out, struct err *e);
 bool record_take(const uint8_t *scratch, size_t span, struct record *out); /* of bytes that were read: whether they are that record, whole */

@@ -204,6 +204,7 @@ static void free_vault(struct vault *v)
     staged_release(v);
     free(v->drops);
     json_free(&v->pins_waiting);
+    vault_report_release(&v->anew.damage);
     hash_set_release(&v->bad);
     free(v->bad_unwritten);
     index_close(&v->index);

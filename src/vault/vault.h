@@ -69,13 +69,6 @@ struct vault_options {
  * with a key, is from now on: what it holds already stays as it is until vault_compact moves it, and its names stay SHA-256. */
 int vault_open(const char *dir, const struct vault_options *options, struct vault **out, struct err *e);
 void vault_close(struct vault **v); /* syncs; NULL inside is fine; for CLEANUP */
-/* What opening it has made anew, for whoever tells people; it is the vault's. */
-struct vault_anew {
-    bool index; /* there was none, or it was not made to its end: what follows was found. Else all is 0 */
-    uint64_t segment_count, point_count, pin_count;
-    uint64_t waiting_pin_count; /* of points that are not there; they are kept, should their segments come back */
-};
-const struct vault_anew *vault_anew(const struct vault *v);
 
 /* ---- disks and their working maps ---- */
 struct vault_disk {
@@ -279,12 +272,20 @@ struct vault_report {
 void vault_report_release(struct vault_report *r); /* for CLEANUP; leaves it empty. The functions below empty what they get first: it must be one, or {0} */
 /* {"looked_at","bytes","finding_count","findings":[{"kind","text"}]} */
 json_t *vault_report_json(const struct vault_report *r);
+/* What opening it has made anew, and what it found damaged, for whoever tells people. */
+struct vault_anew {
+    bool index; /* there was none, or it was not made to its end: what follows was found. Else the counts are 0 */
+    uint64_t segment_count, point_count, pin_count;
+    struct vault_report damage; /* of segments and points; where there was an index, only of what it says was acknowledged */
+    uint64_t waiting_pin_count; /* of points that are not there; they are kept, should their segments come back */
+};
+const struct vault_anew *vault_anew(const struct vault *v); /* the vault's */
 /* Reads and checks every chunk of a point. 0 with findings means that it looked at everything and found those. */
 int vault_verify_point(struct vault *v, const char *point, vault_progress *progress, void *user, struct vault_report *out,
                        struct err *e);
-/* Every point's tree is whole, every record that it needs lies inside its segment, and none is known to be damaged; reads no chunk. */
+/* Every point's tree is whole, every record that it needs lies inside its segment, and none is known to be damaged; each segment has its header and trailer; reads no chunk. */
 int vault_check(struct vault *v, struct vault_report *out, struct err *e);
-/* Reads and checks every record that the index knows, and names the points that use a damaged one. */
+/* Reads and checks every record that the index knows, and each segment's header and trailer, and names the points that use a damaged one. */
 int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct vault_report *out, struct err *e);
 /* ERR_CORRUPT when the point needs a chunk that is known to be bad, and names it with disk and byte (cheap where none is). */
 int vault_point_usable(struct vault *v, const char *point, struct err *e);
@@ -328,7 +329,7 @@ json_t *vault_usage_json(const struct vault_usage *u);
 
 /* Places in working maps whose chunk is known to be damaged become unknown: no point is committed over them, and their source is asked for them
  * again at its next session. A map's node that is damaged is made again at the disk's next point. Returns how many places and maps;
- * *servers (may be NULL; the caller frees) names their servers, a line each. Quick where no damage was found since the last time. */
+ * *servers (may be NULL; the caller frees) names their servers, a line each. Quick where no damage was found since the last time. Headers and trailers of segments that were found damaged are written anew, too, and not counted. */
 int vault_forget_damaged(struct vault *v, char **servers, struct err *e);
 
 /* Gives back the space of chunks that no point and no working map uses. Runs beside readers and writers. *freed may be NULL. */

@@ -2,7 +2,7 @@
  * disk forgets (tests/sim/vault/forget.h): power cuts, kills, a disk that is full, fails, or can't be written. Here is the other end: an agent that speaks the
  * protocol and keeps the source, whose link is cut at any frame; and now and then a second one for the same server. What was acknowledged may not be asked
  * for again, each point that was answered must be there, byte for byte, and no other but one that was asked for. At the end copies of the vault are damaged:
- * a byte flipped, a segment cut short, the index torn, the index lost. Nothing wrong may be read from them, and what is wrong must be named.
+ * a byte flipped, a segment cut short, the index torn, the index lost, and a segment's header with it. Nothing wrong may be read from them, and what is wrong must be named.
  *
  * Usage: sim_replication [must_fail]. SLIPWAY_SEED=N: that history alone, SLIPWAY_SEEDS=N: so many. Threads race: a seed brings the same luck, not the same
  * microsecond. must_fail: for a session with a mistake in it, which some history must show. */
@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -513,21 +514,25 @@ static int shell(const char *format, ...)
     return system(command);
 }
 
-static void flip(const char *path, bool cut_short)
+/* Anywhere in the file, or in its first `most` bytes. Whether it is in the header, of which nothing is padding. */
+static bool flip(const char *path, bool cut_short, int most)
 {
     CLEANUP(close_fd) int fd = open(path, O_RDWR | O_CLOEXEC);
-    off_t size = lseek(fd, 0, SEEK_END), at = 64 + below((int)size - 64);
+    off_t size = lseek(fd, 0, SEEK_END), at;
     uint8_t byte = 0;
 
     if (fd < 0 || size <= 64)
-        return;
+        return false;
+    at = chance(20) ? below(64) : below((int)size);
+    at = at < most ? at : below(most);
     if (cut_short) {
         MUST_HOLD(ftruncate(fd, at) == 0, "can't cut %s", path);
-        return;
+        return false;
     }
     MUST_HOLD(pread(fd, &byte, 1, at) == 1, "can't read %s", path);
     byte ^= 1;
     MUST_HOLD(pwrite(fd, &byte, 1, at) == 1, "can't flip %s", path);
+    return at < 64;
 }
 
 /* A copy with one damage. Padding between records and records that nothing uses may be hit: then there is nothing to name. */
@@ -537,23 +542,26 @@ static void damage(const char *name, bool cut_short)
     CLEANUP(free_ptr) char *copy = xasprintf("%s.damaged", dir), *path = xasprintf("%s/segments/0000000001.seg", copy);
     struct err e = {0};
     uint64_t before = damaged_reads, found;
+    bool header;
 
     if (shell("rm -rf %s && cp -r %s %s", copy, dir, copy) != 0)
         abort();
-    flip(path, cut_short);
+    header = flip(path, cut_short, INT_MAX);
     if (!MUST_HOLD(vault_open(copy, &options, &v, &e) == 0, "%s: %s", name, e.message))
         return;
-    found = findings(v);
+    found = findings(v) + vault_anew(v)->damage.finding_count; /* that of a segment that is being filled is mended as it is opened */
+    MUST_HOLD(found || !header, "%s: a header, which nobody has found", name);
     look_at_all(v, true, false);
     MUST_HOLD(found || damaged_reads == before, "%s: reads fail, and check and scrub have found nothing", name);
 }
 
-/* The index is torn: that is said. It is lost: it is made anew, with all points. */
+/* The index is torn: that is said. It is lost: it is made anew, with all points, and what a header was is said, too. */
 static void lose_index(bool torn)
 {
     CLEANUP(vault_close) struct vault *v = NULL;
-    CLEANUP(free_ptr) char *copy = xasprintf("%s.damaged", dir);
+    CLEANUP(free_ptr) char *copy = xasprintf("%s.damaged", dir), *path = xasprintf("%s/segments/0000000001.seg", copy);
     struct err e = {0};
+    bool header;
 
     if (shell("rm -rf %s && cp -r %s %s", copy, dir, copy) != 0)
         abort();
@@ -565,8 +573,12 @@ static void lose_index(bool torn)
     }
     if (shell("rm -rf %s/index", copy) != 0)
         abort();
-    if (MUST_HOLD(vault_open(copy, &options, &v, &e) == 0, "without its index: %s", e.message))
-        look_at_all(v, false, true);
+    header = flip(path, false, 64);
+    if (!MUST_HOLD(vault_open(copy, &options, &v, &e) == 0, "without its index: %s", e.message))
+        return;
+    look_at_all(v, false, true);
+    MUST_HOLD(!header || vault_anew(v)->damage.finding_count, "without its index: a damaged header, and nobody says so");
+    MUST_HOLD(findings(v) == 0, "without its index: check or scrub finds something");
 }
 
 static void look_at_the_end(void)

@@ -5,6 +5,7 @@
 #include "base/hash.h"
 #include "base/proc.h"
 #include "tap.h"
+#include "vault/bucket_private.h"
 #include "vault/internal.h"
 
 #include <dirent.h>
@@ -306,6 +307,42 @@ static void bad_sends(void)
     ok(comes(all_sent) && holds(three.id, 9000), "a network that is back takes what waited");
 }
 
+static void flip_header(const char *path)
+{
+    CLEANUP(close_fd) int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    MUST(fd >= 0 && pwrite(fd, "?", 1, 20) == 1 && pwrite(fd, "!", 1, 21) == 1);
+}
+
+static bool refuses_to_send(void) { return stat_now().bucket_refused_count > 0; }
+static bool sends_again(void) { return all_sent() && stat_now().bucket_refused_count == 0; }
+
+/* One whose header was damaged before it was sent waits until that is found and mended. */
+static void header_unsent(void)
+{
+    CLEANUP(vault_report_release) struct vault_report report = {0};
+    struct vault_point four;
+    struct segment_row row;
+    struct err e = {0};
+    int count = 0;
+
+    stop_server();
+    ok(live(13000, &four), "a point, without a network");
+    for (uint32_t id = 1; id < v->next_segment; id++) {
+        CLEANUP(free_ptr) char *path = segment_path(v->segment_dir, id);
+
+        if (segment_row_get(v, id, &row, NULL) != 1 || !(row.flags & SEGMENT_SEALED) || row.flags & SEGMENT_KEPT || count)
+            continue;
+        flip_header(path);
+        count++;
+    }
+    start_server();
+    ok(count && comes(refuses_to_send), "what has a damaged header is not sent");
+    ok(vault_check(v, &report, &e) == 0 && report.finding_count == 1 && strstr(report.findings[0].text, "header") && vault_forget_damaged(v, NULL, &e) == 0 && comes(sends_again),
+       "until it is written anew");
+    ok(holds(four.id, 13000) && vault_point_drop(v, four.id, &e) == 0, "and it is whole");
+}
+
 static bool as_many(void) { return all_sent() && objects() == (int)stat_now().bucket_kept_count; }
 
 static void space(void)
@@ -363,6 +400,55 @@ static void damaged_here(void)
     is_int(stat_now().bad_count, 0, "and is no damage");
 }
 
+/* Of every segment's file that is here; how many. */
+static int damage_headers(void)
+{
+    CLEANUP(free_ptr) char *segments = xasprintf("%s/segments", vault_dir);
+    DIR *d = opendir(segments);
+    struct dirent *entry;
+    int count = 0;
+
+    while (d && (entry = readdir(d))) {
+        CLEANUP(free_ptr) char *path = xasprintf("%s/%s", segments, entry->d_name);
+
+        if (!segment_id_of_name(entry->d_name))
+            continue;
+        flip_header(path);
+        count++;
+    }
+    if (d)
+        closedir(d);
+    return count;
+}
+
+static uint32_t hurt;
+static bool header_is_whole(void)
+{
+    CLEANUP(free_ptr) char *path = segment_path(v->segment_dir, hurt);
+    CLEANUP(close_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct segment_header header;
+
+    return fd >= 0 && segment_header_read(fd, &header, NULL) == 0;
+}
+
+/* A header that is damaged here: the file comes anew, as it was. */
+static void header_here(void)
+{
+    CLEANUP(vault_report_release) struct vault_report report = {0};
+    struct segment_row row;
+    struct err e = {0};
+
+    for (hurt = v->next_segment; hurt && !(segment_is_here(v->bucket, hurt) && segment_row_get(v, hurt, &row, NULL) == 1 && row.flags & SEGMENT_KEPT); hurt--)
+        ;
+    if (hurt) {
+        CLEANUP(free_ptr) char *path = segment_path(v->segment_dir, hurt);
+
+        flip_header(path);
+    }
+    ok(hurt && vault_check(v, &report, &e) == 0 && report.finding_count && strstr(report.findings[0].text, "header"), "a header that is damaged here is found");
+    ok(vault_forget_damaged(v, NULL, &e) >= 0 && comes(header_is_whole), "and its segment comes anew");
+}
+
 /* tools/vault_read.py on what a person downloaded from the bucket. */
 static void read_elsewhere(void)
 {
@@ -400,7 +486,9 @@ static void rebuilt(void)
     err_clear(&e);
     first(open_as(prefix, secret, true, &v, &e) < 0 && e.kind == ERR_UNREACHABLE, "nor without the network (%s)", e.message);
     start_server();
+    ok(damage_headers() > 0, "what is here has damaged headers");
     ok(opens() && vault_point_get(v, two.id, &p, &e) == 1 && vault_point_get(v, one.id, &p, &e) == 0, "it is made anew from here and there");
+    is_int(vault_anew(v)->damage.finding_count, 0, "where they are whole");
     ok(holds(two.id, 2000) && holds(three.id, 9000) && comes(small), "with all that is in it");
     vault_close(&v);
 
@@ -611,8 +699,10 @@ int main(int argc, char **argv)
     away_and_back();
     bad_reads();
     bad_sends();
+    header_unsent();
     space();
     damaged_here();
+    header_here();
     rebuilt();
     anothers();
     claims();
