@@ -116,9 +116,24 @@ static int mark_work(MDB_val key, MDB_val value, void *user, struct err *e)
 struct graves {
     struct gc *g;
     MDB_txn *txn;
+    uint32_t first_doomed; /* the first segment whose object is to be removed still; UINT32_MAX: none */
 };
 
-/* A grave is wanted for as long as the record that it covers may come back in a rebuild. */
+static int find_doomed(MDB_val key, MDB_val value, void *user, struct err *e)
+{
+    struct graves *s = user;
+    struct segment_row row;
+
+    if (key.mv_size != 4 || value.mv_size != sizeof row)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a damaged segment row");
+    memcpy(&row, value.mv_data, sizeof row);
+    if (row.flags & SEGMENT_DOOMED)
+        s->first_doomed = get_be32(key.mv_data);
+    return s->first_doomed != UINT32_MAX;
+}
+
+/* A grave is wanted for as long as the record that it covers may come back in a rebuild: from the segment that it lies in, or from one that it was copied out of and that
+ * lies in the bucket still, which has a lower number. */
 static int mark_grave(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct graves *s = user;
@@ -134,7 +149,7 @@ static int mark_grave(MDB_val key, MDB_val value, void *user, struct err *e)
     memcpy(&id, value.mv_data, sizeof id);
     put_be32(segment, id);
     found = index_get(&s->g->v->index, s->txn, INDEX_SEGMENT, index_val(segment, sizeof segment), &row, e);
-    if (found == 1)
+    if (found == 1 || s->first_doomed < id)
         hash_set_add(&s->g->documents, &hash);
     return found < 0 ? -1 : 0;
 }
@@ -174,7 +189,7 @@ static int mark_parts(MDB_val key, MDB_val value, void *user, struct err *e)
 
 int gc_mark(struct gc *g, MDB_txn *txn, struct err *e)
 {
-    struct graves s = {g, txn};
+    struct graves s = {g, txn, UINT32_MAX};
     MDB_val all = index_val("", 0);
     const struct vault_index *x = &g->v->index;
 
@@ -183,7 +198,8 @@ int gc_mark(struct gc *g, MDB_txn *txn, struct err *e)
             return -1;
     return index_each(x, txn, INDEX_POINT, all, mark_point, g, e) < 0 || index_each(x, txn, INDEX_GROUP, all, mark_group, g, e) < 0 ||
                    index_each(x, txn, INDEX_DISK, all, mark_disk, g, e) < 0 ||
-                   index_each(x, txn, INDEX_WORK, all, mark_work, g, e) < 0 || index_each(x, txn, INDEX_GRAVE, all, mark_grave, &s, e) < 0 ||
+                   index_each(x, txn, INDEX_WORK, all, mark_work, g, e) < 0 || index_each(x, txn, INDEX_SEGMENT, all, find_doomed, &s, e) < 0 ||
+                   index_each(x, txn, INDEX_GRAVE, all, mark_grave, &s, e) < 0 ||
                    index_each(x, txn, INDEX_BASE, all, mark_parts, g, e) < 0
                ? -1 : 0;
 }

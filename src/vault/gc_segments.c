@@ -13,6 +13,8 @@ struct doomed {
     uint32_t id, row_count; /* how many rows name it */
     uint64_t size_bytes;
     size_t first, living_count; /* among those that live in the group's */
+    struct vault_hash *buried;  /* of these, documents that are not copied */
+    size_t buried_count;
 };
 
 struct choosing {
@@ -25,6 +27,8 @@ struct choosing {
 
 static void choosing_release(struct choosing *c)
 {
+    for (size_t i = 0; i < c->count; i++)
+        free(c->list[i].buried);
     free(c->list);
     places_release(&c->living);
 }
@@ -166,8 +170,48 @@ static bool is_here_alone(struct vault *v, uint32_t segment)
     return segment_row_get(v, segment, &row, NULL) == 1 && !(row.flags & SEGMENT_KEPT);
 }
 
-/* Appends a living record again; its row moves with the next flush. 1: it lives elsewhere now; 0: it can't be read. */
-static int copy_record(struct gc *g, const struct placed *l, struct err *e)
+/* The document of a point that was dropped since the view that was marked. Its grave is kept for as long as this segment is: elsewhere it would outlive it, and the point
+ * would be there again when the index is made anew. 1/0/-1 */
+static int is_buried(const struct gc *g, const struct record *r, const uint8_t *payload, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+    CLEANUP(free_ptr) char *text = xcalloc(1, r->raw_size + 1);
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    uint8_t bytes[VAULT_HASH_SIZE + VAULT_POINT_ID_SIZE];
+    struct vault_hash grave;
+    uint64_t sequence;
+    MDB_val row;
+    size_t size;
+
+    if (r->kind != RECORD_POINT || record_unpack(r, payload, g->v->seal, text, NULL) < 0 || point_parse(text, r->raw_size, p, &sequence, NULL) < 0)
+        return 0;
+    grave = grave_hash(&r->hash, p->id, bytes, &size);
+    return index_begin(&g->v->index, false, &txn, e) < 0 ? -1 : index_get(&g->v->index, txn, INDEX_GRAVE, index_val(&grave, sizeof grave), &row, e);
+}
+
+static int leave_buried(struct doomed *d, const struct vault_hash *hash)
+{
+    d->buried = xrealloc(d->buried, (d->buried_count + 1) * sizeof *hash);
+    d->buried[d->buried_count++] = *hash;
+    return 1;
+}
+
+/* In the transaction with the copies. */
+static int forget_buried(struct vault *v, MDB_txn *txn, void *user, struct err *e)
+{
+    const struct doomed *d = user;
+
+    for (size_t i = 0; i < d->buried_count; i++) {
+        MDB_val key = index_val(&d->buried[i], sizeof d->buried[i]);
+
+        if (index_del(&v->index, txn, INDEX_CHUNK, key, e) < 0 || index_del(&v->index, txn, INDEX_BAD, key, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* Appends a living record again; its row moves with the next flush. 1: it lives elsewhere now, or is buried; 0: it can't be read. */
+static int copy_record(struct gc *g, struct doomed *d, const struct placed *l, struct err *e)
 {
     size_t span = RECORD_HEADER_SIZE + l->place.stored_size; /* the place counts the padding, too */
     CLEANUP(free_ptr) uint8_t *bytes = xmalloc(span);
@@ -194,6 +238,9 @@ static int copy_record(struct gc *g, const struct placed *l, struct err *e)
             chunk_mark_bad(v, &l->hash);
         return 0;
     }
+    found = is_buried(g, &r, bytes + RECORD_HEADER_SIZE, e);
+    if (found)
+        return found < 0 ? -1 : leave_buried(d, &l->hash);
     pthread_mutex_lock(&v->append_lock);
     found = record_append(v, r.kind, bytes, span, r.raw_size, &r.hash, p.own == RECORD_ALL_PAGES ? NULL : &p, e);
     pthread_mutex_unlock(&v->append_lock);
@@ -221,18 +268,30 @@ static int forget_segment(struct vault *v, MDB_txn *txn, void *user, struct err 
     return index_put(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), index_val(&row, sizeof row), e);
 }
 
-/* 1: everything that lives was copied; 0: a record that can't be read keeps the segment. */
-static int copy_living(struct choosing *c, const struct doomed *d, struct err *e)
+/* Points' documents, or all that is none. 1: all of it was copied; 0: a record that can't be read keeps the segment. */
+static int copy_kind(struct choosing *c, struct doomed *d, bool points, struct err *e)
 {
-    struct vault *v = c->g->v;
     int whole = 1;
 
-    v->making_room = true;
     for (size_t i = 0; whole >= 0 && i < d->living_count; i++) {
-        int copied = copy_record(c->g, &c->living.list[d->first + i], e);
+        const struct placed *l = &c->living.list[d->first + i];
+        int copied = (l->place.kind == RECORD_POINT) == points ? copy_record(c->g, d, l, e) : 1;
 
         whole = copied < 0 ? -1 : whole && copied;
     }
+    return whole;
+}
+
+/* As copy_kind. A point's document is not copied out of a segment that stays: its grave is kept for as long as one segment, and it would lie in two. */
+static int copy_living(struct choosing *c, struct doomed *d, struct err *e)
+{
+    struct vault *v = c->g->v;
+    int whole;
+
+    v->making_room = true;
+    whole = copy_kind(c, d, false, e);
+    if (whole == 1)
+        whole = copy_kind(c, d, true, e);
     v->making_room = false;
     return whole;
 }
@@ -243,7 +302,7 @@ static int empty_segment(struct choosing *c, struct doomed *d, struct err *e)
     CLEANUP(free_ptr) char *path = segment_path(v->segment_dir, d->id), *maps = xasprintf("%s/%010u.maps", v->segment_dir, d->id);
     int copied = copy_living(c, d, e);
 
-    if (copied < 0 || vault_flush(v, NULL, NULL, e) < 0)
+    if (copied < 0 || vault_flush(v, forget_buried, d, e) < 0)
         return -1;
     if (!copied)
         return 0;

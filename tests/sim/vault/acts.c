@@ -374,6 +374,7 @@ static bool collecting;
 static void meanwhile(void)
 {
     int disk = below(DISKS), server = m->disks[disk].server, last = m->content_count - 1;
+    struct point_model *p = any_point();
 
     m->met++;
     for (int n = below(4); n > 0 && !m->servers[server].stalled && last > 24; n--) {
@@ -386,6 +387,8 @@ static void meanwhile(void)
         receive(server);
     if (chance(30) && !staging)
         commit(server);
+    if (p && chance(25))
+        drop(p);
 }
 
 static void collect(void)

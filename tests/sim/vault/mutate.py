@@ -47,7 +47,14 @@ mutate.MUTANTS = {
                                      "    if (vault_flush(v, forget_segment, d, e) < 0 || file_sync_dir(v->segment_dir, e) < 0)\n        return -1;\n"
                                      "    if (unlink(path) < 0 && errno != ENOENT)\n        return err_errno(e, errno, \"can't remove %s\", path);\n")]},
     # What lives in a sparse segment is copied, and not synced before the segment goes.
-    "copy_unsynced": {"gc_segments.c": [("    if (copied < 0 || vault_flush(v, NULL, NULL, e) < 0)\n        return -1;\n", "    if (copied < 0)\n        return -1;\n")]},
+    "copy_unsynced": {"gc_segments.c": [("    if (copied < 0 || vault_flush(v, forget_buried, d, e) < 0)\n        return -1;\n",
+                                       "    (void)forget_buried;\n    if (copied < 0)\n        return -1;\n")]},
+    # A point that is dropped while space is given back leaves its document elsewhere, without its grave.
+    "buried_copied": {"gc_segments.c": [("    found = is_buried(g, &r, bytes + RECORD_HEADER_SIZE, e);\n", "    found = 0 && is_buried(g, &r, bytes + RECORD_HEADER_SIZE, e);\n")]},
+    # A grave whose point could not be dropped is forgotten.
+    "drop_forgotten": {"point.c": [("        return v->drop_count ? err_wrap(e, ", "        v->drop_count = 0;\n    if (v->drop_count)\n        return v->drop_count ? err_wrap(e, ")]},
+    # Graves are known before what they bury is gone.
+    "buried_late": {"recover.c": [("    bury(&r);\n    if (vault_flush(v, NULL, NULL, e) < 0 ||", "    if (vault_flush(v, NULL, NULL, e) < 0)\n        return -1;\n    bury(&r);\n    if (vault_flush(v, NULL, NULL, e) < 0 ||")]},
     # A node that seems to be marked already, and is not, hides what is below it.
     "nodes_by_sieve": {"gc_mark.c": [("    hash_sieve_add(&g->marked, hash);\n    return level >= 0 && hash_seen_add(&g->nodes, hash);\n",
                                       "    return hash_sieve_add(&g->marked, hash) && level >= 0;\n")]},

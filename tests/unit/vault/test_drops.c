@@ -1,4 +1,5 @@
 /* Points that are dropped: all of them or none, and never half: what is there stays when the index is made anew, and what is gone stays gone. */
+#include "base/bytes.h"
 #include "small.h"
 
 #include <errno.h>
@@ -9,6 +10,7 @@
 static struct vault_point first, second;
 static int commits_fail; /* so many of those of the index that come */
 static bool listed_locked;
+static const struct vault_point *goes; /* dropped when a collection marks */
 
 int __real_mdb_txn_commit(MDB_txn *txn);
 int __wrap_mdb_txn_commit(MDB_txn *txn);
@@ -29,6 +31,12 @@ int __wrap_index_each(const struct vault_index *x, MDB_txn *txn, enum index_tabl
         listed_locked = pthread_mutex_trylock(&v->commit_lock) != 0;
         if (!listed_locked)
             pthread_mutex_unlock(&v->commit_lock);
+    }
+    if (t == INDEX_GRAVE && goes) {
+        const struct vault_point *p = goes;
+
+        goes = NULL;
+        MUST(vault_point_drop(v, p->id, NULL) == 0 && current_seal(v, NULL) == 0); /* its grave lies in a segment of its own */
     }
     return __real_index_each(x, txn, t, prefix, visit, user, e);
 }
@@ -108,8 +116,100 @@ static void server_listed(void)
     end();
 }
 
+/* ---- and collections ---- */
+
+static void compact(void)
+{
+    struct err e = {0};
+
+    ok(vault_compact(v, 100, false, NULL, &e) == 0, "all is copied elsewhere %s", e.message);
+}
+
+static uint32_t segment_of(const struct vault_point *p)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    struct chunk_place place = {0};
+    struct vault_hash record;
+    MDB_val text;
+
+    MUST(index_begin(&v->index, false, &txn, NULL) == 0 && index_get(&v->index, txn, INDEX_POINT, index_val(p->id, strlen(p->id)), &text, NULL) == 1);
+    vault_hash_of(text.mv_data, text.mv_size, &record);
+    pthread_mutex_lock(&v->append_lock);
+    MUST(place_find(v, &record, &place, NULL) == 1);
+    pthread_mutex_unlock(&v->append_lock);
+    return place.segment;
+}
+
+/* Its document was in use when the collection began, and is in a segment that it copies out. */
+static void dropped_meanwhile(void)
+{
+    CLEANUP(vault_report_release) struct vault_report report = {0};
+    struct err e = {0};
+
+    begin_with_points();
+    seal_current();
+    goes = &first;
+    compact();
+    is_int(is_there(&first), 0, "a point is dropped while space is given back");
+    is_int(rows(INDEX_GRAVE), 1, "it has its grave");
+    seal_current();
+    is_int(vault_gc(v, NULL, &e), 0, "space is given back again %s", e.message);
+    is_int(rows(INDEX_GRAVE), 0, "which goes when nothing is left to be covered");
+    ok(vault_scrub(v, NULL, NULL, &report, &e) == 0 && report.finding_count == 0, "scrub finds nothing");
+    rebuild();
+    is_int(is_there(&first), 0, "and then it does not come back when the index is made anew");
+    is_int(is_there(&second), 1, "the other one does");
+    end();
+}
+
+/* The segment that its document was copied out of before it was dropped lies in the bucket still. */
+static void copy_in_the_bucket(void)
+{
+    uint8_t key[4];
+    uint32_t old;
+
+    begin_with_points();
+    seal_current();
+    old = segment_of(&first);
+    MUST(row_flag(v, old, SEGMENT_SENT, NULL) == 1);
+    compact();
+    ok(segment_of(&first) != old, "a point's document was moved");
+    is_int(vault_point_drop(v, first.id, NULL), 0, "and the point dropped");
+    for (int i = 0; i < 3; i++)
+        compact();
+    is_int(rows(INDEX_GRAVE), 1, "it has its grave for as long as the old one may come back from the bucket");
+    {
+        CLEANUP(index_abort) MDB_txn *txn = NULL;
+
+        put_be32(key, old);
+        MUST(index_begin(&v->index, true, &txn, NULL) == 0 && index_del(&v->index, txn, INDEX_SEGMENT, index_val(key, 4), NULL) == 0 && index_commit(&txn, NULL) == 0);
+    }
+    compact();
+    is_int(rows(INDEX_GRAVE), 0, "and no longer");
+    end();
+}
+
+/* A record that can't be read keeps its segment. */
+static void segment_that_stays(void)
+{
+    uint32_t before;
+
+    begin_with_points();
+    seal_current();
+    before = segment_of(&first);
+    vault_close(&v);
+    damage(RECORD_CHUNK, 0, 1000);
+    open_it(CHUNKS);
+    compact();
+    is_int(segment_of(&first), before, "no point's document is copied out of it");
+    end();
+}
+
 int main(void)
 {
+    dropped_meanwhile();
+    copy_in_the_bucket();
+    segment_that_stays();
     one_is_not_there();
     index_full(false);
     index_full(true);
