@@ -515,14 +515,14 @@ int bucket_list(struct bucket *b, uint32_t **ids, size_t *count, struct err *e)
     return r;
 }
 
-int bucket_fetch(struct bucket *b, uint32_t segment, struct err *e)
+int bucket_fetch(struct bucket *b, uint32_t segment, bool whole, struct err *e)
 {
     struct s3 *client;
     int r;
 
     if (client_take(b, &client, e) < 0)
         return -1;
-    r = segment_bring(b, client, segment, NULL, e);
+    r = segment_bring(b, client, segment, NULL, whole, e);
     client_give(b, &client);
     return r;
 }

@@ -54,8 +54,8 @@ int bucket_hold(struct vault *v, uint32_t segment, struct err *e);
 int bucket_superblock(struct bucket *b, struct buf *out, struct err *e);
 /* Numbers of the segments in the bucket, added to *ids; what it can't tell is an error. */
 int bucket_list(struct bucket *b, uint32_t **ids, size_t *count, struct err *e);
-/* The segment's file, as it lies there. */
-int bucket_fetch(struct bucket *b, uint32_t segment, struct err *e);
+/* The segment's file, as it lies there, in the place of what is here. whole: or not at all, where it is damaged there (ERR_CORRUPT). */
+int bucket_fetch(struct bucket *b, uint32_t segment, bool whole, struct err *e);
 /* Its row says that it is there: whole (where the file here is), or something of it. Drops files where there are too many. */
 int bucket_found(struct bucket *b, uint32_t segment, struct err *e);
 

@@ -120,7 +120,7 @@ static int bring_wanted(struct bucket *b, struct s3 *client, uint32_t id, bool n
 
     if (found <= 0 || !(row.flags & SEGMENT_KEPT) || row.flags & SEGMENT_DOOMED || (!needed && row.committed > b->cache_bytes) || segment_look(b->v, id, path, &row, NULL) == 0)
         return found < 0 ? -1 : 0;
-    if (segment_bring(b, client, id, &row, &why) == 0 || why.kind == ERR_CONFLICT || (why.kind == ERR_NO_SPACE && !needed))
+    if (segment_bring(b, client, id, &row, true, &why) == 0 || why.kind == ERR_CONFLICT || (why.kind == ERR_NO_SPACE && !needed))
         return 0;
     return err_set(e, why.kind, "%s", why.message);
 }

@@ -52,7 +52,7 @@ static int room_for(const struct bucket *b, uint64_t size, struct err *e)
     return 0;
 }
 
-static int bring_to(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, const char *part, int fd, struct err *e)
+static int bring_to(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, bool whole, const char *part, int fd, struct err *e)
 {
     CLEANUP(free_ptr) char *path = segment_path(b->v->segment_dir, id);
     char key[BUCKET_KEY_SIZE];
@@ -64,7 +64,7 @@ static int bring_to(struct bucket *b, struct s3 *client, uint32_t id, const stru
     segment_key(b, id, key);
     if (s3_get_file(client, key, fd, &size, e) < 0)
         return -1;
-    if (row && segment_look(b->v, id, part, row, e) < 0)
+    if (whole && segment_look(b->v, id, part, row, e) < 0)
         return err_wrap(e, "%s in the bucket %s", key, b->name);
     if (fsync(fd) < 0)
         return err_errno(e, errno, "can't sync %s", part);
@@ -76,7 +76,7 @@ static int bring_to(struct bucket *b, struct s3 *client, uint32_t id, const stru
     return r < 0 ? -1 : file_sync_dir(b->v->segment_dir, e);
 }
 
-int segment_bring(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, struct err *e)
+int segment_bring(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, bool whole, struct err *e)
 {
     CLEANUP(free_ptr) char *part = xasprintf("%s/%010u" PART "XXXXXX", b->v->segment_dir, id);
     CLEANUP(close_fd) int fd = -1;
@@ -86,7 +86,7 @@ int segment_bring(struct bucket *b, struct s3 *client, uint32_t id, const struct
     fd = mkostemp(part, O_CLOEXEC);
     if (fd < 0)
         return err_errno(e, errno, "can't make %s", part);
-    if (bring_to(b, client, id, row, part, fd, e) < 0) {
+    if (bring_to(b, client, id, row, whole, part, fd, e) < 0) {
         unlink(part);
         return -1;
     }
@@ -115,7 +115,7 @@ int bucket_hold(struct vault *v, uint32_t segment, struct err *e)
         return bucket_missing(v, e);
     if (client_take(b, &client, e) < 0)
         return -1;
-    r = segment_bring(b, client, segment, &row, e);
+    r = segment_bring(b, client, segment, &row, true, e);
     client_give(b, &client);
     return r;
 }

@@ -99,7 +99,8 @@ struct segment_use *use_of(struct bucket *b, uint32_t id); /* lock held */
 /* bucket_files.c: the files here */
 char *maps_path(const struct bucket *b, uint32_t id);
 bool segment_is_here(const struct bucket *b, uint32_t id);
-int segment_bring(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, struct err *e);
+/* In the place of what is here. whole: or not at all (ERR_CORRUPT); row: NULL where the index is made anew. */
+int segment_bring(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, bool whole, struct err *e);
 int bucket_shrink(struct bucket *b, struct err *e);
 uint64_t bucket_here_bytes(struct bucket *b);
 void bucket_sweep(struct bucket *b); /* what a killed process left half brought */

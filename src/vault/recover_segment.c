@@ -273,23 +273,29 @@ static int recover_segment(struct recovery *r, bool last, struct err *e)
     return r->fresh && r->v->full_count >= FULL_LIMIT ? vault_flush(r->v, NULL, NULL, e) : 0;
 }
 
-static bool is_headless(const char *path)
+/* From the bucket; in the place of a damaged file, where it is whole there. 1: it is here now; 0: it is no better there. */
+static int fetch(struct recovery *r, bool in_place, struct err *e)
 {
-    CLEANUP(close_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
-    struct segment_header header;
     struct err why = {0};
 
-    return fd >= 0 && segment_header_read(fd, &header, &why) < 0 && why.kind == ERR_CORRUPT;
+    if (bucket_fetch(r->v->bucket, r->id, in_place, &why) == 0)
+        return 1;
+    return in_place && (why.kind == ERR_CORRUPT || why.kind == ERR_NOT_FOUND) ? 0 : err_set(e, why.kind, "the index is made anew from the bucket: %.900s", why.message);
 }
 
-/* The same, of one that may lie in the bucket: where it is nowhere else, or damaged here at its beginning, it is brought. */
+/* The same, of one that may lie in the bucket: where it is nowhere else, or damaged here, it is brought. What is kept there is sealed, so one that goes on here is none. */
 int recover_anywhere(struct recovery *r, bool last, struct err *e)
 {
     CLEANUP(free_ptr) char *path = segment_path(r->v->segment_dir, r->id);
-    bool there = r->there_count && bsearch(&r->id, r->there, r->there_count, sizeof *r->there, by_id), here = file_exists(path) && !(there && is_headless(path));
+    bool there = r->there_count && bsearch(&r->id, r->there, r->there_count, sizeof *r->there, by_id), here = file_exists(path);
 
-    if (!here && bucket_fetch(r->v->bucket, r->id, e) < 0)
-        return err_wrap(e, "the index is made anew from the bucket");
+    if (!here || (there && segment_look(r->v, r->id, path, NULL, NULL) < 0)) {
+        int fetched = fetch(r, here, e);
+
+        if (fetched < 0)
+            return -1;
+        here = here && !fetched;
+    }
     if (recover_segment(r, last, e) < 0 || (there && vault_flush(r->v, NULL, NULL, e) < 0))
         return -1;
     return !there ? 0 : here ? (row_flag(r->v, r->id, SEGMENT_SENT, e) < 0 ? -1 : 0) : bucket_found(r->v->bucket, r->id, e);

@@ -462,6 +462,41 @@ static void read_elsewhere(void)
     ok(system(command) == 0, "an independent reader reads a copy of it");
 }
 
+/* Every segment that is there has a file here, too, with a flipped bit or without its end. */
+static void damage_all_here(void)
+{
+    CLEANUP(free_ptr) char *folder = xasprintf("%s/objects", dir), *copy = xasprintf("for f in %s/objects/fleet*.seg; do cp $f %s/segments/${f##*2F}; done", dir, vault_dir);
+    DIR *d = opendir(folder);
+    struct dirent *entry;
+
+    MUST(d && system(copy) == 0);
+    while ((entry = readdir(d))) {
+        const char *name = strrchr(entry->d_name, 'F');
+        uint32_t id = name ? segment_id_of_name(name + 1) : 0;
+        CLEANUP(free_ptr) char *path = id ? xasprintf("%s/segments/%s", vault_dir, name + 1) : NULL;
+
+        if (id % 2)
+            damage(path);
+        else if (id)
+            MUST(truncate(path, 300000) == 0);
+    }
+    closedir(d);
+}
+
+static void rebuilt_over_damage(void)
+{
+    CLEANUP(vault_report_release) struct vault_report report = {0};
+    CLEANUP(free_ptr) char *index = xasprintf("%s/index", vault_dir), *command = xasprintf("rm -rf %s", index);
+    struct err e = {0};
+
+    damage_all_here();
+    MUST(system(command) == 0);
+    ok(opens(), "an index is made anew where every file here is damaged");
+    ok(holds(two.id, 2000) && holds(three.id, 9000) && comes(small), "of what the bucket has whole nothing is lost");
+    first(vault_scrub(v, NULL, NULL, &report, &e) == 0 && report.finding_count == 0 && comes(small), "scrub finds nothing (%s)", report.finding_count ? report.findings[0].text : e.message);
+    vault_close(&v);
+}
+
 static void rebuilt(void)
 {
     CLEANUP(free_ptr) char *moved = xasprintf("%s/moved", dir);
@@ -490,7 +525,9 @@ static void rebuilt(void)
     ok(opens() && vault_point_get(v, two.id, &p, &e) == 1 && vault_point_get(v, one.id, &p, &e) == 0, "it is made anew from here and there");
     is_int(vault_anew(v)->damage.finding_count, 0, "where they are whole");
     ok(holds(two.id, 2000) && holds(three.id, 9000) && comes(small), "with all that is in it");
+    ok(current_seal(v, &e) == 0 && vault_sync(v, &e) == 0 && comes(small), "all of which is there");
     vault_close(&v);
+    rebuilt_over_damage();
 
     MUST(rename(vault_dir, moved) == 0);
     stop_server();
