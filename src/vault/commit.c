@@ -52,6 +52,11 @@ int segment_row_get(struct vault *v, uint32_t id, struct segment_row *out, struc
     return found;
 }
 
+int next_point_put(struct vault *v, MDB_txn *txn, struct err *e)
+{
+    return v->next_point == v->next_point_known ? 0 : index_put(&v->index, txn, INDEX_META, index_val("next_point", 10), index_val(&v->next_point, 8), e);
+}
+
 /* What one flush takes: copies, so that appending goes on meanwhile. Descriptors stay open: only a flush closes them. */
 struct batch {
     struct pending_chunk *chunks;
@@ -138,7 +143,7 @@ static int batch_write(struct vault *v, MDB_txn *txn, const struct batch *b, con
         if (index_put(&v->index, txn, INDEX_FEED, index_val(b->feeds[i].server, strlen(b->feeds[i].server)),
                       index_val(&b->feeds[i].feed, sizeof b->feeds[i].feed), e) < 0)
             return -1;
-    if (!early && drops_finish(v, txn, e) < 0)
+    if ((!early && drops_finish(v, txn, e) < 0) || next_point_put(v, txn, e) < 0)
         return -1;
     return work_apply(v, txn, b->sets + sets_there, b->set_count - sets_there, e);
 }
@@ -146,6 +151,7 @@ static int batch_write(struct vault *v, MDB_txn *txn, const struct batch *b, con
 static void batch_done(struct vault *v, const struct batch *b)
 {
     v->drop_count = 0;
+    v->next_point_known = v->next_point; /* nobody draws one while a flush is under way but who builds in it */
     pthread_mutex_lock(&v->append_lock);
     pending_done(&v->pending, b->chunk_count, b->set_count, b->feed_count);
     bad_forget(v, b->chunks, b->chunk_count);

@@ -169,7 +169,7 @@ static int root_rows(struct vault *v, MDB_txn *txn, const struct committing *c, 
             index_del_prefix(&v->index, txn, INDEX_DIRTY, index_val(&dirty, 4), e) < 0)
             return -1;
     }
-    return index_put(&v->index, txn, INDEX_META, index_val("next_point", 10), index_val(&v->next_point, 8), e);
+    return 0;
 }
 
 static int point_rows(struct vault *v, MDB_txn *txn, const struct committing *c, struct err *e)

@@ -85,7 +85,7 @@ struct vault {
     struct vault_disk *disks; /* guarded by commit_lock, as is next_point */
     size_t disk_count;
     bool disks_stale; /* they may not be the index's: loading them failed */
-    uint64_t next_point;
+    uint64_t next_point, next_point_known; /* known: what the index says: a number is never used again, so it comes with whatever may make its document durable */
     struct staged *staged; /* group.c's; guarded by commit_lock, too */
     struct drop *drops;    /* their rows go with the next transaction, whoever it is for; guarded by commit_lock, too */
     size_t drop_count;
@@ -175,6 +175,7 @@ int vault_flush_built(struct vault *v, flush_extra *build, flush_extra *extra, v
 /* The points that wait, with everything pending: 0; -1: none waits, or nothing was committed, and who waits knows why. commit_point.c, with commit_lock held */
 int commit_waiting(struct vault *v);
 int meta_next(struct vault *v, MDB_txn *txn, const char *name, uint64_t *value, struct err *e); /* reads, then counts up */
+int next_point_put(struct vault *v, MDB_txn *txn, struct err *e); /* where the index does not know it yet */
 int segment_row_put(struct vault *v, MDB_txn *txn, const struct segment *s, bool sealed, struct err *e);
 int segment_row_get(struct vault *v, uint32_t id, struct segment_row *out, struct err *e); /* 1/0/-1 */
 struct vault_disk *disk_by_number(struct vault *v, uint32_t number);

@@ -206,23 +206,39 @@ int grave_parse(const uint8_t *payload, size_t size, struct vault_hash *record, 
 
 /* ---- rows ---- */
 
-static MDB_val order_key(const char *server, uint64_t sequence, uint8_t bytes[static LIMIT_NAME_BYTES + 16])
+#define ORDER_KEY_SIZE (LIMIT_NAME_BYTES + 16 + VAULT_POINT_ID_SIZE)
+
+/* id: NULL, or that of a point whose number another one has, too: an earlier Slipway used one again after a commit that failed, and both documents may be there. */
+static MDB_val order_key(const char *server, uint64_t sequence, const char *id, uint8_t bytes[static ORDER_KEY_SIZE])
 {
-    size_t size = strlen(server) + 1;
+    size_t size = strlen(server) + 1, id_size = id ? strlen(id) : 0;
 
     memcpy(bytes, server, size);
     for (int shift = 56; shift >= 0; shift -= 8)
         bytes[size++] = (uint8_t)(sequence >> shift);
-    return index_val(bytes, size);
+    if (id_size)
+        memcpy(bytes + size, id, id_size);
+    return index_val(bytes, size + id_size);
+}
+
+/* 1: the number is another point's; 0: it is nobody's, or this one's; -1 */
+static int order_taken(struct vault *v, MDB_txn *txn, const struct vault_point *p, uint64_t sequence, struct err *e)
+{
+    uint8_t key[ORDER_KEY_SIZE];
+    MDB_val value;
+    int found = index_get(&v->index, txn, INDEX_ORDER, order_key(p->server, sequence, NULL, key), &value, e);
+
+    return found != 1 ? found : value.mv_size != strlen(p->id) || memcmp(value.mv_data, p->id, value.mv_size) != 0;
 }
 
 int point_insert(struct vault *v, MDB_txn *txn, const struct vault_point *p, uint64_t sequence, const char *text, struct err *e)
 {
-    uint8_t key[LIMIT_NAME_BYTES + 16];
+    uint8_t key[ORDER_KEY_SIZE];
+    int taken = order_taken(v, txn, p, sequence, e);
 
-    if (index_put(&v->index, txn, INDEX_POINT, index_val(p->id, strlen(p->id)), index_val(text, strlen(text)), e) < 0)
+    if (taken < 0 || index_put(&v->index, txn, INDEX_POINT, index_val(p->id, strlen(p->id)), index_val(text, strlen(text)), e) < 0)
         return -1;
-    return index_put(&v->index, txn, INDEX_ORDER, order_key(p->server, sequence, key), index_val(p->id, strlen(p->id)), e);
+    return index_put(&v->index, txn, INDEX_ORDER, order_key(p->server, sequence, taken ? p->id : NULL, key), index_val(p->id, strlen(p->id)), e);
 }
 
 static int point_row(struct vault *v, MDB_txn *txn, const char *id, struct vault_point *out, uint64_t *sequence, struct err *e)
@@ -344,16 +360,18 @@ int vault_point_list(struct vault *v, const char *server, size_t limit, struct v
 int point_remove(struct vault *v, MDB_txn *txn, const char *id, struct err *e)
 {
     CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
-    uint8_t key[LIMIT_NAME_BYTES + 16];
+    uint8_t key[ORDER_KEY_SIZE];
     uint64_t sequence;
-    int found = point_pinned(v, txn, id, e);
+    int found = point_pinned(v, txn, id, e), taken;
 
     if (found)
         return found < 0 ? -1 : 0;
     found = point_row(v, txn, id, p, &sequence, e);
     if (found != 1)
         return found;
-    if (index_del(&v->index, txn, INDEX_ORDER, order_key(p->server, sequence, key), e) < 0 ||
+    taken = order_taken(v, txn, p, sequence, e);
+    if (taken < 0 || (!taken && index_del(&v->index, txn, INDEX_ORDER, order_key(p->server, sequence, NULL, key), e) < 0) ||
+        index_del(&v->index, txn, INDEX_ORDER, order_key(p->server, sequence, p->id, key), e) < 0 ||
         index_del(&v->index, txn, INDEX_POINT, index_val(id, strlen(id)), e) < 0)
         return -1;
     return p->group[0] ? group_forget(v, txn, p->group, e) : 0;

@@ -128,12 +128,22 @@ static void tell_lost(struct recovery *r, const struct vault_point *p)
         report_add(&r->v->anew.damage, ERR_CORRUPT, "recovery point %s of %s is left out: records that it needs are missing", p->id, p->server);
 }
 
-static int raise_sequence(struct vault *v, MDB_txn *txn, uint64_t sequence, struct err *e)
+/* Also of a document that does not count: its number is used. */
+static void raise_sequence(struct vault *v, uint64_t sequence)
 {
-    if (sequence < v->next_point)
-        return 0;
-    v->next_point = sequence + 1;
-    return index_put(&v->index, txn, INDEX_META, index_val("next_point", 10), index_val(&v->next_point, 8), e);
+    if (sequence >= v->next_point)
+        v->next_point = sequence + 1;
+}
+
+static void note_sequence(struct vault *v, const struct note *n)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+    CLEANUP(free_ptr) char *text = xcalloc(1, n->size + 1);
+    uint64_t sequence;
+
+    memcpy(text, n->bytes, n->size);
+    if (point_parse(text, n->size, p, &sequence, NULL) == 0)
+        raise_sequence(v, sequence);
 }
 
 static int take_point(struct recovery *r, const struct note *n, struct err *e)
@@ -151,8 +161,7 @@ static int take_point(struct recovery *r, const struct note *n, struct err *e)
         tell_lost(r, p);
         return 0;
     }
-    if (index_begin(&r->v->index, true, &txn, e) < 0 || point_insert(r->v, txn, p, sequence, text, e) < 0 ||
-        raise_sequence(r->v, txn, sequence, e) < 0)
+    if (index_begin(&r->v->index, true, &txn, e) < 0 || point_insert(r->v, txn, p, sequence, text, e) < 0)
         return -1;
     return index_commit(&txn, e);
 }
@@ -169,7 +178,10 @@ static char *find_member(struct recovery *r, const struct vault_group *g, size_t
         return NULL; /* dropped, and its space given back */
     text = xcalloc(1, size + 1);
     memcpy(text, bytes, size);
-    if (point_parse(text, size, p, sequence, NULL) < 0 || strcmp(p->group, g->id) != 0 || buried(r, &g->points[i].document, p->id))
+    if (point_parse(text, size, p, sequence, NULL) < 0)
+        return NULL;
+    raise_sequence(r->v, *sequence);
+    if (strcmp(p->group, g->id) != 0 || buried(r, &g->points[i].document, p->id))
         return NULL;
     if (!point_is_whole(r, p)) {
         tell_lost(r, p);
@@ -232,13 +244,14 @@ static int take_group(struct recovery *r, const struct note *n, struct err *e)
     if (index_begin(&r->v->index, true, &txn, e) < 0 || group_insert(r->v, txn, g, text, e) < 0)
         return -1;
     for (size_t i = 0; i < m->count; i++)
-        if (point_insert(r->v, txn, &m->points[i], m->sequences[i], m->texts[i], e) < 0 || raise_sequence(r->v, txn, m->sequences[i], e) < 0)
+        if (point_insert(r->v, txn, &m->points[i], m->sequences[i], m->texts[i], e) < 0)
             return -1;
     return index_commit(&txn, e);
 }
 
-/* With the flush that makes them known: were the graves known first, and the power gone then, points would be there that a rebuild buries. */
-static void bury(struct recovery *r)
+/* What goes with the flush that makes the documents known. Were graves known first, and the power gone then, points would be there that a rebuild buries; were points, their
+ * numbers would be used again. */
+static void foresee(struct recovery *r)
 {
     for (size_t i = 0; i < r->note_count; i++) {
         const struct note *n = &r->notes[i];
@@ -246,6 +259,8 @@ static void bury(struct recovery *r)
 
         if (n->kind == RECORD_GRAVE && grave_parse(n->bytes, n->size, &d.record, d.id, NULL) == 0)
             drop_begin(r->v, &d);
+        if (n->kind == RECORD_POINT)
+            note_sequence(r->v, n);
     }
 }
 
@@ -286,7 +301,7 @@ static int finish_index(struct vault *v, struct err *e)
     CLEANUP(index_abort) MDB_txn *txn = NULL;
 
     return index_begin(&v->index, true, &txn, e) < 0 ||
-                   index_del(&v->index, txn, INDEX_META, index_val(unfinished, sizeof unfinished - 1), e) < 0
+                   index_del(&v->index, txn, INDEX_META, index_val(unfinished, sizeof unfinished - 1), e) < 0 || next_point_put(v, txn, e) < 0
                ? -1 : index_commit(&txn, e);
 }
 
@@ -313,7 +328,8 @@ static int claim_index(struct vault *v, bool *fresh, struct err *e)
         v->next_segment = (uint32_t)next;
     }
     if (index_get(&v->index, txn, INDEX_META, index_val("next_point", 10), &value, NULL) == 1 && value.mv_size == sizeof next)
-        memcpy(&v->next_point, value.mv_data, sizeof next);
+        memcpy(&v->next_point_known, value.mv_data, sizeof next);
+    v->next_point = v->next_point_known > v->next_point ? v->next_point_known : v->next_point;
     return index_commit(&txn, e);
 }
 
@@ -358,7 +374,7 @@ int segments_recover(struct vault *v, struct err *e)
         if (recover_anywhere(&r, i + 1 == r.id_count, e) < 0)
             return -1;
     }
-    bury(&r);
+    foresee(&r);
     if (vault_flush(v, NULL, NULL, e) < 0 || take_notes(&r, e) < 0 || pins_settle(v, r.pins, r.fresh, e) < 0 || (r.fresh && count_all(&r, e) < 0))
         return -1;
     return finish_index(v, e);

@@ -54,7 +54,7 @@ mutate.MUTANTS = {
     # A grave whose point could not be dropped is forgotten.
     "drop_forgotten": {"point.c": [("        return v->drop_count ? err_wrap(e, ", "        v->drop_count = 0;\n    if (v->drop_count)\n        return v->drop_count ? err_wrap(e, ")]},
     # Graves are known before what they bury is gone.
-    "buried_late": {"recover.c": [("    bury(&r);\n    if (vault_flush(v, NULL, NULL, e) < 0 ||", "    if (vault_flush(v, NULL, NULL, e) < 0)\n        return -1;\n    bury(&r);\n    if (vault_flush(v, NULL, NULL, e) < 0 ||")]},
+    "buried_late": {"recover.c": [("    foresee(&r);\n    if (vault_flush(v, NULL, NULL, e) < 0 ||", "    if (vault_flush(v, NULL, NULL, e) < 0)\n        return -1;\n    foresee(&r);\n    if (vault_flush(v, NULL, NULL, e) < 0 ||")]},
     # A node that seems to be marked already, and is not, hides what is below it.
     "nodes_by_sieve": {"gc_mark.c": [("    hash_sieve_add(&g->marked, hash);\n    return level >= 0 && hash_seen_add(&g->nodes, hash);\n",
                                       "    return hash_sieve_add(&g->marked, hash) && level >= 0;\n")]},
