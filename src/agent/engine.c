@@ -369,9 +369,12 @@ static void run_loop(struct agent *a)
         struct err e = {0};
         int64_t begin_us;
 
-        if (link_open(a, &e) < 0) {
-            no_link(a, &e, &last);
-            if (move_fall_back(a))
+        if (!a->set_up || link_open(a, &e) < 0) {
+            if (!a->set_up)
+                link_say_trouble(a, &a->trouble);
+            else
+                no_link(a, &e, &last);
+            if (a->set_up && move_fall_back(a))
                 backoff_ms = BACKOFF_FIRST_MS;
             pause_ms(a, e.kind == ERR_DENIED || e.kind == ERR_WRONG_STATE ? BACKOFF_REFUSED_MS : backoff_ms);
             backoff_ms = backoff_ms * 2 > BACKOFF_MOST_MS ? BACKOFF_MOST_MS : backoff_ms * 2;
@@ -502,7 +505,13 @@ int agent_run(const struct agent_config *given, const atomic_bool *stop, struct 
         return -1;
     be_modest();
     be_small();
-    if (open_identity(a, e) < 0 || watch_begin(a, e) < 0 || pipeline_start(a, e) < 0 || reporter_start(a, e) < 0)
+    if (open_identity(a, e) < 0)
+        return -1;
+    if (watch_begin(a, e) < 0) {
+        link_say_trouble(a, e);
+        return -1;
+    }
+    if (pipeline_start(a, e) < 0 || reporter_start(a, e) < 0)
         return -1;
     lock_in_memory();
     log_info("agent %s for %s: changes by %s", AGENT_VERSION, c->server, a->tracker ? "eBPF" : "checksum");

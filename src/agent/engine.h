@@ -166,6 +166,7 @@ struct agent {
 
     struct agent_disk disks[LIMIT_DISKS_PER_SERVER]; /* the engine's; set up anew only while no job is at work */
     int disk_count;
+    bool set_up;              /* the engine's: these are the machine's disks, followed, in this epoch. Else there are none here, and nobody is dialled but to say why (trouble) */
     uint64_t *pages;          /* the engine's: see todo.c */
     struct kept *kept, *own_kept; /* the tracker's memory; without one, own_kept */
     struct tracker *tracker;  /* NULL: rescan */
@@ -365,6 +366,7 @@ void link_limit(struct agent *a, const struct wire_limit *l); /* under lock: wha
 void link_greeted(struct agent *a, int64_t bytes_per_s); /* under lock: WELCOME says no more than that; the other limits stay as they were told last */
 void link_pace_reading(struct agent *a); /* under lock: the limit or the back-off has changed */
 int link_open(struct agent *a, struct err *e);  /* dials, says HELLO, hears WELCOME, starts the receiver */
+void link_say_trouble(struct agent *a, const struct err *why); /* over a connection of its own: why there is none that replicates */
 void link_close(struct agent *a);               /* requeues what wasn't acknowledged */
 void link_say_bye(struct agent *a, enum err_kind kind, const char *message);
 
@@ -381,7 +383,7 @@ int engine_advance_pass(struct agent *a);
 void engine_set_pass(struct agent *a, enum pass pass);               /* under lock */
 
 /* watch.c: no job may be at work */
-/* The disks as they are now: all their chunks to do, in a new epoch, where this agent does not go on from the one before. */
+/* The disks as they are now: all their chunks to do, in a new epoch, where this agent does not go on from the one before. -1: nothing is set up; watch_check tries again. */
 int watch_begin(struct agent *a, struct err *e);
 void watch_check(struct agent *a); /* now and then: has a disk grown, come or gone? Then the link is closed, and they are set up anew */
 /* Whether the disks are those that are followed. -1: no, or it can't be said, in words; then watch_check looks at once. Reads /sys alone, so it may be called while the source is

@@ -283,6 +283,24 @@ int link_dial_within(const struct agent_config *c, int timeout_ms, struct err *e
 
 int link_dial(const struct agent_config *c, struct err *e) { return link_dial_within(c, DIAL_TIMEOUT_MS, e); }
 
+void link_say_trouble(struct agent *a, const struct err *why)
+{
+    CLEANUP(tls_close) struct tls_stream *stream = NULL;
+    CLEANUP(wire_conn_free) struct wire_conn *c = NULL;
+    struct wire_failure failure = {0};
+    struct wire_frame f;
+    bool closed;
+    int fd = link_dial(a->config, NULL);
+
+    if (fd < 0 || tls_open(a->tls, fd, "replicator:", GREET_TIMEOUT_MS, &stream, NULL) < 0)
+        return;
+    c = wire_conn_new(&stream, WRITE_TIMEOUT_MS);
+    snprintf(failure.kind, sizeof failure.kind, "%s", err_meaning(why->kind)->name);
+    snprintf(failure.message, sizeof failure.message, "%.500s", why->message);
+    if (wire_send_message(c, WIRE_REFUSE, &failure, NULL) == 0)
+        wire_recv(c, &f, DIAL_TIMEOUT_MS, &closed, NULL); /* it closes, once it has heard */
+}
+
 int link_open(struct agent *a, struct err *e)
 {
     CLEANUP(tls_close) struct tls_stream *stream = NULL;

@@ -173,8 +173,7 @@ static int attach(struct agent *a, const struct disk *disks, int count)
     return 0;
 }
 
-/* The disks as they are now: all their chunks to do, in a new epoch, where this agent does not go on from the one before. No job may be at work. */
-int watch_begin(struct agent *a, struct err *e)
+static int set_up(struct agent *a, struct err *e)
 {
     struct disk found[LIMIT_DISKS_PER_SERVER];
     int64_t total = 0;
@@ -207,12 +206,29 @@ int watch_begin(struct agent *a, struct err *e)
     return 0;
 }
 
+int watch_begin(struct agent *a, struct err *e)
+{
+    a->set_up = set_up(a, e) == 0;
+    if (a->set_up)
+        return 0;
+    close_disks(a); /* half of them, of an epoch before: not to be told of to anybody */
+    return -1;
+}
+
 /* A disk that can't be had stalls replication, in words. */
 static void set_trouble(struct agent *a, const struct err *e)
 {
     pthread_mutex_lock(&a->lock);
     a->trouble = *e;
     a->trouble_us = clock_monotonic_us();
+    a->trouble_of_reading = false;
+    pthread_mutex_unlock(&a->lock);
+}
+
+static void clear_trouble(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    err_clear(&a->trouble);
     a->trouble_of_reading = false;
     pthread_mutex_unlock(&a->lock);
 }
@@ -239,6 +255,18 @@ static bool disks_have_changed(struct agent *a, const struct disk *found, int co
     return true;
 }
 
+/* Said once, as long as it is the same. */
+static void log_trouble(struct agent *a, const struct err *e, const char *what)
+{
+    bool said;
+
+    pthread_mutex_lock(&a->lock);
+    said = strcmp(a->trouble.message, e->message) == 0;
+    pthread_mutex_unlock(&a->lock);
+    if (!said)
+        log_err(e, "%s", what);
+}
+
 /* Has a disk grown, come or gone? Then everything is set up anew under the new sizes; the replicator asks only for what it lacks. */
 void watch_check(struct agent *a)
 {
@@ -250,18 +278,20 @@ void watch_check(struct agent *a)
         return;
     a->next_disk_check_us = clock_monotonic_us() + DISK_CHECK_US;
     if (disks_find(a->config, found, LIMIT_DISKS_PER_SERVER, &count, &e) < 0) {
-        log_err(&e, "looking for disks");
+        log_trouble(a, &e, "looking for disks");
         set_trouble(a, &e);
         return;
     }
-    if (!disks_have_changed(a, found, count))
+    if (a->set_up && !disks_have_changed(a, found, count))
         return;
     link_close(a);
-    if (watch_begin(a, &e) < 0) {
-        log_err(&e, "setting up the disks");
-        set_trouble(a, &e);
-        a->next_disk_check_us = 0;
+    if (watch_begin(a, &e) == 0) {
+        clear_trouble(a);
+        return;
     }
+    log_trouble(a, &e, "setting up the disks");
+    set_trouble(a, &e);
+    a->next_disk_check_us = 0;
 }
 
 int watch_confirm(struct agent *a, struct err *e)

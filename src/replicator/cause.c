@@ -27,6 +27,7 @@ static bool is_detached(const struct cause_facts *f) { return f->detached; }
 static bool has_rivals(const struct cause_facts *f) { return f->takeovers >= TAKEOVERS_LEAST; }
 static bool was_refused(const struct cause_facts *f) { return f->connected && f->refused; }
 static bool was_turned_away(const struct cause_facts *f) { return !f->connected && f->turned_away; }
+static bool stands(const struct cause_facts *f) { return !f->connected && f->stands; }
 static bool is_unreadable(const struct cause_facts *f) { return agent_says(f, err_meaning(ERR_IO)->name); }
 static bool is_moving(const struct cause_facts *f) { return !f->connected && !f->stopped && f->moved_to && *f->moved_to && f->now_us - f->since_us < MOVE_US; }
 static bool is_stopped(const struct cause_facts *f) { return !f->connected && f->stopped; }
@@ -150,6 +151,8 @@ static void say_refused(const struct cause_facts *f, struct buf *out)
 }
 
 static void say_turned_away(const struct cause_facts *f, struct buf *out) { buf_printf(out, "its agent is turned away: %s", f->turned_away->message); }
+
+static void say_stands(const struct cause_facts *f, struct buf *out) { buf_printf(out, "its agent is there, and can't replicate: %s", f->stands->message); }
 
 static void say_stopped(const struct cause_facts *f, struct buf *out)
 {
@@ -390,6 +393,9 @@ static const struct cause {
      "push the agent again (slipway server push SERVER), which gives it another certificate; check both clocks where one is said to be out of its time. Where the "
      "certificate was revoked because it got into other hands, somebody may be using it"},
     {"moving", "info", is_moving, say_moving, "nothing: its points stay here until there is one at the other replicator, and after that for their retention"},
+    {"agent_stands", "error", stands, say_stands,
+     "do what that says, on the source or in the server's attributes (those come to it with slipway server push SERVER); the agent tries again by itself. Its log tells more: "
+     "journalctl -u slipway-agent"},
     {"agent_stopped", "error", is_stopped, say_stopped,
      "start it on the source: systemctl start slipway-agent. After a reboot it starts by itself"},
     {"agent_away", "error", is_away, say_away,

@@ -17,6 +17,7 @@ struct cause_facts {
     const char *rivals[2]; /* the addresses that they came from; the second one's agent is connected */
     const char *refused;   /* the address of another machine's agent of this name that was refused of late; NULL: none */
     const struct err *turned_away; /* why an agent with this server's certificate was turned away of late; NULL: none was */
+    const struct err *stands; /* why its agent, which is there, can't replicate; NULL: it has not said so of late */
     bool paused;
     const char *paused_by; /* "": not known */
     int64_t paused_us;     /* 0: not known */

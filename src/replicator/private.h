@@ -149,6 +149,8 @@ struct peer {
     int64_t refused_us;                 /* wall: when last; 0: never */
     struct err turned_away;             /* why an agent with this server's certificate was turned away last: the certificate was revoked, or its time is over */
     int64_t turned_away_us;             /* wall: when; 0: never */
+    struct err stands;                  /* why its agent, which is there, can't replicate: it says so instead of HELLO */
+    int64_t stands_us;                  /* wall: when it said so last; 0: never, or it has come since */
     char preferred_boot[WIRE_TOKEN_SIZE]; /* a person's word: it gets the place when it comes next; "": none */
     double busy_share;        /* of the session's time of late: storing, as against waiting for the agent */
     struct slot slots[SLOT_COUNT];

@@ -177,6 +177,7 @@ struct other_first {
     struct wire_restore *restore;
     struct wire_rescue *rescue;
     struct wire_copy *copy;
+    struct wire_failure *trouble; /* an agent that has no disks to name says why */
 };
 
 static int hear_copy(struct session *s, const struct wire_frame *f, struct wire_copy *out, struct err *e)
@@ -213,6 +214,10 @@ static int hear_first(struct session *s, struct other_first *other, struct err *
         return wire_json_decode(WIRE_RESCUE, f.payload, f.size, other->rescue, sizeof *other->rescue, e) < 0
                    ? -1 : check_first(s, other->rescue->version, other->rescue->server, e);
     }
+    if (f.type == WIRE_REFUSE) {
+        other->trouble = xcalloc(1, sizeof *other->trouble);
+        return wire_json_decode(WIRE_REFUSE, f.payload, f.size, other->trouble, sizeof *other->trouble, e);
+    }
     if (f.type == WIRE_COPY) {
         other->copy = xcalloc(1, sizeof *other->copy);
         return hear_copy(s, &f, other->copy, e);
@@ -223,6 +228,25 @@ static int hear_first(struct session *s, struct other_first *other, struct err *
         return -1;
     if (s->hello.disk_count < 1 || !s->hello.epoch[0])
         return err_set(e, ERR_PROTOCOL, "HELLO without disks or epoch");
+    return 0;
+}
+
+/* Whose agent it is only the certificate says. */
+static int note_trouble(struct session *s, const struct wire_failure *why, struct err *e)
+{
+    const char *peer = wire_conn_peer(s->conn);
+    struct peer *p;
+
+    if (strncmp(peer, "agent:", 6) != 0 || vault_name_check("server", peer + 6, NULL) < 0)
+        return err_set(e, ERR_PROTOCOL, "REFUSE where HELLO was expected, from %s", peer);
+    log_warn("%s: its agent can't replicate: %s", peer + 6, why->message);
+    p = peer_find(s->r, peer + 6, true);
+    pthread_mutex_lock(&p->lock);
+    err_clear(&p->stands);
+    err_set(&p->stands, err_kind_named(why->kind), "%s", why->message);
+    p->stands_us = clock_now_us();
+    p->stopped = false;
+    pthread_mutex_unlock(&p->lock);
     return 0;
 }
 
@@ -283,7 +307,7 @@ static int take_place(struct session *s, struct err *e)
         p->offers_since_point = 1; /* what came before is not known to be in a point */
         p->pointed = false;
         p->move_due_us = 0;
-        p->turned_away_us = 0;
+        p->turned_away_us = p->stands_us = 0;
         p->since_us = clock_now_us();
         p->was_connected = true;
         p->gone = p->stopped = false;
@@ -503,17 +527,21 @@ static int run(struct session *s, struct err *e)
     CLEANUP(free_ptr) struct wire_restore *restore = NULL;
     CLEANUP(free_ptr) struct wire_rescue *rescue = NULL;
     CLEANUP(free_ptr) struct wire_copy *copy = NULL;
+    CLEANUP(free_ptr) struct wire_failure *trouble = NULL;
     int heard = hear_first(s, &other, e);
 
     restore = other.restore;
     rescue = other.rescue;
     copy = other.copy;
+    trouble = other.trouble;
     if (heard < 0)
         return -1;
     if (revoked_check(s->r, s->conn, e) < 0) {
         revoked_note(s->r, wire_conn_peer(s->conn), e);
         return -1;
     }
+    if (trouble)
+        return note_trouble(s, trouble, e);
     if (restore)
         return restore_serve(s->r, s->conn, restore, e);
     if (rescue)

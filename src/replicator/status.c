@@ -39,12 +39,17 @@ static const char *state_of(const struct peer *p)
     return p->has_status ? p->status.state : "INITIATING";
 }
 
+/* lock held */
+static bool stands(const struct peer *p) { return p->stands_us && clock_now_us() - p->stands_us < REFUSED_US; }
+
 static json_t *error_json(const struct peer *p)
 {
     char since[CLOCK_TEXT_SIZE];
 
     if (p->detached)
         return json_null();
+    if (!p->session && stands(p))
+        return json_pack("{s:s, s:s}", "kind", err_meaning(p->stands.kind)->name, "message", p->stands.message);
     if (!p->session)
         return json_pack("{s:s, s:o}", "kind", err_meaning(ERR_UNREACHABLE)->name, "message",
                          json_sprintf("the agent is not connected (since %s): check that the source runs, that slipway-agent.service is "
@@ -63,7 +68,7 @@ static struct cause_facts facts_of(const struct peer *p)
         .now_us = clock_now_us(), .detached = p->detached, .connected = p->session != NULL, .stopped = p->stopped, .since_us = p->since_us,
         .takeovers = takeovers(p), .rivals = {p->rivals[0], p->rivals[1]},
         .refused = p->refused_us && clock_now_us() - p->refused_us < REFUSED_US ? p->refused_address : NULL,
-        .turned_away = p->turned_away_us && clock_now_us() - p->turned_away_us < REFUSED_US ? &p->turned_away : NULL, .paused = p->paused, .paused_by = p->paused_by,
+        .turned_away = p->turned_away_us && clock_now_us() - p->turned_away_us < REFUSED_US ? &p->turned_away : NULL, .stands = stands(p) ? &p->stands : NULL, .paused = p->paused, .paused_by = p->paused_by,
         .paused_us = p->paused_us, .trouble = &p->trouble, .missing = &p->missing, .status = &p->status, .busy = p->busy_share > BUSY_SHARE,
         .paused_by_calendar = p->calendar_pause && !p->paused, .settings_trouble = &p->settings_trouble,
         .moved_to = p->place.replicator, .limit_said_bytes_per_s = p->limit.value, .point_trouble = &p->point_trouble, .group = p->settings.group, .group_trouble = &p->group_trouble, .newest_at_us = p->newest_at_us,

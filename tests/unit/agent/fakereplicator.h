@@ -81,6 +81,8 @@ struct fake {
     int statuses;
     struct wire_failure refusal; /* what the agent said before it left */
     int refusals;
+    struct wire_failure excuse; /* what it said instead of HELLO */
+    int excuses;
     struct wire_failure bye;
     int byes;
     int begins;
@@ -336,10 +338,12 @@ static bool fake_greet(struct fake *f, struct wire_conn *c)
 {
     struct wire_hello *hello = xcalloc(1, sizeof *hello);
     struct wire_welcome *welcome = xcalloc(1, sizeof *welcome);
-    struct wire_frame frame;
+    struct wire_frame frame = {0};
     bool closed, fine = wire_recv(c, &frame, 5000, &closed, NULL) == 1 && frame.type == WIRE_HELLO &&
                         wire_json_decode(WIRE_HELLO, frame.payload, frame.size, hello, sizeof *hello, NULL) == 0;
 
+    if (!fine && frame.type == WIRE_REFUSE)
+        f->excuses += wire_json_decode(WIRE_REFUSE, frame.payload, frame.size, &f->excuse, sizeof f->excuse, NULL) == 0;
     if (fine) {
         *welcome = (struct wire_welcome){.version = WIRE_VERSION, .applied = f->applied, .window_offers = 64, .disk_count = hello->disk_count};
         memcpy(welcome->epoch, f->epoch, sizeof f->epoch);
@@ -375,11 +379,17 @@ static void fake_serve(struct fake *f, struct wire_conn *c)
     CLEANUP(zip_free) struct zip *z = zip_new(1);
     struct wire_frame frame;
     bool closed = false;
-    int got = 0;
+    int got = 0, excuses;
 
     pthread_mutex_lock(&f->lock);
-    if (!fake_greet(f, c))
+    excuses = f->excuses;
+    if (!fake_greet(f, c) && f->excuses == excuses)
         fake_fault(f, "no HELLO that decodes");
+    if (f->excuses > excuses) {
+        pthread_cond_broadcast(&f->changed);
+        pthread_mutex_unlock(&f->lock);
+        return;
+    }
     f->conn = c;
     f->connections++;
     pthread_mutex_unlock(&f->lock);

@@ -24,6 +24,7 @@ static uint64_t seed;
 static int hold_limit_ms = 60000;
 static const char *before_freeze = "", *after_thaw = "";
 static int64_t bytes_per_s, read_bytes_per_s; /* on the network, from disks; 0: no limit */
+static int memory_bound_mib = 128;
 static bool disks_auto; /* the disks are those in /sys/block */
 
 struct running {
@@ -58,7 +59,7 @@ static struct running *start_agent(struct fake *f, int disk_count, const struct 
     c->disks_auto = disks_auto;
     c->freeze_budget_ms = BUDGET_MS;
     c->memory_mib = 16;
-    c->memory_bound_mib = 128;
+    c->memory_bound_mib = memory_bound_mib;
     c->rescan_interval_s = 1;
     c->rescan_only = rescan;
     c->hold_limit_ms = hold_limit_ms;
@@ -954,6 +955,45 @@ static void test_comes(struct fake *f)
     fake_forget_points(f);
 }
 
+/* Where the disks can't be set up nobody is told of some of them, but why there are none; and it is tried again. */
+static void test_no_set_up(struct fake *f)
+{
+    CLEANUP(free_ptr) char *first = xasprintf("slipway%d.c", getpid()), *second = xasprintf("slipway%d.d", getpid());
+    int connections = f->connections + 1, excuses = f->excuses;
+    struct running *r;
+
+    MUST(mount("none", "/sys/block", "tmpfs", 0, NULL) == 0);
+    plug(&raw[0], first, true);
+    disks_auto = true;
+    memory_bound_mib = 54; /* 34 and 16 of buffers, and a little */
+    r = start_agent(f, 0, NULL, false);
+    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "one disk, continuous");
+    plug(&raw[1], second, false);
+    ok(!fake_point(f, WIRE_CRASH, false, 0, 60000), "a disk comes that can't be opened: %s", f->failure.message);
+    ok(fake_wait(f, &f->excuses, excuses + 2, 60000), "the agent says why it names none, again and again: %s", f->excuse.message);
+    ok(strstr(f->excuse.message, second) && f->connections == connections, "which, and nothing else");
+    unplug(second);
+    plug(&raw[1], second, true);
+    ok(fake_wait(f, &f->connections, connections + 1, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "it can be opened: the agent goes on");
+    next_point(f, 2, "and");
+    excuses = f->excuses;
+    MUST(truncate(raw[1].file, INT64_C(8) << 40) == 0 && ioctl(raw[1].fd, LOOP_SET_CAPACITY, 0) == 0);
+    ok(!fake_point(f, WIRE_CRASH, false, 0, 60000), "it grows beyond what there is memory for: %s", f->failure.message);
+    ok(fake_wait(f, &f->excuses, excuses + 1, 60000) && strstr(f->excuse.message, "memory_bound_mib"), "the agent says what would do: %s", f->excuse.message);
+    is_str(f->excuse.kind, "limit", "as a limit");
+    is_int(f->connections, connections + 1, "and nothing else");
+    MUST(truncate(raw[1].file, raw[1].size_bytes) == 0 && ioctl(raw[1].fd, LOOP_SET_CAPACITY, 0) == 0);
+    ok(fake_wait(f, &f->connections, connections + 2, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "as it was, it goes on");
+    next_point(f, 2, "again");
+    stop_agent(r);
+    disks_auto = false;
+    memory_bound_mib = 128;
+    unplug(first);
+    unplug(second);
+    MUST(umount("/sys/block") == 0);
+    fake_forget_points(f);
+}
+
 static bool wait_backlog(struct fake *f, int64_t bytes, int64_t eta_least, int64_t eta_most)
 {
     int64_t until_us = clock_monotonic_us() + SOON_MS * US_PER_MS;
@@ -1114,6 +1154,7 @@ int main(void)
     test_backlog(f);
     test_packed(f);
     test_comes(f);
+    test_no_set_up(f);
     test_detach(f);
     is_str(f->fault, "", "the agent kept to the protocol");
     is_int(f->refusals, 1, "and had nothing else to refuse");

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """missing: the real replicator and agents of the test's own: a server's disk that is not there any more is said, over restarts of both and whatever points come, until it is
-back, or somebody has accepted it. Prints TAP. Usage: missing SLIPWAY SLIPWAY_AGENT"""
+back, or somebody has accepted it; and an agent that can't name its disks says why. Prints TAP. Usage: missing SLIPWAY SLIPWAY_AGENT"""
 import os
 import pathlib
 import signal
@@ -13,7 +13,7 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent), str(pathlib.Path(__file__).resolve().parents[2])]
 
 import tap  # pylint: disable=wrong-import-position
-from fake_agent import CHUNKS, Agent  # pylint: disable=wrong-import-position
+from fake_agent import CHUNKS, Agent, Wire  # pylint: disable=wrong-import-position
 from replicated import Refused, World  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
@@ -127,6 +127,30 @@ def from_the_vault(world, source):
     source.is_missing("disk b")
 
 
+def stands(world, source):
+    """An agent that has no disks to name says why, instead of HELLO."""
+    source.goes()
+    source.agent = None
+
+    def cause():
+        return world.server()["cause"] or {"kind": "none"}
+    ok(cause()["kind"] == "agent_away", "an agent that is away")
+    excuse = Wire(world.dir / "agent-web01", world.port, "web01")
+    excuse.say("REFUSE", request=0, kind="limit", message="set memory_bound_mib higher")
+    try:
+        excuse.expect("WELCOME")
+    except OSError as reason:
+        ok("closed" in str(reason), f"it is heard, and the connection ends: {reason}")
+    server = world.server()
+    ok(cause()["kind"] == "agent_stands" and "set memory_bound_mib higher" in cause()["text"] and server["error"]["kind"] == "limit", f"and is told: {cause()['text']}")
+    ok(not server["connected"] and server["state"] == "STALLED", "it is not connected")
+    source.comes("disk a")
+    world.wait("once it comes it is so no longer", lambda: cause()["kind"] == "disk_missing")
+    source.goes()
+    source.agent = None
+    ok(cause()["kind"] == "agent_away", "nor once it is away again")
+
+
 def main():
     world = World(SLIPWAY, AGENT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
@@ -135,7 +159,7 @@ def main():
         world.start_replicator()
         world.wait("the replicator listens", lambda: world.ask("status"))
         source = Source(world)
-        for part in (goes, comes_back, accepted, from_the_vault):
+        for part in (goes, comes_back, accepted, from_the_vault, stands):
             part(world, source)
     except (Refused, RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
         ok(False, f"{type(reason).__name__}: {reason}")

@@ -56,6 +56,11 @@ static void test_links(void)
     is_cause(&f, "certificate_refused", "error", "turned away: the certificate of agent:web01 was revoked: by anna");
     f.turned_away = NULL;
     err_clear(&trouble);
+    err_set(&trouble, ERR_LIMIT, "the disks have grown: set memory_bound_mib higher");
+    f.stands = &trouble;
+    is_cause(&f, "agent_stands", "error", "is there, and can't replicate: the disks have grown: set memory_bound_mib higher");
+    f.stands = NULL;
+    err_clear(&trouble);
     f.moved_to = "staging2";
     is_cause(&f, "agent_away", "error", "since 2027-01-15T07:00:00Z");
     f.since_us = NOW_US - US_PER_S;
