@@ -159,97 +159,6 @@ static void refuse(struct session *s, const struct err *why)
     wire_send_message(s->conn, WIRE_REFUSE, &failure, NULL);
 }
 
-/* Who speaks which version for which server: the first frame says so, the certificate must bear it out. */
-static int check_first(const struct session *s, int64_t version, const char *server, struct err *e)
-{
-    const char *peer = wire_conn_peer(s->conn);
-
-    if (version != WIRE_VERSION)
-        return err_set(e, ERR_UNSUPPORTED, "the agent speaks version %lld of the protocol, this replicator version %d: push the agent again",
-                       (long long)version, WIRE_VERSION);
-    if (strncmp(peer, "agent:", 6) != 0 || strcmp(peer + 6, server) != 0)
-        return err_set(e, ERR_DENIED, "the certificate is %s's, the agent says it is server %s", peer, server);
-    return vault_name_check("server", server, e);
-}
-
-/* The first frame: HELLO, or one of these, which is made then. */
-struct other_first {
-    struct wire_restore *restore;
-    struct wire_rescue *rescue;
-    struct wire_copy *copy;
-    struct wire_failure *trouble; /* an agent that has no disks to name says why */
-};
-
-static int hear_copy(struct session *s, const struct wire_frame *f, struct wire_copy *out, struct err *e)
-{
-    const char *peer = wire_conn_peer(s->conn);
-
-    if (wire_json_decode(WIRE_COPY, f->payload, f->size, out, sizeof *out, e) < 0)
-        return -1;
-    if (out->version != WIRE_COPY_VERSION)
-        return err_set(e, ERR_UNSUPPORTED, "the replicator %s copies by version %lld, this one by version %d: bring both to one release", out->replicator,
-                       (long long)out->version, WIRE_COPY_VERSION);
-    if (strncmp(peer, "replicator:", 11) != 0 || strcmp(peer + 11, out->replicator) != 0)
-        return err_set(e, ERR_DENIED, "the certificate is %s's, and the replicator %s is to copy", peer, out->replicator);
-    return vault_name_check("server", out->server, e);
-}
-
-static int hear_first(struct session *s, struct other_first *other, struct err *e)
-{
-    struct wire_frame f;
-    bool closed;
-    int got = wire_recv(s->conn, &f, HANDSHAKE_TIMEOUT_MS, &closed, e);
-
-    if (got < 0)
-        return -1;
-    if (got == 0)
-        return err_set(e, closed ? ERR_UNREACHABLE : ERR_TIMEOUT, "no HELLO came");
-    if (f.type == WIRE_RESTORE) {
-        other->restore = xcalloc(1, sizeof *other->restore);
-        return wire_json_decode(WIRE_RESTORE, f.payload, f.size, other->restore, sizeof *other->restore, e) < 0
-                   ? -1 : check_first(s, other->restore->version, other->restore->server, e);
-    }
-    if (f.type == WIRE_RESCUE) {
-        other->rescue = xcalloc(1, sizeof *other->rescue);
-        return wire_json_decode(WIRE_RESCUE, f.payload, f.size, other->rescue, sizeof *other->rescue, e) < 0
-                   ? -1 : check_first(s, other->rescue->version, other->rescue->server, e);
-    }
-    if (f.type == WIRE_REFUSE) {
-        other->trouble = xcalloc(1, sizeof *other->trouble);
-        return wire_json_decode(WIRE_REFUSE, f.payload, f.size, other->trouble, sizeof *other->trouble, e);
-    }
-    if (f.type == WIRE_COPY) {
-        other->copy = xcalloc(1, sizeof *other->copy);
-        return hear_copy(s, &f, other->copy, e);
-    }
-    if (f.type != WIRE_HELLO)
-        return err_set(e, ERR_PROTOCOL, "%s where HELLO was expected", wire_type_name(f.type));
-    if (wire_json_decode(WIRE_HELLO, f.payload, f.size, &s->hello, sizeof s->hello, e) < 0 || check_first(s, s->hello.version, s->hello.server, e) < 0)
-        return -1;
-    if (s->hello.disk_count < 1 || !s->hello.epoch[0])
-        return err_set(e, ERR_PROTOCOL, "HELLO without disks or epoch");
-    return 0;
-}
-
-/* Whose agent it is only the certificate says. */
-static int note_trouble(struct session *s, const struct wire_failure *why, struct err *e)
-{
-    const char *peer = wire_conn_peer(s->conn);
-    struct peer *p;
-
-    if (strncmp(peer, "agent:", 6) != 0 || vault_name_check("server", peer + 6, NULL) < 0)
-        return err_set(e, ERR_PROTOCOL, "REFUSE where HELLO was expected, from %s", peer);
-    log_warn("%s: its agent can't replicate: %s", peer + 6, why->message);
-    p = peer_find(s->r, peer + 6, true);
-    pthread_mutex_lock(&p->lock);
-    err_clear(&p->stands);
-    err_set(&p->stands, err_kind_named(why->kind), "%s", why->message);
-    p->stands_us = clock_now_us();
-    p->stopped = false;
-    pthread_mutex_unlock(&p->lock);
-    return 0;
-}
-
 /* p->lock held. An agent takes the place of one that is alive and has another epoch: one that has lost its link comes with the same. */
 static void note_takeover(struct peer *p, const struct session *s)
 {
@@ -523,12 +432,12 @@ int session_begin(struct session *s, struct err *e)
 
 static int run(struct session *s, struct err *e)
 {
-    struct other_first other = {0};
+    struct first other = {0};
     CLEANUP(free_ptr) struct wire_restore *restore = NULL;
     CLEANUP(free_ptr) struct wire_rescue *rescue = NULL;
     CLEANUP(free_ptr) struct wire_copy *copy = NULL;
     CLEANUP(free_ptr) struct wire_failure *trouble = NULL;
-    int heard = hear_first(s, &other, e);
+    int heard = first_hear(s, &other, e);
 
     restore = other.restore;
     rescue = other.rescue;
@@ -541,7 +450,7 @@ static int run(struct session *s, struct err *e)
         return -1;
     }
     if (trouble)
-        return note_trouble(s, trouble, e);
+        return first_note_trouble(s, trouble, e);
     if (restore)
         return restore_serve(s->r, s->conn, restore, e);
     if (rescue)

@@ -50,6 +50,17 @@ struct session {
 /* restore.c: a point on its way back to disks; the life of a connection that began with RESTORE. 0: the other end has said that it holds all. */
 int restore_serve(struct replicator *r, struct wire_conn *conn, const struct wire_restore *q, struct err *e);
 
+/* first.c: the first frame: HELLO, which goes to s->hello, or one of these, which is made then (and is the caller's, also where it is refused). */
+struct first {
+    struct wire_restore *restore;
+    struct wire_rescue *rescue;
+    struct wire_copy *copy;
+    struct wire_failure *trouble; /* an agent that has no disks to name says why */
+};
+int first_hear(struct session *s, struct first *other, struct err *e);
+/* Whose agent it is that has this trouble only the certificate says. */
+int first_note_trouble(struct session *s, const struct wire_failure *why, struct err *e);
+
 /* offers.c */
 int offers_take(struct session *s, const struct wire_frame *f, struct err *e);      /* an OFFER */
 int offers_data(struct session *s, const struct wire_frame *f, struct err *e);      /* a DATA */

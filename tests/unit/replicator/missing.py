@@ -151,6 +151,17 @@ def stands(world, source):
     ok(cause()["kind"] == "agent_away", "nor once it is away again")
 
 
+def twice(world, source):
+    """Two disks of one identity would feed one map."""
+    before = [len(world.ask("points", server="web01")["points"]), world.server()["disks_missing"]]
+    for ids in (("disk a", "disk b", "disk a"), ("disk c", "disk c")):
+        refused = Agent(world, "web01", greet=False, disks=disks(*ids)).expect("REFUSE")
+        ok(refused["kind"] == "protocol" and f"names the disk {ids[-1]} twice" in refused["message"], f"one identity twice is refused: {refused['message']}")
+    ok(before == [len(world.ask("points", server="web01")["points"]), world.server()["disks_missing"]], "and changes nothing")
+    source.comes("disk a", "disk b")
+    source.is_missing()
+
+
 def main():
     world = World(SLIPWAY, AGENT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
@@ -159,7 +170,7 @@ def main():
         world.start_replicator()
         world.wait("the replicator listens", lambda: world.ask("status"))
         source = Source(world)
-        for part in (goes, comes_back, accepted, from_the_vault, stands):
+        for part in (goes, comes_back, accepted, from_the_vault, stands, twice):
             part(world, source)
     except (Refused, RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
         ok(False, f"{type(reason).__name__}: {reason}")
