@@ -194,15 +194,15 @@ static int list_all(struct disk *disks, int limit, int *count, struct err *e)
     return 0;
 }
 
-/* Cloned disks carry the same serial or GUID. */
-static void tell_apart(struct disk *disks, int count)
+/* Cloned disks carry the same serial or GUID. One that is known stays who it is. */
+static void tell_apart(struct disk *disks, const bool *known, int count)
 {
     for (int i = 0; i < count; i++) {
         bool twin = false;
 
         for (int k = 0; k < count; k++)
             twin |= k != i && strcmp(disks[i].id, disks[k].id) == 0;
-        if (twin) {
+        if (twin && !known[i]) {
             char place[512], sum[HASH_SHA256_HEX_SIZE];
             uint8_t hash[HASH_SHA256_SIZE];
 
@@ -281,15 +281,36 @@ static int list(const struct agent_config *c, struct disk *disks, int limit, int
 
 int disks_find(const struct agent_config *c, struct disk *disks, int limit, int *count, struct err *e)
 {
+    return disks_find_again(c, NULL, 0, disks, limit, count, e);
+}
+
+static bool recognise(struct disk *d, const struct disk *known, int known_count)
+{
+    for (int i = 0; i < known_count; i++)
+        if (d->instance && d->instance == known[i].instance && d->size_bytes == known[i].size_bytes && strcmp(d->name, known[i].name) == 0) {
+            memcpy(d->id, known[i].own_id, sizeof d->id);
+            return true;
+        }
+    return false;
+}
+
+int disks_find_again(const struct agent_config *c, const struct disk *known, int known_count, struct disk *disks, int limit, int *count, struct err *e)
+{
+    bool is_known[LIMIT_DISKS_PER_SERVER];
     int found;
 
-    if (list(c, disks, limit, &found, e) < 0)
+    if (list(c, disks, limit < LIMIT_DISKS_PER_SERVER ? limit : LIMIT_DISKS_PER_SERVER, &found, e) < 0)
         return -1;
-    for (int i = 0; i < found; i++)
-        identify(&disks[i]);
+    for (int i = 0; i < found; i++) {
+        is_known[i] = recognise(&disks[i], known, known_count);
+        if (!is_known[i])
+            identify(&disks[i]);
+    }
     if (check_ways(c, disks, found, e) < 0)
         return -1;
-    tell_apart(disks, found);
+    tell_apart(disks, is_known, found);
+    for (int i = 0; i < found; i++)
+        memcpy(disks[i].own_id, disks[i].id, sizeof disks[i].own_id);
     if (report_as_named(c, disks, found, e) < 0)
         return -1;
     *count = found;

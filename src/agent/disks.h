@@ -10,12 +10,16 @@ struct disk {
     char id[160];   /* the identity: stays over reboots and renames */
     int64_t size_bytes;
     uint64_t instance; /* track_instance's */
+    char own_id[160];  /* the identity before the setting disk_ids */
 };
 
 /* The named disks, or with disks_auto every whole disk but loop, RAM, zram, optical, floppy, network block, removable and empty ones,
  * and what lies on others (dm, md). By name. Two disks of one id (clones) get their places in the machine added. What dm-multipath joins is one disk, "dm-0", with the
  * identity of its ways, which are none; ERR_CONFLICT: a named disk is such a way, or two have one WWID and nothing joins them. */
 int disks_find(const struct agent_config *c, struct disk *disks, int limit, int *count, struct err *e);
+/* The same, where these were found before: one that has still its name, its instance and its size is who it was, whatever stands in its first sectors now, or whether they can be
+ * read. Only who has come since gets its place added beside one of the same identity. */
+int disks_find_again(const struct agent_config *c, const struct disk *known, int known_count, struct disk *disks, int limit, int *count, struct err *e);
 int64_t disks_request_bytes(const char *name); /* the most that the kernel asks the disk for at once */
 int disks_size(const char *name, int64_t *size_bytes, struct err *e);
 

@@ -166,6 +166,8 @@ struct agent {
 
     struct agent_disk disks[LIMIT_DISKS_PER_SERVER]; /* the engine's; set up anew only while no job is at work */
     int disk_count;
+    struct disk known[LIMIT_DISKS_PER_SERVER]; /* the engine's: as they were found last, set up or not */
+    int known_count;
     bool set_up;              /* the engine's: these are the machine's disks, followed, in this epoch. Else there are none here, and nobody is dialled but to say why (trouble) */
     uint64_t *pages;          /* the engine's: see todo.c */
     struct kept *kept, *own_kept; /* the tracker's memory; without one, own_kept */

@@ -179,8 +179,10 @@ static int set_up(struct agent *a, struct err *e)
     int64_t total = 0;
     int count, goes_on;
 
-    if (disks_find(a->config, found, LIMIT_DISKS_PER_SERVER, &count, e) < 0)
+    if (disks_find_again(a->config, a->known, a->known_count, found, LIMIT_DISKS_PER_SERVER, &count, e) < 0)
         return -1;
+    memcpy(a->known, found, sizeof *found * (size_t)count);
+    a->known_count = count;
     close_disks(a);
     goes_on = attach(a, found, count);
     if (plan_memory(a, found, count, e) < 0)
@@ -277,7 +279,7 @@ void watch_check(struct agent *a)
     if (clock_monotonic_us() < a->next_disk_check_us || a->held)
         return;
     a->next_disk_check_us = clock_monotonic_us() + DISK_CHECK_US;
-    if (disks_find(a->config, found, LIMIT_DISKS_PER_SERVER, &count, &e) < 0) {
+    if (disks_find_again(a->config, a->known, a->known_count, found, LIMIT_DISKS_PER_SERVER, &count, &e) < 0) {
         log_trouble(a, &e, "looking for disks");
         set_trouble(a, &e);
         return;

@@ -1,116 +1,12 @@
 /* The agent against a replicator of the test's own, on loop devices: what its points hold is compared with the disks. Needs root and
  * loop devices; skipped without. Seeded: SLIPWAY_SEED=N repeats a run. */
-#include "agent/agent.h"
-#include "base/log.h"
-#include "loopdev.h"
-#include "fakereplicator.h"
+#include "agentworld.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-
-#define SIZE (48 << 20)
-#define SMALL (8 << 20)
-#define BUDGET_MS 15000 /* for a freeze: loop devices on a machine that does much else */
-#define STEP_MS 60000 /* a group's budget: for the others, on a machine that does much else */
-#define SOON_MS 30000 /* well before it */
-
-static char folder[] = "/tmp/slipway-agent.XXXXXX";
-static struct loopdev data, raw[2];
-static uint64_t seed;
-static int hold_limit_ms = 60000;
-static const char *before_freeze = "", *after_thaw = "";
-static int64_t bytes_per_s, read_bytes_per_s; /* on the network, from disks; 0: no limit */
-static int memory_bound_mib = 128;
-static bool disks_auto; /* the disks are those in /sys/block */
-
-struct running {
-    struct agent_config config;
-    atomic_bool stop;
-    pthread_t thread;
-    struct err e;
-    int result;
-};
-
-static void *run_agent(void *user)
-{
-    struct running *r = user;
-
-    r->result = agent_run(&r->config, &r->stop, &r->e);
-    return NULL;
-}
-
-static struct running *start_agent(struct fake *f, int disk_count, const struct loopdev *const *disks, bool rescan)
-{
-    struct running *r = xcalloc(1, sizeof *r);
-    struct agent_config *c = &r->config;
-
-    snprintf(c->folder, sizeof c->folder, "%s", folder);
-    snprintf(c->runtime_dir, sizeof c->runtime_dir, "%s/run", folder);
-    snprintf(c->server, sizeof c->server, "web01");
-    snprintf(c->replicator_address, sizeof c->replicator_address, "127.0.0.1");
-    c->replicator_port = f->port;
-    f->statuses = 0;
-    for (int i = 0; i < disk_count; i++)
-        snprintf(c->disks[c->disk_count++], sizeof c->disks[0], "%s", disks[i]->name);
-    c->disks_auto = disks_auto;
-    c->freeze_budget_ms = BUDGET_MS;
-    c->memory_mib = 16;
-    c->memory_bound_mib = memory_bound_mib;
-    c->rescan_interval_s = 1;
-    c->rescan_only = rescan;
-    c->hold_limit_ms = hold_limit_ms;
-    snprintf(c->before_freeze, sizeof c->before_freeze, "%s", before_freeze);
-    snprintf(c->after_thaw, sizeof c->after_thaw, "%s", after_thaw);
-    c->bytes_per_s = bytes_per_s;
-    c->read_bytes_per_s = read_bytes_per_s;
-    MUST(pthread_create(&r->thread, NULL, run_agent, r) == 0);
-    return r;
-}
-
-static void stop_agent(struct running *r)
-{
-    atomic_store(&r->stop, true);
-    pthread_join(r->thread, NULL);
-    ok(r->result == 0, "the agent ends well: %s", r->e.message);
-    free(r);
-}
-
-__attribute__((format(printf, 1, 2))) static int run(const char *format, ...)
-{
-    char command[1024];
-    va_list args;
-
-    va_start(args, format);
-    vsnprintf(command, sizeof command, format, args);
-    va_end(args);
-    return system(command);
-}
-
-static uint8_t *read_disk(const struct loopdev *l)
-{
-    int fd = open(l->path, O_RDONLY | O_DIRECT | O_CLOEXEC);
-    uint8_t *bytes;
-
-    MUST(fd >= 0 && posix_memalign((void **)&bytes, 4096, (size_t)l->size_bytes) == 0);
-    for (off_t at = 0; at < l->size_bytes; at += 1 << 20)
-        MUST(pread(fd, bytes + at, 1 << 20, at) == 1 << 20);
-    close(fd);
-    return bytes;
-}
-
-static bool point_equals_disk(const struct fake_point *p, int disk, const struct loopdev *l)
-{
-    uint8_t *image = fake_image(p, disk), *truth = read_disk(l);
-    bool same = memcmp(image, truth, (size_t)l->size_bytes) == 0;
-
-    free(image);
-    free(truth);
-    return same;
-}
 
 /* Runs a check program on a point's image. */
 static int check_image(const struct fake_point *p, int disk, const char *program)
@@ -524,11 +420,6 @@ static bool ends(pid_t pid, int timeout_ms)
     return false;
 }
 
-static bool fails_with(struct fake *f, int failures, const char *kind)
-{
-    return ok(fake_wait(f, &f->failures, failures + 1, 60000), "it fails: %s", f->failure.message) && is_str(f->failure.kind, kind, "as %s", kind);
-}
-
 /* The next point, alone, is right. */
 static void goes_on(struct fake *f)
 {
@@ -884,116 +775,6 @@ static void test_grown(struct fake *f)
     fake_forget_points(f);
 }
 
-/* ---- disks that come ---- */
-
-/* In the machine as the agent sees it: a loop device under a name that is a disk's. */
-static void plug(const struct loopdev *l, const char *name, bool with_node)
-{
-    CLEANUP(free_ptr) char *in_sys = xasprintf("/sys/block/%s", name), *real = xasprintf("/sys/devices/virtual/block/%s", l->name);
-    CLEANUP(free_ptr) char *node = xasprintf("/dev/%s", name);
-    struct stat s;
-
-    MUST(stat(l->path, &s) == 0);
-    unlink(node);
-    MUST(!with_node || mknod(node, S_IFBLK | 0600, s.st_rdev) == 0);
-    MUST(symlink(real, in_sys) == 0);
-}
-
-static void unplug(const char *name)
-{
-    CLEANUP(free_ptr) char *in_sys = xasprintf("/sys/block/%s", name), *node = xasprintf("/dev/%s", name);
-
-    MUST(unlink(in_sys) == 0);
-    unlink(node);
-}
-
-/* Whatever was committed since then has as many disks, all of each; one that failed named the change. */
-static void next_point(struct fake *f, int disk_count, const char *what)
-{
-    int connections = f->connections + 1;
-    struct fake_point *p = fake_point(f, WIRE_CRASH, false, 0, 60000);
-
-    if (!p && ok(fake_wait(f, &f->connections, connections, 60000), "a point fails (%s), and the disks are looked at again", f->failure.message))
-        p = fake_point(f, WIRE_CRASH, false, 0, 60000);
-    ok(p && p->disk_count == disk_count, "%s: the next point has as many disks: %d", what, disk_count);
-    for (int i = 0; i < disk_count; i++)
-        ok(p && point_equals_disk(p, i, &raw[i]), "disk %d is equal", i);
-}
-
-static void test_comes(struct fake *f)
-{
-    CLEANUP(free_ptr) char *first = xasprintf("slipway%d.a", getpid()), *second = xasprintf("slipway%d.b", getpid());
-    int connections = f->connections + 1, failures, points;
-    struct running *r;
-
-    MUST(unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && mount("none", "/sys/block", "tmpfs", 0, NULL) == 0);
-    plug(&raw[0], first, true);
-    disks_auto = true;
-    r = start_agent(f, 0, NULL, false);
-    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "one disk, continuous");
-    next_point(f, 1, "alone");
-    plug(&raw[1], second, true);
-    MUST(pwrite(raw[1].fd, "one half", 8, 4096) == 8 && fsync(raw[1].fd) == 0 && pwrite(raw[0].fd, "the other", 9, 4096) == 9 && fsync(raw[0].fd) == 0);
-    next_point(f, 2, "a second one comes");
-    unplug(second);
-    next_point(f, 1, "it goes");
-    failures = f->failures;
-    points = f->point_count;
-    connections = f->connections + 1;
-    ok(fake_step(f, WIRE_CRASH, false, 0, WIRE_STILL), "alone, it stands still");
-    plug(&raw[1], second, true);
-    fake_go(f, WIRE_COMMIT);
-    fails_with(f, failures, "conflict");
-    ok(strstr(f->failure.message, "has come") && f->point_count == points, "what has come meanwhile is the end of it");
-    ok(fake_wait(f, &f->connections, connections, 60000), "and is looked at at once");
-    next_point(f, 2, "with it");
-    stop_agent(r);
-    disks_auto = false;
-    unplug(first);
-    unplug(second);
-    MUST(umount("/sys/block") == 0);
-    fake_forget_points(f);
-}
-
-/* Where the disks can't be set up nobody is told of some of them, but why there are none; and it is tried again. */
-static void test_no_set_up(struct fake *f)
-{
-    CLEANUP(free_ptr) char *first = xasprintf("slipway%d.c", getpid()), *second = xasprintf("slipway%d.d", getpid());
-    int connections = f->connections + 1, excuses = f->excuses;
-    struct running *r;
-
-    MUST(mount("none", "/sys/block", "tmpfs", 0, NULL) == 0);
-    plug(&raw[0], first, true);
-    disks_auto = true;
-    memory_bound_mib = 54; /* 34 and 16 of buffers, and a little */
-    r = start_agent(f, 0, NULL, false);
-    ok(fake_wait(f, &f->connections, connections, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "one disk, continuous");
-    plug(&raw[1], second, false);
-    ok(!fake_point(f, WIRE_CRASH, false, 0, 60000), "a disk comes that can't be opened: %s", f->failure.message);
-    ok(fake_wait(f, &f->excuses, excuses + 2, 60000), "the agent says why it names none, again and again: %s", f->excuse.message);
-    ok(strstr(f->excuse.message, second) && f->connections == connections, "which, and nothing else");
-    unplug(second);
-    plug(&raw[1], second, true);
-    ok(fake_wait(f, &f->connections, connections + 1, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "it can be opened: the agent goes on");
-    next_point(f, 2, "and");
-    excuses = f->excuses;
-    MUST(truncate(raw[1].file, INT64_C(8) << 40) == 0 && ioctl(raw[1].fd, LOOP_SET_CAPACITY, 0) == 0);
-    ok(!fake_point(f, WIRE_CRASH, false, 0, 60000), "it grows beyond what there is memory for: %s", f->failure.message);
-    ok(fake_wait(f, &f->excuses, excuses + 1, 60000) && strstr(f->excuse.message, "memory_bound_mib"), "the agent says what would do: %s", f->excuse.message);
-    is_str(f->excuse.kind, "limit", "as a limit");
-    is_int(f->connections, connections + 1, "and nothing else");
-    MUST(truncate(raw[1].file, raw[1].size_bytes) == 0 && ioctl(raw[1].fd, LOOP_SET_CAPACITY, 0) == 0);
-    ok(fake_wait(f, &f->connections, connections + 2, 60000) && fake_wait_state(f, "CONTINUOUS", 60000), "as it was, it goes on");
-    next_point(f, 2, "again");
-    stop_agent(r);
-    disks_auto = false;
-    memory_bound_mib = 128;
-    unplug(first);
-    unplug(second);
-    MUST(umount("/sys/block") == 0);
-    fake_forget_points(f);
-}
-
 static bool wait_backlog(struct fake *f, int64_t bytes, int64_t eta_least, int64_t eta_most)
 {
     int64_t until_us = clock_monotonic_us() + SOON_MS * US_PER_MS;
@@ -1120,24 +901,13 @@ static void test_detach(struct fake *f)
 
 int main(void)
 {
-    const char *given = getenv("SLIPWAY_SEED");
-    struct fake *f;
+    struct fake *f = world_open("test_agent");
     char path[300];
 
-    signal(SIGPIPE, SIG_IGN);
-    log_open("test_agent", LOG_WARN);
-    seed = given ? strtoull(given, NULL, 10) : (uint64_t)clock_now_us();
-    MUST(mkdtemp(folder) != NULL);
-    if (geteuid() != 0 || loopdev_make(&data, folder, "data", SIZE) < 0 || loopdev_make(&raw[0], folder, "raw0", SMALL) < 0 ||
-        loopdev_make(&raw[1], folder, "raw1", SMALL) < 0) {
-        rmdir(folder);
-        printf("1..0 # SKIP needs root and loop devices\n");
+    if (!f)
         return 0;
-    }
-    printf("# SLIPWAY_SEED=%llu\n", (unsigned long long)seed);
     snprintf(path, sizeof path, "%s/m", folder);
     mkdir(path, 0700);
-    f = fake_start(folder);
     test_quiet(f);
     test_order(f);
     test_cut(f);
@@ -1153,15 +923,9 @@ int main(void)
     test_grown(f);
     test_backlog(f);
     test_packed(f);
-    test_comes(f);
-    test_no_set_up(f);
     test_detach(f);
     is_str(f->fault, "", "the agent kept to the protocol");
     is_int(f->refusals, 1, "and had nothing else to refuse");
-    fake_stop(f);
-    for (int i = 0; i < 2; i++)
-        loopdev_remove(&raw[i]);
-    loopdev_remove(&data);
-    ok(run("rm -rf %s", folder) == 0, "cleared");
+    world_close(f);
     return tap_done();
 }

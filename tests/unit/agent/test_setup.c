@@ -153,19 +153,19 @@ static void test_disks(void)
 
 static void test_difference(void)
 {
-    const struct disk was[] = {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdb", "wwid:2", INT64_C(1) << 30, 0}, {"sdc", "wwid:3", INT64_C(2) << 30, 0}};
+    const struct disk was[] = {{"sda", "wwid:1", INT64_C(8) << 30, 0, ""}, {"sdb", "wwid:2", INT64_C(1) << 30, 0, ""}, {"sdc", "wwid:3", INT64_C(2) << 30, 0, ""}};
     static const struct {
         const char *words;
         struct disk now[4];
     } rows[] = {
-        {"", {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdb", "wwid:2", INT64_C(1) << 30, 0}, {"sdc", "wwid:3", INT64_C(2) << 30, 0}}},
-        {"disk sda (8.0 GiB) has grown to 12.0 GiB", {{"sda", "wwid:1", INT64_C(12) << 30, 0}, {"sdb", "wwid:2", INT64_C(1) << 30, 0}, {"sdc", "wwid:3", INT64_C(2) << 30, 0}}},
-        {"disk sdd (4.0 GiB) has come", {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdb", "wwid:2", INT64_C(1) << 30, 0}, {"sdc", "wwid:3", INT64_C(2) << 30, 0},
-                                         {"sdd", "wwid:4", INT64_C(4) << 30, 0}}},
-        {"disk sdb (1.0 GiB) is gone", {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdc", "wwid:3", INT64_C(2) << 30, 0}}},
-        {"disk sdb (4.0 GiB) is another one than before", {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdb", "wwid:4", INT64_C(4) << 30, 0}, {"sdc", "wwid:3", INT64_C(2) << 30, 0}}},
-        {"disk sdb (2.0 GiB) was sdc; disk sdb (1.0 GiB) is gone", {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdb", "wwid:3", INT64_C(2) << 30, 0}}},
-        {"disk sdb (1.0 GiB) was away", {{"sda", "wwid:1", INT64_C(8) << 30, 0}, {"sdb", "wwid:2", INT64_C(1) << 30, 7}, {"sdc", "wwid:3", INT64_C(2) << 30, 0}}},
+        {"", {{"sda", "wwid:1", INT64_C(8) << 30, 0, ""}, {"sdb", "wwid:2", INT64_C(1) << 30, 0, ""}, {"sdc", "wwid:3", INT64_C(2) << 30, 0, ""}}},
+        {"disk sda (8.0 GiB) has grown to 12.0 GiB", {{"sda", "wwid:1", INT64_C(12) << 30, 0, ""}, {"sdb", "wwid:2", INT64_C(1) << 30, 0, ""}, {"sdc", "wwid:3", INT64_C(2) << 30, 0, ""}}},
+        {"disk sdd (4.0 GiB) has come", {{"sda", "wwid:1", INT64_C(8) << 30, 0, ""}, {"sdb", "wwid:2", INT64_C(1) << 30, 0, ""}, {"sdc", "wwid:3", INT64_C(2) << 30, 0, ""},
+                                         {"sdd", "wwid:4", INT64_C(4) << 30, 0, ""}}},
+        {"disk sdb (1.0 GiB) is gone", {{"sda", "wwid:1", INT64_C(8) << 30, 0, ""}, {"sdc", "wwid:3", INT64_C(2) << 30, 0, ""}}},
+        {"disk sdb (4.0 GiB) is another one than before", {{"sda", "wwid:1", INT64_C(8) << 30, 0, ""}, {"sdb", "wwid:4", INT64_C(4) << 30, 0, ""}, {"sdc", "wwid:3", INT64_C(2) << 30, 0, ""}}},
+        {"disk sdb (2.0 GiB) was sdc; disk sdb (1.0 GiB) is gone", {{"sda", "wwid:1", INT64_C(8) << 30, 0, ""}, {"sdb", "wwid:3", INT64_C(2) << 30, 0, ""}}},
+        {"disk sdb (1.0 GiB) was away", {{"sda", "wwid:1", INT64_C(8) << 30, 0, ""}, {"sdb", "wwid:2", INT64_C(1) << 30, 7, ""}, {"sdc", "wwid:3", INT64_C(2) << 30, 0, ""}}},
     };
 
     for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
@@ -204,6 +204,84 @@ static void look(const char *what, const struct disk *was, int count, const char
     is_str(said.size_bytes ? said.data : "", words, "%s: %s", what, words);
 }
 
+/* What stands in a disk's first sectors: a GPT of that GUID, or nothing. */
+static void fake_label(const char *node, char guid)
+{
+    char sectors[8192] = "";
+
+    if (guid) {
+        memcpy(sectors + 512, "EFI PART", 8);
+        memset(sectors + 512 + 56, guid, 16);
+    }
+    MUST(file_write(node, sectors, sizeof sectors, 0600, NULL) == 0);
+}
+
+static int find_again(const struct agent_config *c, const struct disk *known, int known_count, struct disk *disks)
+{
+    struct err e = {0};
+    int count = -1;
+
+    ok(disks_find_again(c, known, known_count, disks, 4, &count, &e) == 0, "looked again: %s", e.message);
+    return count;
+}
+
+/* One that is known stays who it is, whatever its label says; one that came in its place is another. */
+static void test_known(void)
+{
+    CLEANUP(free_ptr) char *name = xasprintf("slipway%d.e", getpid()), *twin = xasprintf("slipway%d.f", getpid()), *node = xasprintf("/dev/%s", name), *twin_node = xasprintf("/dev/%s", twin);
+    struct agent_config c = {.disk_count = 1};
+    static const char gpt[] = "gpt:61616161616161616161616161616161";
+    struct disk known[4], now[4];
+    char command[300];
+
+    snprintf(c.disks[0], sizeof c.disks[0], "%s", name);
+    snprintf(c.disks[1], sizeof c.disks[1], "%s", twin);
+    fake_label(node, 'a');
+    fake_disk(name, "size", "4096");
+    fake_disk(name, "diskseq", "7");
+    MUST(find_again(&c, NULL, 0, known) == 1);
+    is_str(known[0].id, gpt, "a disk is who its label says");
+    fake_label(node, 'b');
+    MUST(find_again(&c, known, 1, now) == 1);
+    is_str(now[0].id, gpt, "with another label it is still the one that is known");
+    unlink(node);
+    MUST(find_again(&c, known, 1, now) == 1);
+    is_str(now[0].id, gpt, "and where it can't be read");
+    MUST(find_again(&c, NULL, 0, now) == 1);
+    ok(strncmp(now[0].id, "path:", 5) == 0, "which makes one of its place of it to somebody who does not know it: %s", now[0].id);
+    fake_label(node, 'a');
+    fake_label(twin_node, 'a');
+    fake_disk(twin, "size", "4096");
+    fake_disk(twin, "diskseq", "8");
+    c.disk_count = 2;
+    MUST(find_again(&c, known, 1, now) == 2);
+    is_str(now[0].id, gpt, "a clone of it comes: it is who it was");
+    ok(strncmp(now[1].id, gpt, strlen(gpt)) == 0 && now[1].id[strlen(gpt)] == '@', "and the clone is told from it: %s", now[1].id);
+    memcpy(known, now, sizeof known);
+    snprintf(c.disk_ids[0].found, sizeof c.disk_ids[0].found, "%s", gpt);
+    snprintf(c.disk_ids[0].reported, sizeof c.disk_ids[0].reported, "wwid:its source's");
+    c.disk_id_count = 1;
+    MUST(find_again(&c, known, 2, now) == 2);
+    is_str(now[0].id, "wwid:its source's", "it may be reported as another");
+    memcpy(known, now, sizeof known);
+    fake_label(node, 0);
+    MUST(find_again(&c, known, 2, now) == 2);
+    is_str(now[0].id, "wwid:its source's", "also once it is known");
+    c.disk_id_count = 0;
+    fake_label(node, 'b');
+    fake_disk(name, "diskseq", "9");
+    MUST(find_again(&c, known, 2, now) == 2);
+    is_str(now[0].id, "gpt:62626262626262626262626262626262", "another disk in its place is another");
+    fake_disk(twin, "size", "8192");
+    fake_label(twin_node, 'c');
+    MUST(find_again(&c, known, 2, now) == 2);
+    is_str(now[1].id, "gpt:63636363636363636363636363636363", "so is one of another size");
+    unlink(node);
+    unlink(twin_node);
+    snprintf(command, sizeof command, "rm -r /sys/block/%s /sys/block/%s", name, twin);
+    ok(system(command) == 0, "cleared");
+}
+
 static void test_look(void)
 {
     const struct agent_config c = {.disks_auto = true}, named = {.disks = {"sda", "sdb"}, .disk_count = 2};
@@ -239,6 +317,7 @@ static void test_look(void)
     MUST(rename("/sys/block/sdb", "/sys/block/sdc") == 0);
     look("it has another name", was, count, "disk sdc (1.0 MiB) has come; disk sdb (1.0 MiB) is gone");
     is_int(disks_look(&named, was, count, &words, &e), -1, "a named one that is not there: %s", e.message);
+    test_known();
     begun_us = clock_monotonic_us();
     MUST(disks_look(&c, was, count, &words, &e) == 1);
     printf("# looked in %lld us\n", (long long)(clock_monotonic_us() - begun_us));
