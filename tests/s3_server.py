@@ -7,6 +7,7 @@
   spoil     what is put is kept with a flipped bit         lie       the same, under the tag of what was sent
   forget    what is put is not kept                        nobucket  there is no such bucket
   late      every answer waits 50 ms
+  hold      what is to be deleted is not, until whoever asked goes away: FOLDER/held is there from then on, and FOLDER/left after
 
 FOLDER/at_once says how many segments were being put at once at most.
 
@@ -173,7 +174,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             data = data[:len(data) // 2]
         self.answer(status, data[:len(data) // 2] if fault == "cut" else data, len(data), **headers)
 
-    def delete(self, key, _body, _fault):
+    def delete(self, key, _body, fault):
+        if fault == "hold":
+            (folder / "held").touch()
+            self.connection.recv(1)
+            (folder / "left").touch()
+            self.close_connection = True
+            return
         path_of(key).unlink(missing_ok=True)
         path_of(key).with_suffix(".meta").unlink(missing_ok=True)
         self.answer(204)

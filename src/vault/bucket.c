@@ -78,6 +78,7 @@ void bucket_close(struct bucket **held)
     bucket_stir(b);
     if (b->runs)
         pthread_join(b->thread, NULL);
+    s3_close(&b->writer);
     senders_stop(b);
     claim_end(b);
     for (size_t i = 0; i < b->idle_count; i++)

@@ -82,7 +82,7 @@ static int survey(struct survey *s, struct err *e)
 
 /* ---- removing ---- */
 
-static int remove_doomed(struct bucket *b, struct s3 *client, uint32_t id, struct err *e)
+static int remove_doomed(struct bucket *b, uint32_t id, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
     char key[BUCKET_KEY_SIZE];
@@ -90,7 +90,7 @@ static int remove_doomed(struct bucket *b, struct s3 *client, uint32_t id, struc
 
     segment_key(b, id, key);
     put_be32(row, id);
-    if (s3_delete(client, key, e) < 0 || index_begin(&b->v->index, true, &txn, e) < 0 || index_del(&b->v->index, txn, INDEX_SEGMENT, index_val(row, 4), e) < 0)
+    if (s3_delete(b->writer, key, e) < 0 || index_begin(&b->v->index, true, &txn, e) < 0 || index_del(&b->v->index, txn, INDEX_SEGMENT, index_val(row, 4), e) < 0)
         return -1;
     return index_commit(&txn, e);
 }
@@ -153,11 +153,11 @@ static int work(struct bucket *b, struct s3 *client, struct survey *s, bool trou
     may = claim_holds(b, e);
     if (may <= 0)
         return 0; /* what the claim met is trouble, and it is tried again there */
-    if (bucket_mark(b, client, e) < 0)
+    if ((!b->writer && client_open(b, writing_is_over, 0, &b->writer, e) < 0) || bucket_mark(b, b->writer, e) < 0)
         return -1;
     given = give_out(b, s, trouble);
     if (!given && s->doomed)
-        return remove_doomed(b, client, s->doomed, e) < 0 ? -1 : 1;
+        return remove_doomed(b, s->doomed, e) < 0 ? -1 : 1;
     return given;
 }
 

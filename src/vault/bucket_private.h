@@ -65,6 +65,7 @@ struct bucket {
     struct s3_keys keys;
     pthread_t thread;
     bool runs;
+    struct s3 *writer; /* the thread's, for what it writes and removes there: broken off where the claim is no longer held. NULL: not made yet */
     atomic_bool stopping;
 
     pthread_mutex_t lock; /* guards what follows; the last of all */
@@ -115,6 +116,7 @@ void claim_end(struct bucket *b); /* given up; when nobody writes any more */
 int claim_holds(struct bucket *b, struct err *e); /* 1: we may write; 0: not yet; -1: the last look failed, and we may not */
 
 /* bucket_send.c */
+bool writing_is_over(void *bucket); /* for whatever is written there: what is on its way when the claim ends is broken off */
 int senders_start(struct bucket *b, size_t count, struct err *e);
 void senders_stop(struct bucket *b); /* b->stopping is set */
 /* False: all are busy. */

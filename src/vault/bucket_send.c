@@ -69,7 +69,7 @@ static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const 
 
 /* ---- the threads ---- */
 
-static bool is_over(void *user)
+bool writing_is_over(void *user)
 {
     struct bucket *b = user;
 
@@ -118,7 +118,7 @@ int senders_start(struct bucket *b, size_t count, struct err *e)
         struct sender *s = &b->senders[b->sender_count];
 
         s->b = b;
-        if (client_open(b, is_over, 0, &s->client, e) < 0)
+        if (client_open(b, writing_is_over, 0, &s->client, e) < 0)
             return -1;
         s->runs = pthread_create(&s->thread, NULL, serve, s) == 0;
         if (!s->runs) {

@@ -625,6 +625,36 @@ static void dies(pid_t child)
 
 static bool refuses(void) { return stat_now().bucket_error_kind == ERR_CONFLICT; }
 
+static bool is_told(const char *name)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/%s", dir, name);
+
+    return file_exists(path);
+}
+
+static bool held(void) { return is_told("held"); }
+
+/* What is being removed there when another takes over is broken off: the store may be slow, and do it later. Waits for less than a slow exchange takes to end by itself. */
+static void removing_broken_off(const char *host)
+{
+    struct err e = {0};
+    bool left = false;
+    int before;
+
+    ok(opens() && live(5000, &one) && live(6000, &two) && comes(all_sent), "two points are sent");
+    before = objects();
+    fault("hold");
+    ok(vault_point_drop(v, one.id, &e) == 0 && vault_gc(v, NULL, &e) == 0 && comes(held), "a segment is being removed, and the store is slow");
+    write_claim("another", host, vault_dir, 1);
+    for (int64_t until_us = clock_monotonic_us() + SLOW_MS / 2 * US_PER_MS; !left && clock_monotonic_us() < until_us; left = is_told("left"))
+        clock_sleep_us(20 * US_PER_MS);
+    ok(left, "another that takes over has it broken off");
+    fault("");
+    vault_close(&v);
+    ok(opens() && comes(all_sent) && objects() < before && holds(two.id, 6000), "whoever is the vault then removes it");
+    vault_close(&v);
+}
+
 static void claims(void)
 {
     char host[65] = "";
@@ -659,6 +689,9 @@ static void claims(void)
     dies(other);
     ok(opens() && live(2000, &two) && comes(all_sent) && holds(one.id, 1000) && holds(two.id, 2000), "it goes on when it is alone");
     at_once();
+    vault_close(&v);
+    removing_broken_off(host);
+    ok(opens() && live(1000, &one) && comes(all_sent), "it goes on");
     vault_close(&v);
     stop_server();
 }
