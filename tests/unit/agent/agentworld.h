@@ -19,6 +19,7 @@ static struct loopdev data, raw[2];
 static uint64_t seed;
 static int hold_limit_ms = 60000;
 static const char *before_freeze = "", *after_thaw = "";
+static int64_t rescan_interval_s = 1;
 static int64_t bytes_per_s, read_bytes_per_s; /* on the network, from disks; 0: no limit */
 static int memory_bound_mib = 128;
 static bool disks_auto;     /* the disks are those in /sys/block */
@@ -56,7 +57,7 @@ static struct running *start_agent(struct fake *f, int disk_count, const struct 
     c->freeze_budget_ms = BUDGET_MS;
     c->memory_mib = 16;
     c->memory_bound_mib = memory_bound_mib;
-    c->rescan_interval_s = 1;
+    c->rescan_interval_s = rescan_interval_s;
     c->rescan_only = rescan;
     c->hold_limit_ms = hold_limit_ms;
     snprintf(c->before_freeze, sizeof c->before_freeze, "%s", before_freeze);
