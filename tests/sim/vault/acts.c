@@ -420,7 +420,7 @@ int __wrap_index_each(const struct vault_index *x, MDB_txn *txn, enum index_tabl
         forget_fail(m->fails_collecting / 8 % 16, 1 + m->fails_collecting / 128 % 20, ENOSPC);
         m->fails_collecting = 0;
     }
-    if (collecting && chance(15)) {
+    if (collecting && chance(15) && !index_writes_here()) { /* nobody gets in beside the collection's own writing */
         collecting = false;
         meanwhile();
         collecting = true;
