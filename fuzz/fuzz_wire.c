@@ -78,7 +78,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         {WIRE_POINT_AT, sizeof(struct wire_simple)}, {WIRE_RESCUE, sizeof(struct wire_rescue)},
         {WIRE_MOVE, sizeof(struct wire_move)}, {WIRE_MOVE_FAILED, sizeof(struct wire_failure)}, {WIRE_COPY, sizeof(struct wire_copy)},
         {WIRE_COPYING, sizeof(struct wire_copying)}, {WIRE_COPY_POINT, sizeof(struct wire_copy_point)}, {WIRE_COPY_PINS, sizeof(struct wire_copy_pins)},
-        {WIRE_COPY_WAITS, sizeof(struct wire_failure)},
+        {WIRE_COPY_WAITS, sizeof(struct wire_failure)}, {WIRE_COPY_PINNED, sizeof(struct wire_copy_pinned)}, {WIRE_LIMIT, sizeof(struct wire_limit)},
     };
     struct wire_header header;
 

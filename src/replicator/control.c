@@ -448,31 +448,9 @@ static int do_drop(struct talk *t, const json_t *q, json_t *answer, struct err *
 }
 
 /* Those of servers; the vault's care is in control_care.c, what needs no more than the vault in orders.c. */
-/* Whose newest point it was has an older one now, and the next by the clock is one of its own also where nothing has changed. */
-static int forget_newest(struct replicator *r, struct err *e)
-{
-    CLEANUP(free_ptr) struct vault_point *there = xcalloc(1, sizeof *there);
-
-    for (struct peer *p = peers_first(r); p; p = p->next) {
-        char newest[VAULT_POINT_ID_SIZE];
-        int found;
-
-        pthread_mutex_lock(&p->lock);
-        memcpy(newest, p->newest, sizeof newest);
-        pthread_mutex_unlock(&p->lock);
-        found = newest[0] ? vault_point_get(r->vault, newest, there, e) : 1;
-        if (found < 0 || (found == 0 && peer_find_newest(p, newest, e) < 0))
-            return -1;
-        pthread_mutex_lock(&p->lock);
-        p->offers_since_point += found == 0;
-        pthread_mutex_unlock(&p->lock);
-    }
-    return 0;
-}
-
 static int do_drop_point(struct talk *t, const json_t *q, json_t *answer, struct err *e)
 {
-    return orders_run(&t->orders, "drop_point", q, answer, e) < 0 ? -1 : forget_newest(t->r, e);
+    return orders_run(&t->orders, "drop_point", q, answer, e) < 0 ? -1 : peers_forget_dropped(t->r, e);
 }
 
 static const struct {

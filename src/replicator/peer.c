@@ -151,6 +151,27 @@ int peer_find_newest(struct peer *p, const char *was, struct err *e)
     return 0;
 }
 
+int peers_forget_dropped(struct replicator *r, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *there = xcalloc(1, sizeof *there);
+
+    for (struct peer *p = peers_first(r); p; p = p->next) {
+        char newest[VAULT_POINT_ID_SIZE];
+        int found;
+
+        pthread_mutex_lock(&p->lock);
+        memcpy(newest, p->newest, sizeof newest);
+        pthread_mutex_unlock(&p->lock);
+        found = newest[0] ? vault_point_get(r->vault, newest, there, e) : 1;
+        if (found < 0 || (found == 0 && peer_find_newest(p, newest, e) < 0))
+            return -1;
+        pthread_mutex_lock(&p->lock);
+        p->offers_since_point += found == 0;
+        pthread_mutex_unlock(&p->lock);
+    }
+    return 0;
+}
+
 static int load_peer(struct replicator *r, const char *server, struct err *e)
 {
     struct peer *p = peer_find(r, server, true);

@@ -224,6 +224,8 @@ struct replicator {
 struct peer *peer_find(struct replicator *r, const char *server, bool make); /* NULL: not there */
 struct peer *peers_first(struct replicator *r); /* the chain only ever grows at its head, and no peer is freed while it runs: it is walked without the lock */
 int peers_load(struct replicator *r, struct err *e); /* what the vault and the marks file know */
+/* Points were dropped: whose newest one it was has an older one now, and the next by the clock is one of its own also where nothing has changed. */
+int peers_forget_dropped(struct replicator *r, struct err *e);
 int peer_find_newest(struct peer *p, const char *was, struct err *e); /* as the vault knows it now, where `was` is taken for it yet */
 int peers_save(struct replicator *r, struct err *e);
 void peers_free(struct replicator *r);

@@ -199,11 +199,10 @@ static int check_marker(struct bucket *b, const struct buf *there, struct err *e
 static int any_sent(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct segment_row row;
+    uint32_t id;
 
-    (void)key;
-    if (value.mv_size != sizeof row)
-        return err_set(e, ERR_CORRUPT, "the vault's index has a damaged segment row");
-    memcpy(&row, value.mv_data, sizeof row);
+    if (segment_row_read(key, value, &id, &row, e) < 0)
+        return -1;
     *(bool *)user = row.flags & SEGMENT_SENT;
     return (row.flags & SEGMENT_SENT) != 0;
 }

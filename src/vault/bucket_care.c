@@ -45,10 +45,8 @@ static int look_at_row(MDB_val key, MDB_val value, void *user, struct err *e)
     bool refused, sending;
     uint32_t id;
 
-    if (key.mv_size != 4 || value.mv_size != sizeof row)
-        return err_set(e, ERR_CORRUPT, "the vault's index has a damaged segment row");
-    id = get_be32(key.mv_data);
-    memcpy(&row, value.mv_data, sizeof row);
+    if (segment_row_read(key, value, &id, &row, e) < 0)
+        return -1;
     pthread_mutex_lock(&s->b->lock);
     refused = use_of(s->b, id)->refused;
     sending = use_of(s->b, id)->sending;

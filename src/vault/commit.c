@@ -52,6 +52,15 @@ int segment_row_get(struct vault *v, uint32_t id, struct segment_row *out, struc
     return found;
 }
 
+int segment_row_read(MDB_val key, MDB_val value, uint32_t *id, struct segment_row *out, struct err *e)
+{
+    if (key.mv_size != 4 || value.mv_size != sizeof *out)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a damaged segment row");
+    *id = get_be32(key.mv_data);
+    memcpy(out, value.mv_data, sizeof *out);
+    return 0;
+}
+
 int next_point_put(struct vault *v, MDB_txn *txn, struct err *e)
 {
     return v->next_point == v->next_point_known ? 0 : index_put(&v->index, txn, INDEX_META, index_val("next_point", 10), index_val(&v->next_point, 8), e);

@@ -1,6 +1,5 @@
 /* edges: the headers and trailers of segments. Nothing that reads by the index needs them; whoever makes an index anew does, whoever reads the vault without one, and the
  * bucket. So a check and a scrub look at them. One that is damaged holds nothing that the segment's row does not say (but when it was begun), so it is written anew. */
-#include "base/bytes.h"
 #include "base/file.h"
 #include "vault/check.h"
 #include "vault/internal.h"
@@ -29,10 +28,8 @@ static int collect_row(MDB_val key, MDB_val value, void *user, struct err *e)
     struct edge_rows *r = user;
     struct edge_row one;
 
-    if (key.mv_size != 4 || value.mv_size != sizeof one.row)
-        return err_set(e, ERR_CORRUPT, "the vault's index has a damaged segment row");
-    one.id = get_be32(key.mv_data);
-    memcpy(&one.row, value.mv_data, sizeof one.row);
+    if (segment_row_read(key, value, &one.id, &one.row, e) < 0)
+        return -1;
     if (one.row.flags & SEGMENT_DOOMED)
         return 0;
     if ((r->count & (r->count + 1)) == 0)

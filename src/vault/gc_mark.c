@@ -123,12 +123,12 @@ static int find_doomed(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct graves *s = user;
     struct segment_row row;
+    uint32_t id;
 
-    if (key.mv_size != 4 || value.mv_size != sizeof row)
-        return err_set(e, ERR_CORRUPT, "the vault's index has a damaged segment row");
-    memcpy(&row, value.mv_data, sizeof row);
+    if (segment_row_read(key, value, &id, &row, e) < 0)
+        return -1;
     if (row.flags & SEGMENT_DOOMED)
-        s->first_doomed = get_be32(key.mv_data);
+        s->first_doomed = id;
     return s->first_doomed != UINT32_MAX;
 }
 

@@ -47,10 +47,8 @@ static int choose_segment(MDB_val key, MDB_val value, void *user, struct err *e)
     struct segment_row row;
     uint32_t id;
 
-    if (key.mv_size != 4 || value.mv_size != sizeof row)
-        return err_set(e, ERR_CORRUPT, "the vault's index has a damaged segment row");
-    id = get_be32(key.mv_data);
-    memcpy(&row, value.mv_data, sizeof row);
+    if (segment_row_read(key, value, &id, &row, e) < 0)
+        return -1;
     if (!(row.flags & SEGMENT_SEALED) || row.flags & SEGMENT_DOOMED || id >= c->g->segment_limit ||
         (c->g->live_bytes[id] * 100 >= row.committed * c->g->live_percent && !(c->g->seal_anew && row.key != seal_newest(c->g->v->seal))))
         return 0;

@@ -178,6 +178,7 @@ int meta_next(struct vault *v, MDB_txn *txn, const char *name, uint64_t *value, 
 int next_point_put(struct vault *v, MDB_txn *txn, struct err *e); /* where the index does not know it yet */
 int segment_row_put(struct vault *v, MDB_txn *txn, const struct segment *s, bool sealed, struct err *e);
 int segment_row_get(struct vault *v, uint32_t id, struct segment_row *out, struct err *e); /* 1/0/-1 */
+int segment_row_read(MDB_val key, MDB_val value, uint32_t *id, struct segment_row *out, struct err *e); /* one that a walk over INDEX_SEGMENT meets */
 struct vault_disk *disk_by_number(struct vault *v, uint32_t number);
 
 /* pending.c */
