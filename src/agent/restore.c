@@ -23,9 +23,17 @@
 #define RUN_CHUNKS 16      /* read at once */
 #define OPEN_OFFERS 16     /* whose DATA is on its way; the replicator sends fewer */
 
+/* How far a pass over all disks has come. */
+struct place {
+    int disk;      /* which the next OFFER must be for, and from which chunk on: so nothing is left out */
+    int64_t chunk;
+    int64_t seen_bytes, different; /* before it */
+};
+
 struct open_offer {
     uint64_t number;
     int pending;
+    struct place after; /* its last chunk */
     struct wire_need need;
     struct wire_offer *offer;
 };
@@ -43,10 +51,8 @@ struct restore {
     int target_count;       /* 0: not mapped yet */
     uint8_t *run, *chunk, *zeros; /* RUN_CHUNKS, one, one; aligned */
     /* this pass */
-    uint64_t last_number, acked;
-    int disk;               /* which the next OFFER must be for, and from which chunk on: so nothing is left out */
-    int64_t next_chunk;
-    int64_t seen_bytes, different;
+    struct place at, done;  /* done: all before it is on the disks as the point has it; a connection that breaks is followed by one from there on */
+    uint64_t last_number, acked; /* of this connection */
     struct open_offer open[OPEN_OFFERS];
     int open_first, open_count;
     int64_t said_us;
@@ -94,6 +100,17 @@ static int same_as_before(const struct restore *r, struct err *e)
     return 0;
 }
 
+/* A replicator that does not know of it begins with the first disk. */
+static int go_on(struct restore *r, struct err *e)
+{
+    bool from_done = r->about->from_disk == r->done.disk && r->about->from_chunk == r->done.chunk;
+
+    if (!from_done && (r->about->from_disk || r->about->from_chunk))
+        return err_set(e, ERR_PROTOCOL, "RESTORING from chunk %lld of disk %lld, which was not asked for", (long long)r->about->from_chunk, (long long)r->about->from_disk);
+    r->at = r->done = from_done ? r->done : (struct place){0};
+    return 0;
+}
+
 /* ---- the stream ---- */
 
 static bool all_zero(const uint8_t *bytes) { return !bytes[0] && memcmp(bytes, bytes + 1, WIRE_CHUNK_SIZE - 1) == 0; }
@@ -115,12 +132,12 @@ static int look_at_chunk(struct restore *r, struct target *t, struct open_offer 
 {
     const struct wire_entry *entry = &o->offer->entries[i];
 
-    r->seen_bytes += (int64_t)target_chunk_size(t, entry->chunk);
+    r->at.seen_bytes += (int64_t)target_chunk_size(t, entry->chunk);
     if (is_same(entry, bytes)) {
         target_same(t, entry->chunk, bytes);
         return 0;
     }
-    r->different += (int64_t)target_chunk_size(t, entry->chunk);
+    r->at.different += (int64_t)target_chunk_size(t, entry->chunk);
     if (r->order->dry_run)
         return 0;
     if (entry->zero)
@@ -136,6 +153,7 @@ static int acknowledge(struct restore *r, struct err *e)
 
     while (r->open_count && r->open[r->open_first].pending == 0) {
         ack.offer = r->open[r->open_first].number;
+        r->done = r->open[r->open_first].after;
         r->open_first = (r->open_first + 1) % OPEN_OFFERS;
         r->open_count--;
     }
@@ -152,12 +170,12 @@ static int acknowledge(struct restore *r, struct err *e)
 /* Offers come without a gap: disk after disk, chunk after chunk. So what was seen whole is whole. */
 static int check_offer(const struct restore *r, const struct wire_offer *o, struct err *e)
 {
-    if (o->number != r->last_number + 1 || o->disk != r->disk || r->open_count == OPEN_OFFERS)
+    if (o->number != r->last_number + 1 || o->disk != r->at.disk || r->open_count == OPEN_OFFERS)
         return err_set(e, ERR_PROTOCOL, "offer %llu for disk %u where %llu for disk %d was expected", (unsigned long long)o->number, o->disk,
-                       (unsigned long long)r->last_number + 1, r->disk);
+                       (unsigned long long)r->last_number + 1, r->at.disk);
     for (unsigned i = 0; i < o->count; i++)
-        if (o->entries[i].chunk != r->next_chunk + i || o->entries[i].chunk >= r->targets[r->disk].chunk_count || o->entries[i].pages)
-            return err_set(e, ERR_PROTOCOL, "an offer of chunk %u where %lld was expected", o->entries[i].chunk, (long long)(r->next_chunk + i));
+        if (o->entries[i].chunk != r->at.chunk + i || o->entries[i].chunk >= r->targets[r->at.disk].chunk_count || o->entries[i].pages)
+            return err_set(e, ERR_PROTOCOL, "an offer of chunk %u where %lld was expected", o->entries[i].chunk, (long long)(r->at.chunk + i));
     return 0;
 }
 
@@ -167,11 +185,11 @@ static int take_offer(struct restore *r, const struct wire_frame *f, struct err 
     CLEANUP(buf_release) struct buf frame = {.limit_bytes = WIRE_PAYLOAD_LIMIT};
     struct target *t;
 
-    if (r->disk >= r->target_count)
+    if (r->at.disk >= r->target_count)
         return err_set(e, ERR_PROTOCOL, "an offer behind the last disk's end");
     if (r->open_count == OPEN_OFFERS || wire_offer_decode(f->payload, f->size, o->offer, e) < 0 || check_offer(r, o->offer, e) < 0)
         return e->kind ? -1 : err_set(e, ERR_PROTOCOL, "more than %d offers wait", OPEN_OFFERS);
-    t = &r->targets[r->disk];
+    t = &r->targets[r->at.disk];
     o->number = o->offer->number;
     o->pending = 0;
     o->need = (struct wire_need){.offer = o->number, .count = o->offer->count};
@@ -185,11 +203,12 @@ static int take_offer(struct restore *r, const struct wire_frame *f, struct err 
                 return -1;
     }
     r->last_number = o->number;
-    r->next_chunk += o->offer->count;
-    if (r->next_chunk == t->chunk_count) {
-        r->next_chunk = 0;
-        r->disk++;
+    r->at.chunk += o->offer->count;
+    if (r->at.chunk == t->chunk_count) {
+        r->at.chunk = 0;
+        r->at.disk++;
     }
+    o->after = r->at;
     r->open_count++;
     wire_need_encode(&o->need, &frame);
     return wire_send_buf(r->conn, WIRE_NEED, &frame, e) < 0 ? -1 : acknowledge(r, e);
@@ -265,8 +284,8 @@ static void say_progress(struct restore *r)
     if (clock_monotonic_us() - r->said_us < SAY_EVERY_US)
         return;
     r->said_us = clock_monotonic_us();
-    log_info("%s: %lld of %lld MiB looked at, %lld MiB differed", r->targets[r->disk < r->target_count ? r->disk : r->target_count - 1].name,
-             (long long)(r->seen_bytes >> 20), (long long)(r->out->total_bytes >> 20), (long long)(r->different >> 20));
+    log_info("%s: %lld of %lld MiB looked at, %lld MiB differed", r->targets[r->at.disk < r->target_count ? r->at.disk : r->target_count - 1].name,
+             (long long)(r->at.seen_bytes >> 20), (long long)(r->out->total_bytes >> 20), (long long)(r->at.different >> 20));
 }
 
 /* ---- passes ---- */
@@ -280,6 +299,8 @@ static int begin(struct restore *r, struct err *e)
     snprintf(ask->agent_version, sizeof ask->agent_version, "%s", AGENT_VERSION);
     snprintf(ask->server, sizeof ask->server, "%s", r->config->server);
     snprintf(ask->point, sizeof ask->point, "%s", *r->out->point ? r->out->point : strcmp(r->order->point, "newest") == 0 ? "" : r->order->point);
+    ask->from_disk = r->done.disk;
+    ask->from_chunk = r->done.chunk;
     if (wire_send_message(r->conn, WIRE_RESTORE, ask, e) < 0 || next_frame(r, &f, e) < 0)
         return -1;
     if (f.type != WIRE_RESTORING)
@@ -289,7 +310,7 @@ static int begin(struct restore *r, struct err *e)
     if (r->about->version != WIRE_VERSION || r->about->disk_count < 1)
         return err_set(e, ERR_PROTOCOL, "RESTORING with version %lld and %lld disks", (long long)r->about->version, (long long)r->about->disk_count);
     if (r->target_count)
-        return same_as_before(r, e);
+        return same_as_before(r, e) < 0 ? -1 : go_on(r, e);
     if (map_disks(r, e) < 0) {
         targets_close(r);
         return -1;
@@ -306,7 +327,7 @@ static int begin(struct restore *r, struct err *e)
 
 static int follow(struct restore *r, struct err *e)
 {
-    while (r->disk < r->target_count || r->open_count) {
+    while (r->at.disk < r->target_count || r->open_count) {
         struct wire_frame f;
 
         if (next_frame(r, &f, e) < 0)
@@ -329,17 +350,17 @@ static struct wire_conn *dial(const struct agent_config *c, struct tls_context *
     return wire_conn_new(&stream, WRITE_TIMEOUT_MS);
 }
 
-/* Once over all disks, over one connection. */
+/* What is left of going over all disks, over one connection. */
 static int pass(struct restore *r, struct err *e)
 {
     int result;
 
+    if (r->target_count && r->done.disk == r->target_count) /* it broke with the last ACK */
+        return targets_finish(r->targets, r->target_count, e);
     r->conn = dial(r->config, r->tls, e);
     if (!r->conn)
         return -1;
     r->last_number = r->acked = 0;
-    r->disk = 0;
-    r->next_chunk = r->seen_bytes = r->different = 0;
     r->open_first = r->open_count = 0;
     result = begin(r, e) < 0 || (!r->order->find_only && (follow(r, e) < 0 || targets_finish(r->targets, r->target_count, e) < 0)) ? -1 : 0;
     wire_conn_free(&r->conn);
@@ -355,8 +376,9 @@ static int pass_over_breaks(struct restore *r, struct err *e)
 {
     int wait_ms = RETRY_FIRST_MS;
 
+    r->at = r->done = (struct place){0};
     for (;;) {
-        int64_t seen = r->seen_bytes;
+        int64_t seen = r->done.seen_bytes;
         struct err why = {0};
 
         if (pass(r, &why) == 0)
@@ -365,9 +387,9 @@ static int pass_over_breaks(struct restore *r, struct err *e)
             *e = why;
             return -1;
         }
-        log_err(&why, "the restore goes on in %d ms", wait_ms);
+        log_err(&why, "the restore goes on in %d ms, from %lld MiB on", wait_ms, (long long)(r->done.seen_bytes >> 20));
         clock_sleep_us(wait_ms * US_PER_MS);
-        wait_ms = r->seen_bytes > seen ? RETRY_FIRST_MS : wait_ms * 2 > RETRY_MOST_MS ? RETRY_MOST_MS : wait_ms * 2;
+        wait_ms = r->done.seen_bytes > seen ? RETRY_FIRST_MS : wait_ms * 2 > RETRY_MOST_MS ? RETRY_MOST_MS : wait_ms * 2;
     }
 }
 
@@ -378,12 +400,12 @@ static int pass_until_same(struct restore *r, struct err *e)
         if (pass_over_breaks(r, e) < 0)
             return -1;
         if (!r->out->passes++)
-            r->out->different_bytes = r->different;
-        if (!r->different || r->order->dry_run)
+            r->out->different_bytes = r->at.different;
+        if (!r->at.different || r->order->dry_run)
             return 0;
     }
     return err_set(e, ERR_CORRUPT, "after %d passes %lld bytes still differ: a disk does not keep what is written to it, or somebody else writes", PASSES_MOST,
-                   (long long)r->different);
+                   (long long)r->at.different);
 }
 
 static void read_tables(struct restore *r)

@@ -80,6 +80,20 @@ static int open_images(struct restore *t, const struct wire_restore *q, const st
     return 0;
 }
 
+/* Whoever restores has seen what lies before it, over a connection that broke. */
+static int begin_at(struct restore *t, const struct wire_restore *q, struct err *e)
+{
+    const struct wire_disk *d = &t->about.disks[q->from_disk];
+
+    if (q->from_disk >= t->about.disk_count || q->from_chunk > (d->size_bytes - 1) / WIRE_CHUNK_SIZE)
+        return err_set(e, ERR_PROTOCOL, "RESTORE from chunk %lld of disk %lld, which is none", (long long)q->from_chunk, (long long)q->from_disk);
+    t->sender.disk = (size_t)q->from_disk;
+    t->sender.chunk = (uint64_t)q->from_chunk;
+    t->about.from_disk = q->from_disk;
+    t->about.from_chunk = q->from_chunk;
+    return 0;
+}
+
 /* ---- the stream ---- */
 
 static int may_go_on(struct restore *t, struct err *e)
@@ -129,9 +143,9 @@ static int stream(struct restore *t, struct err *e)
 
 static int serve(struct restore *t, const struct wire_restore *q, const struct vault_point *point, struct err *e)
 {
-    if (open_images(t, q, point, e) < 0 || wire_send_message(t->sender.conn, WIRE_RESTORING, &t->about, e) < 0)
+    if (open_images(t, q, point, e) < 0 || begin_at(t, q, e) < 0 || wire_send_message(t->sender.conn, WIRE_RESTORING, &t->about, e) < 0)
         return -1;
-    log_info("%s: recovery point %s goes back to disks", q->server, point->id);
+    log_info("%s: recovery point %s goes back to disks%s", q->server, point->id, q->from_disk || q->from_chunk ? ", from where the connection before broke" : "");
     if (stream(t, e) < 0)
         return err_wrap(e, "restoring %s", point->id);
     log_info("%s: recovery point %s: the other end has every chunk; %llu MiB were sent", q->server, point->id, (unsigned long long)(t->sender.sent_bytes >> 20));

@@ -20,7 +20,7 @@ struct sender {
 
     struct wire_offer *window;         /* by number */
     uint64_t offered, answered, acked; /* numbers: of the last OFFER, of the last NEED, of the last ACK */
-    size_t disk;                       /* to offer next */
+    size_t disk;                       /* to offer next; may be set before sender_begin: what lies before it is not offered */
     uint64_t chunk;
     bool all_offered;
     struct zip *zip;

@@ -39,6 +39,9 @@ struct field {
 #define REQUEST_MOST INT64_MAX
 #define MS_MOST (INT64_C(100) * 365 * 86400 * 1000)
 #define BYTES_MOST (INT64_C(1) << 60)
+#define CHUNKS_MOST (INT64_C(1) << 32)
+/* Where the offers of a way back begin. */
+#define FROM(owner) INT_LATER(owner, from_disk, 0, LIMIT_DISKS_PER_SERVER - 1), INT_LATER(owner, from_chunk, 0, CHUNKS_MOST - 1)
 
 static const struct field disk_fields[] = {TEXT(wire_disk, id), TEXT(wire_disk, name),
                                            INT(wire_disk, size_bytes, 1, WIRE_DISK_LIMIT_BYTES), END};
@@ -46,7 +49,7 @@ static const struct field hello_fields[] = {
     INT(wire_hello, version, 1, 65535), TEXT(wire_hello, agent_version), TEXT(wire_hello, server), TEXT(wire_hello, boot_id),
     TEXT(wire_hello, tracker), TEXT(wire_hello, epoch), DISKS(wire_hello, disk_fields), END};
 static const struct field welcome_disk_fields[] = {TEXT(wire_welcome_disk, id), BOOL(wire_welcome_disk, whole),
-                                                   INT(wire_welcome_disk, chunks_known, 0, INT64_C(1) << 32),
+                                                   INT(wire_welcome_disk, chunks_known, 0, CHUNKS_MOST),
                                                    TEXT(wire_welcome_disk, point), END};
 static const struct field welcome_fields[] = {
     INT(wire_welcome, version, 1, 65535), TEXT(wire_welcome, replicator), TEXT(wire_welcome, epoch),
@@ -54,9 +57,9 @@ static const struct field welcome_fields[] = {
     INT(wire_welcome, limit_bytes_per_s, 0, BYTES_MOST), DISKS(wire_welcome, welcome_disk_fields), END};
 static const struct field restore_disk_fields[] = {TEXT(wire_restore_disk, id), END};
 static const struct field restore_fields[] = {INT(wire_restore, version, 1, 65535), TEXT(wire_restore, agent_version), TEXT(wire_restore, server),
-                                              TEXT(wire_restore, point), DISKS(wire_restore, restore_disk_fields), END};
+                                              TEXT(wire_restore, point), DISKS(wire_restore, restore_disk_fields), FROM(wire_restore), END};
 static const struct field restoring_fields[] = {INT(wire_restoring, version, 1, 65535), TEXT(wire_restoring, replicator), TEXT(wire_restoring, point),
-                                                INT(wire_restoring, at_us, 0, INT64_MAX), DISKS(wire_restoring, disk_fields), END};
+                                                INT(wire_restoring, at_us, 0, INT64_MAX), DISKS(wire_restoring, disk_fields), FROM(wire_restoring), END};
 static const struct field rescue_fields[] = {INT(wire_rescue, version, 1, 65535), TEXT(wire_rescue, agent_version), TEXT(wire_rescue, server),
                                              TEXT(wire_rescue, point), TEXT(wire_rescue, state), TEXT(wire_rescue, message), END};
 static const struct field take_point_fields[] = {

@@ -215,6 +215,7 @@ struct wire_restore {
     char point[WIRE_TOKEN_SIZE]; /* "": the newest */
     int64_t disk_count;          /* 0: all of the point's */
     struct wire_restore_disk disks[LIMIT_DISKS_PER_SERVER];
+    int64_t from_disk, from_chunk; /* what comes before is on the disks already, from a connection that broke; from_disk: index into RESTORING's */
 };
 struct wire_restoring {
     int64_t version;
@@ -223,6 +224,7 @@ struct wire_restoring {
     int64_t at_us; /* the point's moment */
     int64_t disk_count;
     struct wire_disk disks[LIMIT_DISKS_PER_SERVER]; /* in the order of the OFFERs' disks; name is "" */
+    int64_t from_disk, from_chunk; /* where the offers begin: as asked, or 0 and 0 */
 };
 
 /* What a machine that runs nothing but the agent says of its own restoring. */

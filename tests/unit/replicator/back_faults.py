@@ -4,6 +4,7 @@ midst with all that it had not flushed, a disk with sectors that can't be read. 
 Usage: back_faults SLIPWAY SLIPWAY_AGENT SLOW_DISK"""
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -61,6 +62,26 @@ def late(world, link, point, source):
         status, said = world.restore("--point", point, *onto(disk), folder="far")
         ok(status == 0 and device_hash(disk.loop) == source, f"over a link that is late, and cuts everything into shreds: {said}")
     link.delay_s, link.shreds = 0, False
+
+
+def cut(world, link, point, source):
+    """Twice in the midst: each time it goes on where it was, not with the first chunk."""
+    link.bytes_per_s = 8 * MIB
+    with Disk(world, "cut") as disk:
+        process = world.restoring("--point", point, *onto(disk), folder="far")
+        for _ in range(2):
+            until = time.monotonic() + 60
+            carried = link.carried
+            while link.carried < carried + 9 * MIB and process.poll() is None and time.monotonic() < until:
+                time.sleep(0.02)
+            link.cut()
+        link.bytes_per_s = 0
+        said, log = process.communicate(timeout=300)
+        goes_on = [int(where) for where in re.findall(r"the restore goes on in .*, from (\d+) MiB on", log)]
+        ok(process.returncode == 0 and device_hash(disk.loop) == source, f"a link that is cut in the midst, again and again: {said}{log}")
+        ok(goes_on == sorted(goes_on) and len(goes_on) == 2 and goes_on[0] > 0, f"each time it goes on where it was: from {goes_on} MiB on")
+    told = (world.dir / "replicator.log").read_text().count("from where the connection before broke")
+    ok(told == 2, f"and is offered no chunk that was there before: {told}")
 
 
 def half_open(world, link, point, source):
@@ -138,6 +159,7 @@ def main():
         world.ask("thaw", server="web01")
         world.ask("pin", point=point, reason="test")
         late(world, link, point, source)
+        cut(world, link, point, source)
         half_open(world, link, point, source)
         out_of_time(world, point)
         power(world, point, source)

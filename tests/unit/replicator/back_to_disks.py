@@ -196,6 +196,19 @@ def say(world, number, server="web01", folder="web01", **message):
         return number, json.loads(heard.read(size))
 
 
+def from_the_midst(world, point):
+    """What a restore says that was cut off: where the offers are to begin."""
+    restore, restoring, refuse = 11, 43, 66
+    ask = {"point": point, "disks": []}
+    number, said = say(world, restore, **ask)
+    ok(number == restoring and (said["from_disk"], said["from_chunk"]) == (0, 0), f"the offers begin with the first chunk where nothing else is asked: {said}")
+    number, said = say(world, restore, **ask, from_disk=0, from_chunk=SIZE // CHUNK - 1)
+    ok(number == restoring and said["from_chunk"] == SIZE // CHUNK - 1, "or with the last, where the rest is there")
+    for where in ({"from_disk": 1}, {"from_chunk": SIZE // CHUNK}, {"from_disk": 0, "from_chunk": 1 << 31}):
+        number, said = say(world, restore, **ask, **where)
+        ok(number == refuse and "which is none" in said["message"], f"refused: {where}: {said}")
+
+
 def a_word_about_it(world, point):
     """What a machine in rescue says of its restoring (its whole way: tests/e2e/rescue)."""
     rescue, heard, refuse = 14, 46, 66
@@ -257,6 +270,7 @@ def main():
         world.ask("pin", point=point, reason="test")
         broken_off(world, point, target, source)
         forgetful_disk(world, point)
+        from_the_midst(world, point)
         a_word_about_it(world, point)
         damaged(world, target)
     except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError, ValueError) as reason:
