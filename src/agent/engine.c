@@ -465,6 +465,7 @@ static void unmake(struct agent **at)
     free(a->welcome);
     free(a->pages);
     free(a->own_kept);
+    hashed_free(a);
     pthread_cond_destroy(&a->changed);
     pthread_cond_destroy(&a->work);
     pthread_mutex_destroy(&a->lock);

@@ -229,6 +229,7 @@ struct agent {
     bool paused, taking_point, hashing;
     bool held;
     int64_t held_since_us, held_at_us; /* monotonic; wall clock of the point */
+    struct hashed *hashed;             /* the engine's; NULL: nothing */
     uint64_t held_writes[LIMIT_DISKS_PER_SERVER];
     int64_t step_request, step_told; /* of the point that is taken in step with other servers (0: none): the last POINT_GO; -1: none yet */
     struct freezer *freezer; /* the engine's */
@@ -409,6 +410,16 @@ void point_take(struct agent *a, const struct wire_take_point *r);
 void point_thaw(struct agent *a, int64_t request, bool answer);
 void point_check_hold(struct agent *a); /* notices the hold's deadline */
 void hashing_run(struct agent *a, const struct wire_hash *r);
+
+/* hashed.c: how far a run of HASH has come, so that it goes on over a cut link. Engine thread. */
+void hashed_begin(struct agent *a, int64_t run); /* forgets all, but for what an earlier request of this run left, with the source held as it was then, or not at all */
+/* Whether all of the disk was hashed in this run: its hash then. */
+bool hashed_whole(const struct agent *a, int disk, uint8_t sha256[static HASH_SHA256_SIZE]);
+/* The running hash of the disk's chunks before *from_chunk, which falls to where it is known: 0 at the worst. The caller frees it. */
+struct hash *hashed_from(const struct agent *a, int disk, int64_t *from_chunk);
+void hashed_note(struct agent *a, int disk, int64_t chunk, const struct hash *running); /* the chunks before it were sent */
+void hashed_end(struct agent *a, int disk, const uint8_t sha256[static HASH_SHA256_SIZE]);
+void hashed_free(struct agent *a);
 
 /* step.c: points of a group. Between begin and end every engine_wait fails (ERR_CANCELLED) once the replicator has said to give up. */
 void step_begin(struct agent *a, int64_t request);

@@ -8,13 +8,13 @@
 #include <string.h>
 
 #define AHEAD 8 /* batches being read and hashed at a time */
-#define FRAME_HASHES 4096u
+#define FRAME_HASHES 1024u /* 64 MiB of a disk */
 
 struct hashing {
     struct agent *a;
     int64_t request;
     int disk;
-    struct hash *whole;
+    struct hash *whole; /* of the chunks before frame_chunk + frame_count */
     struct offer *ahead[AHEAD];
     int first, count;
     int64_t next_chunk; /* to read */
@@ -33,7 +33,10 @@ static int send_hashes(struct hashing *h, struct err *e)
     wire_hashes_encode(&message, &frame);
     h->frame_chunk += h->frame_count;
     h->frame_count = 0;
-    return wire_send_buf(h->a->conn, WIRE_HASHES, &frame, e);
+    if (wire_send_buf(h->a->conn, WIRE_HASHES, &frame, e) < 0)
+        return -1;
+    hashed_note(h->a, h->disk, h->frame_chunk, h->whole);
+    return 0;
 }
 
 static void read_ahead(struct hashing *h)
@@ -115,11 +118,16 @@ static int look_up(struct agent *a, struct err *e)
     return 0;
 }
 
-static int hash_disk(struct hashing *h, uint8_t sha256[static HASH_SHA256_SIZE], struct err *e)
+/* From chunk `from` on, if the hash of those before is known, else from where it is. */
+static int hash_disk(struct hashing *h, int64_t from, uint8_t sha256[static HASH_SHA256_SIZE], struct err *e)
 {
+    CLEANUP(hash_free) struct hash *whole = hashed_from(h->a, h->disk, &from);
     int result = 0;
 
-    h->next_chunk = h->frame_chunk = h->frame_count = 0;
+    h->whole = whole;
+    h->next_chunk = from;
+    h->frame_chunk = (uint32_t)from;
+    h->frame_count = 0;
     h->first = h->count = 0;
     for (;;) {
         read_ahead(h);
@@ -135,10 +143,13 @@ static int hash_disk(struct hashing *h, uint8_t sha256[static HASH_SHA256_SIZE],
         wait_for_first(h);
         pipeline_give_back(h->a, take_first(h));
     }
-    hash_end(h->whole, sha256);
     if (result == 0 && h->next_chunk < h->a->disks[h->disk].chunk_count)
         return err_set(e, ERR_INTERNAL, "no buffer is free");
-    return result < 0 ? -1 : send_hashes(h, e);
+    if (result < 0 || send_hashes(h, e) < 0)
+        return -1;
+    hash_end(whole, sha256);
+    hashed_end(h->a, h->disk, sha256);
+    return 0;
 }
 
 static int find_disk(const struct agent *a, const char *id, struct err *e)
@@ -151,16 +162,19 @@ static int find_disk(const struct agent *a, const char *id, struct err *e)
 
 static int hash_all(struct agent *a, const struct wire_hash *r, struct wire_hash_done *done, struct err *e)
 {
-    CLEANUP(hash_free) struct hash *whole = hash_new();
     CLEANUP(free_ptr) uint8_t *hashes = xmalloc((FRAME_HASHES + BATCH_CHUNKS) * HASH_SHA256_SIZE);
-    struct hashing h = {.a = a, .request = r->request, .whole = whole, .hashes = hashes};
+    struct hashing h = {.a = a, .request = r->request, .hashes = hashes};
     int64_t count = r->disk_count ? r->disk_count : a->disk_count;
 
+    hashed_begin(a, r->run);
     for (int64_t i = 0; i < count; i++) {
         struct wire_hashed_disk *d = &done->disks[i];
+        int64_t from = r->disk_count ? r->disks[i].from_chunk : 0;
 
         h.disk = r->disk_count ? find_disk(a, r->disks[i].id, e) : (int)i;
-        if (h.disk < 0 || hash_disk(&h, d->sha256, e) < 0)
+        if (h.disk < 0)
+            return -1;
+        if ((from < a->disks[h.disk].chunk_count || !hashed_whole(a, h.disk, d->sha256)) && hash_disk(&h, from, d->sha256, e) < 0)
             return -1;
         snprintf(d->id, sizeof d->id, "%s", a->disks[h.disk].info.id);
         d->size_bytes = a->disks[h.disk].info.size_bytes;

@@ -44,6 +44,15 @@ struct hash *hash_new(void)
     return h;
 }
 
+struct hash *hash_copy(const struct hash *h)
+{
+    struct hash *copy = xcalloc(1, sizeof *copy);
+
+    copy->context = EVP_MD_CTX_new();
+    MUST(copy->context && EVP_MD_CTX_copy_ex(copy->context, h->context) == 1);
+    return copy;
+}
+
 void hash_add(struct hash *h, const void *bytes, size_t size) { MUST(EVP_DigestUpdate(h->context, bytes, size) == 1); }
 
 void hash_end(struct hash *h, uint8_t out[static HASH_SHA256_SIZE])

@@ -13,6 +13,7 @@ void hash_xxh(const void *bytes, size_t size, uint8_t out[static HASH_XXH_SIZE])
 /* A running SHA-256, for a whole disk. */
 struct hash;
 struct hash *hash_new(void);
+struct hash *hash_copy(const struct hash *h); /* goes on where h is */
 void hash_add(struct hash *h, const void *bytes, size_t size);
 void hash_end(struct hash *h, uint8_t out[static HASH_SHA256_SIZE]); /* and begins a new one */
 void hash_free(struct hash **h);                                     /* for CLEANUP */

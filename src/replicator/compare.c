@@ -3,6 +3,7 @@
  * with a real client, the way an instance does, and hash what we read. */
 #include "base/hash.h"
 #include "base/log.h"
+#include "replicator/compared.h"
 #include "replicator/orders.h"
 #include "replicator/private.h"
 
@@ -15,24 +16,25 @@
 
 #define READ_BYTES (1u << 20)
 #define COMPARE_LIMIT_US (12 * 3600 * US_PER_S)
+#define ABSENCE_LIMIT_US (10 * 60 * US_PER_S) /* so long an agent may be away; what was hashed is kept for longer (compared.h) */
+#define ABSENCE_LOOK_US (200 * US_PER_MS)
 #define DIFFERENCES_TOLD 8
-
-struct side {
-    int fd; /* one SHA-256 for each chunk, in a file without a name */
-    char sha256[HASH_SHA256_HEX_SIZE];
-};
 
 struct pair {
     const struct vault_point_disk *disk;
     int64_t hello_index;
-    struct side source, target;
+    int target_fd; /* one SHA-256 for each chunk, in a file without a name */
+    char source_sha256[HASH_SHA256_HEX_SIZE], target_sha256[HASH_SHA256_HEX_SIZE];
 };
 
 struct comparison {
     struct talk *t;
     struct peer *p;
     const struct vault_point *point;
+    struct compared *source;
     struct pair pairs[LIMIT_DISKS_PER_SERVER];
+    bool asked;                           /* the slot is ours */
+    int64_t deadline_us, absent_since_us; /* while it is not */
     uint64_t total_bytes, done_bytes; /* total_bytes: of both sides */
     uint8_t *buffer; /* READ_BYTES */
     uint8_t hash_of_zeros[HASH_SHA256_SIZE]; /* of a chunk */
@@ -42,12 +44,12 @@ static void comparison_free(struct comparison **held)
 {
     struct comparison *c = *held;
 
-    for (size_t i = 0; c && i < c->point->disk_count; i++) {
-        close_fd(&c->pairs[i].source.fd);
-        close_fd(&c->pairs[i].target.fd);
-    }
-    if (c)
+    for (size_t i = 0; c && i < c->point->disk_count; i++)
+        close_fd(&c->pairs[i].target_fd);
+    if (c) {
+        compared_free(&c->source);
         free(c->buffer);
+    }
     free(c);
     *held = NULL;
 }
@@ -96,25 +98,85 @@ static int pair_disks(struct comparison *c, struct err *e)
 static int open_scratch(struct comparison *c, struct err *e)
 {
     for (size_t i = 0; i < c->point->disk_count; i++)
-        if ((c->pairs[i].source.fd = scratch(c->p->r, e)) < 0 || (c->pairs[i].target.fd = scratch(c->p->r, e)) < 0)
+        if ((c->pairs[i].target_fd = scratch(c->p->r, e)) < 0)
             return -1;
     return 0;
 }
 
-static int ask_source(struct comparison *c, int64_t deadline_us, struct err *e)
+/* ---- the source ---- */
+
+/* How much of its disks has been hashed already. */
+static int64_t source_bytes(const struct comparison *c)
+{
+    int64_t chunks = 0;
+
+    for (size_t i = 0; i < c->point->disk_count; i++)
+        chunks += compared_chunks(c->source, i);
+    return chunks * (int64_t)VAULT_CHUNK_BYTES;
+}
+
+static void tell_progress(struct comparison *c)
+{
+    int64_t done = source_bytes(c) + (int64_t)c->done_bytes;
+
+    if (!c->asked)
+        return;
+    pthread_mutex_lock(&c->p->lock);
+    c->p->slots[SLOT_HASH].bytes_done = done < (int64_t)c->total_bytes ? done : (int64_t)c->total_bytes; /* a disk's last chunk may be a part of one */
+    c->p->slots[SLOT_HASH].bytes_total = (int64_t)c->total_bytes;
+    pthread_mutex_unlock(&c->p->lock);
+}
+
+static int ask_source(struct comparison *c, struct err *e)
 {
     CLEANUP(free_ptr) struct wire_hash *ask = xcalloc(1, sizeof *ask);
     int fds[LIMIT_DISKS_PER_SERVER];
     struct ask a = {SLOT_HASH, WIRE_HASH, ask, sizeof *ask, &ask->request, fds, false, false};
 
+    if (pair_disks(c, e) < 0)
+        return -1;
     for (size_t i = 0; i < LIMIT_DISKS_PER_SERVER; i++)
         fds[i] = -1;
+    ask->run = c->source->run;
     ask->disk_count = (int64_t)c->point->disk_count;
     for (size_t i = 0; i < c->point->disk_count; i++) {
         memcpy(ask->disks[i].id, c->pairs[i].disk->id, strlen(c->pairs[i].disk->id) + 1);
-        fds[c->pairs[i].hello_index] = c->pairs[i].source.fd;
+        ask->disks[i].from_chunk = compared_chunks(c->source, i);
+        fds[c->pairs[i].hello_index] = c->source->fd[i];
     }
-    return slot_ask(c->p, &a, deadline_us, e);
+    c->asked = slot_ask(c->p, &a, c->deadline_us, e) == 0;
+    return c->asked ? 0 : -1;
+}
+
+/* The link was lost: from here on the agent is asked again once it is there. */
+static void leave_lost(struct comparison *c)
+{
+    c->asked = false;
+    c->absent_since_us = clock_monotonic_us();
+    slot_leave(c->p, SLOT_HASH);
+    log_warn("%s: the link was lost in the midst of a comparison with recovery point %s: it goes on at %lld MiB", c->p->server, c->point->id,
+             (long long)(source_bytes(c) >> 20));
+}
+
+/* To be called often. Afterwards c->asked says whether the agent is at work; -1: it will not be any more. */
+static int keep_asking(struct comparison *c, struct err *e)
+{
+    struct err why = {0};
+    bool lost, there;
+
+    pthread_mutex_lock(&c->p->lock);
+    lost = c->asked && c->p->slots[SLOT_HASH].lost;
+    there = c->p->session && c->p->greeted;
+    pthread_mutex_unlock(&c->p->lock);
+    if (lost)
+        leave_lost(c);
+    if (c->asked || (there && ask_source(c, &why) == 0))
+        return 0;
+    if (why.kind != ERR_NONE && why.kind != ERR_UNREACHABLE) {
+        *e = why;
+        return -1;
+    }
+    return clock_monotonic_us() - c->absent_since_us < ABSENCE_LIMIT_US ? 0 : peer_absent(c->p, e);
 }
 
 /* ---- our side ---- */
@@ -128,7 +190,7 @@ static int keep_hashes(struct pair *pair, const uint8_t *bytes, size_t size, uin
     MUST(size % VAULT_CHUNK_BYTES == 0 && size <= READ_BYTES);
     for (size_t i = 0; i < count; i++)
         hash_sha256(bytes + i * VAULT_CHUNK_BYTES, VAULT_CHUNK_BYTES, hashes[i]);
-    n = pwrite(pair->target.fd, hashes, count * HASH_SHA256_SIZE, (off_t)(offset / VAULT_CHUNK_BYTES * HASH_SHA256_SIZE));
+    n = pwrite(pair->target_fd, hashes, count * HASH_SHA256_SIZE, (off_t)(offset / VAULT_CHUNK_BYTES * HASH_SHA256_SIZE));
     return n == (ssize_t)(count * HASH_SHA256_SIZE) ? 0 : err_errno(e, n < 0 ? errno : ENOSPC, "can't keep the copy's hashes");
 }
 
@@ -154,12 +216,14 @@ static int read_target(struct comparison *c, struct pair *pair, struct nbd_handl
         memset(c->buffer + take, 0, padded - take);
         result = keep_hashes(pair, c->buffer, padded, at, e);
         c->done_bytes += take;
+        if (result == 0)
+            result = keep_asking(c, e);
         if (result == 0 && talk_progress(c->t, (int64_t)c->done_bytes, (int64_t)c->total_bytes, "bytes"))
             result = err_set(e, ERR_CANCELLED, "whoever asked went away");
     }
     hash_end(running, whole);
     hash_free(&running);
-    hash_hex(whole, sizeof whole, pair->target.sha256);
+    hash_hex(whole, sizeof whole, pair->target_sha256);
     return result;
 }
 
@@ -232,8 +296,9 @@ static int count_piece(struct comparison *c, const struct vault_disk *map, uint6
     return 0;
 }
 
-static int count_differences(struct comparison *c, struct pair *pair, struct differences *d, struct err *e)
+static int count_differences(struct comparison *c, size_t index, struct differences *d, struct err *e)
 {
+    struct pair *pair = &c->pairs[index];
     uint64_t chunks = (pair->disk->size_bytes + VAULT_CHUNK_BYTES - 1) / VAULT_CHUNK_BYTES;
     const size_t step = READ_BYTES / 2 / HASH_SHA256_SIZE;
     struct vault_disk map;
@@ -244,8 +309,8 @@ static int count_differences(struct comparison *c, struct pair *pair, struct dif
         size_t here = chunks - first < step ? (size_t)(chunks - first) : step, size = here * HASH_SHA256_SIZE;
         off_t at = (off_t)(first * HASH_SHA256_SIZE);
 
-        if (pread(pair->source.fd, c->buffer, size, at) != (ssize_t)size ||
-            pread(pair->target.fd, c->buffer + READ_BYTES / 2, size, at) != (ssize_t)size)
+        if (pread(c->source->fd[index], c->buffer, size, at) != (ssize_t)size ||
+            pread(pair->target_fd, c->buffer + READ_BYTES / 2, size, at) != (ssize_t)size)
             return err_set(e, ERR_PROTOCOL, "the source did not hash all blocks of disk %s", pair->disk->id);
         if (count_piece(c, &map, first, here, d, e) < 0)
             return -1;
@@ -261,8 +326,9 @@ static const struct wire_hashed_disk *hashed_disk(const struct wire_hash_done *d
     return NULL;
 }
 
-static json_t *pair_json(struct comparison *c, struct pair *pair, const struct wire_hash_done *done, struct err *e)
+static json_t *pair_json(struct comparison *c, size_t index, const struct wire_hash_done *done, struct err *e)
 {
+    struct pair *pair = &c->pairs[index];
     const struct wire_hashed_disk *source = hashed_disk(done, pair->disk->id);
     CLEANUP(json_free) json_t *told = json_array();
     struct differences d = {.at = told};
@@ -272,12 +338,12 @@ static json_t *pair_json(struct comparison *c, struct pair *pair, const struct w
         err_set(e, ERR_PROTOCOL, "the source did not hash disk %s", pair->disk->id);
         return NULL;
     }
-    if (count_differences(c, pair, &d, e) < 0)
+    if (count_differences(c, index, &d, e) < 0)
         return NULL;
-    hash_hex(source->sha256, HASH_SHA256_SIZE, pair->source.sha256);
+    hash_hex(source->sha256, HASH_SHA256_SIZE, pair->source_sha256);
     j = json_pack("{s:s, s:I, s:I, s:s, s:s, s:I, s:I, s:b}", "id", pair->disk->id, "size_bytes", (json_int_t)pair->disk->size_bytes,
-                  "bytes_compared", (json_int_t)pair->disk->size_bytes, "source_sha256", pair->source.sha256, "target_sha256",
-                  pair->target.sha256, "blocks_differing", (json_int_t)d.count, "blocks_received_since", (json_int_t)d.received, "still", done->still);
+                  "bytes_compared", (json_int_t)pair->disk->size_bytes, "source_sha256", pair->source_sha256, "target_sha256",
+                  pair->target_sha256, "blocks_differing", (json_int_t)d.count, "blocks_received_since", (json_int_t)d.received, "still", done->still);
     json_object_set(j, "differing_at", told);
     return j;
 }
@@ -294,7 +360,7 @@ static int results(struct comparison *c, json_t **disks, struct err *e)
     if (!done)
         return err_set(e, ERR_INTERNAL, "the source's hashes are not there");
     for (size_t i = 0; i < c->point->disk_count; i++) {
-        json_t *j = pair_json(c, &c->pairs[i], done, e);
+        json_t *j = pair_json(c, i, done, e);
 
         if (!j)
             return -1;
@@ -306,37 +372,61 @@ static int results(struct comparison *c, json_t **disks, struct err *e)
 }
 
 /* Our side is read: from now on the progress is that of the source's. */
-static void await_source(struct comparison *c)
+static int await_source(struct comparison *c, struct err *e)
 {
-    pthread_mutex_lock(&c->p->lock);
-    c->p->slots[SLOT_HASH].bytes_done += (int64_t)c->done_bytes;
-    c->p->slots[SLOT_HASH].bytes_total = (int64_t)c->total_bytes;
-    pthread_mutex_unlock(&c->p->lock);
+    for (;;) {
+        if (keep_asking(c, e) < 0)
+            return -1;
+        if (c->asked) {
+            struct err why = {0};
+            bool lost;
+
+            tell_progress(c);
+            if (slot_wait(c->p, SLOT_HASH, c->deadline_us, c->t, &why) == 0)
+                return 0;
+            pthread_mutex_lock(&c->p->lock);
+            lost = c->p->slots[SLOT_HASH].lost;
+            pthread_mutex_unlock(&c->p->lock);
+            if (!lost || why.kind != ERR_UNREACHABLE) {
+                *e = why;
+                return -1;
+            }
+        } else if (talk_progress(c->t, source_bytes(c) + (int64_t)c->done_bytes, (int64_t)c->total_bytes, "bytes")) {
+            return err_set(e, ERR_CANCELLED, "whoever asked went away");
+        } else {
+            clock_sleep_us(ABSENCE_LOOK_US);
+        }
+    }
+}
+
+static int compare_sides(struct comparison *c, json_t **disks, struct err *e)
+{
+    if (ask_source(c, e) < 0)
+        return -1;
+    return read_targets(c, e) < 0 || await_source(c, e) < 0 || results(c, disks, e) < 0 ? -1 : 0;
 }
 
 int compare_point(struct talk *t, struct peer *p, const struct vault_point *point, json_t **disks, struct err *e)
 {
     CLEANUP(comparison_free) struct comparison *c = xcalloc(1, sizeof *c);
-    int64_t deadline_us = clock_monotonic_us() + COMPARE_LIMIT_US;
     int result;
 
     c->t = t;
     c->p = p;
     c->point = point;
+    c->deadline_us = clock_monotonic_us() + COMPARE_LIMIT_US;
     c->buffer = xcalloc(1, READ_BYTES);
     hash_sha256(c->buffer, VAULT_CHUNK_BYTES, c->hash_of_zeros);
     for (size_t i = 0; i < point->disk_count; i++) {
-        c->pairs[i].source.fd = c->pairs[i].target.fd = -1;
+        c->pairs[i].target_fd = -1;
         c->total_bytes += 2 * point->disks[i].size_bytes;
     }
-    if (pair_disks(c, e) < 0 || open_scratch(c, e) < 0 || ask_source(c, deadline_us, e) < 0)
+    if (compared_open(p->r->home, point->id, point->disk_count, &c->source, e) < 0 || open_scratch(c, e) < 0)
         return -1;
-    result = read_targets(c, e);
-    await_source(c);
+    result = compare_sides(c, disks, e);
+    if (c->asked)
+        slot_leave(p, SLOT_HASH);
     if (result == 0)
-        result = slot_wait(p, SLOT_HASH, deadline_us, t, e);
-    if (result == 0)
-        result = results(c, disks, e);
-    slot_leave(p, SLOT_HASH);
+        compared_end(c->source);
     return result;
 }

@@ -1,8 +1,8 @@
 /* hearing: what comes over a connection after its first frame, by type: from an agent, or from another replicator that copies. */
+#include "replicator/compared.h"
 #include "replicator/session.h"
 
 #include <stdlib.h>
-#include <unistd.h>
 
 static int hear_status(struct session *s, const struct wire_frame *f, struct err *e)
 {
@@ -91,15 +91,8 @@ static int hear_hashes(struct session *s, const struct wire_frame *f, struct err
     slot = slot_answered(s->p, SLOT_HASH, h.request);
     if (slot)
         slot->bytes_done += (int64_t)h.count * WIRE_CHUNK_SIZE;
-    if (slot && slot->hash_fd[h.disk] >= 0) {
-        size_t size = (size_t)h.count * HASH_SHA256_SIZE;
-        ssize_t n = pwrite(slot->hash_fd[h.disk], h.hashes, size, (off_t)h.first_chunk * HASH_SHA256_SIZE);
-
-        if (n != (ssize_t)size) {
-            err_set(&slot->e, ERR_NO_SPACE, "can't keep the source's hashes while comparing");
-            slot_finish(s->p, slot);
-        }
-    }
+    if (slot && slot->hash_fd[h.disk] >= 0 && compared_put(slot->hash_fd[h.disk], h.first_chunk, h.count, h.hashes, &slot->e) < 0)
+        slot_finish(s->p, slot);
     pthread_mutex_unlock(&s->p->lock);
     return 0;
 }

@@ -335,6 +335,7 @@ void peer_link_lost(struct peer *p, const struct err *why)
         if (!s->busy || s->done)
             continue;
         err_set(&s->e, ERR_UNREACHABLE, "the connection to the agent of %s was lost: %.800s", p->server, why->message);
+        s->lost = true;
         slot_finish(p, s);
     }
 }

@@ -46,6 +46,7 @@ struct slot {
     bool busy;  /* somebody asked and has not taken the answer */
     bool quiet; /* nobody waits for it: the schedule asked */
     bool done;
+    bool lost; /* by the link, not by the agent's word; done, too */
     bool committed; /* the agent's word has come, what it sent before may not have */
     int64_t request, asked_us /* monotonic */, asked_wall_us;
     struct err e; /* kind ERR_NONE: it went well */
@@ -58,7 +59,7 @@ struct slot {
     struct vault_unreadable unreadable; /* of the staged one */
     struct wire_thawed thawed;
     struct wire_hash_done *hashed; /* the slot's owner frees it */
-    int hash_fd[LIMIT_DISKS_PER_SERVER]; /* where HASHES go, by HELLO's disk; -1: not wanted */
+    int hash_fd[LIMIT_DISKS_PER_SERVER]; /* of struct compared, where HASHES go, by HELLO's disk; -1: not wanted */
     int64_t bytes_done, bytes_total;     /* what slot_wait tells meanwhile; 0: nothing but that it waits */
 };
 

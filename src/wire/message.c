@@ -99,8 +99,9 @@ static const struct field limit_fields[] = {INT(wire_limit, request, 0, REQUEST_
                                             INT(wire_limit, cpu_percent, 0, 1000000), END};
 static const struct field thawed_fields[] = {INT(wire_thawed, request, 0, REQUEST_MOST), BOOL(wire_thawed, was_held),
                                              BOOL(wire_thawed, still), INT(wire_thawed, held_ms, 0, MS_MOST), END};
-static const struct field hash_disk_fields[] = {TEXT(wire_hash_disk, id), END};
-static const struct field hash_fields[] = {INT(wire_hash, request, 1, REQUEST_MOST), DISKS(wire_hash, hash_disk_fields), END};
+static const struct field hash_disk_fields[] = {TEXT(wire_hash_disk, id), INT_LATER(wire_hash_disk, from_chunk, 0, CHUNKS_MOST), END};
+static const struct field hash_fields[] = {INT(wire_hash, request, 1, REQUEST_MOST), INT_LATER(wire_hash, run, 0, INT64_MAX),
+                                           DISKS(wire_hash, hash_disk_fields), END};
 static const struct field hashed_disk_fields[] = {TEXT(wire_hashed_disk, id),
                                                   INT(wire_hashed_disk, size_bytes, 1, WIRE_DISK_LIMIT_BYTES),
                                                   HASH(wire_hashed_disk, sha256), END};

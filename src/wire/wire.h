@@ -360,9 +360,11 @@ struct wire_thawed {
 };
 struct wire_hash_disk {
     char id[WIRE_ID_SIZE];
+    int64_t from_chunk; /* the hashes before it are there, from an earlier request of the run */
 };
 struct wire_hash {
     int64_t request;
+    int64_t run; /* all requests of one hashing, over as many connections as it takes, have one number; 0: of none */
     int64_t disk_count; /* 0: all */
     struct wire_hash_disk disks[LIMIT_DISKS_PER_SERVER];
 };
