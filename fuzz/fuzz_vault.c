@@ -1,5 +1,6 @@
 /* The first byte names what the rest is: a segment (header and records), a map node, a point's document, a grave, NBD options and requests,
- * a group's document. */
+ * a group's document, the pins as they lie in a bucket. */
+#include "vault/bucket_private.h"
 #include "vault/internal.h"
 #include "vault/nbd_proto.h"
 
@@ -77,6 +78,20 @@ static void try_grave(const uint8_t *bytes, size_t size)
     (void)grave_parse(bytes, size, &record, id, NULL);
 }
 
+static void try_pins(const uint8_t *bytes, size_t size)
+{
+    CLEANUP(free_ptr) uint8_t *object = xmalloc(size + 1);
+    CLEANUP(buf_release) struct buf text = {.limit_bytes = PINS_LIMIT}, given = {.limit_bytes = PINS_LIMIT};
+    CLEANUP(json_free) json_t *pins = NULL;
+    const uint8_t id[VAULT_ID_SIZE] = {0};
+
+    memcpy(object, bytes, size);
+    if (bucket_pins_unpack(NULL, object, size, &text, NULL) < 0)
+        MUST(buf_add(&given, bytes, size) == 0);
+    if (pins_parse(id, given.size_bytes ? &given : &text, &pins, NULL) == 0)
+        MUST(json_is_array(pins));
+}
+
 static void try_nbd(const uint8_t *bytes, size_t size)
 {
     char name[NBD_NAME_LIMIT + 1], point[VAULT_DISK_ID_SIZE], disk[VAULT_DISK_ID_SIZE];
@@ -96,7 +111,7 @@ static void try_nbd(const uint8_t *bytes, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    static void (*const tries[])(const uint8_t *bytes, size_t size) = {try_segment, try_node, try_point, try_grave, try_nbd, try_group};
+    static void (*const tries[])(const uint8_t *bytes, size_t size) = {try_segment, try_node, try_point, try_grave, try_nbd, try_group, try_pins};
 
     if (size == 0 || size > 4u << 20)
         return 0;

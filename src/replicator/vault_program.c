@@ -164,6 +164,8 @@ static void tell_bucket(const json_t *b)
         printf("         %.0f segments are damaged here and are not sent (scrub names what is missing)\n", number(b, "refused_segments"));
     if (number(b, "to_remove_segments") > 0)
         printf("         %.0f are to be removed there\n", number(b, "to_remove_segments"));
+    if (json_get_bool(b, "pins_wait", false))
+        printf("         what is pinned here is not known there yet\n");
     if (json_is_object(error))
         printf("         last try, %s: %s\n", json_get_string(b, "error_at", "?"), json_get_string(error, "message", "?"));
 }

@@ -59,6 +59,7 @@ int bucket_open(struct vault *v, const struct vault_bucket *o, struct bucket **o
     b->retry_us = (int64_t)(o->retry_ms ? o->retry_ms : DEFAULT_RETRY_MS) * US_PER_MS;
     b->read_only = o->read_only;
     b->upload_count = o->upload_count ? o->upload_count : DEFAULT_UPLOADS;
+    atomic_store(&b->pins_sent, UINT64_MAX); /* nobody knows what lies there */
     claim_init(b, o->lease_ms);
     if (s3_keys_read(o->credentials_file, &b->keys, e) < 0 || client_take(b, &client, e) < 0) /* a client says what is wrong with the address */
         return -1;

@@ -56,6 +56,8 @@ int bucket_superblock(struct bucket *b, struct buf *out, struct err *e);
 int bucket_list(struct bucket *b, uint32_t **ids, size_t *count, struct err *e);
 /* The segment's file, as it lies there, in the place of what is here. whole: or not at all, where it is damaged there (ERR_CORRUPT). */
 int bucket_fetch(struct bucket *b, uint32_t segment, bool whole, struct err *e);
+/* The pins as they lie there become this vault's file of them: 1; 0: none lie there; -1. */
+int bucket_pins_take(struct bucket *b, struct err *e);
 /* Its row says that it is there: whole (where the file here is), or something of it. Drops files where there are too many. */
 int bucket_found(struct bucket *b, uint32_t segment, struct err *e);
 

@@ -139,7 +139,7 @@ static int give_out(struct bucket *b, const struct survey *s, bool trouble)
 static int work(struct bucket *b, struct s3 *client, struct survey *s, bool trouble, struct err *e)
 {
     uint32_t wanted = take_wanted(b);
-    int may, given;
+    int may, pins, given;
 
     for (size_t i = 0; i < s->lost_count; i++)
         if (bring_wanted(b, client, s->lost[i], true, e) < 0)
@@ -153,10 +153,13 @@ static int work(struct bucket *b, struct s3 *client, struct survey *s, bool trou
         return 0; /* what the claim met is trouble, and it is tried again there */
     if ((!b->writer && client_open(b, writing_is_over, 0, &b->writer, e) < 0) || bucket_mark(b, b->writer, e) < 0)
         return -1;
+    pins = bucket_pins_send(b, e);
+    if (pins < 0)
+        return -1;
     given = give_out(b, s, trouble);
     if (!given && s->doomed)
         return remove_doomed(b, s->doomed, e) < 0 ? -1 : 1;
-    return given;
+    return given || pins;
 }
 
 static int turn(struct bucket *b, bool first, bool trouble, struct err *e)
@@ -289,6 +292,7 @@ void bucket_stat(struct bucket *b, struct vault_stat *out)
     out->bucket_waiting_bytes = s.waiting_bytes;
     out->bucket_refused_count = s.refused_count;
     out->bucket_doomed_count = s.doomed_count;
+    out->bucket_pins_wait = bucket_pins_wait(b);
     pthread_mutex_lock(&b->lock);
     for (size_t i = 0; i + 1 < sizeof out->bucket_error && b->trouble.message[i]; i++) /* a store's words may be anything */
         out->bucket_error[i] = b->trouble.message[i] >= ' ' && b->trouble.message[i] <= '~' ? b->trouble.message[i] : '?';

@@ -67,6 +67,7 @@ struct bucket {
     bool runs;
     struct s3 *writer; /* the thread's, for what it writes and removes there: broken off where the claim is no longer held. NULL: not made yet */
     atomic_bool stopping;
+    atomic_ullong pins_sent; /* of the vault's pins_written, when what lies there was read */
 
     pthread_mutex_t lock; /* guards what follows; the last of all */
     pthread_cond_t stirred, given; /* the bucket's thread; the senders */
@@ -114,6 +115,12 @@ void claim_init(struct bucket *b, int lease_ms); /* 0: CLAIM_LEASE_MS */
 int claim_begin(struct bucket *b, bool must, struct err *e);
 void claim_end(struct bucket *b); /* given up; when nobody writes any more */
 int claim_holds(struct bucket *b, struct err *e); /* 1: we may write; 0: not yet; -1: the last look failed, and we may not */
+
+/* bucket_pins.c */
+bool bucket_pins_wait(struct bucket *b); /* what lies there is not what is here */
+int bucket_pins_send(struct bucket *b, struct err *e); /* 1: they were sent, or can be soon; 0: nothing is to do. With the claim held, by the bucket's thread */
+/* The file's text out of the object, which is unsealed in place. ERR_CORRUPT; ERR_UNSUPPORTED: of a later version. */
+int bucket_pins_unpack(const struct seal *seal, uint8_t *bytes, size_t size, struct buf *text, struct err *e);
 
 /* bucket_send.c */
 bool writing_is_over(void *bucket); /* for whatever is written there: what is on its way when the claim ends is broken off */

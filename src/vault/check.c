@@ -476,7 +476,7 @@ static json_t *bucket_json(const struct vault_stat *s)
 
     if (!s->has_bucket)
         return json_null();
-    j = json_pack("{s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "at", s->bucket, "open", s->bucket_open, "uploaded_segments", (json_int_t)s->bucket_kept_count,
+    j = json_pack("{s:s, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I}", "at", s->bucket, "open", s->bucket_open, "pins_wait", s->bucket_pins_wait, "uploaded_segments", (json_int_t)s->bucket_kept_count,
                   "uploaded_bytes", (json_int_t)s->bucket_kept_bytes, "waiting_segments", (json_int_t)s->bucket_waiting_count, "waiting_bytes",
                   (json_int_t)s->bucket_waiting_bytes, "refused_segments", (json_int_t)s->bucket_refused_count, "to_remove_segments", (json_int_t)s->bucket_doomed_count);
     MUST(j);

@@ -89,6 +89,7 @@ struct vault {
     struct staged *staged; /* group.c's; guarded by commit_lock, too */
     struct drop *drops;    /* their rows go with the next transaction, whoever it is for; guarded by commit_lock, too */
     size_t drop_count;
+    atomic_ullong pins_written; /* how often pins.json has changed since this vault was opened */
     json_t *pins_waiting;  /* pins whose points are not there, as in pins.json: such a point may come back with its segment; guarded by commit_lock, too */
 
     struct segment current;
@@ -225,7 +226,12 @@ int grave_parse(const uint8_t *payload, size_t size, struct vault_hash *record, 
 
 /* pin.c: the row's key, which lies in key. */
 int pin_key(const char *point, const char *reason, char key[static VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE], MDB_val *out, struct err *e);
-/* pin_file.c: with commit_lock held. 1, and *out is [{"point","reason"}], the caller's; 0: there is no file; -1: it can't be read, ERR_UNSUPPORTED: it is a later version's. */
+/* pin_file.c: DIR/pins.json */
+#define PINS_LIMIT (64u << 20) /* its bytes: a pin takes less than 200 */
+char *pins_path(const struct vault *v); /* the caller frees */
+/* *out: [{"point","reason"}], the caller's. ERR_CORRUPT, and ERR_UNSUPPORTED where it is a later version's. */
+int pins_parse(const uint8_t vault_id[static VAULT_ID_SIZE], const struct buf *text, json_t **out, struct err *e);
+/* With commit_lock held. 1, and *out is [{"point","reason"}], the caller's; 0: there is no file; -1: it can't be read, ERR_UNSUPPORTED: it is a later version's. */
 int pins_read(struct vault *v, json_t **out, struct err *e);
 /* The file has the index's pins, and one more (a row's key; NULL: none), durably when this returns. */
 int pins_write(struct vault *v, const MDB_val *added, struct err *e);

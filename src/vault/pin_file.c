@@ -8,9 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PINS_LIMIT (64u << 20) /* a pin takes less than 200 bytes */
-
-static char *pins_path(const struct vault *v) { return xasprintf("%s/pins.json", v->dir); }
+char *pins_path(const struct vault *v) { return xasprintf("%s/pins.json", v->dir); }
 
 char *json_sum(const json_t *j)
 {
@@ -91,12 +89,16 @@ int pins_write(struct vault *v, const MDB_val *added, struct err *e)
     buf_init(&there, PINS_LIMIT);
     if (file_read(path, PINS_LIMIT, &there, NULL) == 0 && there.size_bytes == size && memcmp(there.data, text, size) == 0)
         return 0;
-    return file_write(path, text, size, 0600, e) < 0 ? err_wrap(e, "keeping the pins of recovery points") : 0;
+    if (file_write(path, text, size, 0600, e) < 0)
+        return err_wrap(e, "keeping the pins of recovery points");
+    atomic_fetch_add(&v->pins_written, 1);
+    bucket_stir(v->bucket);
+    return 0;
 }
 
 /* ---- reading ---- */
 
-static int take_pins(struct vault *v, const struct buf *text, json_t **out, struct err *e)
+int pins_parse(const uint8_t vault_id[static VAULT_ID_SIZE], const struct buf *text, json_t **out, struct err *e)
 {
     CLEANUP(json_free) json_t *j = NULL;
     CLEANUP(free_ptr) char *said = NULL, *sum = NULL;
@@ -113,7 +115,7 @@ static int take_pins(struct vault *v, const struct buf *text, json_t **out, stru
     sum = json_sum(j);
     if (strcmp(said, sum) != 0 || strcmp(json_get_string(j, "format", ""), "slipway-pins") != 0)
         return err_set(e, ERR_CORRUPT, "it is damaged, or no file of pins");
-    if (strcmp(json_get_string(j, "vault", ""), hash_hex(v->id, VAULT_ID_SIZE, id)) != 0)
+    if (strcmp(json_get_string(j, "vault", ""), hash_hex(vault_id, VAULT_ID_SIZE, id)) != 0)
         return err_set(e, ERR_CORRUPT, "it is another vault's");
     if (json_need_array(j, "pins", &list, e) < 0)
         return -1;
@@ -130,7 +132,7 @@ int pins_read(struct vault *v, json_t **out, struct err *e)
     if (!file_exists(path))
         return 0;
     buf_init(&text, PINS_LIMIT);
-    return file_read(path, PINS_LIMIT, &text, e) < 0 || take_pins(v, &text, out, e) < 0 ? err_wrap(e, "reading %s", path) : 1;
+    return file_read(path, PINS_LIMIT, &text, e) < 0 || pins_parse(v->id, &text, out, e) < 0 ? err_wrap(e, "reading %s", path) : 1;
 }
 
 /* ---- opening ---- */

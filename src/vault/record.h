@@ -11,7 +11,7 @@
 #define RECORD_RAW_LIMIT (1u << 20) /* no record says more: a chunk is 64 KiB, a point's document a few KiB a disk */
 #define VAULT_ID_SIZE 16
 
-enum record_kind { RECORD_CHUNK = 1, RECORD_NODE = 2, RECORD_POINT = 3, RECORD_GRAVE = 4, RECORD_GROUP = 5, RECORD_KIND_END };
+enum record_kind { RECORD_CHUNK = 1, RECORD_NODE = 2, RECORD_POINT = 3, RECORD_GRAVE = 4, RECORD_GROUP = 5, RECORD_PINS = 6 /* in a bucket, beside the segments */, RECORD_KIND_END };
 enum record_codec { CODEC_RAW = 0, CODEC_ZSTD = 1, CODEC_DELTA = 2 /* of version 1, not written any more */, CODEC_PAGES = 3, CODEC_END };
 
 /* Which pages of a chunk its record holds itself, and where the others are: each part names another chunk's record, and those of the pages

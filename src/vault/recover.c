@@ -2,6 +2,8 @@
  * is cut off. With an empty index the same code takes in every segment: that is a rebuild. */
 #include "vault/recover.h"
 
+#include "base/file.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -336,14 +338,16 @@ static int claim_index(struct vault *v, bool *fresh, struct err *e)
 /* An index that is whole has all pins: a file that can't be read is written anew. Without an index nobody knows them. */
 static int read_pins(struct recovery *r, struct err *e)
 {
+    CLEANUP(free_ptr) char *path = pins_path(r->v);
     struct err why = {0};
+    bool elsewhere = r->fresh && r->v->bucket && !file_exists(path);
 
-    if (pins_read(r->v, &r->pins, &why) >= 0 || (!r->fresh && why.kind != ERR_UNSUPPORTED))
+    if ((!elsewhere || bucket_pins_take(r->v->bucket, &why) >= 0) && pins_read(r->v, &r->pins, &why) >= 0)
         return 0;
     if (!r->fresh)
-        return err_set(e, why.kind, "%s", why.message);
-    return err_set(e, why.kind, "the index is to be made anew, and which recovery points are to be kept for somebody is not known: %.700s: put a copy of it there; without that file "
-                   "(moved away) none is pinned, and retention drops what it would have dropped", why.message);
+        return why.kind == ERR_UNSUPPORTED ? err_set(e, why.kind, "%s", why.message) : 0;
+    return err_set(e, why.kind, "the index is to be made anew, and which recovery points are to be kept for somebody is not known: %.700s: put a copy of %s there; without that file "
+                   "(moved away, the bucket's as well) none is pinned, and retention drops what it would have dropped", why.message, path);
 }
 
 /* What was made anew, in numbers. */

@@ -104,7 +104,9 @@ static int read_whole(int fd, uint64_t offset, uint64_t file_size, uint8_t *payl
         return 0;
     if (fd_pread_all(fd, header, sizeof header, (int64_t)offset, e) < 0)
         return -1;
-    if (record_decode(header, r, &why) < 0) {
+    if (record_decode(header, r, &why) == 0 && r->kind == RECORD_PINS)
+        err_set(&why, ERR_UNSUPPORTED, "a record of pins, which have no place in a segment");
+    if (why.kind) {
         if (why.kind != ERR_UNSUPPORTED)
             return 0;
         return err_set(e, why.kind, "at offset %llu: %.900s", (unsigned long long)offset, why.message);

@@ -85,9 +85,9 @@ mutate.MUTANTS = {
     # What a collection that failed has left of a chunk counts as all of it.
     "shrunk_believed": {"append.c": [("    if (divided == 1)\n        found = pages_are", "    if (divided == 1 && !pending_find(&v->pending, hash))\n        found = pages_are")]},
     # The file of pins is not synced.
-    "pins_unsynced": {"pin_file.c": [("    return file_write(path, text, size, 0600, e) < 0 ? err_wrap(e, \"keeping",
+    "pins_unsynced": {"pin_file.c": [("    if (file_write(path, text, size, 0600, e) < 0)\n",
                                       "    CLEANUP(free_ptr) char *new = xasprintf(\"%s.XXXXXX\", path);\n    CLEANUP(close_fd) int fd = mkstemp(new);\n\n"
-                                      "    return fd < 0 || fd_write_all(fd, text, size, NULL) < 0 || rename(new, path) < 0 ? err_set(e, ERR_IO, \"keeping")]},
+                                      "    if (fd < 0 || fd_write_all(fd, text, size, NULL) < 0 || rename(new, path) < 0)\n")]},
     # A pin that has ended stays in the file.
     "pins_stay": {"pin.c": [("vault_flush(v, unpin_row, &p, e) < 0 || pins_write(v, NULL, e) < 0 ? -1 : 0;", "vault_flush(v, unpin_row, &p, e);")]},
     # What a commit builds, trees and the document, is appended after the segments were synced.

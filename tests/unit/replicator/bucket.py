@@ -3,8 +3,10 @@
 back from there, and a store that is away holds no replication up. Prints TAP. Usage: bucket SLIPWAY SLIPWAY_AGENT"""
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 
@@ -41,6 +43,47 @@ class Store:
         return len(list((self.folder / "objects").glob("*.seg")))
 
 
+def pins(world, point):
+    return world.ask("points", point=point)["points"][0]["pins"]
+
+
+def lose_disk(world):
+    world.kill("replicator")
+    shutil.rmtree(world.dir / "replicator/vault")
+
+
+def disk_lost(world, store, point):
+    """What people keep is kept by who takes the vault over from its bucket; where that can't be known, nobody does."""
+    world.start_replicator(*store.options)
+    world.wait("the replicator is back", lambda: world.server()["connected"])
+    bucketed.full(world)
+    world.ask("pin", point=point, reason="the auditor asked")
+    world.wait("its pins are in the bucket", lambda: bucketed.settled(world) and not bucketed.bucket(world)["pins_wait"])
+    at = next((store.folder / "objects").glob("*pins"))
+    ok(b"auditor" not in at.read_bytes() and point.encode() not in at.read_bytes(), "where nobody can read them")
+    store.kill()
+    world.ask("pin", point=point, reason="the lawyer, too")
+    world.wait("while the store is away one waits, and the status says so", lambda: bucketed.bucket(world)["pins_wait"])
+    before = at.read_bytes()
+    store.start()
+    world.wait("it goes there once the store is back", lambda: at.read_bytes() != before and not bucketed.bucket(world)["pins_wait"])
+    kept = pins(world, point)
+    lose_disk(world)
+    world.start_replicator(*store.options)
+    world.wait("a replicator with an empty disk takes the vault over", lambda: world.ask("status"), 120)
+    ok(pins(world, point) == kept and "kept: the lawyer, too" in kept, "with its pins", (pins(world, point), kept))
+    lose_disk(world)
+    whole = at.read_bytes()
+    at.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    words = world.replicator_words("--vault-key-file", world.vault_key, *store.options)
+    started = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, timeout=120)
+    ok(started.returncode and "which recovery points are to be kept for somebody is not known" in started.stdout + started.stderr, "with pins that are damaged there it does not start", started)
+    at.write_bytes(whole)
+    world.start_replicator(*store.options)
+    world.wait("with whole ones it does", lambda: world.ask("status"), 120)
+    ok(pins(world, point) == kept, "and has them", (pins(world, point), kept))
+
+
 def main():
     if os.geteuid() != 0:
         print("1..0 # SKIP it needs root")
@@ -58,6 +101,7 @@ def main():
         bucketed.second(world, store)
         bucketed.away(world, store, point)
         bucketed.at_rest(world, store, point)
+        disk_lost(world, store, point)
     except (Refused, RuntimeError, OSError, KeyError, json.JSONDecodeError) as reason:
         ok(False, f"the test went on to its end: {reason!r}")
     finally:
