@@ -127,7 +127,7 @@ static int listen_at(const char *path, struct err *e)
     return fd;
 }
 
-/* Of a process that was killed. */
+/* Of a version that wrote them down, and was killed. */
 static int return_left_loans(struct vault *v, struct err *e)
 {
     char(*ids)[VAULT_POINT_ID_SIZE] = NULL;
@@ -181,7 +181,7 @@ void nbd_server_stop(struct nbd_server **held)
     unlink(s->path);
     for (struct loan *loan; (loan = s->loans); free(loan)) {
         s->loans = loan->next;
-        (void)vault_point_unpin(s->v, loan->point, VAULT_LENT_PIN, NULL);
+        vault_point_return(s->v, loan->point);
     }
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lending);
@@ -208,7 +208,7 @@ int nbd_server_lend(struct nbd_server *s, const char *point, struct err *e)
 
     pthread_mutex_lock(&s->lending);
     at = loan_of(s, point);
-    if (result == 0 && !*at && (result = vault_point_pin(s->v, point, VAULT_LENT_PIN, e)) == 0) {
+    if (result == 0 && !*at && (result = vault_point_lend(s->v, point, e)) == 0) {
         *at = xcalloc(1, sizeof **at);
         snprintf((*at)->point, sizeof (*at)->point, "%s", point);
     }
@@ -240,7 +240,7 @@ int nbd_server_return(struct nbd_server *s, const char *point, struct err *e)
     } else if (--loan->count == 0) {
         *at = loan->next;
         free(loan);
-        result = vault_point_unpin(s->v, point, VAULT_LENT_PIN, e);
+        vault_point_return(s->v, point);
         cut_lent(s, point);
     }
     pthread_mutex_unlock(&s->lending);

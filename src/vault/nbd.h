@@ -7,7 +7,6 @@
 #include "vault/vault.h"
 
 #define VAULT_EXPORT_PIN "export"
-#define VAULT_LENT_PIN "lent"
 #define NBD_LENT_PREFIX "lent/"
 
 struct nbd_server;

@@ -76,6 +76,57 @@ int vault_point_unpin(struct vault *v, const char *point, const char *reason, st
     return r;
 }
 
+/* ---- lent ---- */
+
+/* lent_lock held; lent_count: it is not. */
+static size_t lent_at(const struct vault *v, const char *point)
+{
+    size_t at = 0;
+
+    while (at < v->lent_count && strcmp(v->lent[at], point) != 0)
+        at++;
+    return at;
+}
+
+static bool is_lent(struct vault *v, const char *point)
+{
+    bool lent;
+
+    pthread_mutex_lock(&v->lent_lock);
+    lent = lent_at(v, point) < v->lent_count;
+    pthread_mutex_unlock(&v->lent_lock);
+    return lent;
+}
+
+int vault_point_lend(struct vault *v, const char *point, struct err *e)
+{
+    int r;
+
+    pthread_mutex_lock(&v->commit_lock); /* nobody drops it meanwhile */
+    r = need_point(v, point, e);
+    pthread_mutex_lock(&v->lent_lock);
+    if (r == 0 && lent_at(v, point) == v->lent_count) {
+        v->lent = xrealloc(v->lent, (v->lent_count + 1) * sizeof *v->lent);
+        snprintf(v->lent[v->lent_count++], sizeof *v->lent, "%s", point);
+    }
+    pthread_mutex_unlock(&v->lent_lock);
+    pthread_mutex_unlock(&v->commit_lock);
+    return r;
+}
+
+void vault_point_return(struct vault *v, const char *point)
+{
+    size_t at;
+
+    pthread_mutex_lock(&v->lent_lock);
+    at = lent_at(v, point);
+    if (at < v->lent_count)
+        memmove(v->lent[at], v->lent[--v->lent_count], sizeof *v->lent);
+    pthread_mutex_unlock(&v->lent_lock);
+}
+
+/* ---- looking ---- */
+
 static int found_one(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     (void)key;
@@ -87,9 +138,9 @@ static int found_one(MDB_val key, MDB_val value, void *user, struct err *e)
 
 int point_pinned(struct vault *v, MDB_txn *txn, const char *point, struct err *e)
 {
-    bool found = false;
+    bool found = is_lent(v, point);
 
-    if (index_each(&v->index, txn, INDEX_PIN, index_val(point, strlen(point) + 1), found_one, &found, e) < 0)
+    if (!found && index_each(&v->index, txn, INDEX_PIN, index_val(point, strlen(point) + 1), found_one, &found, e) < 0)
         return -1;
     return found;
 }
@@ -102,7 +153,9 @@ int vault_point_pinned(struct vault *v, const char *point, const char *reason, s
 
     if (pin_key(point, reason ? reason : "", key, &row, e) < 0 || index_begin(&v->index, false, &txn, e) < 0)
         return -1;
-    return reason ? index_get(&v->index, txn, INDEX_PIN, row, &value, e) : point_pinned(v, txn, point, e);
+    if (!reason)
+        return point_pinned(v, txn, point, e);
+    return strcmp(reason, VAULT_LENT_PIN) == 0 && is_lent(v, point) ? 1 : index_get(&v->index, txn, INDEX_PIN, row, &value, e);
 }
 
 struct pins {
@@ -128,6 +181,15 @@ static int collect_pin(MDB_val key, MDB_val value, void *user, struct err *e)
     return 0;
 }
 
+static void collect_lent(struct vault *v, struct pins *p)
+{
+    pthread_mutex_lock(&v->lent_lock);
+    p->ids = xrealloc(p->ids, ((size_t)p->count + v->lent_count + 1) * sizeof *p->ids);
+    for (size_t i = 0; i < v->lent_count; i++)
+        memcpy(p->ids[p->count++], v->lent[i], sizeof *v->lent);
+    pthread_mutex_unlock(&v->lent_lock);
+}
+
 int vault_pin_list(struct vault *v, const char *reason, char (**ids)[VAULT_POINT_ID_SIZE], struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
@@ -137,6 +199,8 @@ int vault_pin_list(struct vault *v, const char *reason, char (**ids)[VAULT_POINT
         free(p.ids);
         return -1;
     }
+    if (strcmp(reason, VAULT_LENT_PIN) == 0)
+        collect_lent(v, &p);
     *ids = p.ids;
     return p.count;
 }
@@ -146,6 +210,13 @@ struct reasons {
     int count;
 };
 
+static void add_reason(struct reasons *r, const char *reason, size_t size)
+{
+    r->list = xrealloc(r->list, (size_t)(r->count + 1) * sizeof *r->list);
+    memset(r->list[r->count], 0, sizeof r->list[0]);
+    memcpy(r->list[r->count++], reason, size);
+}
+
 static int collect_reason(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct reasons *r = user;
@@ -154,9 +225,7 @@ static int collect_reason(MDB_val key, MDB_val value, void *user, struct err *e)
     (void)value;
     if (at > key.mv_size || size >= VAULT_PIN_REASON_SIZE)
         return err_set(e, ERR_CORRUPT, "the vault's index has a pin of %zu bytes", key.mv_size);
-    r->list = xrealloc(r->list, (size_t)(r->count + 1) * sizeof *r->list);
-    memset(r->list[r->count], 0, sizeof r->list[0]);
-    memcpy(r->list[r->count++], (const char *)key.mv_data + at, size);
+    add_reason(r, (const char *)key.mv_data + at, size);
     return 0;
 }
 
@@ -170,6 +239,8 @@ int vault_point_pins(struct vault *v, const char *point, char (**reasons)[VAULT_
         free(r.list);
         return -1;
     }
+    if (is_lent(v, point))
+        add_reason(&r, VAULT_LENT_PIN, strlen(VAULT_LENT_PIN));
     *reasons = r.list;
     return r.count;
 }

@@ -174,11 +174,15 @@ json_t *vault_point_json(const struct vault_point *p);
 int vault_point_pin(struct vault *v, const char *point, const char *reason, struct err *e);
 /* After a failure it may be pinned or not, now and once the index is made anew. */
 int vault_point_unpin(struct vault *v, const char *point, const char *reason, struct err *e);
+/* Pins it by VAULT_LENT_PIN for as long as this process has the vault open, without a word on any disk: reading needs no room. ERR_NOT_FOUND. Twice counts once. */
+#define VAULT_LENT_PIN "lent"
+int vault_point_lend(struct vault *v, const char *point, struct err *e);
+void vault_point_return(struct vault *v, const char *point);
 /* Whether it is pinned by that reason (NULL: by any): 1/0/-1. */
 int vault_point_pinned(struct vault *v, const char *point, const char *reason, struct err *e);
 /* The ids of the points pinned by that reason; the caller frees *ids. Returns the count. */
 int vault_pin_list(struct vault *v, const char *reason, char (**ids)[VAULT_POINT_ID_SIZE], struct err *e);
-/* The reasons that a point is pinned by, in the order of their bytes; the caller frees *reasons. Returns the count (0 too for a point that
+/* The reasons that a point is pinned by, in the order of their bytes, VAULT_LENT_PIN last; the caller frees *reasons. Returns the count (0 too for a point that
  * is not there). */
 int vault_point_pins(struct vault *v, const char *point, char (**reasons)[VAULT_PIN_REASON_SIZE], struct err *e);
 int vault_point_drop(struct vault *v, const char *point, struct err *e);   /* ERR_WRONG_STATE when pinned, NOT_FOUND when absent */

@@ -33,8 +33,7 @@ def full_disk(world):
         server = world.server()
         return server["state"] == "STALLED" and "make room" in json.dumps(server["error"])
     world.wait("a full disk stalls the initial sync, and says what to do", stalled)
-    subprocess.run(["dd", "if=/dev/zero", f"of={vault}/fill", "bs=4k"], capture_output=True, check=False)
-    ok(os.statvfs(vault).f_bavail == 0, "then somebody else takes the last block")
+    ok(fill(vault), "then somebody else takes the last block")
     world.kill("replicator")
     world.start_replicator()
     time.sleep(3)
@@ -50,9 +49,34 @@ def full_disk(world):
     compared = world.ask("compare", server="web01", point=point["id"])["disks"][0]
     ok(compared["blocks_differing"] == 0 and compared["still"], "and nothing is corrupt: every block is equal: " + json.dumps(compared))
     world.ask("thaw", server="web01")
+    full_once_it_is_used(world, vault, point["id"])
     for name in ("agent-web01", "replicator"):
         world.kill(name)
     run("umount", vault)
+
+
+def fill(vault):
+    subprocess.run(["dd", "if=/dev/zero", f"of={vault}/fill", "bs=4k"], capture_output=True, check=False)
+    return os.statvfs(vault).f_bavail == 0
+
+
+def full_once_it_is_used(world, vault, point):
+    """A point on a full disk: it is not launched, for it could not be kept for the machine; it is read, and brought back to disks."""
+    ok(fill(vault), "its disk is full once more")
+    refused = world.refusal("export", point=point)
+    ok(refused.startswith("no_space: ") and "pins" in refused, f"a point is not given to a machine that it could not be kept for: {refused}")
+    ok(not world.ask("points", point=point)["points"][0]["pins"], "nor is it half kept")
+    world.rescue_folder("web01", "rescue-full")
+    with open(world.dir / "blank.raw", "wb") as f:
+        f.truncate(96 * MIB)
+    blank = run("losetup", "--find", "--show", "--direct-io=on", world.dir / "blank.raw").strip()
+    status, said = world.restore("--point", point, "--onto", os.path.basename(blank), folder="rescue-full")
+    again = world.restore("--point", point, "--onto", os.path.basename(blank), "--dry-run", folder="rescue-full")
+    run("losetup", "-d", blank)
+    ok(status == 0 and said["passes"] == 2 and again[0] == 0 and again[1]["bytes_different"] == 0, f"but it goes back to disks: {said}")
+    (vault / "fill").unlink()
+    ok(world.ask("export", point=point)["disks"] and world.ask("points", point=point)["points"][0]["pins"], "with room it is kept, and given")
+    world.ask("unexport", point=point)
 
 
 def synchronise(world):
