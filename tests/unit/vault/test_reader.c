@@ -377,7 +377,7 @@ static void later(void)
     uint64_t size;
     int fd;
 
-    for (int hurt = 0; hurt < 1; hurt++) {
+    for (int hurt = 0; hurt < 2; hurt++) {
         copy_vault();
         p = place_of(RECORD_GROUP, 0);
         before = place_of(RECORD_POINT, POINTS - 1);
