@@ -306,7 +306,7 @@ class Vault:
         if not head[7]:
             return stored
         if not self.keys:
-            raise Damaged("it is sealed, and the vault has no keys")
+            raise Refused(f"segment {int(record.path.stem)} has sealed records, and vault.json has no keys")
         return self.keys.open(int(record.path.stem), head, stored)
 
     def missing(self, name):
