@@ -1,16 +1,15 @@
-"""A long link: the source and the destination in network namespaces of their own, and between them a line with a rate and a delay (delay_line.c)."""
-import json
+"""A long link: the source and the destination in network namespaces of their own, and between them a line with a rate and a delay (tests/delay_line.c)."""
 import os
 import subprocess
 
 from common import run
+import line  # of tests/, which common has put on the path
 
 SOURCE, SINK = "198.51.100.1", "198.51.100.2"
 
 
 class Link:
-    """A context; from its beginning the place's source and sink are at the two ends. rtt_ms: there and back. The queue before the line holds what it
-    carries in that time, as a router's should."""
+    """A context; from its beginning the place's source and sink are at the two ends. rtt_ms: there and back."""
 
     def __init__(self, place, mbit_per_s, rtt_ms):
         self.place, self.mbit_per_s, self.rtt_ms = place, mbit_per_s, rtt_ms
@@ -22,11 +21,7 @@ class Link:
             for name in self.names:
                 run("ip", "netns", "add", name)
                 run("ip", "-n", name, "link", "set", "lo", "up")
-            queue_bytes = self.mbit_per_s * 1e6 / 8 * self.rtt_ms / 1000
-            self.line = place.start("delay_line", "nice", "-n", "-10", place.build / "bench/delay_line", source, "line0", sink, "line0", self.mbit_per_s * 1e6,
-                                    self.rtt_ms * 500, queue_bytes, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            if self.line.stdout.readline() != "ready\n":
-                raise RuntimeError("the line did not begin")
+            self.line = line.begin(place, place.build / "tests/delay_line", self.names, self.mbit_per_s, self.rtt_ms)
             for name, own, other in ((source, SOURCE, SINK), (sink, SINK, SOURCE)):
                 run("ip", "-n", name, "address", "add", own, "peer", other, "dev", "line0")
                 run("ip", "-n", name, "link", "set", "line0", "up")
@@ -47,9 +42,7 @@ class Link:
 
     def bytes(self):
         """What has gone onto the line so far, from the source and to it, whole IP packets."""
-        self.line.stdin.write("?\n")
-        self.line.stdin.flush()
-        return json.loads(self.line.stdout.readline())["sent"]
+        return line.ask(self.line)["sent"]
 
     def share(self, sent_bytes, seconds):
         """Of what the line could have carried one way."""

@@ -39,10 +39,13 @@ class World(ends.Ends):
         self.mounted = self.dir / "mnt"
         self.mounted.mkdir()
         run("mount", self.loop, self.mounted)
+        self.fill_files()
+        self.sync()
+
+    def fill_files(self):
         with open("/dev/urandom", "rb") as noise, open(self.mounted / "noise", "wb") as f:
             f.write(noise.read(24 * MIB))
         (self.mounted / "text").write_text("the quick brown fox\n" * 400000)
-        self.sync()
 
     def release_disk(self):
         subprocess.run(["losetup", "-d", self.loop], check=False)

@@ -69,15 +69,18 @@ static int take_record(const struct record *rec, uint64_t offset, const uint8_t 
 
 /* ---- damage ---- */
 
-/* After damage inside a segment: the next place where a record starts, 0 when there is none. */
+/* After damage inside a segment: the next place where a record starts, 0 when there is none. Also one of a later version: it is none to pass over. */
 static uint64_t next_record(int fd, uint64_t from, uint64_t file_size)
 {
     uint8_t header[RECORD_HEADER_SIZE];
     struct record rec;
 
-    for (uint64_t at = from; at + RECORD_HEADER_SIZE <= file_size; at += 8)
-        if (fd_pread_all(fd, header, sizeof header, (int64_t)at, NULL) == 0 && record_decode(header, &rec, NULL) == 0)
+    for (uint64_t at = from; at + RECORD_HEADER_SIZE <= file_size; at += 8) {
+        struct err why = {0};
+
+        if (fd_pread_all(fd, header, sizeof header, (int64_t)at, NULL) == 0 && (record_decode(header, &rec, &why) == 0 || why.kind == ERR_UNSUPPORTED))
             return at;
+    }
     return 0;
 }
 
@@ -97,7 +100,7 @@ static int scan_over_damage(struct reading *s, struct err *e)
         report(s, state->end, at);
         s->damaged = true;
         if (segment_scan_records(s->fd, at, take_record, s->r, state, e) < 0)
-            return -1;
+            return err_wrap(e, "%s", s->path);
         record_count += state->record_count;
     }
     state->record_count = record_count;

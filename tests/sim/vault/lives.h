@@ -66,6 +66,7 @@ struct point_model {
     enum standing standing;
     bool seen;        /* by the look that is under way */
     bool adopted;     /* and nobody was told of it before */
+    int disks_seen;   /* by another reader */
     enum pin pins[REASONS];
     int chunks[DISKS][CHUNKS_MOST];
 };
@@ -85,7 +86,7 @@ struct model {
     struct point_model points[POINTS_MOST];
     int point_count;
     struct forget_count count;
-    uint64_t points_read, cuts, cuts_opening, lives, rebuilds, vaults_faulted, groups, rotations, compactions, met; /* over all histories */
+    uint64_t points_read, cuts, cuts_opening, lives, rebuilds, vaults_faulted, groups, rotations, compactions, met, read_by_another; /* over all histories */
 };
 
 extern struct model *m;
@@ -100,9 +101,14 @@ int content_depth(int content); /* how many it lies on */
 void content_bytes(int content, uint8_t bytes[static CHUNK]);
 void content_pages(int content, uint8_t *pages); /* those of its mask, one after the other */
 
+/* That somebody was told of, or that was seen; NULL: there is none. */
+struct point_model *find_point(const char *id);
 /* Holds all that the vault has against what it has answered, and takes what is found for what is. False: the disk failed meanwhile. */
 bool look(struct vault *v, struct vault_disk handles[static DISKS]);
 /* The part of it that writes nothing: whatever it reads must stay, though the power went the moment after. */
 void look_first(struct vault *v);
 /* One point that is there, byte for byte. */
 void look_at_point(struct vault *v, const struct point_model *p);
+
+/* The folder of a vault that nobody has open, by tools/vault_read.py. at_rest: all was answered that was asked for; else the power may just have gone. */
+void look_by_another(const char *reader, const char *dir, bool at_rest);

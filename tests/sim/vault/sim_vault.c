@@ -2,9 +2,10 @@
  * everything that the lives before were told, goes on at random, and ends when the power goes. No acknowledged point may be lost, none may be there that was
  * dropped or never asked for, and each must be what it was, byte for byte; a group's points are all there, or none; the working maps must hold what the
  * feed says; pins must stand, also where the index was made anew; and check and scrub must find nothing. One history in three is of a vault that is not encrypted, one of a vault that is from its
- * first day, one of a vault that becomes so; keys are rotated. While space is given back, changes and points go on coming.
+ * first day, one of a vault that becomes so; keys are rotated. While space is given back, changes and points go on coming. Of one history in so many the independent reader has its say,
+ * too: of what the last power cut left, and of the end.
  *
- * Usage: sim_vault [must_fail [FIRST]]. SLIPWAY_SEED=N: that history alone, SLIPWAY_SEEDS=N: so many, SIM_TRACE=1: what is asked. must_fail: for a vault with a mistake
+ * Usage: sim_vault [VAULT_READ | must_fail [FIRST]]. SLIPWAY_SEED=N: that history alone, SLIPWAY_SEEDS=N: so many, SIM_TRACE=1: what is asked. must_fail: for a vault with a mistake
  * in it, which some history must show. */
 #include "acts.h"
 
@@ -18,8 +19,10 @@
 #define HISTORIES_MUTANT 1500
 #define WORK_MEMORY_SMALL 128 /* for so little that what is approximate errs now and then: room for eight nodes, and for one segment's records at a time */
 #define ACTS_MOST 60
+#define READ_BY_ANOTHER 43 /* one history in so many: each takes two processes in Python, which last longer than it does */
 
 static char dir[64];
+static const char *reader; /* NULL: nobody else reads */
 
 static int64_t tick(void *nothing)
 {
@@ -159,6 +162,7 @@ static void one_life(bool last)
 
 static bool one_history(uint64_t seed)
 {
+    bool read = reader && (seed % READ_BY_ANOTHER == 0 || getenv("SLIPWAY_SEED"));
     char command[160];
     int lives;
 
@@ -169,8 +173,12 @@ static bool one_history(uint64_t seed)
     options.work_memory_bytes = seed % 4 ? 0 : WORK_MEMORY_SMALL;
     for (m->life = 0; m->life < lives && !m->failed; m->life++)
         one_life(false);
+    if (!m->failed && read)
+        look_by_another(reader, dir, false);
     if (!m->failed)
         one_life(true);
+    if (!m->failed && read)
+        look_by_another(reader, dir, true);
     snprintf(command, sizeof command, "rm -rf %s %s.*", dir, dir);
     return system(command) == 0 && !m->failed;
 }
@@ -183,6 +191,7 @@ int main(int count, char **words)
     int histories = one && !many ? 1 : many ? atoi(many) : must_fail ? HISTORIES_MUTANT : HISTORIES, passed = 0;
     char base[32] = "/tmp/sim-vault.XXXXXX";
 
+    reader = count == 2 && !must_fail ? words[1] : NULL;
     trace = getenv("SIM_TRACE") != NULL;
     if (access("/dev/shm", W_OK) == 0)
         snprintf(base, sizeof base, "/dev/shm/sim-vault.XXXXXX");
@@ -209,5 +218,6 @@ int main(int count, char **words)
     ok(one || (m->points_read > (uint64_t)histories * 10 && m->cuts > (uint64_t)histories * 2), "there was something to lose, and power to go");
     ok(one || (m->groups > (uint64_t)histories / 2 && m->rotations > (uint64_t)histories / 4 && m->compactions > (uint64_t)histories / 2 && m->met > (uint64_t)histories),
        "with groups, new keys, compactions, and others beside them");
+    ok(one || !reader || m->read_by_another > (uint64_t)histories / READ_BY_ANOTHER * 4, "another reader had %llu points, too", (unsigned long long)m->read_by_another);
     return tap_done();
 }

@@ -1,7 +1,9 @@
-/* delay_line NAMESPACE DEVICE NAMESPACE DEVICE BITS_PER_S DELAY_US QUEUE_BYTES: a link between two network namespaces, for kernels without netem.
- * Makes a TUN device in each and carries packets between them: each direction sends BITS_PER_S, holds at most QUEUE_BYTES that wait to be sent (what
- * comes on top is dropped, as a router does), and brings every packet DELAY_US later. Prints "ready"; then for each line of input {"sent":[a to b, b
- * to a],"dropped":[…]}: bytes of whole IP packets that went onto the link, and that didn't. Ends with its input. */
+/* delay_line NAMESPACE DEVICE NAMESPACE DEVICE BITS_PER_S DELAY_US QUEUE_BYTES [SEED LOST OVERTAKEN DOUBLED]: a link between two network namespaces, for
+ * kernels without netem. Makes a TUN device in each and carries packets between them: each direction sends BITS_PER_S, holds at most QUEUE_BYTES that wait
+ * to be sent (what comes on top is dropped, as a router does), and brings every packet DELAY_US later. Of 1,000 packets so many (by the seed's luck, each
+ * direction's own) are lost, change places with one that went before them and is still on its way, come twice.
+ * Prints "ready"; then for each line of input {"sent":[a to b, b to a],"dropped":[…],"packets":[…],"lost":[…],"overtaken":[…],"doubled":[…]}: bytes of whole
+ * IP packets that went onto the link, and that didn't; then packets: that came, and what became of them. Ends with its input. */
 #include "base/clock.h"
 #include "base/mem.h"
 
@@ -19,6 +21,7 @@
 
 #define PACKET_BYTES 2048
 #define PACKETS 16384 /* on their way in one direction; a power of two */
+#define OVERTAKES_MOST 16 /* places */
 #define NAMESPACE_FOLDER "/run/netns/"
 
 struct packet {
@@ -33,12 +36,15 @@ struct lane { /* one direction */
     unsigned first, count;
     double free_us; /* when the last byte that waits will have been sent */
     long long sent_bytes, dropped_bytes;
+    long long packets_came, lost, overtaken, doubled;
+    uint64_t luck;
 };
 
 struct link {
     double us_per_byte;
     int64_t delay_us;
     double queue_us; /* how long the queue takes to be sent */
+    unsigned lost, overtaken, doubled; /* of 1,000 */
 };
 
 static int open_device(const char *namespace, const char *name)
@@ -57,29 +63,66 @@ static int open_device(const char *namespace, const char *name)
     return fd < 0 || ioctl(fd, TUNSETIFF, &request) < 0 ? -1 : fd;
 }
 
+static unsigned below(struct lane *l, unsigned bound)
+{
+    l->luck ^= l->luck << 13, l->luck ^= l->luck >> 7, l->luck ^= l->luck << 17;
+    return (unsigned)(l->luck >> 20) % bound;
+}
+
+static struct packet *at(struct lane *l, unsigned place) { return &l->packets[(l->first + place) % PACKETS]; }
+
+static void put(struct lane *l, const struct link *k, const uint8_t *bytes, ssize_t size, int64_t now_us)
+{
+    double begin_us = l->free_us > (double)now_us ? l->free_us : (double)now_us;
+    struct packet *p = at(l, l->count);
+
+    if (l->count == PACKETS || begin_us - (double)now_us >= k->queue_us) {
+        l->dropped_bytes += size;
+        return;
+    }
+    l->free_us = begin_us + (double)size * k->us_per_byte;
+    p->size = (int)size;
+    p->due_us = (int64_t)l->free_us + k->delay_us;
+    memcpy(p->bytes, bytes, (size_t)size);
+    l->count++;
+    l->sent_bytes += size;
+}
+
+/* The last one changes places with another: each is due when the other was. */
+static void overtake(struct lane *l)
+{
+    unsigned back = l->count < 2 ? 0 : 1 + below(l, l->count - 1 < OVERTAKES_MOST ? l->count - 1 : OVERTAKES_MOST);
+    struct packet *p = at(l, l->count - 1), *other = at(l, l->count - 1 - back), held = *other;
+
+    if (back == 0)
+        return; /* nothing else is on its way */
+    other->size = p->size;
+    memcpy(other->bytes, p->bytes, (size_t)p->size);
+    p->size = held.size;
+    memcpy(p->bytes, held.bytes, (size_t)held.size);
+    l->overtaken++;
+}
+
 /* Takes what has come from one side, and says when each packet is due at the other. */
 static void take(struct lane *l, const struct link *k)
 {
     int64_t now_us = clock_monotonic_us();
+    uint8_t bytes[PACKET_BYTES];
+    ssize_t size;
 
-    for (;;) {
-        struct packet *p = &l->packets[(l->first + l->count) % PACKETS];
-        double begin_us = l->free_us > (double)now_us ? l->free_us : (double)now_us;
-        uint8_t spare[PACKET_BYTES];
-        bool room = l->count < PACKETS && begin_us - (double)now_us < k->queue_us;
-        ssize_t size = read(l->from, room ? p->bytes : spare, PACKET_BYTES);
-
-        if (size <= 0)
-            return;
-        if (!room) {
-            l->dropped_bytes += size;
+    while ((size = read(l->from, bytes, sizeof bytes)) > 0) {
+        l->packets_came++;
+        if (below(l, 1000) < k->lost) {
+            l->lost++;
             continue;
         }
-        l->free_us = begin_us + (double)size * k->us_per_byte;
-        p->size = (int)size;
-        p->due_us = (int64_t)l->free_us + k->delay_us;
-        l->count++;
-        l->sent_bytes += size;
+        put(l, k, bytes, size, now_us);
+        if (below(l, 1000) < k->overtaken && l->count)
+            overtake(l);
+        if (below(l, 1000) < k->doubled) {
+            put(l, k, bytes, size, now_us);
+            l->doubled++;
+        }
     }
 }
 
@@ -106,7 +149,9 @@ static bool answer(const struct lane *lanes)
 
     if (!fgets(line, sizeof line, stdin))
         return false;
-    printf("{\"sent\":[%lld,%lld],\"dropped\":[%lld,%lld]}\n", lanes[0].sent_bytes, lanes[1].sent_bytes, lanes[0].dropped_bytes, lanes[1].dropped_bytes);
+    printf("{\"sent\":[%lld,%lld],\"dropped\":[%lld,%lld],\"packets\":[%lld,%lld],\"lost\":[%lld,%lld],\"overtaken\":[%lld,%lld],\"doubled\":[%lld,%lld]}\n",
+           lanes[0].sent_bytes, lanes[1].sent_bytes, lanes[0].dropped_bytes, lanes[1].dropped_bytes, lanes[0].packets_came, lanes[1].packets_came,
+           lanes[0].lost, lanes[1].lost, lanes[0].overtaken, lanes[1].overtaken, lanes[0].doubled, lanes[1].doubled);
     fflush(stdout);
     return true;
 }
@@ -138,8 +183,8 @@ int main(int argc, char **argv)
     struct link k;
     int ends[2];
 
-    if (argc != 8) {
-        fprintf(stderr, "usage: delay_line NAMESPACE DEVICE NAMESPACE DEVICE BITS_PER_S DELAY_US QUEUE_BYTES\n");
+    if (argc != 8 && argc != 12) {
+        fprintf(stderr, "usage: delay_line NAMESPACE DEVICE NAMESPACE DEVICE BITS_PER_S DELAY_US QUEUE_BYTES [SEED LOST OVERTAKEN DOUBLED]\n");
         return 2;
     }
     for (int i = 0; i < 2; i++) {
@@ -149,9 +194,12 @@ int main(int argc, char **argv)
             return 1;
         }
         lanes[i].packets = xcalloc(PACKETS, sizeof *lanes[i].packets);
+        lanes[i].luck = ((argc > 8 ? strtoull(argv[8], NULL, 10) : 0) * 2 + (uint64_t)i + 1) * UINT64_C(0x9e3779b97f4a7c15);
     }
     k = (struct link){.us_per_byte = 8e6 / atof(argv[5]), .delay_us = atoll(argv[6])};
     k.queue_us = atof(argv[7]) * k.us_per_byte;
+    if (argc > 8)
+        k.lost = (unsigned)atoi(argv[9]), k.overtaken = (unsigned)atoi(argv[10]), k.doubled = (unsigned)atoi(argv[11]);
     lanes[0].from = lanes[1].to = ends[0];
     lanes[0].to = lanes[1].from = ends[1];
     setvbuf(stdin, NULL, _IONBF, 0);

@@ -1,0 +1,140 @@
+/* test_claim S3_SERVER: who may write to a vault's bucket. Another that lives there keeps everybody out, one that is dead is taken over, and whoever was taken over writes and
+ * removes no more. */
+#include "base/hash.h"
+#include "bucketed.h"
+
+static void write_claim(const char *holder, const char *host, const char *folder, int count)
+{
+    CLEANUP(json_free) json_t *j = json_pack("{s:s, s:i, s:s, s:i, s:s, s:s}", "format", "slipway-claim", "version", 1, "holder", holder, "count", count, "host", host, "folder", folder);
+    CLEANUP(free_ptr) char *path = xasprintf("%s/objects/claimed%%2Fclaim.json", dir), *text = json_text(j), *whole = NULL;
+    uint8_t digest[HASH_SHA256_SIZE];
+    char hex[HASH_SHA256_HEX_SIZE];
+
+    hash_sha256(text, strlen(text), digest);
+    json_object_set_new(j, "sha256", json_string(hash_hex(digest, sizeof digest, hex)));
+    whole = json_text(j);
+    MUST(file_write(path, whole, strlen(whole), 0600, NULL) == 0);
+}
+
+/* Somebody who lives, and writes there. */
+static pid_t another_lives(const char *host, const char *folder)
+{
+    pid_t child = fork();
+
+    for (int count = 0; child == 0; count++) {
+        if (count == 0)
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+        write_claim("another", host, folder, count);
+        clock_sleep_us(100 * US_PER_MS);
+    }
+    return child;
+}
+
+static void dies(pid_t child)
+{
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+}
+
+static bool refuses(void) { return stat_now().bucket_error_kind == ERR_CONFLICT; }
+
+static bool is_told(const char *name)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/%s", dir, name);
+
+    return file_exists(path);
+}
+
+static bool held(void) { return is_told("held"); }
+
+/* What is being removed there when another takes over is broken off: the store may be slow, and do it later. Waits for less than a slow exchange takes to end by itself. */
+static void removing_broken_off(const char *host)
+{
+    struct err e = {0};
+    bool left = false;
+    int before;
+
+    ok(opens() && live(5000, &one) && live(6000, &two) && comes(all_sent), "two points are sent");
+    before = objects();
+    fault("hold");
+    ok(vault_point_drop(v, one.id, &e) == 0 && vault_gc(v, NULL, &e) == 0 && comes(held), "a segment is being removed, and the store is slow");
+    write_claim("another", host, vault_dir, 1);
+    for (int64_t until_us = clock_monotonic_us() + SLOW_MS / 2 * US_PER_MS; !left && clock_monotonic_us() < until_us; left = is_told("left"))
+        clock_sleep_us(20 * US_PER_MS);
+    ok(left, "another that takes over has it broken off");
+    fault("");
+    vault_close(&v);
+    ok(opens() && comes(all_sent) && objects() < before && holds(two.id, 6000), "whoever is the vault then removes it");
+    vault_close(&v);
+}
+
+static void claims(void)
+{
+    char host[65] = "";
+    struct err e = {0};
+    pid_t other;
+    int before;
+
+    start_server();
+    MUST(gethostname(host, sizeof host - 1) == 0);
+    other = another_lives("elsewhere", "/vault");
+    before = objects();
+    first(open_as(prefix, secret, true, &v, &e) < 0 && e.kind == ERR_CONFLICT && strstr(e.message, "host elsewhere, folder /vault"), "a prefix that another replicator writes to is refused (%s)", e.message);
+    err_clear(&e);
+    first(open_as(prefix, secret, true, &v, &e) < 0 && e.kind == ERR_CONFLICT, "as often as one tries (%s)", e.message);
+    err_clear(&e);
+    is_int(objects(), before, "and nothing was written");
+    dies(other);
+    ok(opens() && live(1000, &one) && comes(all_sent) && objects() > before, "of one that is dead it is taken over");
+    write_claim("another", host, vault_dir, 1);
+    first(comes(refuses), "whose claim was taken over writes no more (%s)", stat_now().bucket_error);
+    before = objects();
+    ok(!live(2000, &two), "and takes nothing more");
+    first(read_chunk(one.id, 0, (uint8_t[CHUNK]){0}, &e) == 0, "what it has can be read (%s)", e.message);
+    vault_close(&v);
+    other = another_lives(host, vault_dir);
+    ok(opens(), "a copy of the whole machine can't be told from its own past at once");
+    ok(comes(refuses) && !live(2000, &two), "but soon");
+    is_int(objects(), before, "and writes nothing there");
+    vault_close(&v);
+    dies(other);
+    ok(opens() && live(2000, &two) && comes(all_sent) && holds(one.id, 1000) && holds(two.id, 2000), "it goes on when it is alone");
+    vault_close(&v);
+    removing_broken_off(host);
+    ok(opens() && live(1000, &one) && comes(all_sent), "it goes on");
+    vault_close(&v);
+    stop_server();
+}
+
+/* What lies there is read, and nothing is written. */
+static void only_read(void)
+{
+    CLEANUP(vault_report_release) struct vault_report report = {0};
+    CLEANUP(free_ptr) char *credentials = xasprintf("%s/credentials", dir), *claim = xasprintf("%s/objects/claimed%%2Fclaim.json", dir);
+    struct vault_bucket bucket = {.url = url, .bucket = bucket_name, .prefix = prefix, .credentials_file = credentials, .wait_ms = WAIT_MS, .retry_ms = 50, .read_only = true};
+    struct vault_options options = {.segment_bytes = 1 << 20, .guard_bytes = 1, .cache_bytes = CHUNK, .keys = &key, .key_count = 1, .bucket = &bucket};
+    struct err e = {0};
+    int before;
+
+    start_server();
+    before = objects();
+    ok(!file_exists(claim), "who closes leaves no claim");
+    ok(vault_open(vault_dir, &options, &v, &e) == 0 && holds(one.id, 1000) && vault_scrub(v, NULL, NULL, &report, &e) == 0 && report.finding_count == 0, "a vault at rest is read");
+    ok(live(5000, &three), "and written to");
+    vault_close(&v);
+    ok(objects() == before && !file_exists(claim), "without a word to its bucket");
+    ok(opens() && comes(all_sent) && objects() > before && holds(three.id, 5000), "what was written is sent by whoever keeps it");
+    vault_close(&v);
+    stop_server();
+}
+
+int main(int argc, char **argv)
+{
+    MUST(argc == 2);
+    server_path = argv[1];
+    snprintf(prefix, sizeof prefix, "claimed");
+    begin();
+    claims();
+    only_read();
+    return end();
+}
