@@ -125,10 +125,11 @@ static bool held_before(const struct carried *c, const struct disk *was, int was
     return true;
 }
 
-int carry_over(struct agent *a, struct tracker *old, const struct disk *was, int was_count, struct carried *c, const struct track_disk *tracked,
-               struct tracker **out, struct err *e)
+int carry_over(struct agent *a, struct tracker *old, struct carried *c, const struct track_disk *tracked, struct tracker **out, struct err *e)
 {
     CLEANUP(track_close) struct tracker *new = NULL;
+    const struct disk *was = a->tracked;
+    int was_count = a->tracked_count;
     int64_t until_us;
 
     if (!old || !track_todo(old, 0))

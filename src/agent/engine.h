@@ -168,6 +168,8 @@ struct agent {
     int disk_count;
     struct disk known[LIMIT_DISKS_PER_SERVER]; /* the engine's: as they were found last, set up or not */
     int known_count;
+    struct disk tracked[LIMIT_DISKS_PER_SERVER]; /* the engine's: of which the tracker's memory holds what is known, in this epoch, set up or not */
+    int tracked_count;
     bool set_up;              /* the engine's: these are the machine's disks, followed, in this epoch. Else there are none here, and nobody is dialled but to say why (trouble) */
     uint64_t *pages;          /* the engine's: see todo.c */
     struct kept *kept, *own_kept; /* the tracker's memory; without one, own_kept */
@@ -359,11 +361,10 @@ struct carried {
     bool begins_anew;                   /* of some disk chunks are to do that were not marked */
     bool rescan;                        /* the replicator may hold all of them, as they were */
 };
-/* A tracker of the disks as they are now, which has inherited from the old one what is known of those that are as they were, or have grown; all else is to do. It
- * is kept in the other one's place. -1: that can't be had, so everything is to be read again, in a new epoch. No job may be at work, and nothing on its way; buffers
+/* A tracker of the disks as they are now, which has inherited from the old one (of a->tracked) what is known of those that are as they were, or have grown; all else is
+ * to do. It is kept in the other one's place. -1: that can't be had, so everything is to be read again, in a new epoch. No job may be at work, and nothing on its way; buffers
  * may be lent (pipeline.c). */
-int carry_over(struct agent *a, struct tracker *old, const struct disk *was, int was_count, struct carried *c, const struct track_disk *tracked,
-               struct tracker **out, struct err *e);
+int carry_over(struct agent *a, struct tracker *old, struct carried *c, const struct track_disk *tracked, struct tracker **out, struct err *e);
 
 /* kept.c */
 void kept_add(struct kept_offer *o, uint32_t chunk);

@@ -134,8 +134,7 @@ static bool may_keep(const struct agent *a, const struct disk *disks, int count)
 }
 
 /* What was known before these disks goes on with them: what the agent before this one left, or, where they have changed, this one's own. */
-static struct tracker *inherit(struct agent *a, struct tracker *old, const struct disk *was, int was_count, const struct disk *disks, int count,
-                               const struct track_disk *tracked)
+static struct tracker *inherit(struct agent *a, struct tracker *old, const struct disk *disks, int count, const struct track_disk *tracked)
 {
     struct carried c = {.disks = disks, .count = count};
     struct tracker *t = NULL;
@@ -146,17 +145,16 @@ static struct tracker *inherit(struct agent *a, struct tracker *old, const struc
             return t;
         if (e.kind != ERR_NOT_FOUND)
             log_err(&e, "the tracker that the agent before this one left is of no use, so everything is read again");
-    } else if (was_count) {
-        if (carry_over(a, old, was, was_count, &c, tracked, &t, &e) == 0)
+    } else if (a->tracked_count) {
+        if (carry_over(a, old, &c, tracked, &t, &e) == 0)
             return t;
         log_err(&e, "what is known of the disks can't be carried over, so everything is read again");
     }
     return NULL;
 }
 
-/* The tracker, before anything is read: one that goes on from before (1), or a new one. Where there can be none, says why once, and all goes on by checksums.
- * was: the disks that were followed until now, in this epoch; none where they could not be set up. */
-static int attach(struct agent *a, const struct disk *was, int was_count, const struct disk *disks, int count)
+/* The tracker, before anything is read: one that goes on from before (1), or a new one. Where there can be none, says why once, and all goes on by checksums. */
+static int attach(struct agent *a, const struct disk *disks, int count)
 {
     struct track_disk tracked[LIMIT_DISKS_PER_SERVER] = {0};
     CLEANUP(track_close) struct tracker *old = a->tracker;
@@ -176,11 +174,11 @@ static int attach(struct agent *a, const struct disk *was, int was_count, const 
         memcpy(tracked[i].name, disks[i].name, sizeof tracked[i].name);
         tracked[i].size_bytes = disks[i].size_bytes;
     }
-    if (keep && (t = inherit(a, old, was, was_count, disks, count, tracked))) {
+    if (keep && (t = inherit(a, old, disks, count, tracked))) {
         set_tracker(a, t, "");
         return 1;
     }
-    if (!keep && was_count)
+    if (!keep && a->tracked_count)
         log_warn("everything is read again: only with a tracker that outlives the agent what is known of the disks is carried over");
     track_close(&old);
     kept_forget(a->config);
@@ -193,26 +191,26 @@ static int attach(struct agent *a, const struct disk *was, int was_count, const 
     return 0;
 }
 
-static void followed(const struct agent *a, struct disk *disks)
+static void set_tracked(struct agent *a, const struct disk *disks, int count)
 {
-    for (int i = 0; i < a->disk_count; i++)
-        disks[i] = a->disks[i].info;
+    memcpy(a->tracked, disks, sizeof *disks * (size_t)count);
+    a->tracked_count = count;
 }
 
 static int set_up(struct agent *a, struct err *e)
 {
-    struct disk found[LIMIT_DISKS_PER_SERVER], was[LIMIT_DISKS_PER_SERVER];
-    int count, goes_on, was_count = a->set_up ? a->disk_count : 0;
+    struct disk found[LIMIT_DISKS_PER_SERVER];
     int64_t total = 0;
+    int count, goes_on;
 
     if (disks_find_again(a->config, a->known, a->known_count, found, LIMIT_DISKS_PER_SERVER, &count, e) < 0)
         return -1;
     memcpy(a->known, found, sizeof *found * (size_t)count);
     a->known_count = count;
-    followed(a, was);
     close_disks(a);
     memset(a->pages, 0, TRACK_SLOT_COUNT * sizeof *a->pages); /* by the disks' numbers of before; without them a chunk is offered whole */
-    goes_on = attach(a, was, was_count, found, count);
+    goes_on = attach(a, found, count);
+    set_tracked(a, found, goes_on ? count : 0);
     if (plan_memory(a, found, count, e) < 0 || pipeline_have_buffers(a, e) < 0)
         return -1;
     for (int i = 0; i < count; i++) {
@@ -233,6 +231,7 @@ static int set_up(struct agent *a, struct err *e)
         kept_begin(a);
     else
         return -1;
+    set_tracked(a, found, count);
     return 0;
 }
 
@@ -261,6 +260,12 @@ static void clear_trouble(struct agent *a)
     err_clear(&a->trouble);
     a->trouble_of_reading = false;
     pthread_mutex_unlock(&a->lock);
+}
+
+static void followed(const struct agent *a, struct disk *disks)
+{
+    for (int i = 0; i < a->disk_count; i++)
+        disks[i] = a->disks[i].info;
 }
 
 static bool disks_have_changed(struct agent *a, const struct disk *found, int count)

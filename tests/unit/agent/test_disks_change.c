@@ -392,6 +392,34 @@ static void test_tight(struct fake *f)
     unplug(written);
 }
 
+/* One that can't be opened at first stands in nobody's way for longer than that. */
+static void test_not_opened(struct fake *f)
+{
+    int excuses = f->excuses, connections;
+    struct running *r;
+
+    fill(&raw[0]);
+    plug(&raw[0], written, true);
+    r = begin(f);
+    count_anew(f);
+    begin_writing();
+    plug(&raw[1], other, false);
+    connections = f->connections;
+    ok(!fake_point(f, WIRE_CRASH, false, 0, 20000) && fake_wait(f, &f->excuses, excuses + 1, 60000) && f->connections == connections, "a disk comes that can't be opened: %s", f->excuse.message);
+    unplug(other);
+    plug(&raw[1], other, true);
+    ok(fake_wait(f, &f->connections, connections + 1, 60000), "it can be opened");
+    forget_status(f);
+    ok(fake_wait_state(f, "CONTINUOUS", 60000), "and all is continuous");
+    end_writing();
+    same_epoch(f);
+    goes_on(f, written);
+    point_is_exact(f, 2);
+    end(f, r);
+    unplug(other);
+    unplug(written);
+}
+
 /* Without a tracker that outlives the agent nothing is carried over. */
 static void test_not_kept(struct fake *f)
 {
@@ -431,6 +459,7 @@ int main(void)
     test_was_away(f);
     test_in_the_midst(f);
     test_tight(f);
+    test_not_opened(f);
     test_not_kept(f);
     is_str(f->fault, "", "the agent kept to the protocol");
     is_int(f->refusals, 0, "and had nothing to refuse");
