@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""disks_change: the real agent and the real replicator, while somebody writes to the source's first disk: a second one comes, grows, goes, comes again. Only what is new is
-read; and each time a point that is held is the disks, block by block. The agent sees a /sys/block of the test's own. Prints TAP. Usage: disks_change SLIPWAY SLIPWAY_AGENT"""
+"""disks_change: the real agent and the real replicator, while somebody writes to the source's first disk: a second one comes, grows, goes, comes again. Only what is
+new is read; and each time a point that is held is the disks, block by block, also after the agent was killed in the midst. The agent sees a /sys/block of the test's own. Prints TAP. Usage: disks_change SLIPWAY SLIPWAY_AGENT"""
 import json
 import os
 import pathlib
@@ -22,6 +22,7 @@ from tap import intact, ok  # pylint: disable=wrong-import-position
 
 FIRST, SECOND, MORE = 160 * MIB, 32 * MIB, 16 * MIB
 WRITTEN = 4 * MIB  # the end of the first disk, which is written to all the time
+KILLS = 6
 SLACK = 48 * MIB   # of what is written there meanwhile
 
 
@@ -82,11 +83,12 @@ class Writer:
         os.close(fd)
 
 
-def begin(world, first):
+def begin(world, disks):
     words = world.agent_words("web01", "auto", freeze_budget_ms=2000, tracker_dir=str(world.kept("agent-web01")))
-    world.start("agent-web01", "unshare", "--mount", "--propagation", "private", "sh", "-c", f'mount -t tmpfs none /sys/block && {first.plugging()} && exec "$@"', "sh", *words,
-                env={**os.environ, "SLIPWAY_LOG": "text"})
-    world.wait("one disk, continuous", lambda: continuous(world) and world.server()["bytes_total"] == FIRST)
+    world.start("agent-web01", "unshare", "--mount", "--propagation", "private", "sh", "-c", " && ".join(["mount -t tmpfs none /sys/block", *(disk.plugging() for disk in disks), 'exec "$@"']), "sh",
+                *words, env={**os.environ, "SLIPWAY_LOG": "text"})
+    total = sum(disk.image.stat().st_size for disk in disks)
+    world.wait(f"{len(disks)} disks, continuous", lambda: world.server()["connected"] and continuous(world) and world.server()["bytes_total"] == total)
 
 
 def read_so_far(world):
@@ -121,7 +123,7 @@ def changes(world, disks):
     disks.append(Disk(world, "a", SECOND))
     first, second = disks
     writer = Writer(first)
-    begin(world, first)
+    begin(world, [first])
     change(world, writer, "a disk comes", second.plug, FIRST + SECOND, SECOND)
     is_exact(world, 2)
     change(world, writer, "it grows", lambda: second.grow(MORE), FIRST + SECOND + MORE, MORE)
@@ -132,6 +134,26 @@ def changes(world, disks):
     change(world, writer, "it comes again", second.plug, FIRST + SECOND + MORE, SECOND + MORE)
     is_exact(world, 2)
     ok((world.dir / "agent-web01.log").read_text().count("goes on where it was") == 4, "each time the agent went on where it was")
+
+
+def times_changed(world):
+    return (world.dir / "agent-web01.log").read_text().count("the disks have changed")
+
+
+def killed(world, disks):
+    """In the midst of it: the next agent goes on with what the one before had, or with what it was about to have, or reads everything."""
+    first, second = disks
+    for turn in range(KILLS):
+        there = turn % 2 == 0  # and goes, else it comes
+        changed = times_changed(world)
+        with Writer(first):
+            (second.unplug if there else second.plug)()
+            world.wait("it is noticed", lambda: times_changed(world) > changed)  # pylint: disable=cell-var-from-loop
+            time.sleep(random.random() / 2)
+            world.kill("agent-web01")
+            time.sleep(0.2)
+            begin(world, [first] if there else disks)
+        is_exact(world, 1 if there else 2)
 
 
 def main():
@@ -145,6 +167,7 @@ def main():
         world.start_replicator()
         world.wait("the replicator listens", lambda: world.ask("status"))
         changes(world, disks)
+        killed(world, disks)
     except (Refused, RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
         ok(False, f"{type(reason).__name__}: {reason}")
     finally:
