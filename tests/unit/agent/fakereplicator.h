@@ -35,6 +35,7 @@ struct fake_disk {
     int64_t chunk_count;
     struct blob **map; /* NULL: unknown; &fake_zero */
     int64_t quiet_offered; /* how often one of its first chunks (fake's quiet_chunks) was offered */
+    int64_t known_offered; /* and how often one that there was already */
 };
 struct fake_point {
     struct wire_point info;
@@ -228,8 +229,12 @@ static void fake_hear_offer(struct fake *f, const struct wire_frame *frame)
         }
     p->left = need;
     f->chunks_offered += need.count;
-    for (unsigned i = 0; i < need.count; i++)
-        f->disks[p->offer->disk].quiet_offered += p->offer->entries[i].chunk < f->quiet_chunks;
+    for (unsigned i = 0; i < need.count; i++) {
+        struct fake_disk *d = &f->disks[p->offer->disk];
+
+        d->quiet_offered += p->offer->entries[i].chunk < f->quiet_chunks;
+        d->known_offered += d->map[p->offer->entries[i].chunk] != NULL;
+    }
     fake_queue(f, p);
     wire_need_encode(&need, &out);
     wire_send_buf(f->conn, WIRE_NEED, &out, NULL);
@@ -336,6 +341,18 @@ static void fake_hear(struct fake *f, struct zip *z, const struct wire_frame *fr
     case WIRE_BYE: f->byes += wire_json_decode(WIRE_BYE, at, frame->size, &f->bye, sizeof f->bye, NULL) == 0; break;
     default: fake_fault(f, wire_type_name(frame->type));
     }
+}
+
+/* While no agent is there: it holds nothing of any disk. */
+__attribute__((unused)) static void fake_forget_disks(struct fake *f)
+{
+    pthread_mutex_lock(&f->lock);
+    for (int i = 0; i < f->disk_count; i++) {
+        free(f->disks[i].map);
+        f->disks[i] = (struct fake_disk){0};
+    }
+    f->disk_count = 0;
+    pthread_mutex_unlock(&f->lock);
 }
 
 /* The disks are those of HELLO now, by their identity; what is not named has no map any more. */
