@@ -89,10 +89,10 @@ class Ends:
                 "--key", identity / "key.pem", "--ca", identity / "ca.pem", "--guard-mib", "16", *more]
 
     def agent_words(self, server, disks, folder=None, **settings):
-        """Writes the agent's settings (into another agent's folder where one is named): how it is started."""
+        """Writes the agent's settings (into another agent's folder where one is named): how it is started. disks: their devices, or "auto"."""
         folder = self.dir / (folder or f"agent-{server}")
         (folder / "config.json").write_text(json.dumps({
-            "server": server, "replicator_address": self.address, "replicator_port": self.port, "disks": [os.path.basename(disk) for disk in disks],
+            "server": server, "replicator_address": self.address, "replicator_port": self.port, "disks": disks if disks == "auto" else [os.path.basename(disk) for disk in disks],
             "runtime_dir": str(self.dir / f"run-{folder.name}"), **settings}))
         return [self.agent_program, "run", "--folder", folder]
 

@@ -168,6 +168,8 @@ struct agent {
     int disk_count;
     struct disk known[LIMIT_DISKS_PER_SERVER]; /* the engine's: as they were found last, set up or not */
     int known_count;
+    struct disk tracked[LIMIT_DISKS_PER_SERVER]; /* the engine's: of which the tracker's memory holds what is known, in this epoch, set up or not */
+    int tracked_count;
     bool set_up;              /* the engine's: these are the machine's disks, followed, in this epoch. Else there are none here, and nobody is dialled but to say why (trouble) */
     uint64_t *pages;          /* the engine's: see todo.c */
     struct kept *kept, *own_kept; /* the tracker's memory; without one, own_kept */
@@ -276,6 +278,9 @@ bool workers_read_turn(struct agent *a, int64_t bytes, int64_t *waited_us);
 /* pipeline.c: offers */
 int pipeline_start(struct agent *a, struct err *e);
 void pipeline_stop(struct agent *a);
+/* While no job is at work: the buffers' memory is there for something else for a moment; then all of it must be had again, before anything is read. -1: it can't be. */
+void pipeline_lend_buffers(struct agent *a);
+int pipeline_have_buffers(struct agent *a, struct err *e);
 /* For the workers: */
 int64_t pipeline_spend(struct agent *a, enum spent what, int64_t begun_us); /* until now; now */
 void pipeline_set_trouble(struct agent *a, const struct err *e);            /* under lock: reading fails */
@@ -348,14 +353,29 @@ int64_t order_peek(const struct agent_disk *d, const struct stretch *s); /* the 
 struct stretch *order_next(struct agent *a, int *disk);   /* under lock: where the next offer is to be filled from; NULL: nothing is to do */
 void order_learn(struct stretch *s, int sent, int count); /* under lock: of so many chunks of it so many had to be sent */
 
+/* carry.c */
+struct carried {
+    const struct disk *disks; /* as they are now */
+    int count;
+    /* carry_over's: */
+    int origin[LIMIT_DISKS_PER_SERVER]; /* which disk each was; -1: its tracking does not go on */
+    bool begins_anew;                   /* of some disk chunks are to do that were not marked */
+    bool rescan;                        /* the replicator may hold all of them, as they were */
+};
+/* A tracker of the disks as they are now, which has inherited from the old one (of a->tracked) what is known of those that are as they were, or have grown; all else is
+ * to do. It is kept in the other one's place. -1: that can't be had, so everything is to be read again, in a new epoch. No job may be at work, and nothing on its way; buffers
+ * may be lent (pipeline.c). */
+int carry_over(struct agent *a, struct tracker *old, struct carried *c, const struct track_disk *tracked, struct tracker **out, struct err *e);
+
 /* kept.c */
 void kept_add(struct kept_offer *o, uint32_t chunk);
 void kept_done(struct kept_offer *o);
 /* The tracker that the agent before left, where everything fits. The disks are not set up yet. */
 int kept_adopt(struct agent *a, const struct disk *disks, int count, const struct track_disk *tracked, struct tracker **out, struct err *e);
-void kept_go_on(struct agent *a);                 /* with an adopted one, once the disks are set up */
+void kept_go_on(struct agent *a);                 /* with an adopted one, or one that was carried over, once the disks are set up */
 void kept_begin(struct agent *a);                 /* with a new one: what is to be known of it, then it is kept */
 void kept_forget(const struct agent_config *c);
+void kept_inherit(struct kept *to, struct kept *from, const struct carried *c); /* from is void then */
 
 /* move.c */
 void move_obey(struct agent *a, const struct wire_move *m);
@@ -386,7 +406,8 @@ int engine_advance_pass(struct agent *a);
 void engine_set_pass(struct agent *a, enum pass pass);               /* under lock */
 
 /* watch.c: no job may be at work */
-/* The disks as they are now: all their chunks to do, in a new epoch, where this agent does not go on from the one before. -1: nothing is set up; watch_check tries again. */
+/* The disks as they are now: all their chunks to do, in a new epoch, where nothing is known of them from before (by the agent before this one; or by this one, when
+ * they change). -1: nothing is set up; watch_check tries again. */
 int watch_begin(struct agent *a, struct err *e);
 void watch_check(struct agent *a); /* now and then: has a disk grown, come or gone? Then the link is closed, and they are set up anew */
 /* Whether the disks are those that are followed. -1: no, or it can't be said, in words; then watch_check looks at once. Reads /sys alone, so it may be called while the source is

@@ -66,6 +66,7 @@ int kept_adopt(struct agent *a, const struct disk *disks, int count, const struc
 void kept_go_on(struct agent *a)
 {
     struct kept *k = a->kept;
+    bool same_agent = a->epoch[0];
     int64_t under_way = 0;
 
     for (int i = 0; i < a->disk_count; i++)
@@ -84,9 +85,41 @@ void kept_go_on(struct agent *a)
     a->synced_at_us = k->synced_at_us;
     a->rescan_pass = k->rescan_pass;
     a->pass = k->pass_done ? PASS_DONE : PASS_RUNNING;
+    a->take_watermark_us = 0;
+    a->outlook_void = true;
     pthread_mutex_unlock(&a->lock);
     atomic_store(&a->todo_bytes, todo_bytes(a));
-    log_info("goes on where the agent before it was: of %lld chunks that are to do, %lld were under way", (long long)todo_total(a), (long long)under_way);
+    log_info("goes on where %s was: of %lld chunks that are to do, %lld were under way", same_agent ? "it" : "the agent before it", (long long)todo_total(a),
+             (long long)under_way);
+}
+
+/* What could not be read of disks that go on; of the others all is read, and then it is known. */
+static void inherit_unreadable(struct kept *to, const struct kept *from, const struct carried *c)
+{
+    for (uint32_t i = 0; i < from->unreadable_count; i++)
+        for (int now = 0; now < c->count; now++)
+            if (c->origin[now] == (int)from->unreadable[i].disk) {
+                to->unreadable[to->unreadable_count] = from->unreadable[i];
+                to->unreadable[to->unreadable_count++].disk = (uint32_t)now;
+            }
+}
+
+void kept_inherit(struct kept *to, struct kept *from, const struct carried *c)
+{
+    to->layout = from->layout;
+    memcpy(to->server, from->server, sizeof to->server);
+    memcpy(to->epoch, from->epoch, sizeof to->epoch);
+    for (int i = 0; i < c->count; i++)
+        memcpy(to->ids[i], c->disks[i].id, sizeof to->ids[i]);
+    to->next_number = from->next_number;
+    to->reported_ack = from->reported_ack;
+    to->synced_at_us = from->synced_at_us;
+    to->pass_done = from->pass_done && !c->begins_anew;
+    to->rescan_pass = from->pass_done ? c->begins_anew && c->rescan : from->rescan_pass && c->rescan;
+    for (unsigned i = 0; i < OFFERS_MAX; i++)
+        MUST(!from->offers[i].count); /* no job is at work, and the link is closed: they are to do again */
+    inherit_unreadable(to, from, c);
+    __atomic_store_n(&from->layout, 0, __ATOMIC_SEQ_CST);
 }
 
 void kept_begin(struct agent *a)

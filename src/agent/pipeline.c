@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define LOOK_EVERY_US (50 * US_PER_MS)
 #define STATUS_WAIT_US (1200 * US_PER_MS) /* it comes every second */
@@ -336,15 +337,31 @@ bool pipeline_hashed(struct agent *a, struct offer *o)
 
 /* ---- start, stop, starting over ---- */
 
+/* Pages of their own: what is given back is the machine's again at once. */
+int pipeline_have_buffers(struct agent *a, struct err *e)
+{
+    for (; a->free_count < a->batch_count; a->free_count++) {
+        void *batch = mmap(NULL, BATCH_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+        if (batch == MAP_FAILED)
+            return err_set(e, ERR_LIMIT, "there is no memory for %lld MiB of buffers: set memory_mib or memory_bound_mib lower",
+                           (long long)(a->memory.buffers_bytes >> 20));
+        a->free_batches[a->free_count] = batch;
+    }
+    return 0;
+}
+
+void pipeline_lend_buffers(struct agent *a)
+{
+    while (a->free_count > 0)
+        munmap(a->free_batches[--a->free_count], BATCH_BYTES);
+}
+
 static int make_batches(struct agent *a, struct err *e)
 {
     a->batch_count = (int)(a->memory.buffers_bytes / (int64_t)BATCH_BYTES);
     a->free_batches = xcalloc((size_t)a->batch_count, sizeof *a->free_batches);
-    for (; a->free_count < a->batch_count; a->free_count++)
-        if (posix_memalign((void **)&a->free_batches[a->free_count], 4096, BATCH_BYTES) != 0)
-            return err_set(e, ERR_LIMIT, "there is no memory for %lld MiB of buffers: set memory_mib or memory_bound_mib lower",
-                           (long long)(a->memory.buffers_bytes >> 20));
-    return 0;
+    return pipeline_have_buffers(a, e);
 }
 
 int pipeline_start(struct agent *a, struct err *e)
@@ -360,11 +377,10 @@ void pipeline_stop(struct agent *a)
 {
     workers_stop(a);
     for (unsigned i = 0; i < OFFERS_MAX; i++) {
-        free(a->offers[i].batch);
+        give_batch_back(a, &a->offers[i]);
         unreadable_drop(&a->offers[i]);
     }
-    for (int i = 0; i < a->free_count; i++)
-        free(a->free_batches[i]);
+    pipeline_lend_buffers(a);
     free(a->free_batches);
     a->free_batches = NULL;
 }

@@ -133,7 +133,27 @@ static bool may_keep(const struct agent *a, const struct disk *disks, int count)
     return false;
 }
 
-/* The tracker, before anything is read: the one that the agent before this one left (1), or a new one. Where there can be none, says why once, and all goes on by checksums. */
+/* What was known before these disks goes on with them: what the agent before this one left, or, where they have changed, this one's own. */
+static struct tracker *inherit(struct agent *a, struct tracker *old, const struct disk *disks, int count, const struct track_disk *tracked)
+{
+    struct carried c = {.disks = disks, .count = count};
+    struct tracker *t = NULL;
+    struct err e = {0};
+
+    if (!a->epoch[0]) { /* this process has had none yet */
+        if (kept_adopt(a, disks, count, tracked, &t, &e) == 0)
+            return t;
+        if (e.kind != ERR_NOT_FOUND)
+            log_err(&e, "the tracker that the agent before this one left is of no use, so everything is read again");
+    } else if (a->tracked_count) {
+        if (carry_over(a, old, &c, tracked, &t, &e) == 0)
+            return t;
+        log_err(&e, "what is known of the disks can't be carried over, so everything is read again");
+    }
+    return NULL;
+}
+
+/* The tracker, before anything is read: one that goes on from before (1), or a new one. Where there can be none, says why once, and all goes on by checksums. */
 static int attach(struct agent *a, const struct disk *disks, int count)
 {
     struct track_disk tracked[LIMIT_DISKS_PER_SERVER] = {0};
@@ -142,7 +162,7 @@ static int attach(struct agent *a, const struct disk *disks, int count)
     struct tracker *t = NULL;
     struct err e = {0};
 
-    set_tracker(a, NULL, "the setting tracker is rescan");
+    set_tracker(a, NULL, a->config->rescan_only ? "the setting tracker is rescan" : "the disks are being set up");
     pthread_mutex_lock(&a->lock); /* the reporter looks into it */
     memset(a->own_kept, 0, sizeof *a->own_kept);
     pthread_mutex_unlock(&a->lock);
@@ -154,15 +174,13 @@ static int attach(struct agent *a, const struct disk *disks, int count)
         memcpy(tracked[i].name, disks[i].name, sizeof tracked[i].name);
         tracked[i].size_bytes = disks[i].size_bytes;
     }
-    if (keep && !a->epoch[0]) { /* this process has had none yet */
-        if (kept_adopt(a, disks, count, tracked, &t, &e) == 0) {
-            set_tracker(a, t, "");
-            return 1;
-        }
-        if (e.kind != ERR_NOT_FOUND)
-            log_err(&e, "the tracker that the agent before this one left is of no use, so everything is read again");
-        err_clear(&e);
+    if (keep && (t = inherit(a, old, disks, count, tracked))) {
+        set_tracker(a, t, "");
+        return 1;
     }
+    if (!keep && a->tracked_count)
+        log_warn("everything is read again: only with a tracker that outlives the agent what is known of the disks is carried over");
+    track_close(&old);
     kept_forget(a->config);
     if ((keep ? track_open_to_keep : track_open)(tracked, count, &t, &e) < 0)
         log_warn("changes can't be followed, so disks are compared by checksum every %lld s: %s", (long long)a->config->rescan_interval_s,
@@ -171,6 +189,12 @@ static int attach(struct agent *a, const struct disk *disks, int count)
         log_warn("changes are followed, but not in the best way: %s", track_lacks(t));
     set_tracker(a, t, e.message);
     return 0;
+}
+
+static void set_tracked(struct agent *a, const struct disk *disks, int count)
+{
+    memcpy(a->tracked, disks, sizeof *disks * (size_t)count);
+    a->tracked_count = count;
 }
 
 static int set_up(struct agent *a, struct err *e)
@@ -184,8 +208,10 @@ static int set_up(struct agent *a, struct err *e)
     memcpy(a->known, found, sizeof *found * (size_t)count);
     a->known_count = count;
     close_disks(a);
+    memset(a->pages, 0, TRACK_SLOT_COUNT * sizeof *a->pages); /* by the disks' numbers of before; without them a chunk is offered whole */
     goes_on = attach(a, found, count);
-    if (plan_memory(a, found, count, e) < 0)
+    set_tracked(a, found, goes_on ? count : 0);
+    if (plan_memory(a, found, count, e) < 0 || pipeline_have_buffers(a, e) < 0)
         return -1;
     for (int i = 0; i < count; i++) {
         a->disks[i] = (struct agent_disk){.info = found[i], .fd = -1};
@@ -205,6 +231,7 @@ static int set_up(struct agent *a, struct err *e)
         kept_begin(a);
     else
         return -1;
+    set_tracked(a, found, count);
     return 0;
 }
 
@@ -250,7 +277,7 @@ static bool disks_have_changed(struct agent *a, const struct disk *found, int co
     buf_init(&words, WIRE_TEXT_SIZE - 1);
     if (!disks_difference(was, a->disk_count, found, count, &words))
         return false;
-    log_warn("%s: all is read again under the new sizes", words.data);
+    log_warn("the disks have changed: %s", words.data);
     pthread_mutex_lock(&a->lock);
     note_set(a, "disks_changed", "%s", words.data);
     pthread_mutex_unlock(&a->lock);
@@ -269,7 +296,7 @@ static void log_trouble(struct agent *a, const struct err *e, const char *what)
         log_err(e, "%s", what);
 }
 
-/* Has a disk grown, come or gone? Then everything is set up anew under the new sizes; the replicator asks only for what it lacks. */
+/* Has a disk grown, come or gone? Then everything is set up anew under the new sizes, and said HELLO to; what is known of the disks that are as they were goes on (carry.c). */
 void watch_check(struct agent *a)
 {
     struct disk found[LIMIT_DISKS_PER_SERVER];

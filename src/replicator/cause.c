@@ -446,7 +446,7 @@ static const struct cause {
      "nothing: all is read and compared, and what is equal is not sent again; look into the replicator's log for what happened to its "
      "vault"},
     {"disks_changed", "warning", disks_changed, say_note,
-     "nothing for replication: all is read again, and points hold the disks as they are now. Check the launch settings where the machine's "
+     "nothing for replication: what is new is read, and points hold the disks as they are now. Check the launch settings where the machine's "
      "disks were meant to stay"},
     {"agent_restarted", "info", agent_was_restarted, say_note,
      "nothing: all is read and compared, and what is equal is not sent again"},

@@ -167,6 +167,25 @@ uint64_t track_writes(const struct tracker *t, int disk)
     return c.sectors[0] + c.sectors[1] + c.sectors[2] + c.lost + (by_stat == TRACK_WRITES_UNKNOWN ? 0 : by_stat);
 }
 
+/* The other one's balance begins at a moment in which nothing completed: from before the first one's balance to after the other one's neither the kernel nor the first one's
+ * programs have counted anything. So what the kernel had counted by then the first one has seen, and what it counts later the other one must see.
+ *
+ * A write that was seen and that the kernel counts later (it waits for its flush) can hide from the first one's balance that another one was not seen. Here it can't: as it was
+ * seen before the moment, the other one's balance has it behind it, and will find it lacking when the kernel counts it: then all is read again. */
+int track_hand_over(struct tracker *first, int disk, struct tracker *other, int others_disk)
+{
+    uint64_t writes = track_writes(first, disk);
+    int checked = track_check(first, disk);
+    struct track_balance b = tracker_weighed(other, others_disk);
+
+    if (checked < 0 || b.by_stat == TRACK_WRITES_UNKNOWN || tracker_balance(&first->ledger->disks[disk])->by_stat == TRACK_WRITES_UNKNOWN)
+        return -1;
+    if (!checked || track_writes(first, disk) != writes)
+        return 0;
+    tracker_set_balance(&other->ledger->disks[others_disk], &b);
+    return 1;
+}
+
 uint64_t track_writes_by_stat(const char *name)
 {
     unsigned long long v[STAT_FIELDS];

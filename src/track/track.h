@@ -66,6 +66,11 @@ int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, 
  * be said in this moment (a write has been seen and is not counted yet, as one that waits for its flush); -1 no: read everything again. The kernel
  * passes over BPF programs now and then, and does not always say so. It stays at -1 until track_take has said so, too. */
 int track_check(struct tracker *t, int disk);
+/* From one tracker to another one of the same disk, which was opened meanwhile. 1: the first has seen every write that the kernel has counted by a certain moment, and
+ * from that moment on the other one is held against what the kernel counts: what the first has marked is to be taken after that, and then it may be closed. 0: there was
+ * no such moment now (something was just written): ask again. -1: marks were lost, or the kernel keeps no statistics of the disk, so that nothing proves it: read all of
+ * it again. */
+int track_hand_over(struct tracker *first, int disk, struct tracker *other, int others_disk);
 /* A number that rises whenever a write to the disk completes, by the tracker's count and by the kernel's. */
 uint64_t track_writes(const struct tracker *t, int disk);
 

@@ -8,6 +8,10 @@
 #include "loopdev.h"
 #include "fakereplicator.h"
 
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
 #define SIZE (48 << 20)
 #define SMALL (8 << 20)
 #define BUDGET_MS 15000 /* for a freeze: loop devices on a machine that does much else */
@@ -23,6 +27,7 @@ static int64_t rescan_interval_s = 1;
 static int64_t bytes_per_s, read_bytes_per_s; /* on the network, from disks; 0: no limit */
 static int memory_bound_mib = 128;
 static bool disks_auto;     /* the disks are those in /sys/block */
+static const char *tracker_dir = ""; /* where the tracker lives on */
 
 struct running {
     struct agent_config config;
@@ -54,6 +59,7 @@ static struct running *start_agent(struct fake *f, int disk_count, const struct 
     for (int i = 0; i < disk_count; i++)
         snprintf(c->disks[c->disk_count++], sizeof c->disks[0], "%s", disks[i]->name);
     c->disks_auto = disks_auto;
+    snprintf(c->tracker_dir, sizeof c->tracker_dir, "%s", tracker_dir);
     c->freeze_budget_ms = BUDGET_MS;
     c->memory_mib = 16;
     c->memory_bound_mib = memory_bound_mib;
@@ -112,6 +118,33 @@ static bool point_equals_disk(const struct fake_point *p, int disk, const struct
 static bool fails_with(struct fake *f, int failures, const char *kind)
 {
     return ok(fake_wait(f, &f->failures, failures + 1, 60000), "it fails: %s", f->failure.message) && is_str(f->failure.kind, kind, "as %s", kind);
+}
+
+/* In the machine as the agent sees it: a loop device under a name that is a disk's. */
+static void plug(const struct loopdev *l, const char *name, bool with_node)
+{
+    CLEANUP(free_ptr) char *in_sys = xasprintf("/sys/block/%s", name), *real = xasprintf("/sys/devices/virtual/block/%s", l->name);
+    CLEANUP(free_ptr) char *node = xasprintf("/dev/%s", name);
+    struct stat s;
+
+    MUST(stat(l->path, &s) == 0);
+    unlink(node);
+    MUST(!with_node || mknod(node, S_IFBLK | 0600, s.st_rdev) == 0);
+    MUST(symlink(real, in_sys) == 0);
+}
+
+static void unplug(const char *name)
+{
+    CLEANUP(free_ptr) char *in_sys = xasprintf("/sys/block/%s", name), *node = xasprintf("/dev/%s", name);
+
+    MUST(unlink(in_sys) == 0);
+    unlink(node);
+}
+
+/* A /sys/block of the test's own, for disks_auto: without a disk, until one is plugged in. To be unmounted. */
+static void world_hide_disks(void)
+{
+    MUST(unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && mount("none", "/sys/block", "tmpfs", 0, NULL) == 0);
 }
 
 /* Disks and a replicator; NULL where this machine has none, and the test is skipped. */

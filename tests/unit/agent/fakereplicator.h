@@ -34,6 +34,8 @@ struct fake_disk {
     struct wire_disk info;
     int64_t chunk_count;
     struct blob **map; /* NULL: unknown; &fake_zero */
+    int64_t quiet_offered; /* how often one of its first chunks (fake's quiet_chunks) was offered */
+    int64_t known_offered; /* and how often one that there was already */
 };
 struct fake_point {
     struct wire_point info;
@@ -63,6 +65,7 @@ struct fake {
     int disk_count;
     struct pending *first, **last;
 
+    int64_t quiet_chunks;
     int64_t chunks_offered, chunks_received, pages_received, data_frames, duplicates;
     int cut_after_offers;      /* > 0: the connection is cut after that many */
     bool keep_quiet;           /* no ACKs */
@@ -226,6 +229,12 @@ static void fake_hear_offer(struct fake *f, const struct wire_frame *frame)
         }
     p->left = need;
     f->chunks_offered += need.count;
+    for (unsigned i = 0; i < need.count; i++) {
+        struct fake_disk *d = &f->disks[p->offer->disk];
+
+        d->quiet_offered += p->offer->entries[i].chunk < f->quiet_chunks;
+        d->known_offered += d->map[p->offer->entries[i].chunk] != NULL;
+    }
     fake_queue(f, p);
     wire_need_encode(&need, &out);
     wire_send_buf(f->conn, WIRE_NEED, &out, NULL);
@@ -334,6 +343,38 @@ static void fake_hear(struct fake *f, struct zip *z, const struct wire_frame *fr
     }
 }
 
+/* While no agent is there: it holds nothing of any disk. */
+__attribute__((unused)) static void fake_forget_disks(struct fake *f)
+{
+    pthread_mutex_lock(&f->lock);
+    for (int i = 0; i < f->disk_count; i++) {
+        free(f->disks[i].map);
+        f->disks[i] = (struct fake_disk){0};
+    }
+    f->disk_count = 0;
+    pthread_mutex_unlock(&f->lock);
+}
+
+/* The disks are those of HELLO now, by their identity; what is not named has no map any more. */
+static void fake_take_disks(struct fake *f, const struct wire_hello *hello)
+{
+    struct fake_disk now[ARRAY_COUNT(f->disks)] = {0};
+
+    MUST(hello->disk_count <= (int64_t)ARRAY_COUNT(now));
+    for (int64_t i = 0; i < hello->disk_count; i++) {
+        for (int k = 0; k < f->disk_count && !now[i].map; k++)
+            if (strcmp(f->disks[k].info.id, hello->disks[i].id) == 0) {
+                now[i] = f->disks[k];
+                f->disks[k].map = NULL;
+            }
+        now[i].info = hello->disks[i];
+    }
+    for (int k = 0; k < f->disk_count; k++)
+        free(f->disks[k].map);
+    memcpy(f->disks, now, sizeof now);
+    f->disk_count = (int)hello->disk_count;
+}
+
 static bool fake_greet(struct fake *f, struct wire_conn *c)
 {
     struct wire_hello *hello = xcalloc(1, sizeof *hello);
@@ -347,6 +388,7 @@ static bool fake_greet(struct fake *f, struct wire_conn *c)
     if (fine) {
         *welcome = (struct wire_welcome){.version = WIRE_VERSION, .applied = f->applied, .window_offers = 64, .disk_count = hello->disk_count};
         memcpy(welcome->epoch, f->epoch, sizeof f->epoch);
+        fake_take_disks(f, hello);
         for (int i = 0; i < hello->disk_count; i++) {
             struct fake_disk *d = &f->disks[i];
             int64_t chunks = (hello->disks[i].size_bytes + WIRE_CHUNK_SIZE - 1) / WIRE_CHUNK_SIZE;
@@ -357,13 +399,11 @@ static bool fake_greet(struct fake *f, struct wire_conn *c)
                     d->map[k] = NULL;
                 d->chunk_count = chunks;
             }
-            d->info = hello->disks[i];
             memcpy(welcome->disks[i].id, d->info.id, sizeof d->info.id);
             for (int64_t k = 0; k < chunks; k++)
                 welcome->disks[i].chunks_known += d->map[k] != NULL;
             welcome->disks[i].whole = welcome->disks[i].chunks_known == chunks;
         }
-        f->disk_count = (int)hello->disk_count;
         if (strcmp(f->epoch, hello->epoch) != 0)
             f->applied = 0;
         memcpy(f->epoch, hello->epoch, sizeof f->epoch);

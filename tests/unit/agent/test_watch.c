@@ -2,31 +2,6 @@
  * root and loop devices; skipped without. */
 #include "agentworld.h"
 
-#include <sched.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-
-/* In the machine as the agent sees it: a loop device under a name that is a disk's. */
-static void plug(const struct loopdev *l, const char *name, bool with_node)
-{
-    CLEANUP(free_ptr) char *in_sys = xasprintf("/sys/block/%s", name), *real = xasprintf("/sys/devices/virtual/block/%s", l->name);
-    CLEANUP(free_ptr) char *node = xasprintf("/dev/%s", name);
-    struct stat s;
-
-    MUST(stat(l->path, &s) == 0);
-    unlink(node);
-    MUST(!with_node || mknod(node, S_IFBLK | 0600, s.st_rdev) == 0);
-    MUST(symlink(real, in_sys) == 0);
-}
-
-static void unplug(const char *name)
-{
-    CLEANUP(free_ptr) char *in_sys = xasprintf("/sys/block/%s", name), *node = xasprintf("/dev/%s", name);
-
-    MUST(unlink(in_sys) == 0);
-    unlink(node);
-}
-
 /* Whatever was committed since then has as many disks, all of each; one that failed named the change. */
 static void next_point(struct fake *f, int disk_count, const char *what)
 {
@@ -146,7 +121,7 @@ int main(void)
 
     if (!f)
         return 0;
-    MUST(unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && mount("none", "/sys/block", "tmpfs", 0, NULL) == 0);
+    world_hide_disks();
     test_comes(f);
     test_no_set_up(f);
     test_label(f);
