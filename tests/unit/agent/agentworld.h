@@ -6,6 +6,7 @@
 #include "agent/agent.h"
 #include "base/log.h"
 #include "loopdev.h"
+#include "mounts.h"
 #include "fakereplicator.h"
 
 #include <sched.h>
@@ -144,7 +145,7 @@ static void unplug(const char *name)
 /* A /sys/block of the test's own, for disks_auto: without a disk, until one is plugged in. To be unmounted. */
 static void world_hide_disks(void)
 {
-    MUST(unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && mount("none", "/sys/block", "tmpfs", 0, NULL) == 0);
+    MUST(mounts_of_our_own(folder) == 0 && mount("none", "/sys/block", "tmpfs", 0, NULL) == 0);
 }
 
 /* Disks and a replicator; NULL where this machine has none, and the test is skipped. */
