@@ -142,6 +142,19 @@ static void unplug(const char *name)
     unlink(node);
 }
 
+/* Over all of the disk, what does not compress. */
+static void write_noise(uint64_t state)
+{
+    uint8_t *noise = xmalloc(SIZE);
+
+    for (int i = 0; i < SIZE / 8; i++) {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        memcpy(noise + i * 8, &state, 8);
+    }
+    MUST(pwrite(data.fd, noise, SIZE, 0) == SIZE && fsync(data.fd) == 0);
+    free(noise);
+}
+
 /* A /sys/block of the test's own, for disks_auto: without a disk, until one is plugged in. To be unmounted. */
 static void world_hide_disks(void)
 {
