@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import tap
@@ -25,6 +26,7 @@ class World(ends.Ends):
         self.vault_key = self.dir / "vault.key"  # the vault is encrypted: what looks at it at rest needs the key, too
         os.environ["SLIPWAY_VAULT_KEY_FILE"] = str(self.vault_key)
         self.loop = self.mounted = None
+        self.last = []
 
     def certificates(self, *names):
         super().certificates("replicator:r1", "agent:web01", "agent:db01", *names)
@@ -108,7 +110,7 @@ class World(ends.Ends):
             self.kill(name)
         for kept in pathlib.Path("/sys/fs/bpf").glob(str(self.kept("*").name)):
             shutil.rmtree(kept)
-        for mounted in filter(os.path.ismount, (self.mounted or "", self.dir / "replicator")):
+        for mounted in self.mounts():
             subprocess.run(["umount", mounted], check=False)
         if self.loop:
             self.release_disk()
@@ -116,6 +118,35 @@ class World(ends.Ends):
             for log in sorted(self.dir.glob("*.log")):
                 print("".join(f"# {log.name}: {line}\n" for line in log.read_text(errors="replace").splitlines()[-60:]))
         super().close()
+        for what in self.last:
+            what()
+
+    def mounts(self):
+        """What is mounted in the folder, the last first."""
+        with open("/proc/self/mountinfo", encoding="utf-8") as all_mounts:
+            return [place for place in (line.split()[4] for line in all_mounts) if place.startswith(f"{self.dir}/")][::-1]
+
+    def at_end(self, what):
+        """Is called once all else is closed."""
+        self.last.append(what)
+
+
+def in_world(make, steps, needs="root for loop devices"):
+    """What a test runs: its steps in a world of their own, and all that they made is removed, however they end. Ends the process."""
+    if os.geteuid() != 0:
+        print(f"1..0 # SKIP needs {needs}")
+        sys.exit(0)
+    world = make()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        steps(world)
+    except Exception as reason:  # pylint: disable=broad-exception-caught
+        ok(False, f"{type(reason).__name__}: {reason}")
+    finally:
+        world.close()
+    status = tap.finish()
+    sys.stdout.flush()
+    os._exit(status)  # a thread that hangs is no reason to wait
 
 
 def continuous(world):

@@ -10,7 +10,6 @@ import pathlib
 import re
 import signal
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
 import tap  # pylint: disable=wrong-import-position
-from replicated import MIB, World, continuous, run  # pylint: disable=wrong-import-position
+from replicated import MIB, World, continuous, in_world, run  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
 BIG = 3072 * MIB  # mostly zeros: read for a long time, sent in no time
@@ -154,24 +153,13 @@ def alone(world):
     ok(not held_back, f"and holds back nothing where nobody else uses the disk: {held_back[:1]}")
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices")
-        return 0
-    world = World(SLIPWAY, AGENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
-        world.certificates()
-        world.disk(BIG, 64 * MIB)
-        run("dd", "if=/dev/zero", f"of={world.loop}", "bs=1M", f"seek={BIG // MIB - 64}", "count=64", "oflag=direct")
-        backs_off(world)
-        processor(world)
-        alone(world)
-    except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-    return tap.finish()
+def steps(world):
+    world.certificates()
+    world.disk(BIG, 64 * MIB)
+    run("dd", "if=/dev/zero", f"of={world.loop}", "bs=1M", f"seek={BIG // MIB - 64}", "count=64", "oflag=direct")
+    backs_off(world)
+    processor(world)
+    alone(world)
 
 
-sys.exit(main())
+in_world(lambda: World(SLIPWAY, AGENT), steps)

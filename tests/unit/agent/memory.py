@@ -13,8 +13,7 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-import tap  # pylint: disable=wrong-import-position
-from replicated import MIB, World, run  # pylint: disable=wrong-import-position
+from replicated import MIB, World, in_world, run  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
 DISKS, SIZE = 10, 2 << 40
@@ -38,49 +37,37 @@ def log(world):
     return (world.dir / "agent-web01.log").read_text()
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices")
-        return 0
-    world = World(SLIPWAY, AGENT)
+def steps(world):
     loops = []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
-        world.certificates()
-        for i in range(DISKS):
-            image = world.dir / f"disk{i}.raw"
-            with open(image, "wb") as f:
-                f.truncate(SIZE)
-            loops.append(run("losetup", "--find", "--show", "--direct-io=on", image).strip())
-        world.start_replicator()
-        start(world, loops)
-        pid = world.processes["agent-web01"].pid
-        world.wait("the agent reads ten disks of 2 TiB", lambda: world.server()["bytes_total"] == DISKS * SIZE and world.server()["bytes_read"] > 512 * MIB, 120)
-        ok("changes by eBPF" in log(world), "and follows their changes")
-        # Marks here and there: what is to do is then neither all nor nothing in each of these places.
-        for number, loop in enumerate(loops):
-            with open(loop, "r+b", buffering=0) as f:
-                for place in range(100):
-                    os.pwrite(f.fileno(), b"x" * 512, (place * 37 + number) % 1024 * (SIZE // 1024) + 65536)
-                os.fsync(f.fileno())
-        time.sleep(3)
-        now = memory(pid)
-        ok(now["VmRSS"] <= 128 and now["VmHWM"] <= 128, f"it takes no more than 128 MiB, the tracker's marks among it: {now}")
-        freezer = [memory(child) for child in children(pid)]
-        ok(now["VmRSS"] + sum(c["VmRSS"] for c in freezer) <= 128 and freezer, f"with the process that thaws, too: {freezer}")
-        ok(now["VmLck"] + 81 >= now["VmRSS"] and now["VmSwap"] == 0, "all but what is the kernel's is locked: none of it is ever swapped")
-        ok("MiB of buffers, not 64" in log(world), "and says that it has fewer buffers for it")
-        world.kill("agent-web01", signal.SIGTERM)
-        start(world, loops, memory_bound_mib=90)
-        ok(world.processes["agent-web01"].wait(30) != 0, "with a bound that does not do it does not start")
-        ok("need at least" in log(world) and "memory_bound_mib allows 90: set it higher" in log(world), "and says what would: " + log(world).splitlines()[-1])
-    except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-        for loop in loops:
-            subprocess.run(["losetup", "-d", loop], check=False)
-    return tap.finish()
+    world.at_end(lambda: [subprocess.run(["losetup", "-d", loop], check=False) for loop in loops])
+    world.certificates()
+    for i in range(DISKS):
+        image = world.dir / f"disk{i}.raw"
+        with open(image, "wb") as f:
+            f.truncate(SIZE)
+        loops.append(run("losetup", "--find", "--show", "--direct-io=on", image).strip())
+    world.start_replicator()
+    start(world, loops)
+    pid = world.processes["agent-web01"].pid
+    world.wait("the agent reads ten disks of 2 TiB", lambda: world.server()["bytes_total"] == DISKS * SIZE and world.server()["bytes_read"] > 512 * MIB, 120)
+    ok("changes by eBPF" in log(world), "and follows their changes")
+    # Marks here and there: what is to do is then neither all nor nothing in each of these places.
+    for number, loop in enumerate(loops):
+        with open(loop, "r+b", buffering=0) as f:
+            for place in range(100):
+                os.pwrite(f.fileno(), b"x" * 512, (place * 37 + number) % 1024 * (SIZE // 1024) + 65536)
+            os.fsync(f.fileno())
+    time.sleep(3)
+    now = memory(pid)
+    ok(now["VmRSS"] <= 128 and now["VmHWM"] <= 128, f"it takes no more than 128 MiB, the tracker's marks among it: {now}")
+    freezer = [memory(child) for child in children(pid)]
+    ok(now["VmRSS"] + sum(c["VmRSS"] for c in freezer) <= 128 and freezer, f"with the process that thaws, too: {freezer}")
+    ok(now["VmLck"] + 81 >= now["VmRSS"] and now["VmSwap"] == 0, "all but what is the kernel's is locked: none of it is ever swapped")
+    ok("MiB of buffers, not 64" in log(world), "and says that it has fewer buffers for it")
+    world.kill("agent-web01", signal.SIGTERM)
+    start(world, loops, memory_bound_mib=90)
+    ok(world.processes["agent-web01"].wait(30) != 0, "with a bound that does not do it does not start")
+    ok("need at least" in log(world) and "memory_bound_mib allows 90: set it higher" in log(world), "and says what would: " + log(world).splitlines()[-1])
 
 
-sys.exit(main())
+in_world(lambda: World(SLIPWAY, AGENT), steps)

@@ -17,8 +17,7 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-import tap  # pylint: disable=wrong-import-position
-from replicated import MIB, Refused, World, continuous, device_hash, flip, run  # pylint: disable=wrong-import-position
+from replicated import MIB, World, continuous, device_hash, flip, in_world, run  # pylint: disable=wrong-import-position
 from tap import intact, ok  # pylint: disable=wrong-import-position
 
 FORMATS = ("raw", "qcow2", "vmdk", "vhdx")
@@ -372,25 +371,12 @@ def stay(world, point):
 PARTS = {"disks": (looks, exports, refusals, broken_off, serves, moved_on, kept, at_rest, killed, damage), "files": (stay, files, damaged_file)}
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices")
-        return 0
-    world = Partitioned(SLIPWAY, AGENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
-    try:
-        world.certificates()
-        world.disk(SIZE)
-        point = take(world)
-        for part in PARTS[sys.argv[3]]:
-            part(world, point)
-    except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError, ValueError, StopIteration) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        if os.path.ismount(world.dir / "small"):
-            subprocess.run(["umount", world.dir / "small"], check=False)
-        world.close()
-    return tap.finish()
+def steps(world):
+    world.certificates()
+    world.disk(SIZE)
+    point = take(world)
+    for part in PARTS[sys.argv[3]]:
+        part(world, point)
 
 
-sys.exit(main())
+in_world(lambda: Partitioned(SLIPWAY, AGENT), steps)

@@ -14,9 +14,8 @@ SLIPWAY, AGENT, SLOW_DISK = sys.argv[1:4]
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-import tap  # pylint: disable=wrong-import-position
 from relay import Relay  # pylint: disable=wrong-import-position
-from replicated import CHUNK, MIB, Refused, World, continuous, device_hash, first_chunk, restored, run  # pylint: disable=wrong-import-position
+from replicated import CHUNK, MIB, World, continuous, device_hash, first_chunk, in_world, restored, run  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
 SIZE = 48 * MIB
@@ -139,36 +138,25 @@ def unreadable(world, point, source):
         ok(status == 0 and device_hash(disk.loop) == source and not any(bad.read_bytes()), f"sectors that can't be read are written, and can be: {said}")
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices")
-        return 0
-    world = World(SLIPWAY, AGENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
-    try:
-        link = Relay(world.port)
-        world.certificates()
-        world.disk(SIZE)
-        world.rescue_folder("web01", "rescue")
-        world.rescue_folder("web01", "far", link.port)
-        world.start_replicator()
-        world.start_agent()
-        world.wait("the source is in step", lambda: continuous(world), 120)
-        point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]["id"]
-        source = device_hash(world.loop)
-        world.ask("thaw", server="web01")
-        world.ask("pin", point=point, reason="test")
-        late(world, link, point, source)
-        cut(world, link, point, source)
-        half_open(world, link, point, source)
-        out_of_time(world, point)
-        power(world, point, source)
-        unreadable(world, point, source)
-    except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-    return tap.finish()
+def steps(world):
+    link = Relay(world.port)
+    world.certificates()
+    world.disk(SIZE)
+    world.rescue_folder("web01", "rescue")
+    world.rescue_folder("web01", "far", link.port)
+    world.start_replicator()
+    world.start_agent()
+    world.wait("the source is in step", lambda: continuous(world), 120)
+    point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]["id"]
+    source = device_hash(world.loop)
+    world.ask("thaw", server="web01")
+    world.ask("pin", point=point, reason="test")
+    late(world, link, point, source)
+    cut(world, link, point, source)
+    half_open(world, link, point, source)
+    out_of_time(world, point)
+    power(world, point, source)
+    unreadable(world, point, source)
 
 
-sys.exit(main())
+in_world(lambda: World(SLIPWAY, AGENT), steps)

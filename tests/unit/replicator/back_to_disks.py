@@ -17,8 +17,7 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-import tap  # pylint: disable=wrong-import-position
-from replicated import CHUNK, MIB, Refused, World, continuous, device_hash, first_chunk, flip, restored, run  # pylint: disable=wrong-import-position
+from replicated import CHUNK, MIB, World, continuous, device_hash, first_chunk, flip, in_world, restored, run  # pylint: disable=wrong-import-position
 from tap import intact, ok  # pylint: disable=wrong-import-position
 
 SIZE = 96 * MIB
@@ -249,37 +248,25 @@ def damaged(world, target):
     del target
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices")
-        return 0
-    world = World(SLIPWAY, AGENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
-        world.certificates("agent:web01~copy", "agent:db01~copy")
-        world.disk(SIZE)
-        world.rescue_folder("web01", "rescue")
-        world.start_replicator()
-        world.start_agent()
-        world.wait("the source is in step", lambda: continuous(world), 120)
-        point, target, source = onto_a_blank(world)
-        ok(world.server()["connected"], "the agent of the server stayed connected meanwhile")
-        only_what_differs(world, point, target, source)
-        refusals(world, point, target)
-        of_its_launched_machine(world)
-        world.ask("pin", point=point, reason="test")
-        broken_off(world, point, target, source)
-        forgetful_disk(world, point)
-        from_the_midst(world, point)
-        a_word_about_it(world, point)
-        damaged(world, target)
-    except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError, ValueError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-        for loop in loops:
-            subprocess.run(["losetup", "-d", loop], check=False)
-    return tap.finish()
+def steps(world):
+    world.at_end(lambda: [subprocess.run(["losetup", "-d", loop], check=False) for loop in loops])
+    world.certificates("agent:web01~copy", "agent:db01~copy")
+    world.disk(SIZE)
+    world.rescue_folder("web01", "rescue")
+    world.start_replicator()
+    world.start_agent()
+    world.wait("the source is in step", lambda: continuous(world), 120)
+    point, target, source = onto_a_blank(world)
+    ok(world.server()["connected"], "the agent of the server stayed connected meanwhile")
+    only_what_differs(world, point, target, source)
+    refusals(world, point, target)
+    of_its_launched_machine(world)
+    world.ask("pin", point=point, reason="test")
+    broken_off(world, point, target, source)
+    forgetful_disk(world, point)
+    from_the_midst(world, point)
+    a_word_about_it(world, point)
+    damaged(world, target)
 
 
-sys.exit(main())
+in_world(lambda: World(SLIPWAY, AGENT), steps)

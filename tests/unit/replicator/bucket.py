@@ -1,10 +1,8 @@
 #!/usr/bin/python3
 """bucket: a replicator whose vault's full segments lie in an S3-compatible store (tests/s3_server.py): they go there, their files here go, a whole disk is read
 back from there, and a store that is away holds no replication up. Prints TAP. Usage: bucket SLIPWAY SLIPWAY_AGENT"""
-import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -16,9 +14,8 @@ TESTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
 sys.path.insert(0, TESTS)
 
 import bucketed  # pylint: disable=wrong-import-position
-import tap  # pylint: disable=wrong-import-position
 from ends import free_port  # pylint: disable=wrong-import-position
-from replicated import MIB, Refused, World  # pylint: disable=wrong-import-position
+from replicated import MIB, Refused, World, in_world  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
 
@@ -84,29 +81,18 @@ def disk_lost(world, store, point):
     ok(pins(world, point) == kept, "and has them", (pins(world, point), kept))
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP it needs root")
-        return 0
-    world = World(SLIPWAY, AGENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
-        world.certificates()
-        world.disk(96 * MIB)
-        store = Store(world)
-        store.start()
-        world.start_replicator(*store.options)
-        world.start_agent()
-        point = bucketed.sent_and_read(world, store)
-        bucketed.second(world, store)
-        bucketed.away(world, store, point)
-        bucketed.at_rest(world, store, point)
-        disk_lost(world, store, point)
-    except (Refused, RuntimeError, OSError, KeyError, json.JSONDecodeError) as reason:
-        ok(False, f"the test went on to its end: {reason!r}")
-    finally:
-        world.close()
-    return tap.finish()
+def steps(world):
+    world.certificates()
+    world.disk(96 * MIB)
+    store = Store(world)
+    store.start()
+    world.start_replicator(*store.options)
+    world.start_agent()
+    point = bucketed.sent_and_read(world, store)
+    bucketed.second(world, store)
+    bucketed.away(world, store, point)
+    bucketed.at_rest(world, store, point)
+    disk_lost(world, store, point)
 
 
-sys.exit(main())
+in_world(lambda: World(SLIPWAY, AGENT), steps)

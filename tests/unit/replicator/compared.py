@@ -4,7 +4,6 @@ not come; with its agent killed it begins anew. What it says is true each time. 
 Usage: compared SLIPWAY SLIPWAY_AGENT"""
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,9 +13,8 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-import tap  # pylint: disable=wrong-import-position
 from relay import Relay  # pylint: disable=wrong-import-position
-from replicated import CHUNK, MIB, Refused, World, continuous, device_hash, run  # pylint: disable=wrong-import-position
+from replicated import CHUNK, MIB, Refused, World, continuous, device_hash, in_world, run  # pylint: disable=wrong-import-position
 from tap import intact, ok  # pylint: disable=wrong-import-position
 
 SIZE = 512 * MIB
@@ -166,36 +164,25 @@ def is_free(device):
         return False
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices")
-        return 0
-    world = World(SLIPWAY, AGENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
-        link = Relay(world.port)
-        world.certificates()
-        world.disk(SIZE)
-        world.start_replicator()
-        world.start_agent(replicator_port=link.port)
-        world.wait("the source is in step", lambda: continuous(world), 120)
-        held(world, link)
-        run("umount", world.mounted)
-        world.wait("it is mounted nowhere, and nobody writes from here on", lambda: is_free(world.loop), 300)
-        world.wait("all is there", lambda: world.server()["backlog_bytes"] == 0)
-        point = world.ask("point", server="web01", consistency="crash", timeout_ms=60000)["point"]["id"]
-        world.ask("pin", point=point, reason="test")
-        source = device_hash(world.loop)
-        cut(world, link, point, source, False)
-        asker_gone(world, link, point, source)
-        replicator_killed(world, link, point, source)
-        agent_killed(world, link, point, source)
-        differs(world, link, point)
-    except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-    return tap.finish()
+def steps(world):
+    link = Relay(world.port)
+    world.certificates()
+    world.disk(SIZE)
+    world.start_replicator()
+    world.start_agent(replicator_port=link.port)
+    world.wait("the source is in step", lambda: continuous(world), 120)
+    held(world, link)
+    run("umount", world.mounted)
+    world.wait("it is mounted nowhere, and nobody writes from here on", lambda: is_free(world.loop), 300)
+    world.wait("all is there", lambda: world.server()["backlog_bytes"] == 0)
+    point = world.ask("point", server="web01", consistency="crash", timeout_ms=60000)["point"]["id"]
+    world.ask("pin", point=point, reason="test")
+    source = device_hash(world.loop)
+    cut(world, link, point, source, False)
+    asker_gone(world, link, point, source)
+    replicator_killed(world, link, point, source)
+    agent_killed(world, link, point, source)
+    differs(world, link, point)
 
 
-sys.exit(main())
+in_world(lambda: World(SLIPWAY, AGENT), steps)

@@ -16,9 +16,8 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent), str(pathlib.Path(__file__).resolve().parents[2])]
 
 import fake_agent  # pylint: disable=wrong-import-position
-import tap  # pylint: disable=wrong-import-position
 from ends import free_port  # pylint: disable=wrong-import-position
-from replicated import MIB, Refused, World, continuous, device_hash, run  # pylint: disable=wrong-import-position
+from replicated import MIB, Refused, World, continuous, device_hash, in_world, run  # pylint: disable=wrong-import-position
 from relay import Relay  # pylint: disable=wrong-import-position
 from tap import intact, ok  # pylint: disable=wrong-import-position
 
@@ -345,35 +344,24 @@ def dropped(world):
     ok(world.points() == {} and world.points(world.first) == {}, "here and there")
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices")
-        return 0
-    world = Two()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
-    try:
-        world.certificates("replicator:r2", "replicator:r3")
-        world.disk(96 * MIB)
-        world.words(world.second, source="r1")
-        world.start_second()
-        world.wait("the second is up", lambda: world.ask("status", at=world.second), 60)
-        strangers(world)
-        by_hand(world)
-        world.words(world.first, {"replicator": "r2", "address": "127.0.0.1", "port": world.link.port})
-        world.start_replicator()
-        world.wait("the first is up", lambda: world.ask("status"), 60)
-        interrupted(world)
-        every_point(world)
-        pins(world)
-        the_agent_comes(world)
-        paced(world)
-        full(world)
-        dropped(world)
-    except Exception as reason:  # pylint: disable=broad-exception-caught
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-    return tap.finish()
+def steps(world):
+    world.certificates("replicator:r2", "replicator:r3")
+    world.disk(96 * MIB)
+    world.words(world.second, source="r1")
+    world.start_second()
+    world.wait("the second is up", lambda: world.ask("status", at=world.second), 60)
+    strangers(world)
+    by_hand(world)
+    world.words(world.first, {"replicator": "r2", "address": "127.0.0.1", "port": world.link.port})
+    world.start_replicator()
+    world.wait("the first is up", lambda: world.ask("status"), 60)
+    interrupted(world)
+    every_point(world)
+    pins(world)
+    the_agent_comes(world)
+    paced(world)
+    full(world)
+    dropped(world)
 
 
-sys.exit(main())
+in_world(Two, steps)

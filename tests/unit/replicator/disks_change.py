@@ -6,7 +6,6 @@ import os
 import pathlib
 import random
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -16,8 +15,7 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-import tap  # pylint: disable=wrong-import-position
-from replicated import MIB, Refused, World, continuous, run  # pylint: disable=wrong-import-position
+from replicated import MIB, World, continuous, in_world, run  # pylint: disable=wrong-import-position
 from tap import intact, ok  # pylint: disable=wrong-import-position
 
 FIRST, SECOND, MORE = 160 * MIB, 32 * MIB, 16 * MIB
@@ -160,27 +158,14 @@ def killed(world, disks):
         is_exact(world, 1 if there else 2)
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices")
-        return 0
-    world, disks = World(SLIPWAY, AGENT), []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
-    try:
-        world.certificates()
-        world.start_replicator()
-        world.wait("the replicator listens", lambda: world.ask("status"))
-        changes(world, disks)
-        killed(world, disks)
-    except (Refused, RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-        for disk in disks:
-            disk.close()
-    return tap.finish()
+def steps(world):
+    disks = []
+    world.at_end(lambda: [disk.close() for disk in disks])
+    world.certificates()
+    world.start_replicator()
+    world.wait("the replicator listens", lambda: world.ask("status"))
+    changes(world, disks)
+    killed(world, disks)
 
 
-status = main()
-sys.stdout.flush()
-os._exit(status)  # a writer that hangs is no reason to wait
+in_world(lambda: World(SLIPWAY, AGENT), steps)

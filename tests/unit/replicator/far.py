@@ -4,7 +4,6 @@ anew and goes on where it was; a proxy that refuses is told as such. Prints TAP.
 Usage: far SLIPWAY SLIPWAY_AGENT"""
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -12,8 +11,7 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-import tap  # pylint: disable=wrong-import-position
-from replicated import MIB, Refused, World, continuous  # pylint: disable=wrong-import-position
+from replicated import MIB, World, continuous, in_world  # pylint: disable=wrong-import-position
 from relay import Relay  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
@@ -81,24 +79,13 @@ def refused(world, proxy):
     world.wait("and once it lets through, all goes on", lambda: continuous(world) and world.server()["connected"])
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices")
-        return 0
-    world = World(SLIPWAY, AGENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
-        proxy = Proxy(world.port)
-        world.certificates()
-        world.disk(96 * MIB)
-        sync_and_cut(world, proxy)
-        exact(world)
-        refused(world, proxy)
-    except (Refused, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-    return tap.finish()
+def steps(world):
+    proxy = Proxy(world.port)
+    world.certificates()
+    world.disk(96 * MIB)
+    sync_and_cut(world, proxy)
+    exact(world)
+    refused(world, proxy)
 
 
-sys.exit(main())
+in_world(lambda: World(SLIPWAY, AGENT), steps)

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -16,9 +15,8 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent), str(pathlib.Path(__file__).resolve().parents[2])]
 
-import tap  # pylint: disable=wrong-import-position
 from fake_agent import CHUNKS, Agent  # pylint: disable=wrong-import-position
-from replicated import Refused, World  # pylint: disable=wrong-import-position
+from replicated import Refused, World, in_world  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
 SERVERS = ["db01", "web01"]
@@ -421,29 +419,19 @@ def by_the_clock(both):
     world.wait("one leaves for good: the other is alone, and nothing is amiss", lambda: told("db01")["cause"] is None)
 
 
-def main():
-    world = World(SLIPWAY, AGENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
-    try:
-        world.certificates()
-        world.start_replicator()
-        world.wait("the replicator listens", lambda: world.ask("status"))
-        both = Both(world)
-        for part in (in_step, dies_at_the_barrier, cut_before_the_commit, never_comes, again_with_all, can_not, disobeys, goes_to_freeze, asker_leaves):
-            part(both)
-        in_step(both)
-        behind_its_data(both)
-        not_whole(both)
-        killed_between(both)
-        on_two_replicators(both)
-        by_the_clock(both)
-    except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-    return tap.finish()
+def steps(world):
+    world.certificates()
+    world.start_replicator()
+    world.wait("the replicator listens", lambda: world.ask("status"))
+    both = Both(world)
+    for part in (in_step, dies_at_the_barrier, cut_before_the_commit, never_comes, again_with_all, can_not, disobeys, goes_to_freeze, asker_leaves):
+        part(both)
+    in_step(both)
+    behind_its_data(both)
+    not_whole(both)
+    killed_between(both)
+    on_two_replicators(both)
+    by_the_clock(both)
 
 
-status = main()
-sys.stdout.flush()
-os._exit(status)  # a listener that hangs is no reason to wait
+in_world(lambda: World(SLIPWAY, AGENT), steps)

@@ -1,9 +1,7 @@
 #!/usr/bin/python3
 """missing: the real replicator and agents of the test's own: a server's disk that is not there any more is said, over restarts of both and whatever points come, until it is
 back, or somebody has accepted it; and an agent that can't name its disks says why. Prints TAP. Usage: missing SLIPWAY SLIPWAY_AGENT"""
-import os
 import pathlib
-import signal
 import subprocess
 import sys
 import threading
@@ -12,9 +10,8 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent), str(pathlib.Path(__file__).resolve().parents[2])]
 
-import tap  # pylint: disable=wrong-import-position
 from fake_agent import CHUNKS, Agent, Wire  # pylint: disable=wrong-import-position
-from replicated import Refused, World  # pylint: disable=wrong-import-position
+from replicated import World, in_world  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
 SIZE = CHUNKS * 65536
@@ -162,23 +159,13 @@ def twice(world, source):
     source.is_missing()
 
 
-def main():
-    world = World(SLIPWAY, AGENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
-    try:
-        world.certificates()
-        world.start_replicator()
-        world.wait("the replicator listens", lambda: world.ask("status"))
-        source = Source(world)
-        for part in (goes, comes_back, accepted, from_the_vault, stands, twice):
-            part(world, source)
-    except (Refused, RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-    return tap.finish()
+def steps(world):
+    world.certificates()
+    world.start_replicator()
+    world.wait("the replicator listens", lambda: world.ask("status"))
+    source = Source(world)
+    for part in (goes, comes_back, accepted, from_the_vault, stands, twice):
+        part(world, source)
 
 
-status = main()
-sys.stdout.flush()
-os._exit(status)  # a listener that hangs is no reason to wait
+in_world(lambda: World(SLIPWAY, AGENT), steps)

@@ -5,8 +5,6 @@ Prints TAP.
 Usage: natted SLIPWAY SLIPWAY_AGENT DELAY_LINE"""
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 
@@ -16,7 +14,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 
 import natnet  # pylint: disable=wrong-import-position
 import tap  # pylint: disable=wrong-import-position
-from replicated import CHUNK, MIB, Refused, World, continuous, run  # pylint: disable=wrong-import-position
+from replicated import CHUNK, MIB, World, continuous, in_world, run  # pylint: disable=wrong-import-position
 from tap import intact, ok  # pylint: disable=wrong-import-position
 
 MBIT_PER_S, RTT_MS = 20, 200
@@ -136,32 +134,20 @@ def line_was_bad(world):
            f"of {packets} packets {'to' if way == 0 else 'from'} the replicator {counted['lost'][way]} were lost, {counted['overtaken'][way]} overtook, {counted['doubled'][way]} came twice")
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices and network namespaces")
-        return 0
+def steps(world):
     seed = int(os.environ.get("SLIPWAY_SEED", time.time_ns() // 1000 % 1000000))
     tap.note(f"SLIPWAY_SEED={seed}")
-    network = natnet.Network()
-    world = Natted(network)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
-        network.begin(world, DELAY_LINE, MBIT_PER_S, RTT_MS, (seed, LOST, OVERTAKEN, DOUBLED))
-        world.certificates()
-        world.fill()
-        first_sync(world)
-        forgotten(world)
-        exact(world)
-        other_port(world)
-        dead(world)
-        exact(world)
-        line_was_bad(world)
-    except (Refused, OSError, subprocess.SubprocessError, RuntimeError, KeyError, IndexError, TypeError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-        network.end()
-    return tap.finish()
+    world.at_end(world.network.end)
+    world.network.begin(world, DELAY_LINE, MBIT_PER_S, RTT_MS, (seed, LOST, OVERTAKEN, DOUBLED))
+    world.certificates()
+    world.fill()
+    first_sync(world)
+    forgotten(world)
+    exact(world)
+    other_port(world)
+    dead(world)
+    exact(world)
+    line_was_bad(world)
 
 
-sys.exit(main())
+in_world(lambda: Natted(natnet.Network()), steps, "root for loop devices and network namespaces")

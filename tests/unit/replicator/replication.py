@@ -16,8 +16,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
 import fake_agent  # pylint: disable=wrong-import-position
-import tap  # pylint: disable=wrong-import-position
-from replicated import MIB, Refused, World, continuous, device_hash, flip, run  # pylint: disable=wrong-import-position
+from replicated import MIB, Refused, World, continuous, device_hash, flip, in_world, run  # pylint: disable=wrong-import-position
 from tap import intact, ok  # pylint: disable=wrong-import-position
 
 
@@ -332,37 +331,26 @@ def the_end(world):
     ok(world.kill("replicator", signal.SIGTERM) == 0, "the replicator stops in order")
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices")
-        return 0
-    world = World(SLIPWAY, AGENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
-    try:
-        world.certificates()
-        world.disk(96 * MIB)
-        full_disk(world)
-        synchronise(world)
-        follow(world)
-        small_writes(world)
-        repaired(world)
-        cared_for(world)
-        point, uri = held_point(world)
-        restarts(world, point, uri)
-        orders(world, point, uri)
-        world.kill("agent-web01")
-        world.start_agent()
-        world.wait("again", lambda: continuous(world) and world.server()["connected"])
-        real = world.processes.pop("agent-web01")
-        strangers(world)
-        world.kill("agent-web01")
-        world.processes["agent-web01"] = real
-        the_end(world)
-    except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-    return tap.finish()
+def steps(world):
+    world.certificates()
+    world.disk(96 * MIB)
+    full_disk(world)
+    synchronise(world)
+    follow(world)
+    small_writes(world)
+    repaired(world)
+    cared_for(world)
+    point, uri = held_point(world)
+    restarts(world, point, uri)
+    orders(world, point, uri)
+    world.kill("agent-web01")
+    world.start_agent()
+    world.wait("again", lambda: continuous(world) and world.server()["connected"])
+    real = world.processes.pop("agent-web01")
+    strangers(world)
+    world.kill("agent-web01")
+    world.processes["agent-web01"] = real
+    the_end(world)
 
 
-sys.exit(main())
+in_world(lambda: World(SLIPWAY, AGENT), steps)

@@ -6,7 +6,6 @@ Usage: rescanned SLIPWAY SLIPWAY_AGENT"""
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 
@@ -14,8 +13,7 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-import tap  # pylint: disable=wrong-import-position
-from replicated import MIB, World, run  # pylint: disable=wrong-import-position
+from replicated import MIB, World, in_world, run  # pylint: disable=wrong-import-position
 from tap import intact, ok  # pylint: disable=wrong-import-position
 
 
@@ -117,22 +115,11 @@ def clock_ms(at):
     return round(((int(hours) * 60 + int(minutes)) * 60 + float(seconds)) * 1000)
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices")
-        return 0
-    world = World(SLIPWAY, AGENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
-    try:
-        world.certificates()
-        world.disk(SIZE, BEHIND)
-        for part in (nothing_by_itself, held, by_order, by_the_clock):
-            part(world)
-    except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-    return tap.finish()
+def steps(world):
+    world.certificates()
+    world.disk(SIZE, BEHIND)
+    for part in (nothing_by_itself, held, by_order, by_the_clock):
+        part(world)
 
 
-sys.exit(main())
+in_world(lambda: World(SLIPWAY, AGENT), steps)

@@ -6,9 +6,7 @@ import http.server
 import json
 import os
 import shutil
-import signal
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -17,9 +15,8 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-import tap  # pylint: disable=wrong-import-position
 from ends import free_port  # pylint: disable=wrong-import-position
-from replicated import MIB, World, continuous, run  # pylint: disable=wrong-import-position
+from replicated import MIB, World, continuous, in_world, run  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
 
@@ -211,29 +208,18 @@ def start(world, factory):
     ok(identity.exists(), "the replicator starts")
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices")
-        return 0
-    world = World(SLIPWAY, AGENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
-        world.certificates()
-        world.disk(96 * MIB)
-        factory = Factory(world)
-        start(world, factory)
-        world.start_agent()
-        interval(world, factory)
-        ladder(world, factory)
-        bandwidth(world, factory)
-        ordered(world, factory)
-        wrong(world, factory)
-        alone(world, factory)
-    except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-    return tap.finish()
+def steps(world):
+    world.certificates()
+    world.disk(96 * MIB)
+    factory = Factory(world)
+    start(world, factory)
+    world.start_agent()
+    interval(world, factory)
+    ladder(world, factory)
+    bandwidth(world, factory)
+    ordered(world, factory)
+    wrong(world, factory)
+    alone(world, factory)
 
 
-sys.exit(main())
+in_world(lambda: World(SLIPWAY, AGENT), steps)

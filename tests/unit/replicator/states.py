@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 
 import fake_agent  # pylint: disable=wrong-import-position
 import tap  # pylint: disable=wrong-import-position
-from replicated import MIB, World, continuous, run  # pylint: disable=wrong-import-position
+from replicated import MIB, World, continuous, in_world, run  # pylint: disable=wrong-import-position
 from tap import intact, ok  # pylint: disable=wrong-import-position
 
 LIMIT = 1 * MIB
@@ -336,22 +335,11 @@ def untracked(world):
 LIVES = {"day": (first_sync, stopped, snapshot, power_lost, paused, out_of_time), "outrun": (in_step, outrun), "changes": (in_step, narrow, grown, shrunk, rivals, machines, untracked)}
 
 
-def main():
-    if os.geteuid() != 0:
-        print("1..0 # SKIP needs root for loop devices")
-        return 0
-    world = World(SLIPWAY, AGENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was made is removed
-    try:
-        world.certificates()
-        world.disk(96 * MIB)
-        for part in LIVES[sys.argv[3]]:
-            part(world)
-    except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, IndexError, TypeError) as reason:
-        ok(False, f"{type(reason).__name__}: {reason}")
-    finally:
-        world.close()
-    return tap.finish()
+def steps(world):
+    world.certificates()
+    world.disk(96 * MIB)
+    for part in LIVES[sys.argv[3]]:
+        part(world)
 
 
-sys.exit(main())
+in_world(lambda: World(SLIPWAY, AGENT), steps)
