@@ -15,6 +15,8 @@
 #define KEPT_S 3600 /* a source that was hashed longer ago may have little to do with what it is now */
 #define RUN_FILE "run"
 #define RUN_BYTES 128
+#define LOCK_TRIES 10
+#define LOCK_AGAIN_US (50 * US_PER_MS)
 
 /* Calls each for every file of the folder. */
 static void each_file(const char *folder, void (*each)(int at, const char *name, void *user), void *user)
@@ -105,8 +107,11 @@ static int open_files(struct compared *c, struct err *e)
 {
     if ((c->run_fd = open_file(c, RUN_FILE, e)) < 0)
         return -1;
-    if (flock(c->run_fd, LOCK_EX | LOCK_NB) < 0)
-        return err_set(e, ERR_CONFLICT, "this recovery point is being compared already");
+    for (int tries = 1; flock(c->run_fd, LOCK_EX | LOCK_NB) < 0; tries++) {
+        if (tries == LOCK_TRIES)
+            return err_set(e, ERR_CONFLICT, "this recovery point is being compared already");
+        clock_sleep_us(LOCK_AGAIN_US); /* somebody who sweeps has it for a moment */
+    }
     for (size_t i = 0; i < c->count; i++) {
         char name[24];
 
