@@ -70,7 +70,7 @@ class World(ends.Ends):
     def rescue_folder(self, server, folder, port=None):
         """The server's identity, as it is on a machine that was booted from a rescue medium."""
         subprocess.run(["cp", "-a", self.dir / f"agent-{server}", self.dir / folder], check=True)
-        (self.dir / folder / "config.json").write_text(json.dumps({"server": server, "replicator_address": "127.0.0.1", "replicator_port": port or self.port,
+        (self.dir / folder / "config.json").write_text(json.dumps({"server": server, "replicator_address": self.address, "replicator_port": port or self.port,
                                                                    "runtime_dir": str(self.dir / f"run-{folder}")}))
 
     def restoring(self, *more, folder="rescue"):

@@ -5,6 +5,8 @@ Prints TAP.
 Usage: natted SLIPWAY SLIPWAY_AGENT DELAY_LINE"""
 import json
 import os
+import shutil
+import subprocess
 import sys
 import time
 
@@ -14,7 +16,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 
 import natnet  # pylint: disable=wrong-import-position
 import tap  # pylint: disable=wrong-import-position
-from replicated import CHUNK, MIB, World, continuous, in_world, run  # pylint: disable=wrong-import-position
+from replicated import CHUNK, MIB, World, continuous, device_hash, first_chunk, in_world, run  # pylint: disable=wrong-import-position
 from tap import intact, ok  # pylint: disable=wrong-import-position
 
 MBIT_PER_S, RTT_MS = 20, 200
@@ -35,6 +37,10 @@ class Natted(World):
     def start(self, name, *words, **more):
         within = self.network.within[self.places[name]] if name in self.places else ()
         return super().start(name, *within, *words, **more)
+
+    def restoring(self, *more, folder="rescue"):
+        return subprocess.Popen([str(word) for word in (*self.network.within["behind"], AGENT, "restore", "--config", self.dir / folder / "config.json", *more)],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def fill(self):
         """So that the way there is as long everywhere: each MiB behind the files has a chunk that does not compress."""
@@ -125,6 +131,29 @@ def dead(world):
     world.wait("it lets through again: they go on", lambda: world.is_through() and world.server()["connected"] and continuous(world), 120)
 
 
+def back_home(world):
+    """A point goes back onto a disk that differs here and there; in the midst the router takes the connection up at another port."""
+    point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=120000)["point"]["id"]
+    source, home = device_hash(world.loop), world.dir / "home.raw"
+    shutil.copy(world.dir / "source.raw", home)
+    world.ask("thaw", server="web01")
+    world.ask("pin", point=point, reason="test")
+    with open(home, "r+b") as f:
+        for at in range(FILES, DISK, 4 * APART):
+            f.seek(at)
+            f.write(bytes(CHUNK))
+    loop = run("losetup", "--find", "--show", "--direct-io=on", home).strip()
+    world.at_end(lambda: run("losetup", "-d", loop))
+    world.rescue_folder("web01", "rescue")
+    process = world.restoring("--point", point, "--onto", os.path.basename(loop))
+    world.wait("a restore is at work: the disk boots nobody", lambda: first_chunk(loop) == bytes(CHUNK), 60)
+    world.network.route(60000, takes_up=True)
+    world.network.forget()
+    said, log = process.communicate(timeout=300)
+    ok(process.returncode == 0 and "the restore goes on" in log, f"its connection comes from another port, and it goes on: {said}{log}")
+    intact(device_hash(loop) == source, "the disk is the source, byte by byte")
+
+
 def line_was_bad(world):
     counted = world.network.counted()
     tap.note(json.dumps(counted))
@@ -147,6 +176,7 @@ def steps(world):
     other_port(world)
     dead(world)
     exact(world)
+    back_home(world)
     line_was_bad(world)
 
 
