@@ -67,11 +67,11 @@ class World(ends.Ends):
     def start_agent(self, server="web01", folder="agent-web01", loop=None, **settings):
         self.start(f"agent-{server}", *self.agent_words(server, [loop or self.loop], folder, **{"freeze_budget_ms": 2000, "tracker_dir": str(self.kept(folder)), **settings}), env={**os.environ, "SLIPWAY_LOG": "text"})
 
-    def rescue_folder(self, server, folder, port=None):
+    def rescue_folder(self, server, folder, port=None, **settings):
         """The server's identity, as it is on a machine that was booted from a rescue medium."""
         subprocess.run(["cp", "-a", self.dir / f"agent-{server}", self.dir / folder], check=True)
         (self.dir / folder / "config.json").write_text(json.dumps({"server": server, "replicator_address": self.address, "replicator_port": port or self.port,
-                                                                   "runtime_dir": str(self.dir / f"run-{folder}")}))
+                                                                   "runtime_dir": str(self.dir / f"run-{folder}"), **settings}))
 
     def restoring(self, *more, folder="rescue"):
         """slipway-agent restore, as it runs; restored() waits for it."""

@@ -11,7 +11,7 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-from replicated import MIB, World, continuous, in_world  # pylint: disable=wrong-import-position
+from replicated import MIB, World, continuous, device_hash, in_world, run  # pylint: disable=wrong-import-position
 from relay import Relay  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
@@ -63,8 +63,20 @@ def exact(world):
     (world.mounted / "later").write_bytes(os.urandom(3 * MIB))
     point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]
     compared = world.ask("compare", server="web01", point=point["id"])["disks"][0]
-    world.ask("thaw", server="web01")
     ok(compared["blocks_differing"] == 0 and compared["still"], "a held point is exact: " + json.dumps(compared))
+    return point["id"]
+
+
+def back_home(world, proxy, point):
+    source, asked = device_hash(world.loop), len(proxy.asked)
+    world.ask("thaw", server="web01")
+    world.rescue_folder("web01", "rescue", proxy=proxy.url)
+    image = world.dir / "home.raw"
+    image.write_bytes(bytes(96 * MIB))
+    loop = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
+    world.at_end(lambda: run("losetup", "-d", loop))
+    status, said = world.restore("--point", point, "--onto", os.path.basename(loop))
+    ok(status == 0 and device_hash(loop) == source and len(proxy.asked) > asked, f"it goes back to a disk through the proxy, too: {said}")
 
 
 def refused(world, proxy):
@@ -84,7 +96,7 @@ def steps(world):
     world.certificates()
     world.disk(96 * MIB)
     sync_and_cut(world, proxy)
-    exact(world)
+    back_home(world, proxy, exact(world))
     refused(world, proxy)
 
 
