@@ -56,7 +56,7 @@ static struct running *start_agent(struct fake *f, int disk_count, const struct 
     snprintf(c->server, sizeof c->server, "web01");
     snprintf(c->replicator_address, sizeof c->replicator_address, "127.0.0.1");
     c->replicator_port = f->port;
-    f->statuses = 0;
+    fake_forget_statuses(f);
     for (int i = 0; i < disk_count; i++)
         snprintf(c->disks[c->disk_count++], sizeof c->disks[0], "%s", disks[i]->name);
     c->disks_auto = disks_auto;

@@ -512,6 +512,14 @@ __attribute__((unused)) static struct fake *fake_start(const char *folder)
     return f;
 }
 
+/* What was said of the agent's state counts no more. */
+__attribute__((unused)) static void fake_forget_statuses(struct fake *f)
+{
+    pthread_mutex_lock(&f->lock);
+    f->statuses = 0;
+    pthread_mutex_unlock(&f->lock);
+}
+
 __attribute__((unused)) static void fake_forget_points(struct fake *f)
 {
     for (int i = 0; i < f->point_count; i++)

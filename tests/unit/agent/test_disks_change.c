@@ -134,14 +134,6 @@ static void point_is_exact(struct fake *f, int disk_count)
         ok(point_equals_disk(p, i, disks[i]), "and disk %d is equal", i);
 }
 
-/* It was of the connection before. */
-static void forget_status(struct fake *f)
-{
-    pthread_mutex_lock(&f->lock);
-    f->statuses = 0;
-    pthread_mutex_unlock(&f->lock);
-}
-
 /* The agent sees at once that the disks are others, for a point is asked for. */
 static bool is_noticed(struct fake *f, int connections)
 {
@@ -149,7 +141,7 @@ static bool is_noticed(struct fake *f, int connections)
 
     if (!ok(failed && fake_wait(f, &f->connections, connections + 1, 60000), "the agent says HELLO again: %s", f->failure.message))
         return false;
-    forget_status(f);
+    fake_forget_statuses(f);
     return ok(fake_wait_state(f, "CONTINUOUS", 60000), "and is continuous");
 }
 
@@ -365,7 +357,7 @@ static void test_in_the_midst(struct fake *f)
     plug(&raw[1], other, true);
     ok(fake_wait(f, &f->connections, connections + 1, 60000), "a disk comes: the agent says HELLO again");
     tap_note("after offer %lld of the pass", (long long)applied_of(f));
-    forget_status(f);
+    fake_forget_statuses(f);
     ok(fake_wait_state(f, "CONTINUOUS", 60000), "and is continuous");
     same_epoch(f);
     pthread_mutex_lock(&f->lock);
@@ -420,7 +412,7 @@ static void test_not_opened(struct fake *f)
     unplug(other);
     plug(&raw[1], other, true);
     ok(fake_wait(f, &f->connections, connections + 1, 60000), "it can be opened");
-    forget_status(f);
+    fake_forget_statuses(f);
     ok(fake_wait_state(f, "CONTINUOUS", 60000), "and all is continuous");
     end_writing();
     same_epoch(f);

@@ -99,7 +99,7 @@ static void test_rescan_unheld(struct fake *f)
     p = fake_point(f, WIRE_ANY, false, 60000, 60000);
     ok(p && p->info.consistency == WIRE_FROZEN && !p->info.held && p->info.freeze_ms > 0 && point_equals_disk(p, 0, &raw[0]),
        "with one it is: the source stood still for %lld ms: %s", p ? (long long)p->info.freeze_ms : -1, p ? "" : f->failure.message);
-    f->statuses = 0;
+    fake_forget_statuses(f);
     ok(fake_wait(f, &f->statuses, 2, 60000), "it goes on");
     pthread_mutex_lock(&f->lock);
     told = f->status;

@@ -102,11 +102,20 @@ def read_again(world):
     return len(re.findall(r"disk \S+ is read again", (world.dir / "agent-web01.log").read_text()))
 
 
+def settled(world):
+    """Of what had to be read again by now nothing is left to read; how often that was."""
+    again = -1
+    while again != read_again(world):
+        again = read_again(world)
+        world.wait("what there is is replicated", lambda: continuous(world))
+    return again
+
+
 def change(world, writer, what, does, total, new):
     """While somebody writes to the first disk; `new` bytes are new of all then."""
     with writer:
         time.sleep(1)
-        read, again = read_so_far(world), read_again(world)
+        again, read = settled(world), read_so_far(world)
         does()
         world.wait(f"{what}: all of it is replicated", lambda: world.server()["bytes_total"] == total and continuous(world))
         read = read_so_far(world) - read
