@@ -354,11 +354,26 @@ int tls_read_all(struct tls_stream *s, void *bytes, size_t size, int timeout_ms,
     return 1;
 }
 
+/* Lock held, after a write failed: the other end may have said why before it closed (an alert: this end's certificate is refused, say), and only reading tells. In TLS 1.3 the one that
+ * dials has long shaken hands by then. Its words are in OpenSSL's queue. */
+static bool closed_with_a_word(struct tls_stream *s, int error_number)
+{
+    char byte;
+    int got;
+
+    if (error_number != EPIPE && error_number != ECONNRESET)
+        return false;
+    ERR_clear_error();
+    got = SSL_peek(s->ssl, &byte, 1);
+    return got <= 0 && SSL_get_error(s->ssl, got) == SSL_ERROR_SSL;
+}
+
 int tls_write_all(struct tls_stream *s, const void *bytes, size_t size, int timeout_ms, struct err *e)
 {
     for (size_t done = 0; done < size;) {
         int64_t deadline_us = deadline_after(timeout_ms);
         int put, reason, error_number;
+        bool said;
 
         pthread_mutex_lock(&s->lock);
         ERR_clear_error();
@@ -366,7 +381,10 @@ int tls_write_all(struct tls_stream *s, const void *bytes, size_t size, int time
         put = SSL_write(s->ssl, (const char *)bytes + done, size - done > INT_MAX ? INT_MAX : (int)(size - done));
         error_number = errno;
         reason = put > 0 ? SSL_ERROR_NONE : SSL_get_error(s->ssl, put);
+        said = reason == SSL_ERROR_SYSCALL && closed_with_a_word(s, error_number);
         pthread_mutex_unlock(&s->lock);
+        if (said)
+            return fail(e, ERR_UNREACHABLE, "the TLS connection failed");
         if (put > 0)
             done += (size_t)put;
         else if (after_failure(s, reason, error_number, deadline_us, e) < 0)

@@ -194,6 +194,9 @@ int main(void)
 
         connect_both(&client, &server);
         is_int(server.e.kind, ERR_UNAUTHENTICATED, "another CA's certificate is refused: %s", server.e.message);
+        err_clear(&e);
+        ok(client.result == 0 && tls_write_all(client.stream, "x", 1, 1000, &e) < 0 && strstr(e.message, "alert"),
+           "whoever shows it has shaken hands before, and is told why where it writes: %s", e.message);
         tls_close(&client.stream);
     }
     test_stranded(agent, replicator);
