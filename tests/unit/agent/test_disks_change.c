@@ -190,6 +190,16 @@ static void test_inherit(void)
     free(to);
 }
 
+/* While somebody writes to the first disk. */
+static void other_comes(struct fake *f)
+{
+    count_anew(f);
+    begin_writing();
+    plug(&raw[1], other, true);
+    is_noticed(f, f->connections);
+    end_writing();
+}
+
 static void test_comes_and_goes(struct fake *f)
 {
     struct running *r;
@@ -198,11 +208,7 @@ static void test_comes_and_goes(struct fake *f)
     fill(&raw[1]);
     plug(&raw[0], written, true);
     r = begin(f);
-    count_anew(f);
-    begin_writing();
-    plug(&raw[1], other, true);
-    is_noticed(f, f->connections);
-    end_writing();
+    other_comes(f);
     same_epoch(f);
     goes_on(f, written);
     is_whole(f, other);
@@ -381,11 +387,7 @@ static void test_tight(struct fake *f)
     fill(&raw[0]);
     plug(&raw[0], written, true);
     r = begin(f);
-    count_anew(f);
-    begin_writing();
-    plug(&raw[1], other, true);
-    is_noticed(f, f->connections);
-    end_writing();
+    other_comes(f);
     same_epoch(f);
     goes_on(f, written);
     point_is_exact(f, 2);
