@@ -231,8 +231,8 @@ struct agent {
     bool paused, taking_point, hashing;
     bool held;
     int64_t held_since_us, held_at_us; /* monotonic; wall clock of the point */
-    struct hashed *hashed;             /* the engine's; NULL: nothing */
     uint64_t held_writes[LIMIT_DISKS_PER_SERVER];
+    struct hashed *hashed; /* the engine's; NULL: nothing */
     int64_t step_request, step_told; /* of the point that is taken in step with other servers (0: none): the last POINT_GO; -1: none yet */
     struct freezer *freezer; /* the engine's */
     struct hope hope;        /* the engine's */

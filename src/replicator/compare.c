@@ -148,6 +148,16 @@ static int ask_source(struct comparison *c, struct err *e)
     return c->asked ? 0 : -1;
 }
 
+static bool is_lost(const struct comparison *c)
+{
+    bool lost;
+
+    pthread_mutex_lock(&c->p->lock);
+    lost = c->asked && c->p->slots[SLOT_HASH].lost;
+    pthread_mutex_unlock(&c->p->lock);
+    return lost;
+}
+
 /* The link was lost: from here on the agent is asked again once it is there. */
 static void leave_lost(struct comparison *c)
 {
@@ -162,14 +172,13 @@ static void leave_lost(struct comparison *c)
 static int keep_asking(struct comparison *c, struct err *e)
 {
     struct err why = {0};
-    bool lost, there;
+    bool there;
 
+    if (is_lost(c))
+        leave_lost(c);
     pthread_mutex_lock(&c->p->lock);
-    lost = c->asked && c->p->slots[SLOT_HASH].lost;
     there = c->p->session && c->p->greeted;
     pthread_mutex_unlock(&c->p->lock);
-    if (lost)
-        leave_lost(c);
     if (c->asked || (there && ask_source(c, &why) == 0))
         return 0;
     if (why.kind != ERR_NONE && why.kind != ERR_UNREACHABLE) {
@@ -379,15 +388,11 @@ static int await_source(struct comparison *c, struct err *e)
             return -1;
         if (c->asked) {
             struct err why = {0};
-            bool lost;
 
             tell_progress(c);
             if (slot_wait(c->p, SLOT_HASH, c->deadline_us, c->t, &why) == 0)
                 return 0;
-            pthread_mutex_lock(&c->p->lock);
-            lost = c->p->slots[SLOT_HASH].lost;
-            pthread_mutex_unlock(&c->p->lock);
-            if (!lost || why.kind != ERR_UNREACHABLE) {
+            if (!is_lost(c) || why.kind != ERR_UNREACHABLE) {
                 *e = why;
                 return -1;
             }

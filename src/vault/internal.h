@@ -89,9 +89,12 @@ struct vault {
     struct staged *staged; /* group.c's; guarded by commit_lock, too */
     struct drop *drops;    /* their rows go with the next transaction, whoever it is for; guarded by commit_lock, too */
     size_t drop_count;
-    pthread_mutex_t lent_lock; /* guards what follows; the last of all */
-    char (*lent)[VAULT_POINT_ID_SIZE];
-    size_t lent_count;
+    pthread_mutex_t loan_lock; /* guards what follows; the last of all */
+    struct loan {
+        char point[VAULT_POINT_ID_SIZE];
+        int count;
+    } *loans;
+    size_t loan_count;
     atomic_ullong pins_written; /* how often pins.json has changed since this vault was opened */
     json_t *pins_waiting;  /* pins whose points are not there, as in pins.json: such a point may come back with its segment; guarded by commit_lock, too */
 

@@ -29,15 +29,7 @@ struct nbd_server {
     pthread_cond_t changed;
     struct connection *connections;
     unsigned connection_count;
-    pthread_mutex_t lending; /* guards loans; held while pins are written, so it is none that a connection waits for */
-    struct loan *loans;
-};
-
-/* A point that somebody has on loan. */
-struct loan {
-    struct loan *next;
-    char point[VAULT_POINT_ID_SIZE];
-    unsigned count;
+    pthread_mutex_t lending; /* whoever reads by a loan that has ended is cut before the next one begins; none that a connection waits for */
 };
 
 static void remove_connection(struct connection *c)
@@ -179,10 +171,7 @@ void nbd_server_stop(struct nbd_server **held)
     pthread_mutex_unlock(&s->lock);
     close(s->fd);
     unlink(s->path);
-    for (struct loan *loan; (loan = s->loans); free(loan)) {
-        s->loans = loan->next;
-        vault_point_return(s->v, loan->point);
-    }
+    vault_loans_end(s->v);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lending);
     pthread_mutex_destroy(&s->lock);
@@ -191,29 +180,13 @@ void nbd_server_stop(struct nbd_server **held)
     *held = NULL;
 }
 
-/* lending held. Where the loan of that point hangs, or the chain's end. */
-static struct loan **loan_of(struct nbd_server *s, const char *point)
-{
-    struct loan **at = &s->loans;
-
-    while (*at && strcmp((*at)->point, point) != 0)
-        at = &(*at)->next;
-    return at;
-}
-
 int nbd_server_lend(struct nbd_server *s, const char *point, struct err *e)
 {
-    struct loan **at;
     int result = vault_point_usable(s->v, point, e);
 
     pthread_mutex_lock(&s->lending);
-    at = loan_of(s, point);
-    if (result == 0 && !*at && (result = vault_point_lend(s->v, point, e)) == 0) {
-        *at = xcalloc(1, sizeof **at);
-        snprintf((*at)->point, sizeof (*at)->point, "%s", point);
-    }
     if (result == 0)
-        (*at)->count++;
+        result = vault_point_lend(s->v, point, e);
     pthread_mutex_unlock(&s->lending);
     return result;
 }
@@ -229,22 +202,14 @@ static void cut_lent(struct nbd_server *s, const char *point)
 
 int nbd_server_return(struct nbd_server *s, const char *point, struct err *e)
 {
-    struct loan **at, *loan;
-    int result = 0;
+    int left;
 
     pthread_mutex_lock(&s->lending);
-    at = loan_of(s, point);
-    loan = *at;
-    if (!loan) {
-        result = err_set(e, ERR_NOT_FOUND, "recovery point %s is not lent", point);
-    } else if (--loan->count == 0) {
-        *at = loan->next;
-        free(loan);
-        vault_point_return(s->v, point);
+    left = vault_point_return(s->v, point, e);
+    if (left == 0)
         cut_lent(s, point);
-    }
     pthread_mutex_unlock(&s->lending);
-    return result;
+    return left < 0 ? -1 : 0;
 }
 
 unsigned nbd_server_readers(struct nbd_server *s, const char *point)

@@ -78,12 +78,12 @@ int vault_point_unpin(struct vault *v, const char *point, const char *reason, st
 
 /* ---- lent ---- */
 
-/* lent_lock held; lent_count: it is not. */
-static size_t lent_at(const struct vault *v, const char *point)
+/* loan_lock held; loan_count: it is not lent. */
+static size_t loan_at(const struct vault *v, const char *point)
 {
     size_t at = 0;
 
-    while (at < v->lent_count && strcmp(v->lent[at], point) != 0)
+    while (at < v->loan_count && strcmp(v->loans[at].point, point) != 0)
         at++;
     return at;
 }
@@ -92,10 +92,25 @@ static bool is_lent(struct vault *v, const char *point)
 {
     bool lent;
 
-    pthread_mutex_lock(&v->lent_lock);
-    lent = lent_at(v, point) < v->lent_count;
-    pthread_mutex_unlock(&v->lent_lock);
+    pthread_mutex_lock(&v->loan_lock);
+    lent = loan_at(v, point) < v->loan_count;
+    pthread_mutex_unlock(&v->loan_lock);
     return lent;
+}
+
+static void add_loan(struct vault *v, const char *point)
+{
+    size_t at;
+
+    pthread_mutex_lock(&v->loan_lock);
+    at = loan_at(v, point);
+    if (at == v->loan_count) {
+        v->loans = xrealloc(v->loans, ++v->loan_count * sizeof *v->loans);
+        v->loans[at].count = 0;
+        snprintf(v->loans[at].point, sizeof v->loans[at].point, "%s", point);
+    }
+    v->loans[at].count++;
+    pthread_mutex_unlock(&v->loan_lock);
 }
 
 int vault_point_lend(struct vault *v, const char *point, struct err *e)
@@ -104,25 +119,32 @@ int vault_point_lend(struct vault *v, const char *point, struct err *e)
 
     pthread_mutex_lock(&v->commit_lock); /* nobody drops it meanwhile */
     r = need_point(v, point, e);
-    pthread_mutex_lock(&v->lent_lock);
-    if (r == 0 && lent_at(v, point) == v->lent_count) {
-        v->lent = xrealloc(v->lent, (v->lent_count + 1) * sizeof *v->lent);
-        snprintf(v->lent[v->lent_count++], sizeof *v->lent, "%s", point);
-    }
-    pthread_mutex_unlock(&v->lent_lock);
+    if (r == 0)
+        add_loan(v, point);
     pthread_mutex_unlock(&v->commit_lock);
     return r;
 }
 
-void vault_point_return(struct vault *v, const char *point)
+int vault_point_return(struct vault *v, const char *point, struct err *e)
 {
+    int left = -1;
     size_t at;
 
-    pthread_mutex_lock(&v->lent_lock);
-    at = lent_at(v, point);
-    if (at < v->lent_count)
-        memmove(v->lent[at], v->lent[--v->lent_count], sizeof *v->lent);
-    pthread_mutex_unlock(&v->lent_lock);
+    pthread_mutex_lock(&v->loan_lock);
+    at = loan_at(v, point);
+    if (at < v->loan_count)
+        left = --v->loans[at].count;
+    if (left == 0)
+        v->loans[at] = v->loans[--v->loan_count];
+    pthread_mutex_unlock(&v->loan_lock);
+    return left < 0 ? err_set(e, ERR_NOT_FOUND, "recovery point %s is not lent", point) : left;
+}
+
+void vault_loans_end(struct vault *v)
+{
+    pthread_mutex_lock(&v->loan_lock);
+    v->loan_count = 0;
+    pthread_mutex_unlock(&v->loan_lock);
 }
 
 /* ---- looking ---- */
@@ -183,11 +205,11 @@ static int collect_pin(MDB_val key, MDB_val value, void *user, struct err *e)
 
 static void collect_lent(struct vault *v, struct pins *p)
 {
-    pthread_mutex_lock(&v->lent_lock);
-    p->ids = xrealloc(p->ids, ((size_t)p->count + v->lent_count + 1) * sizeof *p->ids);
-    for (size_t i = 0; i < v->lent_count; i++)
-        memcpy(p->ids[p->count++], v->lent[i], sizeof *v->lent);
-    pthread_mutex_unlock(&v->lent_lock);
+    pthread_mutex_lock(&v->loan_lock);
+    p->ids = xrealloc(p->ids, ((size_t)p->count + v->loan_count + 1) * sizeof *p->ids);
+    for (size_t i = 0; i < v->loan_count; i++)
+        memcpy(p->ids[p->count++], v->loans[i].point, sizeof v->loans[i].point);
+    pthread_mutex_unlock(&v->loan_lock);
 }
 
 int vault_pin_list(struct vault *v, const char *reason, char (**ids)[VAULT_POINT_ID_SIZE], struct err *e)

@@ -187,7 +187,7 @@ static void init_locks(struct vault *v)
     MUST(pthread_rwlockattr_init(&attributes) == 0 &&
          pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP) == 0 &&
          pthread_rwlock_init(&v->gc_lock, &attributes) == 0 && pthread_mutex_init(&v->commit_lock, NULL) == 0 &&
-         pthread_mutex_init(&v->append_lock, NULL) == 0 && pthread_mutex_init(&v->gc_run_lock, NULL) == 0 && pthread_mutex_init(&v->lent_lock, NULL) == 0);
+         pthread_mutex_init(&v->append_lock, NULL) == 0 && pthread_mutex_init(&v->gc_run_lock, NULL) == 0 && pthread_mutex_init(&v->loan_lock, NULL) == 0);
     pthread_rwlockattr_destroy(&attributes);
 }
 
@@ -215,8 +215,8 @@ static void free_vault(struct vault *v)
     pthread_mutex_destroy(&v->commit_lock);
     pthread_mutex_destroy(&v->append_lock);
     pthread_mutex_destroy(&v->gc_run_lock);
-    pthread_mutex_destroy(&v->lent_lock);
-    free(v->lent);
+    pthread_mutex_destroy(&v->loan_lock);
+    free(v->loans);
     free(v->disks);
     free(v->dir);
     free(v->segment_dir);

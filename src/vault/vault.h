@@ -174,10 +174,12 @@ json_t *vault_point_json(const struct vault_point *p);
 int vault_point_pin(struct vault *v, const char *point, const char *reason, struct err *e);
 /* After a failure it may be pinned or not, now and once the index is made anew. */
 int vault_point_unpin(struct vault *v, const char *point, const char *reason, struct err *e);
-/* Pins it by VAULT_LENT_PIN for as long as this process has the vault open, without a word on any disk: reading needs no room. ERR_NOT_FOUND. Twice counts once. */
+/* Pins it by VAULT_LENT_PIN for as long as this process has the vault open, without a word on any disk: reading needs no room. Loans add up. ERR_NOT_FOUND. */
 #define VAULT_LENT_PIN "lent"
 int vault_point_lend(struct vault *v, const char *point, struct err *e);
-void vault_point_return(struct vault *v, const char *point);
+/* One loan ends: how many are left; -1 ERR_NOT_FOUND: there was none. */
+int vault_point_return(struct vault *v, const char *point, struct err *e);
+void vault_loans_end(struct vault *v); /* all of them */
 /* Whether it is pinned by that reason (NULL: by any): 1/0/-1. */
 int vault_point_pinned(struct vault *v, const char *point, const char *reason, struct err *e);
 /* The ids of the points pinned by that reason; the caller frees *ids. Returns the count. */
