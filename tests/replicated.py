@@ -49,6 +49,17 @@ class World(ends.Ends):
             f.write(noise.read(24 * MIB))
         (self.mounted / "text").write_text("the quick brown fox\n" * 400000)
 
+    def other_disk(self, name, size):
+        """A disk for a point to go back to, full of something else; by its name in /dev."""
+        image = self.dir / name
+        image.write_bytes(os.urandom(4 * MIB) * (size // (4 * MIB)) + bytes(size % (4 * MIB)))
+        return self.loop_over(image)
+
+    def loop_over(self, image):
+        loop = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
+        self.at_end(lambda: subprocess.run(["losetup", "-d", loop], check=False))
+        return loop
+
     def release_disk(self):
         subprocess.run(["losetup", "-d", self.loop], check=False)
 

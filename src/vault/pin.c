@@ -71,7 +71,9 @@ int vault_point_unpin(struct vault *v, const char *point, const char *reason, st
     if (pin_key(point, reason, key, &p.key, e) < 0)
         return -1;
     pthread_mutex_lock(&v->commit_lock);
-    r = vault_flush(v, unpin_row, &p, e) < 0 || pins_write(v, NULL, e) < 0 ? -1 : 0;
+    r = vault_flush(v, unpin_row, &p, e);
+    if (r == 0 && pins_write(v, NULL, e) < 0)
+        r = err_wrap(e, "the pin has ended, but an index that is made anew would bring it back");
     pthread_mutex_unlock(&v->commit_lock);
     return r;
 }

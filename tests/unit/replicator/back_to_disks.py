@@ -8,7 +8,6 @@ import signal
 import socket
 import ssl
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -21,28 +20,18 @@ from replicated import CHUNK, MIB, World, continuous, device_hash, first_chunk, 
 from tap import intact, ok  # pylint: disable=wrong-import-position
 
 SIZE = 96 * MIB
-loops = []
 
 
-def blank(world, name, size):
-    """A disk of another machine, full of something else."""
-    image = world.dir / name
-    with open(image, "wb") as f:
-        f.write(os.urandom(4 * MIB) * (size // (4 * MIB)) + bytes(size % (4 * MIB)))
-    loops.append(run("losetup", "--find", "--show", "--direct-io=on", image).strip())
-    return loops[-1]
-
-
-def onto_a_blank(world):
+def onto_another(world):
     point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]["id"]
     source = device_hash(world.loop)
     world.ask("thaw", server="web01")
-    target = blank(world, "blank.raw", SIZE)
+    target = world.other_disk("first.raw", SIZE)
     name = os.path.basename(target)
     status, said = world.restore("--point", point, "--onto", name, "--dry-run")
     ok(status == 0 and said["bytes_written"] == 0 and said["bytes_different"] > SIZE // 2 and device_hash(target) != source, f"a dry run tells and writes nothing: {said}")
     status, said = world.restore("--point", point, "--onto", name)
-    ok(status == 0 and said["passes"] == 2 and said["point"] == point, f"the point goes onto a blank disk: {said}")
+    ok(status == 0 and said["passes"] == 2 and said["point"] == point, f"the point goes onto a disk full of something else: {said}")
     intact(device_hash(target) == source, "which then is what the source was, byte by byte")
     run("fsck.ext4", "-fn", target)
     status, said = world.restore("--point", point, "--onto", name)
@@ -59,14 +48,14 @@ def only_what_differs(world, point, target, source):
     status, said = world.restore("--point", point, "--onto", "/dev/" + os.path.basename(target))
     ok(status == 0 and said["bytes_different"] == 3 * CHUNK and said["bytes_received"] <= 3 * CHUNK and device_hash(target) == source,
        f"three chunks differ, and no more than these travel: {said}")
-    larger = blank(world, "larger.raw", SIZE + 5 * MIB + 512)
+    larger = world.other_disk("larger.raw", SIZE + 5 * MIB + 512)
     status, said = world.restore("--point", "newest", "--onto", os.path.basename(larger))
     ok(status == 0 and said["disks"] == 1, f"a larger disk takes it, too: {said}")
 
 
 def refusals(world, point, target):
     name = os.path.basename(target)
-    small = os.path.basename(blank(world, "small.raw", SIZE - MIB))
+    small = os.path.basename(world.other_disk("small.raw", SIZE - MIB))
     before = device_hash(target)
     place = world.dir / "other"
     place.mkdir()
@@ -92,7 +81,7 @@ def refusals(world, point, target):
 
 def of_its_launched_machine(world):
     """A server may have the points of the machine that was launched for it, under that one's name; nobody else may, nor that one the server's."""
-    other = blank(world, "copy.raw", SIZE)
+    other = world.other_disk("copy.raw", SIZE)
     with open(other, "r+b", buffering=0) as f:
         f.write(os.urandom(3 * MIB))
         os.fsync(f.fileno())
@@ -109,7 +98,7 @@ def of_its_launched_machine(world):
        all(p["server"] == "web01" for p in world.ask("points", server="web01")["points"]), "and the source's points are the source's")
     world.ask("pin", point=point["id"], reason="way home")
     world.kill("agent-web01~copy")
-    wanted, target = device_hash(other), blank(world, "home.raw", SIZE)
+    wanted, target = device_hash(other), world.other_disk("home.raw", SIZE)
     status, said = world.restore("--point", point["id"], "--onto", os.path.basename(target))
     ok(status == 0 and device_hash(target) == wanted, f"the source gets what it has written: {said}")
     world.rescue_folder("db01~copy", "stranger-copy")
@@ -162,7 +151,7 @@ def broken_off(world, point, target, source):
 
 def forgetful_disk(world, point):
     """A disk that loses what is written to it (here: somebody writes over it all the time) is never said to be done."""
-    target = blank(world, "forgetful.raw", SIZE)
+    target = world.other_disk("forgetful.raw", SIZE)
     over = threading.Event()
 
     def spoil():
@@ -242,21 +231,20 @@ def damaged(world, target):
     world.start_replicator()
     world.wait("the replicator is back", lambda: world.ask("status"))
     ok(world.server()["rescue"]["state"] == "done", "what a machine in rescue said last is known over a restart")
-    other = blank(world, "other.raw", SIZE)
+    other = world.other_disk("other.raw", SIZE)
     status, said = world.restore("--point", "newest", "--onto", os.path.basename(other))
     ok(status != 0 and "corrupt" in said and first_chunk(other) == bytes(CHUNK), f"a damaged chunk ends it by name, with a disk that nobody boots from: {said.splitlines()[-1]}")
     del target
 
 
 def steps(world):
-    world.at_end(lambda: [subprocess.run(["losetup", "-d", loop], check=False) for loop in loops])
     world.certificates("agent:web01~copy", "agent:db01~copy")
     world.disk(SIZE)
     world.rescue_folder("web01", "rescue")
     world.start_replicator()
     world.start_agent()
     world.wait("the source is in step", lambda: continuous(world), 120)
-    point, target, source = onto_a_blank(world)
+    point, target, source = onto_another(world)
     ok(world.server()["connected"], "the agent of the server stayed connected meanwhile")
     only_what_differs(world, point, target, source)
     refusals(world, point, target)

@@ -11,7 +11,7 @@ SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
-from replicated import MIB, World, continuous, device_hash, in_world, run  # pylint: disable=wrong-import-position
+from replicated import MIB, World, continuous, device_hash, in_world  # pylint: disable=wrong-import-position
 from relay import Relay  # pylint: disable=wrong-import-position
 from tap import ok  # pylint: disable=wrong-import-position
 
@@ -71,10 +71,7 @@ def back_home(world, proxy, point):
     source, asked = device_hash(world.loop), len(proxy.asked)
     world.ask("thaw", server="web01")
     world.rescue_folder("web01", "rescue", proxy=proxy.url)
-    image = world.dir / "home.raw"
-    image.write_bytes(bytes(96 * MIB))
-    loop = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
-    world.at_end(lambda: run("losetup", "-d", loop))
+    loop = world.other_disk("home.raw", 96 * MIB)
     status, said = world.restore("--point", point, "--onto", os.path.basename(loop))
     ok(status == 0 and device_hash(loop) == source and len(proxy.asked) > asked, f"it goes back to a disk through the proxy, too: {said}")
 

@@ -142,8 +142,7 @@ def back_home(world):
         for at in range(FILES, DISK, 4 * APART):
             f.seek(at)
             f.write(bytes(CHUNK))
-    loop = run("losetup", "--find", "--show", "--direct-io=on", home).strip()
-    world.at_end(lambda: run("losetup", "-d", loop))
+    loop = world.loop_over(home)
     world.rescue_folder("web01", "rescue")
     process = world.restoring("--point", point, "--onto", os.path.basename(loop))
     world.wait("a restore is at work: the disk boots nobody", lambda: first_chunk(loop) == bytes(CHUNK), 60)

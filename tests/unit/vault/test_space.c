@@ -56,13 +56,13 @@ static struct vault *open_vault(uint64_t guard_bytes)
     return v;
 }
 
-static int write_filler(size_t leave_bytes)
+static int write_filler(const char *name, size_t leave_bytes)
 {
     char path[96], block[4096] = {1};
     size_t written = 0;
     int fd;
 
-    snprintf(path, sizeof path, "%s/filler", dir);
+    snprintf(path, sizeof path, "%s/%s", dir, name);
     fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     while (write(fd, block, sizeof block) == sizeof block)
         written += sizeof block;
@@ -72,12 +72,26 @@ static int write_filler(size_t leave_bytes)
     return 0;
 }
 
-static void remove_filler(void)
+static void remove_filler(const char *name)
 {
     char path[96];
 
-    snprintf(path, sizeof path, "%s/filler", dir);
+    snprintf(path, sizeof path, "%s/%s", dir, name);
     unlink(path);
+}
+
+/* Not one block is left: the index has pages of its own to write to, the file of pins has none. */
+static void unpinned_full(struct vault *v, const char *point)
+{
+    struct err e = {0};
+
+    write_filler("rest", 0);
+    is_int(vault_point_unpin(v, point, "kept", &e), -1, "a pin ends on a full disk, and the file of pins can't be written");
+    ok(e.kind == ERR_NO_SPACE && strstr(e.message, "the pin has ended"), "which is said: %s", e.message);
+    is_int(vault_point_pinned(v, point, "kept", NULL), 0, "ended it has");
+    remove_filler("rest");
+    err_clear(&e);
+    is_int(vault_point_unpin(v, point, "kept", &e), 0, "asked again, with room for the file, it is done: %s", e.message);
 }
 
 static void guarded(void)
@@ -139,7 +153,8 @@ static void full(void)
     for (uint64_t i = 0; i < 64; i++)
         put(v, &d, i, 1000 + i, &e);
     is_int(vault_point_commit(v, "s", 0, "crash", 0, &first, &e), 0, "a point: %s", e.message);
-    write_filler(3 << 20);
+    is_int(vault_point_pin(v, first.id, "kept", &e), 0, "which is pinned: %s", e.message);
+    write_filler("filler", 3 << 20);
     for (; stored < 448 && put(v, &d, 64 + stored, 5000 + stored, &e) == 0; stored++)
         ;
     ok(stored > 0 && stored < 448 && e.kind == ERR_NO_SPACE, "after %llu chunks it is full: %s", (unsigned long long)stored, e.message);
@@ -150,10 +165,11 @@ static void full(void)
     if (vault_point_commit(v, "s", 0, "crash", 0, &p, &e) < 0)
         is_int(e.kind, ERR_NO_SPACE, "and a point: %s", e.message);
     ok(holds(v, first.id, 64, 1000), "what was there reads well");
+    unpinned_full(v, first.id);
     vault_close(&v);
     v = open_vault(1);
     ok(holds(v, first.id, 64, 1000), "also after opening again, still full");
-    remove_filler();
+    remove_filler("filler");
     is_int(vault_disk_open(v, "s", "d", 512 * (uint64_t)CHUNK, &d, &e), 0, "with room the disk opens");
     for (uint64_t i = 0; i < 128; i++)
         put(v, &d, i, 9000 + i, &e);
