@@ -187,6 +187,34 @@ const char *wire_consistency_name(int64_t consistency)
 
 static json_t *pack(const struct field *fields, const char *base);
 
+/* How many bytes of UTF-8 its first letter has; 0: they are none. */
+static size_t letter_size(const char *text)
+{
+    for (size_t size = 1; size <= 4 && text[size - 1]; size++) {
+        CLEANUP(json_free) json_t *letter = json_stringn(text, size);
+
+        if (letter)
+            return size;
+    }
+    return 0;
+}
+
+/* A message may have been cut in the midst of a letter, or have a program's words in another encoding: each byte that is no UTF-8 becomes a '?'. */
+static json_t *pack_text(const char *text)
+{
+    CLEANUP(free_ptr) char *mended = NULL;
+    json_t *value = json_string(text);
+    size_t size;
+
+    if (value)
+        return value;
+    mended = xstrdup(text);
+    for (char *at = mended; *at; at += size ? size : 1)
+        if ((size = letter_size(at)) == 0)
+            *at = '?';
+    return json_string(mended);
+}
+
 static json_t *pack_field(const struct field *f, const char *base)
 {
     const char *at = base + f->offset;
@@ -196,7 +224,7 @@ static json_t *pack_field(const struct field *f, const char *base)
     switch (f->type) {
     case FIELD_INT: return json_integer(*(const int64_t *)at);
     case FIELD_BOOL: return json_boolean(*(const bool *)at);
-    case FIELD_TEXT: return json_string(at);
+    case FIELD_TEXT: return pack_text(at);
     case FIELD_CONSISTENCY: return json_string(wire_consistency_name(*(const int64_t *)at));
     case FIELD_HASH: return json_string(hash_hex(at, HASH_SHA256_SIZE, hex));
     case FIELD_LIST:
@@ -215,7 +243,7 @@ static json_t *pack(const struct field *fields, const char *base)
     json_t *object = json_object();
 
     for (const struct field *f = fields; f->type != FIELD_END; f++)
-        MUST(json_object_set_new(object, f->name, pack_field(f, base)) == 0); /* fails for text that isn't UTF-8 */
+        MUST(json_object_set_new(object, f->name, pack_field(f, base)) == 0);
     return object;
 }
 

@@ -408,6 +408,7 @@ struct wire_status {
     char error[WIRE_TEXT_SIZE];
 };
 
-/* Any of the JSON messages above by its type. message_size is checked against the type's struct (MUST). */
+/* Any of the JSON messages above by its type. message_size is checked against the type's struct (MUST). Of text, each byte that is no UTF-8 goes
+ * out as a '?'. */
 void wire_json_encode(unsigned type, const void *message, size_t message_size, struct buf *out);
 int wire_json_decode(unsigned type, const void *payload, size_t size, void *message, size_t message_size, struct err *e);

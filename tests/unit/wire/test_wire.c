@@ -218,6 +218,30 @@ static void test_move(void)
     is_int(wire_json_decode(WIRE_MOVE, unfit, sizeof unfit - 1, &back, sizeof back, &e), -1, "to no port there is no way");
 }
 
+/* What an agent says of a failed program is the program's own words, and they are cut. */
+static void test_words(void)
+{
+    static const struct {
+        const char *said, *heard;
+    } words[] = {
+        {"the disk is voll: für \xe2\x82\xac", "the disk is voll: für \xe2\x82\xac"},
+        {"cut in the midst of \xe2\x82", "cut in the midst of ??"},
+        {"\x82\xac begins in the midst", "?? begins in the midst"},
+        {"Latin: Ger\xe4t gest\xf6rt", "Latin: Ger?t gest?rt"},
+        {"half a pair \xed\xa0\x80, too long \xc0\xaf, none \xff\xf0\x9f\x98\x80", "half a pair ???, too long ??, none ?\xf0\x9f\x98\x80"},
+    };
+    struct wire_failure failure = {.request = 1, .kind = "io"}, back;
+    struct err e = {0};
+
+    for (size_t i = 0; i < ARRAY_COUNT(words); i++) {
+        snprintf(failure.message, sizeof failure.message, "%s", words[i].said);
+        wire_json_encode(WIRE_POINT_FAILED, &failure, sizeof failure, &out);
+        is_int(wire_json_decode(WIRE_POINT_FAILED, out.data, out.size_bytes, &back, sizeof back, &e), 0, "a failure decodes, whatever its words are: %s", e.message);
+        ok(strcmp(back.message, words[i].heard) == 0, "what is no UTF-8 is a question mark, and all else is as it was said");
+        buf_release(&out);
+    }
+}
+
 static void test_bad_json(void)
 {
     static const struct {
@@ -258,6 +282,7 @@ int main(void)
     test_copy();
     test_json();
     test_move();
+    test_words();
     test_bad_json();
     return tap_done();
 }
