@@ -31,7 +31,7 @@ static bool stands(const struct cause_facts *f) { return !f->connected && f->sta
 static bool is_unreadable(const struct cause_facts *f) { return agent_says(f, err_meaning(ERR_IO)->name); }
 static bool is_moving(const struct cause_facts *f) { return !f->connected && !f->stopped && f->moved_to && *f->moved_to && f->now_us - f->since_us < MOVE_US; }
 static bool is_stopped(const struct cause_facts *f) { return !f->connected && f->stopped; }
-static bool is_away(const struct cause_facts *f) { return !f->connected; }
+static bool is_away(const struct cause_facts *f) { return !f->connected && f->trouble->kind == ERR_NONE; } /* by our own trouble it is sent away */
 static bool is_full(const struct cause_facts *f) { return f->trouble->kind == ERR_NO_SPACE; }
 static bool has_trouble(const struct cause_facts *f) { return f->trouble->kind != ERR_NONE; }
 static bool has_agent_trouble(const struct cause_facts *f) { return agent_says(f, NULL); }

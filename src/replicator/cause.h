@@ -23,7 +23,7 @@ struct cause_facts {
     int64_t paused_us;     /* 0: not known */
     bool paused_by_calendar;
     const struct err *settings_trouble; /* why what the factory said last of how to replicate it is not taken; NULL, or of kind ERR_NONE: it is */
-    const struct err *trouble; /* on the replicator's side; kind ERR_NONE: none */
+    const struct err *trouble; /* on the replicator's side, also where the agent was sent away by it a moment ago; kind ERR_NONE: none */
     const struct missing *missing; /* disks that it had; NULL: none */
     const struct wire_status *status; /* the agent's last; of state "" where there was none */
     bool busy;             /* the replicator's own work is what takes the time */

@@ -142,6 +142,8 @@ struct peer {
     bool was_connected, gone; /* gone: dropped, and nothing of it is left */
     int64_t since_us;      /* wall: connected or disconnected since */
     struct err trouble;    /* why nothing moves on our side (no space) */
+    struct err failed;        /* what the vault said when it failed last, not for want of room: each session ends by it, and the next one, too */
+    int64_t failed_us;        /* wall: when; 0: never, or it has taken something since */
     struct err point_trouble; /* why the last wanted point did not come about */
     int64_t takeover_us[TAKEOVERS_KEPT]; /* wall: of this place by an agent that knows nothing of the one before, newest last */
     char rivals[2][LIMIT_ADDRESS_BYTES]; /* the last two's addresses */

@@ -56,6 +56,22 @@ int session_wait_for_room(struct session *s, const struct err *why)
     return ending || atomic_load(&s->gives_way) || atomic_load(&s->r->stopping) ? -1 : 0;
 }
 
+/* The vault fails: the session ends by that, and with the agent away nobody would look for the reason here. */
+static void note_failed(struct session *s, const struct err *why)
+{
+    pthread_mutex_lock(&s->p->lock);
+    s->p->failed = *why;
+    s->p->failed_us = clock_now_us();
+    pthread_mutex_unlock(&s->p->lock);
+}
+
+static void failed_over(struct session *s)
+{
+    pthread_mutex_lock(&s->p->lock);
+    s->p->failed_us = 0;
+    pthread_mutex_unlock(&s->p->lock);
+}
+
 /* ---- acknowledging ---- */
 
 static int acknowledge(struct session *s, uint64_t number, struct err *e)
@@ -103,13 +119,16 @@ static int sync_and_acknowledge(struct session *s, struct err *e)
     clock_sleep_us(GATHER_US);
     number = applied_now(s);
     while (vault_sync(s->r->vault, &why) < 0) {
-        if (why.kind != ERR_NO_SPACE)
+        if (why.kind != ERR_NO_SPACE) {
+            note_failed(s, &why);
             return err_set(e, why.kind, "%s", why.message);
+        }
         if (session_wait_for_room(s, &why) < 0)
             return err_set(e, ERR_CANCELLED, "stopping");
         err_clear(&why);
         waited = true;
     }
+    failed_over(s);
     if (waited)
         session_trouble_over(s);
     if (acknowledge(s, number, e) < 0)
@@ -525,6 +544,8 @@ void session_serve(struct replicator *r, int fd)
     else
         log_err(&e, "%s: the connection ends", wire_conn_peer(s->conn));
     end_session(s);
+    if (s->p && e.kind == ERR_IO)
+        note_failed(s, &e);
     leave_place(s, &e);
     wire_conn_free(&s->conn);
     offers_release(s);

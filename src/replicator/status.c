@@ -10,6 +10,7 @@
 #define COUNT_SHARE 20 /* counting takes no more than this part of the time */
 #define TAKEOVERS_US (60 * US_PER_S)
 #define REFUSED_US (60 * US_PER_S) /* one that is refused dials again within 15 s */
+#define FAILED_US (60 * US_PER_S)  /* so does one whose session ended by our vault's failing */
 #define BUSY_SHARE 0.8 /* of the session's time: then it is us who are waited for */
 #define ETA_UNKNOWN (-1) /* in STATUS */
 #define ETA_NEVER (-2)
@@ -25,6 +26,12 @@ static int takeovers(const struct peer *p)
     return count;
 }
 
+/* lock held; what is wrong on our side. Where the vault fails an agent comes only to be sent off by that again. */
+static const struct err *trouble_of(const struct peer *p)
+{
+    return !p->trouble.kind && p->failed_us && clock_now_us() - p->failed_us < FAILED_US ? &p->failed : &p->trouble;
+}
+
 /* What our side knows before the agent's own state counts. */
 static const char *state_of(const struct peer *p)
 {
@@ -32,7 +39,7 @@ static const char *state_of(const struct peer *p)
         return "DISCONNECTED";
     if (!p->session && p->stopped)
         return "STOPPED";
-    if (!p->session || p->trouble.kind || takeovers(p) > 1)
+    if (!p->session || trouble_of(p)->kind || takeovers(p) > 1)
         return "STALLED";
     if (p->paused)
         return "PAUSED";
@@ -50,12 +57,12 @@ static json_t *error_json(const struct peer *p)
         return json_null();
     if (!p->session && stands(p))
         return json_pack("{s:s, s:s}", "kind", err_meaning(p->stands.kind)->name, "message", p->stands.message);
+    if (trouble_of(p)->kind)
+        return json_pack("{s:s, s:s}", "kind", err_meaning(trouble_of(p)->kind)->name, "message", trouble_of(p)->message);
     if (!p->session)
         return json_pack("{s:s, s:o}", "kind", err_meaning(ERR_UNREACHABLE)->name, "message",
                          json_sprintf("the agent is not connected (since %s): check that the source runs, that slipway-agent.service is "
                                       "active there, and that it reaches this replicator", clock_format(p->since_us, since)));
-    if (p->trouble.kind)
-        return json_pack("{s:s, s:s}", "kind", err_meaning(p->trouble.kind)->name, "message", p->trouble.message);
     if (p->has_status && p->status.error_kind[0])
         return json_pack("{s:s, s:s}", "kind", p->status.error_kind, "message", p->status.error);
     return json_null();
@@ -69,7 +76,7 @@ static struct cause_facts facts_of(const struct peer *p)
         .takeovers = takeovers(p), .rivals = {p->rivals[0], p->rivals[1]},
         .refused = p->refused_us && clock_now_us() - p->refused_us < REFUSED_US ? p->refused_address : NULL,
         .turned_away = p->turned_away_us && clock_now_us() - p->turned_away_us < REFUSED_US ? &p->turned_away : NULL, .stands = stands(p) ? &p->stands : NULL, .paused = p->paused, .paused_by = p->paused_by,
-        .paused_us = p->paused_us, .trouble = &p->trouble, .missing = &p->missing, .status = &p->status, .busy = p->busy_share > BUSY_SHARE,
+        .paused_us = p->paused_us, .trouble = trouble_of(p), .missing = &p->missing, .status = &p->status, .busy = p->busy_share > BUSY_SHARE,
         .paused_by_calendar = p->calendar_pause && !p->paused, .settings_trouble = &p->settings_trouble,
         .moved_to = p->place.replicator, .limit_said_bytes_per_s = p->limit.value, .point_trouble = &p->point_trouble, .group = p->settings.group, .group_trouble = &p->group_trouble, .newest_at_us = p->newest_at_us,
         .pointed_us = p->pointed_us, .point_interval_us = settings_point_interval_us(p), .rescan_freeze_us = p->settings.rescan_freeze_us, .rescan_points_us = p->settings.rescan_points_us,

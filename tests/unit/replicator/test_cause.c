@@ -103,6 +103,8 @@ static void test_troubles(void)
     is_cause(&f, "replicator_full", "error", "12 MiB are left");
     err_set(&trouble, ERR_IO, "it is sick");
     is_cause(&f, "replicator_trouble", "error", "it is sick");
+    f.connected = false;
+    is_cause(&f, "replicator_trouble", "error", "it is sick"); /* by that its agent was sent away */
     f = fresh();
     snprintf(status.error_kind, sizeof status.error_kind, "%s", err_meaning(ERR_IO)->name);
     snprintf(status.error, sizeof status.error, "disk sdb: can't read at 65536");
