@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/words.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define TAKEOVERS_LEAST 2
@@ -64,13 +65,14 @@ static bool disks_changed(const struct cause_facts *f) { return noted(f, "disks_
 static bool is_rescanned(const struct cause_facts *f) { return strcmp(f->status->tracker, "rescan") == 0; }
 static bool comes_by_itself(const struct cause_facts *f) { return !is_rescanned(f) || (f->rescan_freeze_us && f->rescan_points_us); }
 
-/* Whatever the reason: what could be launched is older than anybody counts on. A source's clock that is wrong makes no point old. */
+/* Whatever the reason: what could be launched is older than anybody counts on. A source's clock that is wrong makes no point old; how old one is that is of
+ * a time to come, for our clock was set back, nobody knows. */
 static bool is_overdue(const struct cause_facts *f)
 {
     int64_t every_us = is_rescanned(f) ? f->rescan_points_us + 2 * f->rescan_freeze_us : f->point_interval_us;
     int64_t limit_us = POINTS_MISSED * every_us > POINT_LONG_US ? POINTS_MISSED * every_us : POINT_LONG_US;
 
-    return comes_by_itself(f) && f->now_us - (f->pointed_us > f->newest_at_us ? f->pointed_us : f->newest_at_us) > limit_us;
+    return comes_by_itself(f) && llabs(f->now_us - (f->pointed_us > f->newest_at_us ? f->pointed_us : f->newest_at_us)) > limit_us;
 }
 
 static bool point_is_old(const struct cause_facts *f) { return f->newest_at_us && !f->status->held && is_overdue(f); }
@@ -341,8 +343,8 @@ static void say_old(const struct cause_facts *f, struct buf *out)
 
     say_since(out, "its newest recovery point is of ", f->newest_at_us);
     buf_puts(out, ", ");
-    words_duration(out, (double)((f->now_us - f->newest_at_us) / US_PER_MS));
-    buf_puts(out, " ago: ");
+    words_duration(out, (double)(llabs(f->now_us - f->newest_at_us) / US_PER_MS));
+    buf_puts(out, f->now_us < f->newest_at_us ? " ahead of the replicator's clock, which was set back: " : " ago: ");
     if (is_behind(f))
         say_behind(f, out);
     else if (strcmp(state, "RESCAN") == 0 || strcmp(state, "INITIAL_SYNC") == 0)

@@ -2,6 +2,7 @@
  * where somebody has said for how long that may be (rescan_freeze_s), and by themselves only as often as somebody wants them (rescan_points_s). */
 #include "replicator/private.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define BEFORE_FREEZE_MS (10 * 60 * 1000) /* what is to be read and sent before it */
@@ -11,7 +12,7 @@ bool rescanned(const struct peer *p) { return p->has_status && strcmp(p->status.
 /* A reading that goes on comes to its end first, as slowly as it is limited to, and then one more. */
 static int64_t timeout_ms(const struct peer *p) { return BEFORE_FREEZE_MS + p->settings.rescan_freeze_us / US_PER_MS + 2 * p->status.scan_ms; }
 
-/* By the age of the newest one, for a restart of ours must not cost the source another. */
+/* By the age of the newest one, for a restart of ours must not cost the source another. One that is of a time to come (the clock was set back since) is old. */
 static bool is_time(const struct peer *p, int64_t now_us)
 {
     int64_t every_us = p->settings.rescan_points_us, freeze_us = p->settings.rescan_freeze_us;
@@ -20,7 +21,7 @@ static bool is_time(const struct peer *p, int64_t now_us)
         return false;
     if (every_us < 2 * freeze_us) /* for at least as long as it may stand still it goes on */
         every_us = 2 * freeze_us;
-    return clock_now_us() - p->newest_at_us >= every_us && (!p->last_try_us || now_us - p->last_try_us >= every_us);
+    return llabs(clock_now_us() - p->newest_at_us) >= every_us && (!p->last_try_us || now_us - p->last_try_us >= every_us);
 }
 
 bool rescanned_due(const struct peer *p, int64_t now_us, struct wire_take_point *out)

@@ -255,6 +255,9 @@ static void test_old_points(void)
     f.paused = true;
     is_cause(&f, "paused", "warning", "replication is paused");
     f = fresh();
+    f.newest_at_us = f.pointed_us = NOW_US + 30 * 86400 * US_PER_S;
+    is_cause(&f, "point_old", "error", "is of 2027-02-14T08:00:00Z, 30.0 days ahead of the replicator's clock, which was set back: none has come about since");
+    f = fresh();
     f.newest_at_us = 0;
     snprintf(status.state, sizeof status.state, "INITIAL_SYNC");
     json_free(&none);
