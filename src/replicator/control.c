@@ -52,6 +52,12 @@ static bool closed(struct talk *t)
     return poll(&p, 1, 0) > 0 && recv(t->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
+bool talk_is_gone(struct talk *t)
+{
+    t->gone = t->gone || closed(t);
+    return t->gone;
+}
+
 int talk_progress(struct talk *t, int64_t done, int64_t total, const char *unit)
 {
     if (atomic_load(&t->r->stopping))
@@ -59,8 +65,7 @@ int talk_progress(struct talk *t, int64_t done, int64_t total, const char *unit)
     if (clock_monotonic_us() - t->said_us < PROGRESS_EVERY_US)
         return t->gone;
     say(t, json_pack("{s:{s:I, s:I, s:s}}", "progress", "done", (json_int_t)done, "total", (json_int_t)total, "unit", unit));
-    t->gone = t->gone || closed(t);
-    return t->gone;
+    return talk_is_gone(t);
 }
 
 static int vault_beat(uint64_t done, uint64_t total, void *user) { return talk_progress(user, (int64_t)done, (int64_t)total, "bytes"); }

@@ -362,6 +362,8 @@ static int ask_for_point(struct peer *p, const struct wire_take_point *wanted, i
     if (slot_ask(p, &a, deadline_us, e) < 0)
         return -1;
     result = slot_wait(p, SLOT_POINT, deadline_us, t, e);
+    if (result == 0 && wanted->hold && t && talk_is_gone(t)) /* since slot_wait looked last */
+        result = err_set(e, ERR_CANCELLED, "whoever asked went away");
     if (result == 0)
         copy_name(point, VAULT_POINT_ID_SIZE, p->slots[SLOT_POINT].point);
     slot_leave(p, SLOT_POINT);

@@ -359,6 +359,7 @@ json_t *rescanned_json(const struct peer *p); /* lock held: {reason, interval_ms
 
 /* control.c, compare.c */
 int talk_progress(struct talk *t, int64_t done, int64_t total, const char *unit); /* non-zero: the other end is gone */
+bool talk_is_gone(struct talk *t); /* the same, without a word */
 /* control_care.c: a verb of the vault's care: 1, filled *answer; 0: it is none; -1. */
 int care_verb(struct replicator *r, struct talk *t, const char *verb, const json_t *q, json_t *answer, struct err *e);
 void *control_accept(void *replicator);

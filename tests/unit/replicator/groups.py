@@ -256,6 +256,18 @@ def asker_leaves(both):
     both.none_more("and")
 
 
+def holder_leaves(both):
+    """A point that is to be held, whose asker goes away a moment before it is there: nobody would let the source go."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(str(both.world.dir / "replicator/control.sock"))
+        s.sendall((json.dumps({"verb": "point", "server": "db01", "consistency": "frozen", "hold": True}) + "\n").encode())
+        ok(both.db.asked()["hold"], "a point that is to be held is asked for")
+    both.db.commit(group=False, held=True)
+    both.db.expect("THAW")
+    ok(True, "whoever asked for it is gone when it comes: the source is let go at once")
+    both.known[0] += 1
+
+
 def behind_its_data(both):
     """A point was committed, and what was sent before it travels slowly: whoever asks meanwhile is told so, and nothing of it is lost."""
     agent, content = both.db, os.urandom(65536)
@@ -424,7 +436,7 @@ def steps(world):
     world.start_replicator()
     world.wait("the replicator listens", lambda: world.ask("status"))
     both = Both(world)
-    for part in (in_step, dies_at_the_barrier, cut_before_the_commit, never_comes, again_with_all, can_not, disobeys, goes_to_freeze, asker_leaves):
+    for part in (in_step, dies_at_the_barrier, cut_before_the_commit, never_comes, again_with_all, can_not, disobeys, goes_to_freeze, asker_leaves, holder_leaves):
         part(both)
     in_step(both)
     behind_its_data(both)
