@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define ASKED_LIMIT (4u * WINDOW_OFFERS * WIRE_OFFER_CHUNKS)
+#define PAGES_LIMIT (256u << 20) /* that wait in memory; the offers of our agents have 32 chunks: a window full of them is half of it */
 
 static void offer_free(struct offer *o)
 {
@@ -31,6 +32,7 @@ void offers_release(struct session *s)
     }
     s->last = &s->first;
     s->offer_count = 0;
+    s->pages_bytes = 0;
     hash_set_release(&s->asked);
 }
 
@@ -105,6 +107,7 @@ static int apply_first(struct session *s, struct err *e)
         return -1; /* where there was no room, it is pending still, and the acker syncs it */
     s->first = o->next;
     s->offer_count--;
+    s->pages_bytes -= o->pages_bytes;
     if (!s->first) {
         s->last = &s->first;
         hash_set_release(&s->asked);
@@ -419,10 +422,14 @@ static int unpack(struct session *s, const struct wire_data_chunk *c, struct err
 /* Pages wait in memory until it is the offer's turn: only then it is known what they lie on. */
 static int keep_pages(struct session *s, struct offer *o, const struct wire_data_chunk *c, struct err *e)
 {
+    if (s->pages_bytes + c->raw_size > PAGES_LIMIT)
+        return err_set(e, ERR_PROTOCOL, "more than %u MiB of pages wait for the content of the offers before them", PAGES_LIMIT >> 20);
     if (wire_data_unpack(s->zip, c, o->offer.entries[c->entry].hash, s->chunk, e) < 0)
         return -1;
     o->pages[c->entry] = xmalloc(c->raw_size);
     memcpy(o->pages[c->entry], s->chunk, c->raw_size);
+    o->pages_bytes += c->raw_size;
+    s->pages_bytes += c->raw_size;
     return 0;
 }
 

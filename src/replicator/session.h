@@ -13,6 +13,7 @@ struct offer {
     unsigned missing;      /* asked for and not here yet */
     struct wire_need need; /* which */
     uint8_t **pages;       /* by entry: the new pages of a chunk, once they are here; NULL where no entry has any */
+    size_t pages_bytes;    /* of them, so far */
     struct wire_offer offer;
 };
 
@@ -29,6 +30,7 @@ struct session {
     uint8_t *chunk; /* room for one */
     struct offer *first, **last;
     unsigned offer_count;
+    size_t pages_bytes;     /* of all of these offers */
     uint64_t last_number;   /* of the last OFFER that came */
     struct hash_set asked;  /* chunks asked for since the queue was empty: not asked for again */
     bool barrier;           /* a POINT_COMMIT waits for the offers up to barrier_after */

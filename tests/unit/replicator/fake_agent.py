@@ -78,7 +78,7 @@ class Wire:
                     self.frame("PONG", payload)
                 elif name in ("NEED", "ACK"):
                     self.heard.put((name, {}))
-                elif name != "PONG":
+                else:
                     self.heard.put((name, json.loads(payload)))
         except (OSError, ValueError):
             self.heard.put(("closed", {}))
