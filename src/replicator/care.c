@@ -410,6 +410,17 @@ bool care_may_expire(struct peer *p)
     return may;
 }
 
+/* For the points of its groups, which stay as long as those of the others do. */
+static bool ladder_of(void *replicator, const char *server, struct vault_rung rungs[static VAULT_RUNGS_MOST], struct vault_ladder *out)
+{
+    struct peer *p = peer_find(replicator, server, false);
+
+    if (!p || !care_may_expire(p))
+        return false;
+    settings_ladder(p, rungs, out);
+    return true;
+}
+
 static void expire_all(struct replicator *r)
 {
     for (struct peer *p = peers_first(r); p; p = p->next) {
@@ -421,6 +432,7 @@ static void expire_all(struct replicator *r)
             continue;
         settings_ladder(p, rungs, &ladder);
         ladder.age_us = age_of;
+        ladder.of = ladder_of;
         ladder.user = r;
         if (vault_expire(r->vault, p->server, &ladder, &e) < 0 && e.kind != ERR_NO_SPACE)
             log_err(&e, "expiring points of %s", p->server);

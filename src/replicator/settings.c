@@ -345,6 +345,8 @@ int64_t settings_point_interval_us(const struct peer *p)
     return p->settings.point_interval_us ? p->settings.point_interval_us : p->r->options.point_interval_us;
 }
 
+_Static_assert(LADDER_RUNGS_MAX <= VAULT_RUNGS_MOST, "a ladder fits");
+
 void settings_ladder(struct peer *p, struct vault_rung rungs[static LADDER_RUNGS_MAX], struct vault_ladder *out)
 {
     *out = vault_ladder_default;

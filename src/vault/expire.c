@@ -19,6 +19,9 @@ const struct vault_ladder vault_ladder_default = {.keep_last = 3, .rung_count = 
 struct kept {
     struct kept *next;
     char server[LIMIT_NAME_BYTES + 1];
+    struct vault_ladder ladder;
+    struct vault_rung rungs[VAULT_RUNGS_MOST]; /* of another server's ladder */
+    bool all;                                  /* nothing of it expires */
     struct vault_point *points;
     bool *keep;
     int count;
@@ -26,6 +29,7 @@ struct kept {
 
 struct expiry {
     struct vault *v;
+    const char *server; /* whose points expire */
     const struct vault_ladder *ladder;
     int64_t now_us;
     struct kept *servers;
@@ -65,14 +69,14 @@ static int64_t age_of(const struct expiry *x, int64_t at_us) { return x->ladder-
 /* The newest stands for the steps that are still to come, too. */
 static void climb(const struct expiry *x, struct kept *k)
 {
-    CLEANUP(free_ptr) int64_t *bucket = xmalloc((x->ladder->rung_count + 1) * sizeof *bucket);
+    CLEANUP(free_ptr) int64_t *bucket = xmalloc((k->ladder.rung_count + 1) * sizeof *bucket);
 
-    for (size_t i = 0; i <= x->ladder->rung_count; i++)
+    for (size_t i = 0; i <= k->ladder.rung_count; i++)
         bucket[i] = INT64_MIN;
     for (int i = k->count - 1; i > 0; i--)
-        k->keep[i] = ladder_keeps(x->ladder, k->points[i - 1].at_us, age_of(x, k->points[i - 1].at_us), bucket) || (size_t)i < x->ladder->keep_last;
+        k->keep[i] = k->all || ladder_keeps(&k->ladder, k->points[i - 1].at_us, age_of(x, k->points[i - 1].at_us), bucket) || (size_t)i < k->ladder.keep_last;
     if (k->count)
-        k->keep[0] = x->ladder->rung_count || x->ladder->keep_last;
+        k->keep[0] = k->all || k->ladder.rung_count || k->ladder.keep_last;
 }
 
 static struct kept *look_at(struct expiry *x, const char *server, struct err *e)
@@ -91,6 +95,9 @@ static struct kept *look_at(struct expiry *x, const char *server, struct err *e)
         return NULL;
     }
     k->keep = xcalloc((size_t)k->count + 1, sizeof *k->keep);
+    k->ladder = *x->ladder;
+    if (x->ladder->of && strcmp(server, x->server) != 0)
+        k->all = !x->ladder->of(x->ladder->user, server, k->rungs, &k->ladder);
     climb(x, k);
     k->next = x->servers;
     x->servers = k;
@@ -126,7 +133,7 @@ static int stays_for_others(struct expiry *x, const struct vault_point *p, struc
 
 int vault_expire(struct vault *v, const char *server, const struct vault_ladder *ladder, struct err *e)
 {
-    CLEANUP(expiry_release) struct expiry x = {.v = v, .ladder = ladder, .now_us = clock_read_us(v->options.clock)};
+    CLEANUP(expiry_release) struct expiry x = {.v = v, .server = server, .ladder = ladder, .now_us = clock_read_us(v->options.clock)};
     const struct kept *k = look_at(&x, server, e);
     CLEANUP(free_ptr) char(*ids)[VAULT_POINT_ID_SIZE] = NULL;
     size_t count = 0;

@@ -233,7 +233,8 @@ int vault_map_is(struct vault *v, const char *server, const char *point, struct 
 /* Which points stay. A point stands from its moment to that of the server's next one, the newest for now: so it may be the state of hours in which nothing changed.
  * For each rung, of all that stood within the last span_us, the oldest of each step stays (step 0: all), which is the one that was current as the step began; one
  * that stood in many steps is that of all of them. So a rung keeps span_us / step_us + 2 at most. The newest keep_last and the pinned ones always stay (with rungs, the newest
- * whatever keep_last is), and a group's points stay for as long as one of them does so, by this ladder. */
+ * whatever keep_last is), and a group's points stay for as long as one of them does so, by the ladder of its server. */
+#define VAULT_RUNGS_MOST 8
 struct vault_rung {
     int64_t span_us, step_us; /* steps by the wall clock, from 1970 UTC on */
 };
@@ -242,6 +243,8 @@ struct vault_ladder {
     const struct vault_rung *rungs;
     int64_t (*age_us)(void *user, int64_t at_us); /* how long ago that moment was; NULL: by the vault's clock */
     void *user;
+    /* Another server's ladder, for the points of a group: true: *out, with its rungs in rungs; false: nothing of that server expires. NULL: it is this one. */
+    bool (*of)(void *user, const char *server, struct vault_rung rungs[static VAULT_RUNGS_MOST], struct vault_ladder *out);
 };
 extern const struct vault_ladder vault_ladder_default; /* 10 min all, 1 h by minute, 1 d by hour, 3 d by day */
 int vault_expire(struct vault *v, const char *server, const struct vault_ladder *ladder, struct err *e); /* how many were dropped */

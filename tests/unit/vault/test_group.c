@@ -262,6 +262,55 @@ static void expire_together(void)
     remove_dir();
 }
 
+/* All of ten days. */
+static bool own_ladder(void *user, const char *server, struct vault_rung rungs[static VAULT_RUNGS_MOST], struct vault_ladder *out)
+{
+    (void)server;
+    *out = *(const struct vault_ladder *)user;
+    rungs[0] = (struct vault_rung){10 * 86400 * US_PER_S, 0};
+    out->rungs = rungs;
+    out->rung_count = 1;
+    return true;
+}
+
+static bool no_ladder(void *user, const char *server, struct vault_rung rungs[static VAULT_RUNGS_MOST], struct vault_ladder *out)
+{
+    (void)user, (void)server, (void)rungs, (void)out;
+    return false;
+}
+
+/* Two groups, and then points of the servers' own: how many of its points the first server keeps of them after so long, by a ladder of one hour. */
+static int left_after(int64_t age_us, bool (*of)(void *, const char *, struct vault_rung *, struct vault_ladder *))
+{
+    static const struct clock clock = {fake_now, NULL};
+    static const struct vault_rung hour = {3600 * US_PER_S, 0};
+    static struct vault_ladder brief = {.keep_last = 1, .rung_count = 1, .rungs = &hour, .user = &brief};
+    const struct vault_options timed = {.segment_bytes = 4 << 20, .guard_bytes = 1 << 20, .clock = &clock};
+    CLEANUP(vault_close) struct vault *v = NULL;
+    struct vault_group g;
+    struct vault_point p;
+    struct err e = {0};
+
+    fresh_dir();
+    MUST(vault_open(dir, &timed, &v, &e) == 0);
+    for (uint64_t round = 1; round <= 2; round++, fake_now_us += 60 * US_PER_S)
+        MUST(stage_all(v, round, &g, &e) == 0 && vault_group_commit(v, &g, &e) == 0);
+    for (int i = 0; i < SERVERS; i++)
+        MUST(vault_point_commit(v, servers[i], 0, "crash", 0, &p, &e) == 0);
+    fake_now_us += age_us;
+    brief.of = of;
+    MUST(vault_expire(v, servers[0], &brief, &e) >= 0);
+    return visible(v, 0);
+}
+
+static void expire_by_their_own(void)
+{
+    is_int(left_after(86400 * US_PER_S, NULL), 1, "where all have its ladder, a server's points of groups are gone after an hour");
+    is_int(left_after(86400 * US_PER_S, own_ladder), 3, "where another server of theirs keeps its own for ten days, they stay");
+    is_int(left_after(86400 * US_PER_S, no_ladder), 3, "and where nobody knows yet what the others keep");
+    remove_dir();
+}
+
 /* Groups for ever, until it is killed; some are only staged, some dropped in part. */
 static _Noreturn void child(int fd, uint64_t round)
 {
@@ -363,6 +412,7 @@ int main(int argc, char **argv)
     all_or_none();
     space_is_kept();
     expire_together();
+    expire_by_their_own();
     killed();
     return tap_done();
 }
