@@ -35,7 +35,7 @@ static const struct err *trouble_of(const struct peer *p)
 /* What our side knows before the agent's own state counts. */
 static const char *state_of(const struct peer *p)
 {
-    if (p->detached)
+    if (p->detached && !p->session)
         return "DISCONNECTED";
     if (!p->session && p->stopped)
         return "STOPPED";

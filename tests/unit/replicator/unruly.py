@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""unruly: agents of the test's own that do what ours don't: the replicator does not give them what others need. Prints TAP.
+"""unruly: agents of the test's own that do what ours don't: the replicator neither gives them what others need, nor takes their silence for an answer. Prints TAP.
 Usage: unruly SLIPWAY SLIPWAY_AGENT"""
 import hashlib
 import pathlib
@@ -41,11 +41,24 @@ def hoards(world):
     ok(Agent(world, "web01"), "and may come again")
 
 
+def stays(world):
+    """Told that replication is over, it stays."""
+    agent = Agent(world, "db01")
+    agent.goes_on()
+    told = world.ask("detach", server="db01")["agent_told"]
+    agent.expect("DETACH")
+    status = world.ask("status", server="db01")["servers"][0]
+    ok(not told and status["connected"] and status["state"] != "DISCONNECTED", f"an agent that stays is not told of as gone: {status['state']}")
+    agent.close()
+    world.wait("once it is gone, it is", lambda: world.ask("status", server="db01")["servers"][0]["state"] == "DISCONNECTED")
+
+
 def steps(world):
     world.certificates()
     world.start_replicator()
     world.wait("the replicator listens", lambda: world.ask("status"))
     hoards(world)
+    stays(world)
 
 
 in_world(lambda: World(SLIPWAY, AGENT), steps)
