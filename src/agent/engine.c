@@ -281,11 +281,6 @@ static void obey(struct agent *a, const struct command *c)
         a->paused = c->type == WIRE_PAUSE;
         pthread_mutex_unlock(&a->lock);
         break;
-    case WIRE_LIMIT:
-        pthread_mutex_lock(&a->lock);
-        link_limit(a, &c->limit);
-        pthread_mutex_unlock(&a->lock);
-        break;
     case WIRE_MOVE: move_obey(a, &c->move); break;
     case WIRE_DETACH:
         pthread_mutex_lock(&a->lock);

@@ -127,7 +127,6 @@ struct command {
         struct wire_take_point take_point;
         struct wire_hash *hash; /* owned */
         struct wire_simple simple;
-        struct wire_limit limit;
         struct wire_move move;
     };
 };

@@ -95,21 +95,34 @@ static int use_first(struct hashing *h, struct err *e)
     return h->frame_count + BATCH_CHUNKS > FRAME_HASHES ? send_hashes(h, e) : 0;
 }
 
+/* Under lock: the first THAW that waits, whatever waits before it; but what is held by a point that is yet to be taken is let go after that. */
+static bool next_thaw(struct agent *a, struct wire_simple *thaw)
+{
+    for (unsigned i = 0; i < a->command_count; i++) {
+        const struct command *c = &a->commands[(a->command_first + i) % COMMANDS_MAX];
+
+        if (c->type == WIRE_TAKE_POINT)
+            return false;
+        if (c->type != WIRE_THAW)
+            continue;
+        *thaw = c->simple;
+        for (a->command_count--; i < a->command_count; i++)
+            a->commands[(a->command_first + i) % COMMANDS_MAX] = a->commands[(a->command_first + i + 1) % COMMANDS_MAX];
+        return true;
+    }
+    return false;
+}
+
 /* A thaw can't wait until everything is hashed; nor a stop, nor a cut link. */
 static int look_up(struct agent *a, struct err *e)
 {
     struct wire_simple thaw = {0};
-    bool broken, found = false;
+    bool broken, found;
 
     point_check_hold(a);
     pthread_mutex_lock(&a->lock);
     broken = a->broken;
-    if (a->command_count && a->commands[a->command_first].type == WIRE_THAW) {
-        thaw = a->commands[a->command_first].simple;
-        a->command_first = (a->command_first + 1) % COMMANDS_MAX;
-        a->command_count--;
-        found = true;
-    }
+    found = next_thaw(a, &thaw);
     pthread_mutex_unlock(&a->lock);
     if (found)
         point_thaw(a, thaw.request, true);

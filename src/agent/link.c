@@ -90,8 +90,6 @@ static void hear_command(struct agent *a, const struct wire_frame *f, struct err
     if (f->type == WIRE_HASH) {
         c.hash = xcalloc(1, sizeof *c.hash);
         result = wire_json_decode(f->type, f->payload, f->size, c.hash, sizeof *c.hash, e);
-    } else if (f->type == WIRE_LIMIT) {
-        result = wire_json_decode(f->type, f->payload, f->size, &c.limit, sizeof c.limit, e);
     } else if (f->type == WIRE_MOVE) {
         result = wire_json_decode(f->type, f->payload, f->size, &c.move, sizeof c.move, e);
     } else if (f->type == WIRE_TAKE_POINT) {
@@ -103,6 +101,18 @@ static void hear_command(struct agent *a, const struct wire_frame *f, struct err
         queue_command(a, &c, e);
     if (f->type == WIRE_HASH && e->kind)
         free(c.hash);
+}
+
+/* Not queued: whoever shares a limit is told of another one at any time, and as often, also while all is hashed or a point takes long. */
+static void hear_limit(struct agent *a, const struct wire_frame *f, struct err *e)
+{
+    struct wire_limit limit;
+
+    if (wire_json_decode(f->type, f->payload, f->size, &limit, sizeof limit, e) < 0)
+        return;
+    pthread_mutex_lock(&a->lock);
+    link_limit(a, &limit);
+    pthread_mutex_unlock(&a->lock);
 }
 
 static void hear_offers(struct agent *a, const struct wire_frame *f, struct err *e)
@@ -128,9 +138,9 @@ static void hear(struct agent *a, const struct wire_frame *f, struct err *e)
     case WIRE_HASH:
     case WIRE_PAUSE:
     case WIRE_RESUME:
-    case WIRE_LIMIT:
     case WIRE_MOVE:
     case WIRE_DETACH: hear_command(a, f, e); break;
+    case WIRE_LIMIT: hear_limit(a, f, e); break;
     case WIRE_POINT_GO: /* not queued: a point is waiting for it */
         if (wire_json_decode(f->type, f->payload, f->size, &simple, sizeof simple, e) == 0)
             step_hear(a, &simple);

@@ -79,6 +79,43 @@ static void test_held(struct fake *f)
     ok(fake_wait(f, &f->thaw_count, thaws + 2, 60000), "let go");
 }
 
+/* The first disk, as often as a request can name one: so it takes its time. */
+static void ask_for_long(struct fake *f)
+{
+    struct wire_hash *ask = xcalloc(1, sizeof *ask);
+
+    *ask = (struct wire_hash){.request = 300, .disk_count = LIMIT_DISKS_PER_SERVER};
+    for (int i = 0; i < LIMIT_DISKS_PER_SERVER; i++)
+        snprintf(ask->disks[i].id, sizeof ask->disks[i].id, "%s", f->disks[0].info.id);
+    fake_send(f, WIRE_HASH, ask, sizeof *ask);
+    free(ask);
+}
+
+/* Whoever shares a limit with others is told of another one with each that begins or ends to send. */
+static void test_told_meanwhile(struct fake *f)
+{
+    struct wire_simple thaw = {.request = 79}, order = {0};
+    int done = f->hash_count, thaws = f->thaw_count, connections = f->connections;
+
+    ok(fake_point(f, WIRE_FROZEN, true, 0, 60000) != NULL, "held: %s", f->failure.message);
+    ask_for_long(f);
+    for (int i = 1; i <= 3 * 16; i++)
+        fake_send(f, WIRE_LIMIT, &(struct wire_limit){.value = (100 + i) << 20}, sizeof(struct wire_limit));
+    fake_send(f, WIRE_PAUSE, &order, sizeof order);
+    fake_send(f, WIRE_RESUME, &order, sizeof order);
+    fake_send(f, WIRE_THAW, &thaw, sizeof thaw);
+    ok(fake_wait(f, &f->thaw_count, thaws + 1, 60000), "while it is hashed it is told other limits, and to be let go");
+    is_int(f->hash_count, done, "which it does at once, and not when all is hashed");
+    is_int(f->thawed.request, 79, "as it was asked for");
+    ok(f->thawed.was_held && f->thawed.still, "it was held until then");
+    ok(fake_wait(f, &f->hash_count, done + 1, 60000), "it goes on hashing");
+    ok(!f->hashed.still, "and does not stand still any more");
+    is_int(f->connections, connections, "over the same connection");
+    fake_forget_statuses(f);
+    ok(fake_wait(f, &f->statuses, 2, 10000), "it says how it goes");
+    is_int(f->status.limit_bytes_per_s, (100 + 3 * 16) << 20, "by the limit that was told last");
+}
+
 int main(void)
 {
     const struct loopdev *disks[] = {&raw[0]};
@@ -92,6 +129,7 @@ int main(void)
     ok(fake_wait_state(f, "CONTINUOUS", 60000), "connected, and in step");
     test_runs(f);
     test_held(f);
+    test_told_meanwhile(f);
     stop_agent(r);
     fake_forget_points(f);
     is_str(f->fault, "", "the agent kept to the protocol");
