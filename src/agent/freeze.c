@@ -20,6 +20,7 @@
 
 #define FREEZE_MAX 128           /* filesystems; SCM_RIGHTS takes 253 descriptors */
 #define REPLY_TIMEOUT_MS 120000  /* FIFREEZE waits for a filesystem's writers and its sync: that has no bound of ours */
+#define LATE_MS 500              /* beyond the deadline: the process answers by then, but where it hangs in a FIFREEZE */
 
 enum verb { VERB_FREEZE = 1, VERB_THAW, VERB_EXTEND };
 struct request {
@@ -222,15 +223,24 @@ static void forget(struct freezer *f)
         unlink(f->marker);
 }
 
-/* The process died (or hangs): what is frozen we thaw, and start another. */
+/* In the order of the freezing: where the process hangs in the midst of it, what is frozen comes before the filesystem that it hangs in. Our FITHAW of
+ * that one may hang with it. */
+static void thaw_ourselves(const struct freezer *f)
+{
+    for (int i = 0; i < f->count; i++)
+        ioctl(f->fds[i], FITHAW, 0);
+}
+
+/* The process died (or hangs): what is frozen we thaw, and start another. One that hangs in the kernel ends only when that lets it go, which nothing that is
+ * frozen waits for; what it has frozen by then is thawed after its end. */
 static void recover(struct freezer *f)
 {
     kill(f->pid, SIGKILL);
+    thaw_ourselves(f);
     waitpid(f->pid, NULL, 0);
+    thaw_ourselves(f);
     close(f->socket);
     f->socket = -1;
-    for (int i = f->count - 1; i >= 0; i--)
-        ioctl(f->fds[i], FITHAW, 0);
     f->expired = f->on;
     forget(f);
     spawn(f, NULL);
@@ -256,6 +266,32 @@ static int receive(struct freezer *f, struct reply *out, int timeout_ms)
     }
 }
 
+static bool has_answered(const struct freezer *f, int64_t until_us)
+{
+    struct pollfd p = {.fd = f->socket, .events = POLLIN};
+    int ready;
+
+    do {
+        int64_t left_us = until_us - clock_monotonic_us();
+
+        ready = poll(&p, 1, left_us > 0 ? (int)((left_us + 999) / 1000) : 0);
+    } while (ready < 0 && errno == EINTR);
+    return ready != 0;
+}
+
+/* In a FIFREEZE that does not end (a disk that hangs) the process can't keep the deadline: then we do, for what is frozen already. It gives up by itself
+ * once the kernel lets it go. */
+static int receive_freeze(struct freezer *f, int64_t budget_us, struct reply *reply)
+{
+    int64_t late_us = budget_us + LATE_MS * US_PER_MS;
+
+    if (late_us < REPLY_TIMEOUT_MS * US_PER_MS && !has_answered(f, clock_monotonic_us() + late_us)) {
+        thaw_ourselves(f);
+        f->expired = true;
+    }
+    return receive(f, reply, REPLY_TIMEOUT_MS);
+}
+
 static int ask(struct freezer *f, const struct request *r, const int *fds, struct reply *reply, struct err *e)
 {
     char control[CMSG_SPACE(FREEZE_MAX * sizeof(int))] = {0};
@@ -277,7 +313,8 @@ static int ask(struct freezer *f, const struct request *r, const int *fds, struc
         forget(f); /* nothing is frozen: nobody was asked */
         return -1;
     }
-    if (sendmsg(f->socket, &message, MSG_NOSIGNAL) == sizeof *r && receive(f, reply, REPLY_TIMEOUT_MS) == 0)
+    if (sendmsg(f->socket, &message, MSG_NOSIGNAL) == sizeof *r &&
+        (r->verb == VERB_FREEZE ? receive_freeze(f, r->deadline_us, reply) : receive(f, reply, REPLY_TIMEOUT_MS)) == 0)
         return 0;
     recover(f);
     return err_set(e, ERR_INTERNAL, "the process that keeps the filesystems frozen went away; they are thawed");
@@ -314,6 +351,10 @@ int freezer_freeze(struct freezer *f, const int *fds, const char *const *paths, 
             return err_set(e, ERR_TIMEOUT, "freezing took %lld ms, over its budget of %lld ms; everything is thawed",
                            (long long)(reply.frozen_us / 1000), (long long)(deadline_us / 1000));
         return err_errno(e, reply.error_number, "a filesystem can't be frozen");
+    }
+    if (f->expired) { /* it came to its end, but too late for us */
+        freezer_thaw(f, &(struct freeze_result){0}, NULL);
+        return err_set(e, ERR_TIMEOUT, "freezing took longer than its budget of %lld ms; everything is thawed", (long long)(deadline_us / 1000));
     }
     *frozen = reply.frozen;
     return 0;

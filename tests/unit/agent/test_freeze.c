@@ -202,6 +202,48 @@ static void test_freezer_killed(void)
     close(fds[1]);
 }
 
+/* A filesystem whose blocks lie in a file of the other one: once that one is frozen it never comes to its own freeze, as over a disk that hangs. */
+static void test_hangs(void)
+{
+    CLEANUP(freezer_stop) struct freezer *f = NULL;
+    int64_t begin_us, took_us;
+    struct loopdev inner;
+    struct err e = {0};
+    int fds[2], frozen = 0;
+    char inside[300];
+    const char *both[] = {paths[0], inside};
+    pid_t rescue;
+
+    snprintf(inside, sizeof inside, "%s/inside", folder);
+    MUST(loopdev_make(&inner, mount_points[0], "inner", 20 << 20) == 0 && mkdir(inside, 0700) == 0);
+    MUST(run("mkfs.ext4 -q -F %s >/dev/null 2>&1 && mount %s %s", inner.path, inner.path, inside) == 0);
+    fds[0] = open(paths[0], O_RDONLY | O_CLOEXEC);
+    fds[1] = open(inside, O_RDONLY | O_CLOEXEC);
+    MUST(fds[0] >= 0 && fds[1] >= 0 && freezer_start(marker, &f, &e) == 0);
+    rescue = fork();
+    if (rescue == 0) { /* so that a failure leaves no machine behind that hangs */
+        sleep(20);
+        ioctl(fds[0], FITHAW, 0);
+        _exit(0);
+    }
+    MUST(run("dd if=/dev/urandom of=%s/dirty bs=1M count=4 status=none", inside) == 0);
+    begin_us = clock_monotonic_us();
+    is_int(freezer_freeze(f, fds, both, 2, 300 * US_PER_MS, &frozen, &e), -1, "a filesystem does not come to its freeze: %s", e.message);
+    took_us = clock_monotonic_us() - begin_us;
+    is_int(e.kind, ERR_TIMEOUT, "that is a time-out");
+    ok(took_us < 10 * US_PER_S, "and the one before it does not wait for it: %lld ms", (long long)took_us / 1000);
+    ok(write_takes_us(mount_points[0], 3000) >= 0 && write_takes_us(inside, 3000) >= 0, "writes go on, in both");
+    ok(!file_exists(marker), "nothing is frozen");
+    is_int(freezer_freeze(f, fds, both, 1, 10 * US_PER_S, &frozen, &e), 0, "the same process freezes the next time: %s", e.message);
+    is_int(freezer_thaw(f, &(struct freeze_result){0}, &e), 0, "and thaws");
+    kill(rescue, SIGKILL);
+    reap_late();
+    close(fds[0]);
+    close(fds[1]);
+    ok(run("umount %s", inside) == 0, "unmounted");
+    loopdev_remove(&inner);
+}
+
 int main(void)
 {
     struct loopdev disks[2];
@@ -225,6 +267,7 @@ int main(void)
     test_agent_killed(false);
     test_agent_killed(true);
     test_freezer_killed();
+    test_hangs();
     for (int i = 0; i < 2; i++) {
         ok(run("umount %s", mount_points[i]) == 0, "unmounted");
         loopdev_remove(&disks[i]);
