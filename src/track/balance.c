@@ -7,7 +7,7 @@
 #include <bpf/bpf.h>
 #include <stdlib.h>
 
-#define UNCLEAR_TOO_LONG_US (3 * US_PER_S) /* a write that waits for its flush is counted by then, mostly; where not, everything is read once more than was needed */
+#define TOO_LONG_US (3 * US_PER_S) /* a write that waits for its flush is counted by then, mostly; where not, everything is read once more than was needed */
 
 /* What all processors have counted. Each count only rises: two equal sums had equal parts. */
 struct track_counters tracker_counted(const struct tracker *t, int disk)
@@ -28,6 +28,15 @@ struct track_counters tracker_counted(const struct tracker *t, int disk)
 
 /* Fields of /sys/block/NAME/stat (Documentation/block/stat). */
 enum { STAT_WRITES = 4, STAT_SECTORS_WRITTEN = 6, STAT_DISCARDS = 11, STAT_SECTORS_DISCARDED = 13, STAT_FIELDS = 14 };
+
+/* Whether the kernel was told to keep none: only where that can be read. */
+static bool are_off(const char *name)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("/sys/block/%s/queue/iostats", name);
+    CLEANUP(buf_release) struct buf on = {0};
+
+    return file_read(path, 64, &on, NULL) == 0 && on.data[0] == '0';
+}
 
 /* False where the kernel keeps no statistics of the disk (queue/iostats is 0), or none that we know. */
 static bool read_stat(const char *name, unsigned long long v[static STAT_FIELDS])
@@ -112,6 +121,22 @@ static int set_unseen(struct track_followed *f, const struct track_balance *now)
     return -1;
 }
 
+/* More was seen than is counted: it is counted in a moment. But where nothing more was seen or counted for a while it never will be: the kernel did not count
+ * all the time (its statistics were off and are on again). What it lacks would hide that as much was not seen. */
+static int judge_ahead(struct track_ahead *ahead, const struct track_balance *now, int weighed)
+{
+    uint64_t counts = now->by_stat + now->sectors[0] + now->sectors[1] + now->sectors[2];
+    int64_t now_us = clock_monotonic_us();
+
+    if (weighed) {
+        ahead->since_us = 0;
+        return weighed;
+    }
+    if (!ahead->since_us || counts != ahead->counts)
+        *ahead = (struct track_ahead){now_us, counts};
+    return now_us - ahead->since_us > TOO_LONG_US ? -1 : 0;
+}
+
 /* There were completions of which is not known whether they were writes. If they were, the kernel counts them, too, in a moment. If it doesn't, they were commands past the block layer, and may have done anything. */
 static int judge_unclear(struct track_followed *f, const struct track_balance *now, int weighed)
 {
@@ -123,7 +148,7 @@ static int judge_unclear(struct track_followed *f, const struct track_balance *n
     }
     if (!f->unclear_since_us)
         f->unclear_since_us = now_us;
-    return now_us - f->unclear_since_us > UNCLEAR_TOO_LONG_US ? -1 : 0;
+    return now_us - f->unclear_since_us > TOO_LONG_US ? -1 : 0;
 }
 
 /* Whoever was not seen may have been any disk's. */
@@ -147,9 +172,15 @@ int track_check(struct tracker *t, int disk)
         return -1;
     if (called == 0)
         return 0;
-    if (now.by_stat == TRACK_WRITES_UNKNOWN)
-        return now.unclear != was->unclear ? set_unseen(f, &now) : 1;
-    weighed = judge_unclear(f, &now, was->by_stat == TRACK_WRITES_UNKNOWN ? 1 : weigh(was, &now));
+    if (now.by_stat == TRACK_WRITES_UNKNOWN) {
+        if (now.unclear != was->unclear)
+            return set_unseen(f, &now);
+        if (are_off(f->name)) /* what is written meanwhile the kernel never counts: once it counts again, the balance begins anew */
+            tracker_set_balance(f, &now);
+        return 1;
+    }
+    weighed = judge_ahead(&t->ahead[disk], &now, was->by_stat == TRACK_WRITES_UNKNOWN ? 1 : weigh(was, &now));
+    weighed = judge_unclear(f, &now, weighed);
     if (weighed == 0)
         return 0;
     if (weighed < 0)

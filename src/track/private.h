@@ -18,6 +18,12 @@ enum track_way { TRACK_WAY_BEST, TRACK_WAY_TYPES, TRACK_WAY_FORMAT, TRACK_WAYS }
 struct plain;
 struct track_format;
 
+/* More was seen of a disk than is counted: since when (by the monotonic clock; 0: it is not so), and all that was seen and counted by then. */
+struct track_ahead {
+    int64_t since_us;
+    uint64_t counts;
+};
+
 struct tracker {
     enum track_way way;
     char lacks[900];     /* why it is not the best one, and what that costs; empty: it is */
@@ -27,6 +33,7 @@ struct tracker {
     uint64_t *dirty, *whole, *slots, *todo; /* in the arrays, as what follows */
     struct track_counters *counters;        /* TRACK_DISKS_MAX of each processor, one processor after the other */
     struct track_ledger *ledger;
+    struct track_ahead ahead[TRACK_DISKS_MAX]; /* this process's */
 };
 
 extern const char *const track_array_names[ARRAYS];

@@ -175,6 +175,47 @@ static void test_no_statistics(void)
     set_statistics("1");
 }
 
+static void write_one(void) { MUST(pwrite(l.fd, "x", 1, 0) == 1 && fsync(l.fd) == 0); }
+
+/* What track_check comes to say, but for moments. */
+static int settled(struct tracker *t)
+{
+    int64_t until_us = clock_monotonic_us() + 10 * US_PER_S;
+    int state;
+
+    while ((state = track_check(t, 0)) == 0 && clock_monotonic_us() < until_us)
+        clock_sleep_us(50000);
+    return state;
+}
+
+/* Somebody switches the statistics off, and on again: of what was written meanwhile the kernel never counts anything. */
+static void test_statistics_again(void)
+{
+    CLEANUP(track_close) struct tracker *t = NULL;
+    struct err e = {0};
+
+    MUST(track_open_to_keep(&disk, 1, &t, &e) == 0);
+    set_statistics("0");
+    write_one();
+    is_int(settled(t), 1, "without statistics there is nothing to hold the tracker against");
+    set_statistics("1");
+    write_one();
+    is_int(settled(t), 1, "once there are any again it is held against what they count from then on");
+    for (int i = 0; i < PROGRAMS; i++)
+        t->ledger->disks[0].balance[t->ledger->disks[0].newest & 1].sectors[i] += 8;
+    write_one();
+    is_int(settled(t), -1, "so that a miss is seen");
+    is_int(track_take(t, 0, note, NULL, &e), -1, "and said");
+    set_statistics("0");
+    write_one();
+    set_statistics("1");
+    is_int(track_check(t, 0), 0, "where nobody looked meanwhile more was seen than is counted, as in many a moment");
+    is_int(settled(t), -1, "but it stays so while nothing is written: then it is no moment");
+    is_int(track_take(t, 0, note, NULL, &e), -1, "and all is read again: %s", e.message);
+    write_one();
+    is_int(settled(t), 1, "after that all is as before");
+}
+
 int main(void)
 {
     static char folder[] = "/tmp/slipway-hand-over.XXXXXX";
@@ -197,6 +238,7 @@ int main(void)
         test_missed();
         test_hidden();
         test_no_statistics();
+        test_statistics_again();
     }
     track_close(&t);
     free(replica);
