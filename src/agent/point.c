@@ -308,12 +308,27 @@ static int64_t freeze_budget_us(const struct agent *a, const struct wire_take_po
     return (r->freeze_budget_ms ? r->freeze_budget_ms : a->config->freeze_budget_ms) * US_PER_MS;
 }
 
+/* Without a tracker only the kernel's statistics tell that the source stood still: where it keeps none, it would stand still in vain. */
+static int check_statistics(struct agent *a, struct err *e)
+{
+    uint64_t writes[LIMIT_DISKS_PER_SERVER];
+
+    engine_writes(a, writes);
+    for (int i = 0; i < a->disk_count; i++)
+        if (writes[i] == TRACK_WRITES_UNKNOWN)
+            return err_set(e, ERR_UNSUPPORTED, "changes can't be followed here, and the kernel does not count what is written to %s: nothing would prove that it "
+                           "stood still for a point. Write 1 into /sys/block/%s/queue/iostats", a->disks[i].info.name, a->disks[i].info.name);
+    return 0;
+}
+
 /* What speaks against a freeze from the start. */
-static int check_freeze(const struct agent *a, const struct wire_take_point *r, struct err *e)
+static int check_freeze(struct agent *a, const struct wire_take_point *r, struct err *e)
 {
     if (r->consistency == WIRE_APPLICATION && !a->config->before_freeze[0])
         return err_set(e, ERR_WRONG_STATE, "no program of the owner's is set for %s (its attribute before_freeze): no point is application-consistent",
                        a->config->server);
+    if (!a->tracker && check_statistics(a, e) < 0)
+        return -1;
     if (a->tracker || r->hold)
         return 0;
     if (r->group || !r->freeze_budget_ms)

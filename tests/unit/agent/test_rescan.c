@@ -110,6 +110,25 @@ static void test_rescan_unheld(struct fake *f)
     ok(!strstr(f->failure.message, "2 attempts"), "and no more");
 }
 
+static void set_statistics(const struct loopdev *l, const char *to)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("/sys/block/%s/queue/iostats", l->name);
+    FILE *file = fopen(path, "we");
+
+    MUST(file && fputs(to, file) >= 0 && fclose(file) == 0);
+}
+
+static void test_uncounted(struct fake *f)
+{
+    int64_t begun_us = clock_monotonic_us();
+
+    set_statistics(&raw[0], "0");
+    ok(!fake_point(f, WIRE_FROZEN, true, 0, 20000), "where the kernel counts no writes no point is taken: %s", f->failure.message);
+    is_str(f->failure.kind, "unsupported", "as unsupported");
+    ok(clock_monotonic_us() - begun_us < 10 * US_PER_S, "and nothing stood still for it until the time was over");
+    set_statistics(&raw[0], "1");
+}
+
 static void test_rescan(struct fake *f)
 {
     const struct loopdev *disks[] = {&raw[0]};
@@ -132,6 +151,7 @@ static void test_rescan(struct fake *f)
     ok(fake_wait(f, &f->thaw_count, 1, 60000), "thawed");
     f->thaw_count = 0;
     test_rescan_unheld(f);
+    test_uncounted(f);
     stop_agent(r);
     fake_forget_points(f);
     test_rescan_of_a_writer(f);
