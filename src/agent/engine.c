@@ -251,6 +251,12 @@ static void set_watermark(struct agent *a)
 
 /* ---- commands ---- */
 
+void engine_drop_command(struct agent *a, unsigned at)
+{
+    for (a->command_count--; at < a->command_count; at++)
+        a->commands[(a->command_first + at) % COMMANDS_MAX] = a->commands[(a->command_first + at + 1) % COMMANDS_MAX];
+}
+
 static bool next_command(struct agent *a, struct command *c)
 {
     bool got;

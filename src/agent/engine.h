@@ -403,6 +403,7 @@ void engine_scan(struct agent *a);                                   /* without 
 void engine_scanned(struct agent *a);                                /* under lock: all of them were */
 int engine_advance_pass(struct agent *a);
 void engine_set_pass(struct agent *a, enum pass pass);               /* under lock */
+void engine_drop_command(struct agent *a, unsigned at);              /* under lock: of those that wait, the first is 0 */
 
 /* watch.c: no job may be at work */
 /* The disks as they are now: all their chunks to do, in a new epoch, where nothing is known of them from before (by the agent before this one; or by this one, when

@@ -106,8 +106,7 @@ static bool next_thaw(struct agent *a, struct wire_simple *thaw)
         if (c->type != WIRE_THAW)
             continue;
         *thaw = c->simple;
-        for (a->command_count--; i < a->command_count; i++)
-            a->commands[(a->command_first + i) % COMMANDS_MAX] = a->commands[(a->command_first + i + 1) % COMMANDS_MAX];
+        engine_drop_command(a, i);
         return true;
     }
     return false;

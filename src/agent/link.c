@@ -71,15 +71,44 @@ static int hear_welcome(struct agent *a, struct wire_conn *c, struct err *e)
     return 0;
 }
 
+/* Under lock. One is asked for at a time, so whoever asks for another one has given up the one that waits still (while all is hashed, that may be for
+ * hours): it is not to be taken any more. Its request, or -1. */
+static int64_t drop_point(struct agent *a)
+{
+    for (unsigned i = 0; i < a->command_count; i++) {
+        const struct command *c = &a->commands[(a->command_first + i) % COMMANDS_MAX];
+        int64_t request = c->take_point.request;
+
+        if (c->type != WIRE_TAKE_POINT)
+            continue;
+        engine_drop_command(a, i);
+        return request;
+    }
+    return -1;
+}
+
+static void say_given_up(struct agent *a, int64_t request, struct err *e)
+{
+    struct wire_failure failure = {.request = request, .message = "another point was asked for before this one was begun"};
+
+    snprintf(failure.kind, sizeof failure.kind, "%s", err_meaning(ERR_CANCELLED)->name);
+    wire_send_message(a->conn, WIRE_POINT_FAILED, &failure, e);
+}
+
 static void queue_command(struct agent *a, const struct command *c, struct err *e)
 {
+    int64_t given_up;
+
     pthread_mutex_lock(&a->lock);
+    given_up = c->type == WIRE_TAKE_POINT ? drop_point(a) : -1;
     if (a->command_count == COMMANDS_MAX)
         err_set(e, ERR_PROTOCOL, "more than %d commands wait", COMMANDS_MAX);
     else
         a->commands[(a->command_first + a->command_count++) % COMMANDS_MAX] = *c;
     pthread_cond_broadcast(&a->changed);
     pthread_mutex_unlock(&a->lock);
+    if (given_up >= 0)
+        say_given_up(a, given_up, e);
 }
 
 static void hear_command(struct agent *a, const struct wire_frame *f, struct err *e)

@@ -116,6 +116,27 @@ static void test_told_meanwhile(struct fake *f)
     is_int(f->status.limit_bytes_per_s, (100 + 3 * 16) << 20, "by the limit that was told last");
 }
 
+/* The clock asks for a point each minute, and gives it up where it is not answered. */
+static void test_points_meanwhile(struct fake *f)
+{
+    int done = f->hash_count, connections = f->connections, points = f->point_count, failures = f->failures;
+
+    ask_for_long(f);
+    for (int i = 0; i < 3 * 16; i++) {
+        struct wire_take_point take = {.request = f->next_request++, .consistency = WIRE_FROZEN, .timeout_ms = 60000};
+
+        fake_send(f, WIRE_TAKE_POINT, &take, sizeof take);
+    }
+    ok(fake_wait(f, &f->failures, failures + 3 * 16 - 1, 60000), "of the points that are asked for while all is hashed each but the last is given up: %s",
+       f->failure.message);
+    is_int(f->hash_count, done, "as soon as the next one is asked for");
+    is_str(f->failure.kind, "cancelled", "in a word");
+    ok(fake_wait(f, &f->hash_count, done + 1, 60000), "it goes on hashing");
+    ok(fake_wait(f, &f->point_count, points + 1, 60000) && f->points[points].info.request == f->next_request - 1, "the last one is taken then");
+    is_int(f->connections, connections, "over the same connection");
+    is_int(f->point_count + f->failures, points + failures + 3 * 16, "and no other one");
+}
+
 int main(void)
 {
     const struct loopdev *disks[] = {&raw[0]};
@@ -130,6 +151,7 @@ int main(void)
     test_runs(f);
     test_held(f);
     test_told_meanwhile(f);
+    test_points_meanwhile(f);
     stop_agent(r);
     fake_forget_points(f);
     is_str(f->fault, "", "the agent kept to the protocol");
