@@ -7,7 +7,8 @@
 #include <bpf/bpf.h>
 #include <stdlib.h>
 
-#define TOO_LONG_US (3 * US_PER_S) /* a write that waits for its flush is counted by then, mostly; where not, everything is read once more than was needed */
+#define UNCLEAR_TOO_LONG_US (3 * US_PER_S) /* a write that waits for its flush is counted by then, mostly; where not, everything is read once more than was needed */
+#define AHEAD_TOO_LONG_US (10 * US_PER_S)  /* the same, of a disk on which nothing else completes meanwhile: its flush, if that is what it waits for, holds up all */
 
 /* What all processors have counted. Each count only rises: two equal sums had equal parts. */
 struct track_counters tracker_counted(const struct tracker *t, int disk)
@@ -134,7 +135,7 @@ static int judge_ahead(struct track_ahead *ahead, const struct track_balance *no
     }
     if (!ahead->since_us || counts != ahead->counts)
         *ahead = (struct track_ahead){now_us, counts};
-    return now_us - ahead->since_us > TOO_LONG_US ? -1 : 0;
+    return now_us - ahead->since_us > AHEAD_TOO_LONG_US ? -1 : 0;
 }
 
 /* There were completions of which is not known whether they were writes. If they were, the kernel counts them, too, in a moment. If it doesn't, they were commands past the block layer, and may have done anything. */
@@ -148,7 +149,7 @@ static int judge_unclear(struct track_followed *f, const struct track_balance *n
     }
     if (!f->unclear_since_us)
         f->unclear_since_us = now_us;
-    return now_us - f->unclear_since_us > TOO_LONG_US ? -1 : 0;
+    return now_us - f->unclear_since_us > UNCLEAR_TOO_LONG_US ? -1 : 0;
 }
 
 /* Whoever was not seen may have been any disk's. */

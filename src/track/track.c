@@ -421,7 +421,7 @@ int64_t track_take(struct tracker *t, int disk, track_visit *visit, void *user, 
         __atomic_store_n(&f->lost_seen, lost, __ATOMIC_SEQ_CST);
         __atomic_store_n(&f->unseen, 0, __ATOMIC_SEQ_CST); /* it is said now */
         return err_set(e, ERR_CORRUPT, "not every write could be marked: %s", lost_now ? "the disk has grown, or was written in a way of which it is not known what it wrote"
-                       : count < 0 ? "the marks could not be read" : "the kernel has not counted what the tracker has seen");
+                       : count < 0 ? "the marks could not be read" : "what the kernel has counted is not what the tracker has seen");
     }
     return count;
 }

@@ -180,7 +180,7 @@ static void write_one(void) { MUST(pwrite(l.fd, "x", 1, 0) == 1 && fsync(l.fd) =
 /* What track_check comes to say, but for moments. */
 static int settled(struct tracker *t)
 {
-    int64_t until_us = clock_monotonic_us() + 10 * US_PER_S;
+    int64_t until_us = clock_monotonic_us() + 40 * US_PER_S;
     int state;
 
     while ((state = track_check(t, 0)) == 0 && clock_monotonic_us() < until_us)
