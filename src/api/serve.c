@@ -341,6 +341,7 @@ int serve_main(int argc, char **argv)
         return options_refuse(&option_table, &e);
     log_open("slipway", LOG_INFO);
     signal(SIGPIPE, SIG_IGN);
+    (void)fd_most();
     sigemptyset(&ends);
     sigaddset(&ends, SIGTERM);
     sigaddset(&ends, SIGINT);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -149,6 +150,16 @@ int fd_pwrite_all(int fd, const void *bytes, size_t size, int64_t offset, struct
         done += (size_t)put;
     }
     return 0;
+}
+
+size_t fd_most(void)
+{
+    struct rlimit limit;
+
+    MUST(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    limit.rlim_cur = limit.rlim_max;
+    MUST(setrlimit(RLIMIT_NOFILE, &limit) == 0); /* up to the hard one anybody may */
+    return limit.rlim_cur;
 }
 
 int fd_wait(int fd, short events, int64_t until_us, const char *who, struct err *e)

@@ -17,5 +17,7 @@ int fd_read_all(int fd, void *bytes, size_t size, struct err *e);
 int fd_write_all(int fd, const void *bytes, size_t size, struct err *e);
 int fd_pread_all(int fd, void *bytes, size_t size, int64_t offset, struct err *e);
 int fd_pwrite_all(int fd, const void *bytes, size_t size, int64_t offset, struct err *e);
+/* A process may have so many files and connections open: from now on as many as the system lets it (the hard limit; a program that is started gets the soft one, 1,024 mostly). */
+size_t fd_most(void);
 /* Until events (of poll) are there: 0, or -1 ERR_TIMEOUT from until_us on (monotonic). who: whom the message names. */
 int fd_wait(int fd, short events, int64_t until_us, const char *who, struct err *e);

@@ -20,6 +20,7 @@
 
 #define LARGE_BYTES (256 << 10) /* from here on memory that is freed goes back to the system, and is not kept for each of hundreds of threads */
 #define SESSION_LIMIT 1024
+#define FILES_LEAST (2 * SESSION_LIMIT) /* the vault's and the control socket's are beside the sessions' */
 #define STOP_WAIT_US (10 * US_PER_S)
 #define DEFAULT_POINT_INTERVAL_US (5 * US_PER_S)
 #define POINT_INTERVAL_LEAST_US (100 * US_PER_MS)
@@ -458,6 +459,8 @@ int replicator_main(int argc, char **argv)
     sigaction(SIGTERM, &stop, NULL);
     sigaction(SIGINT, &stop, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
+    if (fd_most() < FILES_LEAST)
+        log_warn("this process may have fewer than %d files open (ulimit -Hn): with as many agents connected the vault could open none", FILES_LEAST);
     if (run(&options, &e) < 0) {
         log_err(&e, "the replicator ends");
         return err_meaning(e.kind)->exit_code;

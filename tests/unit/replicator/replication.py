@@ -5,6 +5,7 @@ Usage: replication SLIPWAY SLIPWAY_AGENT"""
 import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -77,9 +78,12 @@ def full_once_it_is_used(world, vault, point):
 
 def synchronise(world):
     """With a vault that nothing happened to."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, most))
     world.start_replicator()
     world.start_agent()
     world.wait("the initial sync ends in continuous replication with a point", lambda: continuous(world), 120)
+    ok(resource.prlimit(world.processes["replicator"].pid, resource.RLIMIT_NOFILE)[0] == most, f"as many agents as the system lets it: {most} files")
     server = world.server()
     ok(server["bytes_total"] == 96 * MIB and server["bytes_stored"] > 24 * MIB and server["error"] is None, "the figures: " +
        json.dumps({k: server[k] for k in ("bytes_total", "bytes_read", "bytes_sent", "bytes_stored", "tracker")}))
