@@ -30,43 +30,37 @@ struct track_counters tracker_counted(const struct tracker *t, int disk)
 /* Fields of /sys/block/NAME/stat (Documentation/block/stat). */
 enum { STAT_WRITES = 4, STAT_SECTORS_WRITTEN = 6, STAT_DISCARDS = 11, STAT_SECTORS_DISCARDED = 13, STAT_FIELDS = 14 };
 
-/* Whether the kernel was told to keep none: only where that can be read. */
-static bool are_off(const char *name)
-{
-    CLEANUP(free_ptr) char *path = xasprintf("/sys/block/%s/queue/iostats", name);
-    CLEANUP(buf_release) struct buf on = {0};
-
-    return file_read(path, 64, &on, NULL) == 0 && on.data[0] == '0';
-}
-
-/* False where the kernel keeps no statistics of the disk (queue/iostats is 0), or none that we know. */
-static bool read_stat(const char *name, unsigned long long v[static STAT_FIELDS])
+/* 0 where the kernel keeps no statistics of the disk (queue/iostats is 0), or none that we know; -1 where that can't be read at the moment (no memory, no descriptor). */
+static int read_stat(const char *name, unsigned long long v[static STAT_FIELDS])
 {
     CLEANUP(buf_release) struct buf text = {0};
     CLEANUP(free_ptr) char *path = xasprintf("/sys/block/%s/stat", name);
     CLEANUP(free_ptr) char *on_path = xasprintf("/sys/block/%s/queue/iostats", name);
     CLEANUP(buf_release) struct buf on = {0};
+    struct err e = {0};
     char *at;
 
-    if (file_read(on_path, 64, &on, NULL) < 0 || on.data[0] != '1' || file_read(path, 4096, &text, NULL) < 0)
-        return false;
+    if (file_read(on_path, 64, &on, &e) < 0 || (on.data[0] == '1' && file_read(path, 4096, &text, &e) < 0))
+        return e.kind == ERR_NOT_FOUND ? 0 : -1;
+    if (on.data[0] != '1')
+        return 0;
     at = text.data;
     for (int i = 0; i < STAT_FIELDS; i++) {
         char *end;
 
         v[i] = strtoull(at, &end, 10);
         if (end == at)
-            return false;
+            return 0;
         at = end;
     }
-    return true;
+    return 1;
 }
 
 uint64_t tracker_sectors_by_stat(const char *name)
 {
     unsigned long long v[STAT_FIELDS];
 
-    return read_stat(name, v) ? v[STAT_SECTORS_WRITTEN] + v[STAT_SECTORS_DISCARDED] : TRACK_WRITES_UNKNOWN;
+    return read_stat(name, v) == 1 ? v[STAT_SECTORS_WRITTEN] + v[STAT_SECTORS_DISCARDED] : TRACK_WRITES_UNKNOWN;
 }
 
 /* In this order: a completion is counted by us first, and right after by the kernel. passed_over: how often the kernel says that it passed over the
@@ -162,6 +156,20 @@ static int judge_roll(struct tracker *t)
     return called;
 }
 
+/* There is nothing to hold the tracker against. What is written meanwhile the kernel never counts: once it counts again, the balance begins anew. Where the
+ * statistics are there, and could not be read just now, nothing is sure. */
+static int judge_uncounted(struct track_followed *f, const struct track_balance *now)
+{
+    unsigned long long v[STAT_FIELDS];
+
+    if (now->unclear != tracker_balance(f)->unclear)
+        return set_unseen(f, now);
+    if (read_stat(f->name, v) != 0)
+        return 0;
+    tracker_set_balance(f, now);
+    return 1;
+}
+
 int track_check(struct tracker *t, int disk)
 {
     struct track_followed *f = &t->ledger->disks[disk];
@@ -173,13 +181,8 @@ int track_check(struct tracker *t, int disk)
         return -1;
     if (called == 0)
         return 0;
-    if (now.by_stat == TRACK_WRITES_UNKNOWN) {
-        if (now.unclear != was->unclear)
-            return set_unseen(f, &now);
-        if (are_off(f->name)) /* what is written meanwhile the kernel never counts: once it counts again, the balance begins anew */
-            tracker_set_balance(f, &now);
-        return 1;
-    }
+    if (now.by_stat == TRACK_WRITES_UNKNOWN)
+        return judge_uncounted(f, &now);
     weighed = judge_ahead(&t->ahead[disk], &now, was->by_stat == TRACK_WRITES_UNKNOWN ? 1 : weigh(was, &now));
     weighed = judge_unclear(f, &now, weighed);
     if (weighed == 0)
@@ -222,5 +225,5 @@ uint64_t track_writes_by_stat(const char *name)
 {
     unsigned long long v[STAT_FIELDS];
 
-    return read_stat(name, v) ? v[STAT_WRITES] + v[STAT_DISCARDS] : TRACK_WRITES_UNKNOWN;
+    return read_stat(name, v) == 1 ? v[STAT_WRITES] + v[STAT_DISCARDS] : TRACK_WRITES_UNKNOWN;
 }

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #define SIZE (64 << 20)
 #define CHUNKS (SIZE / TRACK_CHUNK_SIZE)
@@ -188,6 +189,21 @@ static int settled(struct tracker *t)
     return state;
 }
 
+/* The statistics are there, and can't be read at the moment: a write may have been missed. */
+static void test_unreadable_statistics(void)
+{
+    CLEANUP(track_close) struct tracker *t = NULL;
+    struct rlimit before, none;
+
+    MUST(track_open_to_keep(&disk, 1, &t, NULL) == 0 && getrlimit(RLIMIT_NOFILE, &before) == 0);
+    write_one();
+    none = (struct rlimit){0, before.rlim_max};
+    MUST(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    is_int(track_check(t, 0), 0, "without a descriptor to read statistics by nothing is sure");
+    MUST(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    is_int(settled(t), 1, "with one it is");
+}
+
 /* Somebody switches the statistics off, and on again: of what was written meanwhile the kernel never counts anything. */
 static void test_statistics_again(void)
 {
@@ -238,6 +254,7 @@ int main(void)
         test_missed();
         test_hidden();
         test_no_statistics();
+        test_unreadable_statistics();
         test_statistics_again();
     }
     track_close(&t);
