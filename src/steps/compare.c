@@ -77,4 +77,4 @@ static int run(struct step *s, struct err *e)
 }
 
 const struct step_api step_compare = {
-    .name = "compare", .title = "Compare source and copy", .place = STEP_AT_REPLICATOR, .timeout_ms = COMPARE_TIMEOUT_MS, .attempts = 3, .run = run};
+    .name = "compare", .title = "Compare source and copy", .place = STEP_AT_REPLICATOR, .timeout_ms = COMPARE_TIMEOUT_MS, .attempts = 3, .span = STEP_LONG, .run = run};

@@ -27,4 +27,4 @@ static int run(struct step *s, struct err *e)
 }
 
 const struct step_api step_drop_staged = {
-    .name = "drop_staged", .title = "Drop the staged data", .place = STEP_AT_REPLICATOR, .timeout_ms = 2 * 3600 * 1000, .attempts = 5, .run = run};
+    .name = "drop_staged", .title = "Drop the staged data", .place = STEP_AT_REPLICATOR, .timeout_ms = 2 * 3600 * 1000, .attempts = 5, .span = STEP_LONG, .run = run};

@@ -107,4 +107,4 @@ static int run(struct step *s, struct err *e)
 }
 
 const struct step_api step_initial_sync = {
-    .name = "initial_sync", .title = "Initial sync", .place = STEP_AT_REPLICATOR, .timeout_ms = INT32_MAX, .attempts = 10, .run = run};
+    .name = "initial_sync", .title = "Initial sync", .place = STEP_AT_REPLICATOR, .timeout_ms = INT32_MAX, .attempts = 10, .span = STEP_WATCHES, .run = run};

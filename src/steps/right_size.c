@@ -84,4 +84,4 @@ static int run(struct step *s, struct err *e)
 }
 
 const struct step_api step_right_size = {
-    .name = "right_size", .title = "Right-size from measured use", .place = STEP_AT_TARGET, .timeout_ms = 2 * 3600 * 1000, .attempts = 3, .run = run};
+    .name = "right_size", .title = "Right-size from measured use", .place = STEP_AT_TARGET, .timeout_ms = 2 * 3600 * 1000, .attempts = 3, .span = STEP_LONG, .run = run};

@@ -39,7 +39,7 @@ static const struct option_row option_rows[] = {
     {"labels", OPTION_TEXT, AT(labels), "LABELS", "what it may do, comma-separated: source:NETWORK, target, replicator, replicator:NAME, factory", true},
     {"token-file", OPTION_TEXT, AT(token_file), "FILE", "the one-time token, for the first start", false},
     {"state", OPTION_TEXT, AT(state_dir), "FOLDER", "where its identity and its memory are kept", true},
-    {"parallel", OPTION_NUMBER, AT(parallel), "N", "how many tasks at a time (default 4)", false},
+    {"parallel", OPTION_NUMBER, AT(parallel), "N", "how many tasks at a time (default 4), and as many that only wait for a sync", false},
     {"proxy", OPTION_TEXT, AT(proxy), "URL", "an HTTP proxy on the way to the factory", false},
     {"try", OPTION_TEXT, AT(try_file), "FILE", "run the step of a task document from a file, print its lines, and end; needs no factory", false},
     {"attempt", OPTION_FLAG, AT(attempt), NULL, NULL, false}, /* the child process of one attempt */
@@ -73,14 +73,28 @@ static bool has_label(const struct runner *r, enum step_place place)
     return false;
 }
 
-static json_t *offer(const struct runner *r)
+/* A place, and what it may be given: the first ones are for work; as many behind them for what only waits. */
+struct slot {
+    struct runner *r;
+    int index;
+};
+
+static bool takes(const struct slot *slot, const struct step_api *step)
 {
+    if (step->span == STEP_WATCHES)
+        return slot->index >= slot->r->parallel;
+    return slot->index < (step->span == STEP_LONG ? (slot->r->parallel + 1) / 2 : slot->r->parallel);
+}
+
+static json_t *offer(const struct slot *slot)
+{
+    const struct runner *r = slot->r;
     json_t *labels = json_array(), *steps = json_array(), *body;
 
     for (int i = 0; r->labels[i]; i++)
         json_array_append_new(labels, step_text(r->labels[i], strlen(r->labels[i])));
     for (int i = 0; step_table[i]; i++)
-        if (has_label(r, step_table[i]->place))
+        if (has_label(r, step_table[i]->place) && takes(slot, step_table[i]))
             json_array_append_new(steps, json_string(step_table[i]->name));
     body = json_pack("{s:o, s:o, s:i}", "labels", labels, "steps", steps, "wait_ms", CLAIM_WAIT_MS);
     MUST(body);
@@ -91,9 +105,10 @@ static json_t *offer(const struct runner *r)
 static bool is_stopping(void *user) { return atomic_load(&((struct runner *)user)->stopping); }
 
 /* 1 a task, 0 none now, -1. The lease counts from before the answer was on its way: "claimed_us" (monotonic) in the document. */
-static int claim(struct runner *r, struct http_client *client, json_t **document, struct err *e)
+static int claim(const struct slot *slot, struct http_client *client, json_t **document, struct err *e)
 {
-    CLEANUP(json_free) json_t *body = offer(r), *answer = NULL;
+    struct runner *r = slot->r;
+    CLEANUP(json_free) json_t *body = offer(slot), *answer = NULL;
     CLEANUP(free_ptr) char *url = xasprintf("%s/v1/runner/claim", r->factory_url);
     struct http_request request = {.method = "POST", .url = url, .timeout_ms = CLAIM_WAIT_MS + 15000, .cancelled = is_stopping, .user = r};
     const char *attempt;
@@ -136,7 +151,8 @@ static void work(struct runner *r, struct http_client *client, json_t *document)
 
 static void *slot_loop(void *user)
 {
-    struct runner *r = user;
+    const struct slot *slot = user;
+    struct runner *r = slot->r;
     CLEANUP(http_close) struct http_client *client = NULL;
     int64_t back_off_ms = BACK_OFF_FIRST_MS;
 
@@ -145,7 +161,7 @@ static void *slot_loop(void *user)
     while (!atomic_load(&r->stopping)) {
         CLEANUP(json_free) json_t *document = NULL;
         struct err e = {0};
-        int got = claim(r, client, &document, &e);
+        int got = claim(slot, client, &document, &e);
 
         if (got == 1)
             work(r, client, document);
@@ -216,24 +232,35 @@ static int enrol_runner(const struct options *o, const char *folder, struct err 
     return result;
 }
 
+static bool watches(const struct runner *r)
+{
+    for (int i = 0; step_table[i]; i++)
+        if (step_table[i]->span == STEP_WATCHES && has_label(r, step_table[i]->place))
+            return true;
+    return false;
+}
+
 static void run_threads(struct runner *r)
 {
-    pthread_t slots[PARALLEL_MOST], postman;
+    pthread_t threads[2 * PARALLEL_MOST], postman;
+    struct slot slots[2 * PARALLEL_MOST];
+    int number = 0, count = watches(r) ? 2 * r->parallel : r->parallel;
     sigset_t ends;
-    int number = 0;
 
     sigemptyset(&ends);
     sigaddset(&ends, SIGTERM);
     sigaddset(&ends, SIGINT);
     pthread_sigmask(SIG_BLOCK, &ends, NULL); /* before the threads: they inherit it */
     MUST(pthread_create(&postman, NULL, postman_loop, r) == 0);
-    for (int i = 0; i < r->parallel; i++)
-        MUST(pthread_create(&slots[i], NULL, slot_loop, r) == 0);
+    for (int i = 0; i < count; i++) {
+        slots[i] = (struct slot){r, i};
+        MUST(pthread_create(&threads[i], NULL, slot_loop, &slots[i]) == 0);
+    }
     sigwait(&ends, &number);
     log_info("%s: stopping", strsignal(number));
     atomic_store(&r->stopping, true);
-    for (int i = 0; i < r->parallel; i++)
-        pthread_join(slots[i], NULL);
+    for (int i = 0; i < count; i++)
+        pthread_join(threads[i], NULL);
     pthread_join(postman, NULL);
 }
 

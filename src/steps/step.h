@@ -13,6 +13,13 @@ struct step; /* one running attempt */
 
 enum step_place { STEP_AT_SOURCE, STEP_AT_REPLICATOR, STEP_AT_TARGET, STEP_AT_FACTORY };
 
+/* How an attempt takes up its runner. What a source that serves no more waits for must find a place at once, whatever other servers are at. */
+enum step_span {
+    STEP_BRIEF,  /* minutes, or a person's downtime */
+    STEP_LONG,   /* hours: half of the places are never given to such */
+    STEP_WATCHES /* waits, for days, for what goes on without it: such have places of their own */
+};
+
 struct step_api {
     const char *name;       /* "prerequisites": the name in templates */
     const char *title;      /* "Verify prerequisites" */
@@ -23,6 +30,7 @@ struct step_api {
     int (*run)(struct step *s, struct err *e);
     /* Takes its effect back; NULL: it has none. Must cope with a run that got nowhere. */
     int (*undo)(struct step *s, struct err *e);
+    enum step_span span;
 };
 
 /* The table's end has name NULL. */

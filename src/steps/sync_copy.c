@@ -31,4 +31,4 @@ static int run(struct step *s, struct err *e)
 }
 
 const struct step_api step_sync_copy = {
-    .name = "sync_copy", .title = "Sync the launched machine", .place = STEP_AT_REPLICATOR, .timeout_ms = INT32_MAX, .attempts = 10, .run = run};
+    .name = "sync_copy", .title = "Sync the launched machine", .place = STEP_AT_REPLICATOR, .timeout_ms = INT32_MAX, .attempts = 10, .span = STEP_LONG, .run = run};

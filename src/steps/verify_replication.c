@@ -134,4 +134,4 @@ static int run(struct step *s, struct err *e)
 }
 
 const struct step_api step_verify_replication = {
-    .name = "verify_replication", .title = "Verify replication status", .place = STEP_AT_REPLICATOR, .timeout_ms = VERIFY_TIMEOUT_MS + STANDSTILL_WAIT_MOST_MS, .attempts = 5, .run = run};
+    .name = "verify_replication", .title = "Verify replication status", .place = STEP_AT_REPLICATOR, .timeout_ms = VERIFY_TIMEOUT_MS + STANDSTILL_WAIT_MOST_MS, .attempts = 5, .span = STEP_WATCHES, .run = run};

@@ -68,16 +68,21 @@ static int run_patient(struct step *s, struct err *e)
     return step_sleep_ms(s, 60000, e);
 }
 
-#define STEP(step_name, place_, timeout) \
-    static const struct step_api step_##step_name = {#step_name, #step_name, place_, timeout, 1, run_##step_name, NULL};
-STEP(good, STEP_AT_SOURCE, 5000)
-STEP(bad, STEP_AT_SOURCE, 5000)
-STEP(liar, STEP_AT_SOURCE, 5000)
-STEP(crash, STEP_AT_SOURCE, 5000)
-STEP(hang, STEP_AT_SOURCE, 5000)
-STEP(patient, STEP_AT_TARGET, 5000)
+static int run_long(struct step *s, struct err *e) { return run_patient(s, e); }
+static int run_watch(struct step *s, struct err *e) { return run_patient(s, e); }
 
-const struct step_api *const step_table[] = {&step_good, &step_bad, &step_liar, &step_crash, &step_hang, &step_patient, NULL};
+#define STEP(step_name, place_, span_) \
+    static const struct step_api step_##step_name = {#step_name, #step_name, place_, 5000, 1, run_##step_name, NULL, span_};
+STEP(good, STEP_AT_SOURCE, STEP_BRIEF)
+STEP(bad, STEP_AT_SOURCE, STEP_BRIEF)
+STEP(liar, STEP_AT_SOURCE, STEP_BRIEF)
+STEP(crash, STEP_AT_SOURCE, STEP_BRIEF)
+STEP(hang, STEP_AT_SOURCE, STEP_BRIEF)
+STEP(patient, STEP_AT_TARGET, STEP_BRIEF)
+STEP(long, STEP_AT_REPLICATOR, STEP_LONG)
+STEP(watch, STEP_AT_REPLICATOR, STEP_WATCHES)
+
+const struct step_api *const step_table[] = {&step_good, &step_bad, &step_liar, &step_crash, &step_hang, &step_patient, &step_long, &step_watch, NULL};
 
 int main(int argc, char **argv)
 {

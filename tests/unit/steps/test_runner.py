@@ -182,6 +182,18 @@ def enrolment():
     pinned.wait(20)
 
 
+def places():
+    """Two places for work, of which one takes what is long, and two more for what only waits."""
+    with open(f"{folder}/token", "w") as out:
+        out.write("one-time\n")
+    beside = subprocess.Popen([program, "runner", "--factory", url, "--ca", f"{folder}/ca.pem", "--name", "dc1", "--labels", "target,replicator", "--token-file",
+                               f"{folder}/token", "--state", f"{folder}/beside", "--parallel", "2"], stderr=subprocess.DEVNULL)
+    own = factory.wait_for(lambda: offers if len(offers := [o["steps"] for o in factory.offers if o["labels"] == ["target", "replicator"]]) >= 4 else None) or []
+    ok(sorted(own[:4]) == [["patient"], ["patient", "long"], ["watch"], ["watch"]], f"what waits for days leaves the places of what is urgent alone: {own}")
+    beside.terminate()
+    beside.wait(20)
+
+
 def a_task_runs():
     offer = factory.wait_for(lambda: [o for o in factory.offers if o["labels"] == ["source:dc1", "target"]])[0]
     ok("good" in offer["steps"] and "patient" in offer["steps"], "it offers the steps that its labels allow")
@@ -284,6 +296,7 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 runner = None
 try:
     enrolment()
+    places()
     runner = start()
     a_task_runs()
     failures()
