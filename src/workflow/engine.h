@@ -139,6 +139,8 @@ int run_way_back(struct store_tx *tx, struct arena *arena, const char *parent, c
 int run_make(struct change *c, const char *template, const char *wave, const char *server, const char *parent, int64_t round,
              char id[static WORKFLOW_ID_SIZE], struct err *e);
 int run_servers(struct store_tx *tx, struct arena *arena, const char *run, const char *const **names, struct err *e);
+/* A server of that lifecycle is still served by its source. */
+bool run_not_cut_over(const char *lifecycle);
 int run_event(struct change *c, const char *run, const char *wave, const char *kind, json_t *data, struct err *e);
 
 int effect_started(struct change *c, const struct task *t, struct err *e);
@@ -165,5 +167,7 @@ int home_stayed(struct change *c, const struct run *r, struct err *e); /* a run 
 int refuse(struct workflow *w, const char *what, const char *wave, const char *server, const char *actor, struct err *why);
 /* Approves a task that waits for a person, inside c. */
 int people_approve(struct change *c, struct task *t, const char *note, struct err *e);
+/* A FAILED task is given again, with all its attempts, inside c. */
+int people_retry(struct change *c, struct task *t, struct err *e);
 /* Who decided the task last, in words ("approved by user:anna at …"), or NULL: 1, 0, -1. */
 int people_decided(struct change *c, const struct task *t, const char **out, struct err *e);

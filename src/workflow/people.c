@@ -105,6 +105,14 @@ int workflow_decide(struct workflow *w, const char *task, bool approve, const ch
     return change_commit(&c, e);
 }
 
+int people_retry(struct change *c, struct task *t, struct err *e)
+{
+    t->failures = t->lost = t->not_before_us = t->finished_us = 0;
+    if (t->plan->kind == KIND_PERSON)
+        t->released = false;
+    return task_move(c, t, MOVE_RETRY, e) < 0 || settle(c, t->run, t->server, e) < 0 ? -1 : 0;
+}
+
 int workflow_retry(struct workflow *w, const char *task, const char *actor, struct err *e)
 {
     CLEANUP(change_release) struct change c = {0};
@@ -121,12 +129,7 @@ int workflow_retry(struct workflow *w, const char *task, const char *actor, stru
     if (!open)
         return err_set(e, ERR_WRONG_STATE, "outside the cutover window, \"%s\" is not tried again: take server %s back, or wait for %s",
                        t.plan->title, t.server, o.what);
-    t.failures = t.lost = t.not_before_us = t.finished_us = 0;
-    if (t.plan->kind == KIND_PERSON)
-        t.released = false;
-    if (task_move(&c, &t, MOVE_RETRY, e) < 0 || settle(&c, t.run, t.server, e) < 0)
-        return -1;
-    return change_commit(&c, e);
+    return people_retry(&c, &t, e) < 0 ? -1 : change_commit(&c, e);
 }
 
 int workflow_skip(struct workflow *w, const char *task, const char *reason, const char *actor, struct err *e)

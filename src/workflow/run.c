@@ -183,6 +183,16 @@ static int check_order(struct change *c, const char *const *names, int count, st
 
 /* ---- Starting and cancelling ---- */
 
+bool run_not_cut_over(const char *lifecycle)
+{
+    static const char *const early[] = {"NOT_READY", "READY_FOR_TEST", "TESTING", "READY_FOR_CUTOVER"};
+
+    for (size_t i = 0; i < ARRAY_COUNT(early); i++)
+        if (strcmp(early[i], lifecycle) == 0)
+            return true;
+    return false;
+}
+
 /* A server that was cut over, or is on its way in another run, is not started again. */
 static int check_servers(struct change *c, const char *const *names, int count, struct err *e)
 {
@@ -193,8 +203,7 @@ static int check_servers(struct change *c, const char *const *names, int count, 
         if (change_server(c, names[i], &server, e) < 0)
             return -1;
         lifecycle = json_get_string(server, "lifecycle", "unknown");
-        if (strcmp(lifecycle, "NOT_READY") != 0 && strcmp(lifecycle, "READY_FOR_TEST") != 0 && strcmp(lifecycle, "TESTING") != 0
-            && strcmp(lifecycle, "READY_FOR_CUTOVER") != 0)
+        if (!run_not_cut_over(lifecycle))
             return err_set(e, ERR_WRONG_STATE, "server %s is %s: only servers that were not cut over can be migrated", names[i],
                            lifecycle);
     }
@@ -261,6 +270,15 @@ int workflow_start_source_probe(struct workflow *w, const char *actor, char run[
     return 0;
 }
 
+/* One that has failed did not do what is asked for: it is tried again. */
+static int push_on(struct change *c, const char *id, const char *server, struct err *e)
+{
+    struct task push;
+    int rc = task_find(c->tx, c->arena, id, server, "push_agent", &push, e);
+
+    return rc <= 0 ? rc : push.state == TASK_FAILED ? people_retry(c, &push, e) : 0;
+}
+
 int workflow_push_again(struct workflow *w, const char *server, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e)
 {
     CLEANUP(change_release) struct change c = {0};
@@ -272,12 +290,9 @@ int workflow_push_again(struct workflow *w, const char *server, const char *acto
     if (change_begin(w, actor, &c, e) < 0 || change_server(&c, server, &found, e) < 0 ||
         store_query(c.tx, &rows, e, "SELECT id FROM run WHERE server = $1 AND template = 'push_again' AND state = 'RUNNING'", "s", server) < 0 || (rc = store_next(rows, e)) < 0)
         return -1;
-    if (rc) {
-        snprintf(run, WORKFLOW_ID_SIZE, "%s", store_text(rows, 0));
-        return 0;
-    }
+    snprintf(id, sizeof id, "%s", rc ? store_text(rows, 0) : "");
     store_rows_free(&rows);
-    if (run_make(&c, "push_again", json_get_string(found, "wave", NULL), server, NULL, 1, id, e) < 0 || change_commit(&c, e) < 0)
+    if ((rc ? push_on(&c, id, server, e) : run_make(&c, "push_again", json_get_string(found, "wave", NULL), server, NULL, 1, id, e)) < 0 || change_commit(&c, e) < 0)
         return err_wrap(e, "pushing the agent of %s again", server);
     memcpy(run, id, sizeof id);
     return 0;

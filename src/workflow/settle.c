@@ -85,6 +85,32 @@ static int obstacle_disks(struct change *c, const struct task *t, struct obstacl
     return 0;
 }
 
+/* Nor before an agent that is being pushed again is there: who shall take its last change? */
+static int obstacle_push(struct change *c, const struct task *t, struct obstacle *out, struct err *e)
+{
+    CLEANUP(store_rows_free) struct store_rows *rows = NULL;
+    int rc = store_query(c->tx, &rows, e, "SELECT id FROM run WHERE server = $1 AND template = 'push_again' AND state = 'RUNNING'", "s", t->server);
+
+    if (rc >= 0 && (rc = store_next(rows, e)) > 0)
+        *out = (struct obstacle){"event", change_printf(c, "its agent to be pushed again (slipway run show %s)", store_text(rows, 0)), 0};
+    return rc < 0 ? -1 : 0;
+}
+
+/* An agent is pushed to a server's address. From quiesce on the source gives that up to its copy, and an agent there would speak for the server. */
+static int obstacle_cut_over(struct change *c, const struct task *t, struct obstacle *out, struct err *e)
+{
+    const json_t *server;
+    const char *lifecycle;
+
+    if (change_server(c, t->server, &server, e) < 0)
+        return -1;
+    lifecycle = json_get_string(server, "lifecycle", "unknown");
+    if (!run_not_cut_over(lifecycle))
+        *out = (struct obstacle){"event", change_printf(c, "%s to be taken back: it is %s, and its address its copy's (slipway run cancel %s gives this up)", t->server, lifecycle,
+                                                        t->run), 0};
+    return 0;
+}
+
 /* A way back starts when nothing of the server's cutover runs any more, and nothing of a way home that was called off. */
 static int obstacle_running(struct change *c, const struct task *t, struct obstacle *out, struct err *e)
 {
@@ -158,6 +184,10 @@ int settle_obstacle(struct change *c, struct task *t, struct obstacle *out, stru
     if (!out->kind && strcmp(t->plan->name, "quiesce") == 0 && !t->started_us && obstacle_after(c, t, out, e) < 0)
         return -1;
     if (!out->kind && strcmp(t->plan->name, "quiesce") == 0 && !t->started_us && obstacle_disks(c, t, out, e) < 0)
+        return -1;
+    if (!out->kind && strcmp(t->plan->name, "quiesce") == 0 && !t->started_us && obstacle_push(c, t, out, e) < 0)
+        return -1;
+    if (!out->kind && strcmp(t->template->name, "push_again") == 0 && obstacle_cut_over(c, t, out, e) < 0)
         return -1;
     if (!out->kind && (t->plan->kind == KIND_WINDOW || (t->plan->kind == KIND_STEP && t->plan->flags & TASK_WINDOWED && !t->started_us))
         && settle_window(c, t->wave, out, e) < 0)

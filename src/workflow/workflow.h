@@ -55,7 +55,8 @@ int workflow_start_wave(struct workflow *w, const char *wave, const char *actor,
 int workflow_start_probe(struct workflow *w, const char *wave, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e);
 /* The same of the template "source_probe": whether a runner in the source network reaches it, and the replicator from there. */
 int workflow_start_source_probe(struct workflow *w, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e);
-/* A run of the template "push_again" for one server: its agent gets its replicator's address anew. One that is under way is enough: run gets its id. */
+/* A run of the template "push_again" for one server: its agent gets its replicator's address anew. One that is under way is enough: run gets its id;
+ * one that has failed is tried again. It waits while the server is cut over (its address is the copy's then), and a cutover waits for it. */
 int workflow_push_again(struct workflow *w, const char *server, const char *actor, char run[static WORKFLOW_ID_SIZE], struct err *e);
 /* No task of it starts any more; running attempts are told to stop. ERR_WRONG_STATE while a server of it is between quiesce and finalize:
  * take it back first. */

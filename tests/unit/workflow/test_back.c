@@ -127,6 +127,49 @@ static void test_again(void)
     world_close(&x);
 }
 
+static void is_push(struct world *x, const char *words)
+{
+    CLEANUP(json_free) json_t *document = world_claim(x, "dc1");
+
+    is_str(json_get_string(json_object_get(document, "run"), "template", ""), "push_again", "%s", words);
+    if (document)
+        is_int(world_finish(x, document, "dc1", "succeeded", NULL, "{}"), ERR_NONE, "which goes well");
+}
+
+/* An agent is pushed to the server's address, which is the copy's from quiesce on. */
+static void test_push(void)
+{
+    CLEANUP(json_free) json_t *push = NULL, *quiesce = NULL;
+    char run[WORKFLOW_ID_SIZE], again[WORKFLOW_ID_SIZE], words[WORKFLOW_WORDS_SIZE];
+    struct world x;
+    struct err e = {0};
+
+    up_to_cutover(&x, "{\"door\":\"ask\"}");
+    is_int(workflow_push_again(x.w, "db01", "user:anna", run, &e), 0, "its agent is to be pushed again");
+    push = world_claim(&x, "dc1");
+    is_str(json_get_string(json_object_get(push, "task"), "name", ""), "push_agent", "its services are not stopped before that is done");
+    is_int(world_finish(&x, push, "dc1", "failed", "denied", NULL), ERR_NONE, "it fails for good");
+    world_pass(&x, 1);
+    ok(!world_claim(&x, "dc1"), "nor are they then");
+    is_int(workflow_push_again(x.w, "db01", "user:anna", again, &e), 0, "asked for again");
+    is_str(again, run, "it is the same run");
+    is_push(&x, "and it is tried again");
+    world_pass(&x, 1);
+    quiesce = world_claim(&x, "dc1");
+    is_str(json_get_string(json_object_get(quiesce, "task"), "name", ""), "quiesce", "with its agent there, it is quiesced");
+    is_int(workflow_push_again(x.w, "db01", "user:anna", run, &e), 0, "and asked for while it is cut over");
+    ok(!world_claim(&x, "dc1"), "it waits: the address will be the copy's");
+    world_finish(&x, quiesce, "dc1", "succeeded", NULL, NULL);
+    world_work(&x, NULL);
+    world_pass(&x, 1);
+    world_is_state(&x, run, "db01", "push_agent", "WAITING");
+    is_int(back(&x, NULL, again, words, &e), 0, "taken back");
+    world_work(&x, NULL);
+    world_pass(&x, 1);
+    is_push(&x, "its source has its address again, and gets its agent");
+    world_close(&x);
+}
+
 static void test_over_an_open_door(void)
 {
     char run[WORKFLOW_ID_SIZE], words[WORKFLOW_WORDS_SIZE], said[WORKFLOW_WORDS_SIZE];
@@ -204,6 +247,7 @@ int main(int count, char **arguments)
     test_while_running();
     test_runner_died();
     test_again();
+    test_push();
     test_over_an_open_door();
     test_after_finalize();
     test_back_fails();
