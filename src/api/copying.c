@@ -32,7 +32,37 @@ static int settle_named(struct store_tx *tx, const struct known *k, const char *
     return second_copy_set(tx, server, is_there && !is_here ? wanted : "", why, by, e);
 }
 
-/* It stays where it is for as long as it can; a drained one keeps what has no other place. What is given to one counts when the next is chosen. */
+static void count_copy(json_t *item, const char *document, int64_t disk_bytes)
+{
+    CLEANUP(json_free) json_t *r = document ? json_loads(document, 0, NULL) : NULL;
+    const json_t *copy = json_object_get(r, "copy");
+    bool is_this = strcmp(json_get_string(copy, "to", ""), json_get_string(item, "name", "")) == 0;
+    int64_t total = json_get_int(r, "bytes_total", 0), lag_ms = is_this ? json_get_int(copy, "lag_ms", 0) : 0;
+
+    total = total > 0 ? total : disk_bytes;
+    known_add(item, "copies", 1);
+    known_add(item, "copies_stalled", is_this && strcmp(json_get_string(copy, "state", ""), "STALLED") == 0);
+    if (lag_ms > json_get_int(item, "copies_lag_ms", 0))
+        json_object_set_new(item, "copies_lag_ms", json_integer(lag_ms));
+    known_add(item, "to_come_bytes", !is_this ? total : json_get_string(copy, "point", NULL) || json_get_int(copy, "bytes_total", 0) ? json_get_int(copy, "backlog_bytes", 0) : total);
+    if (json_get_int(r, "churn_bytes_per_s", 0) > 0)
+        known_add(item, "churn_bytes_per_s", json_get_int(r, "churn_bytes_per_s", 0));
+}
+
+/* What was given to one counts when the next is chosen. */
+static int count_given(struct store_tx *tx, struct known *k, const char *server, const char *name, struct err *e)
+{
+    CLEANUP(free_ptr) char *document = NULL;
+    int64_t bytes;
+
+    if (known_read(tx, server, &document, &bytes, e) < 0)
+        return -1;
+    count_copy(json_find(k->items, "name", name), document, bytes);
+    known_changed(k, name);
+    return 0;
+}
+
+/* It stays where it is for as long as it can; a drained one keeps what has no other place. */
 static int settle_any(struct store_tx *tx, struct known *k, const char *server, const struct placement *p, const struct second_copy *have, const struct inventory_by *by,
                       struct err *e)
 {
@@ -44,13 +74,8 @@ static int settle_any(struct store_tx *tx, struct known *k, const char *server, 
 
     if (is_kept && !json_get_bool(item, "drained", false))
         return 0;
-    if (known_choose(tx, k, server, NULL, p->replicator, &name, &why, &none) == 0) {
-        if (second_copy_set(tx, server, name, why, by, e) < 0)
-            return -1;
-        known_release(k);
-        *k = (struct known){0};
-        return 0;
-    }
+    if (known_choose(tx, k, server, NULL, p->replicator, &name, &why, &none) == 0)
+        return second_copy_set(tx, server, name, why, by, e) < 0 ? -1 : count_given(tx, k, server, name, e);
     if (none.kind != ERR_NO_SPACE && none.kind != ERR_UNREACHABLE)
         return err_set(e, none.kind, "%s", none.message);
     return is_kept ? 0 : second_copy_set(tx, server, "", none.message, by, e);
@@ -125,23 +150,6 @@ int copying_orders(struct api *a, struct store_tx *tx, const char *replicator, j
 }
 
 /* ---- what is said of it ---- */
-
-static void count_copy(json_t *item, const char *document, int64_t disk_bytes)
-{
-    CLEANUP(json_free) json_t *r = document ? json_loads(document, 0, NULL) : NULL;
-    const json_t *copy = json_object_get(r, "copy");
-    bool is_this = strcmp(json_get_string(copy, "to", ""), json_get_string(item, "name", "")) == 0;
-    int64_t total = json_get_int(r, "bytes_total", 0), lag_ms = is_this ? json_get_int(copy, "lag_ms", 0) : 0;
-
-    total = total > 0 ? total : disk_bytes;
-    known_add(item, "copies", 1);
-    known_add(item, "copies_stalled", is_this && strcmp(json_get_string(copy, "state", ""), "STALLED") == 0);
-    if (lag_ms > json_get_int(item, "copies_lag_ms", 0))
-        json_object_set_new(item, "copies_lag_ms", json_integer(lag_ms));
-    known_add(item, "to_come_bytes", !is_this ? total : json_get_string(copy, "point", NULL) || json_get_int(copy, "bytes_total", 0) ? json_get_int(copy, "backlog_bytes", 0) : total);
-    if (json_get_int(r, "churn_bytes_per_s", 0) > 0)
-        known_add(item, "churn_bytes_per_s", json_get_int(r, "churn_bytes_per_s", 0));
-}
 
 int copying_count(struct store_tx *tx, json_t *items, struct err *e)
 {

@@ -14,6 +14,9 @@ struct known {
 int known_load(struct api *a, struct store_tx *tx, struct known *k, struct err *e);
 void known_release(struct known *k); /* {0} is fine; for CLEANUP */
 bool known_is_living(const json_t *item);                  /* it has reported of late */
+/* What is to come of a server, for known_changed's sake: its replication as it was last said (the caller frees; NULL: nothing yet) and the size of its disks. */
+int known_read(struct store_tx *tx, const char *server, char **document, int64_t *disk_bytes, struct err *e);
+void known_changed(struct known *k, const char *name); /* figures of that one's item were added to: the next choice counts them */
 void known_add(json_t *item, const char *name, int64_t more); /* to a figure of it */
 /* The best of all, or that one of them (only), for this server; but not that one. *name is k's, *why the caller's. */
 int known_choose(struct store_tx *tx, const struct known *k, const char *server, const char *only, const char *but, const char **name, char **why, struct err *e);

@@ -162,6 +162,27 @@ int known_load(struct api *a, struct store_tx *tx, struct known *k, struct err *
     return 0;
 }
 
+int known_read(struct store_tx *tx, const char *server, char **document, int64_t *disk_bytes, struct err *e)
+{
+    CLEANUP(store_rows_free) struct store_rows *rows = NULL;
+    int rc = store_query(tx, &rows, e,
+                         "SELECT r.document, CAST(COALESCE((SELECT SUM(d.size_bytes) FROM disk d WHERE d.server = s.name), 0) AS BIGINT) FROM server s"
+                         " LEFT JOIN server_replication r ON r.server = s.name WHERE s.name = $1", "s", server);
+
+    if (rc < 0 || (rc = store_next(rows, e)) < 0)
+        return -1;
+    *document = rc ? xstrdup(store_text(rows, 0)) : NULL;
+    *disk_bytes = rc ? store_int(rows, 1) : 0;
+    return 0;
+}
+
+void known_changed(struct known *k, const char *name)
+{
+    for (int i = 0; i < k->count; i++)
+        if (strcmp(k->candidates[i].name, name) == 0)
+            k->candidates[i] = candidate_of(json_find(k->items, "name", name));
+}
+
 static char *label_beside(const json_t *settings, const char *name)
 {
     return strcmp(name, own_name(settings)) == 0 ? xstrdup("") : xasprintf("replicator:%s", name);
@@ -365,8 +386,21 @@ static int check_movable(struct store_tx *tx, const char *server, struct err *e)
     return has_instance ? err_set(e, ERR_WRONG_STATE, "a machine runs from a point of %.128s: terminate its test first", server) : 0;
 }
 
+/* A server is on its way there: whoever is chosen for the next one must have room for both. */
+static int count_move(struct store_tx *tx, struct known *k, const char *server, const char *to, struct err *e)
+{
+    CLEANUP(free_ptr) char *document = NULL;
+    int64_t bytes;
+
+    if (known_read(tx, server, &document, &bytes, e) < 0)
+        return -1;
+    count_server(k->items, to, true, false, document, bytes);
+    known_changed(k, to);
+    return 0;
+}
+
 /* to NULL: the best one. *push: nobody can tell the agent on the wire, for the replicator that has it does not report. */
-static int move_one(struct store_tx *tx, const struct known *k, const char *server, const char *to, const struct inventory_by *by, const char **target, bool *push, struct err *e)
+static int move_one(struct store_tx *tx, struct known *k, const char *server, const char *to, const struct inventory_by *by, const char **target, bool *push, struct err *e)
 {
     CLEANUP(free_ptr) char *why = NULL;
     struct placement p = {0};
@@ -381,7 +415,7 @@ static int move_one(struct store_tx *tx, const struct known *k, const char *serv
     } else if (item && to && strcmp(to, p.replicator) == 0) {
         *target = json_get_string(item, "name", ""); /* it stays, or comes back */
         why = xstrdup("a person's word");
-    } else if (check_movable(tx, server, e) < 0 || known_choose(tx, k, server, to, p.replicator, target, &why, e) < 0) {
+    } else if (check_movable(tx, server, e) < 0 || known_choose(tx, k, server, to, p.replicator, target, &why, e) < 0 || count_move(tx, k, server, *target, e) < 0) {
         return -1;
     }
     old = json_find(k->items, "name", p.seen_at[0] ? p.seen_at : p.replicator);
@@ -390,7 +424,7 @@ static int move_one(struct store_tx *tx, const struct known *k, const char *serv
 }
 
 /* Its replicator is lost, and a person says so: it is placed where its second copy is, whose points are what is launched from now on. */
-static int take_copy(struct store_tx *tx, const struct known *k, const char *server, const char *to, const struct inventory_by *by, const char **target, bool *push, struct err *e)
+static int take_copy(struct store_tx *tx, struct known *k, const char *server, const char *to, const struct inventory_by *by, const char **target, bool *push, struct err *e)
 {
     CLEANUP(free_ptr) char *why = NULL, *point = NULL, *beside = NULL;
     struct placement p = {0};
@@ -460,7 +494,7 @@ int route_server_push(struct http_call *c, struct err *e)
     return push_again(api_of(c), server, c->who.text, started, e) < 0 ? -1 : reply_json(c, 202, json_incref(started));
 }
 
-static int drain_servers(struct store_tx *tx, const struct known *k, const char *name, const char *to, const struct inventory_by *by, json_t *moving, json_t *staying, struct err *e)
+static int drain_servers(struct store_tx *tx, struct known *k, const char *name, const char *to, const struct inventory_by *by, json_t *moving, json_t *staying, struct err *e)
 {
     CLEANUP(store_rows_free) struct store_rows *rows = NULL;
     CLEANUP(json_free) json_t *servers = json_array();

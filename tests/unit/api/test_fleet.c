@@ -83,6 +83,50 @@ static void test_placing(void)
     answer_release(&a);
 }
 
+/* As `prerequisites` finds it. */
+static void set_disk(const char *server, int64_t size_bytes)
+{
+    CLEANUP(json_free) json_t *facts = json_pack("{s:[{s:s, s:s, s:I}]}", "disks", "id", "d1", "name", "vda", "size_bytes", (json_int_t)size_bytes);
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    struct inventory_by by = {"test", clock_now_us()};
+    struct err e = {0};
+
+    MUST(store_begin(data.store, STORE_WRITE, &tx, &e) == 0 && inventory_server_set_facts(tx, server, facts, &by, &e) == 0 && store_commit(&tx, &e) == 0);
+}
+
+/* Three servers, of which two replicators of 1 TiB have room for one each: what is given to one counts when the next one's place is chosen. */
+static void test_room(void)
+{
+    static const char *const big[] = {"big01", "big02", "big03"};
+    CLEANUP(json_free) json_t *drained = NULL;
+    json_t *moving;
+    struct answer a;
+
+    for (size_t i = 0; i < ARRAY_COUNT(big); i++) {
+        CLEANUP(free_ptr) char *body = xasprintf("{\"name\":\"%s\",\"wave\":\"w1\",\"address\":\"192.0.2.1\",\"attributes\":{\"copy_to\":\"any\"}}", big[i]);
+
+        is_int(status_as(operator, "POST", "/v1/servers", body), 201, "the server %s", big[i]);
+        set_disk(big[i], INT64_C(3) << 39);
+    }
+    json_decref(report("replicator-r1", NULL, SERVERS("big01", "big02", "big03")));
+    a = as(viewer, "GET", "/v1/replicators", NULL);
+    ok(answer_has(&a, "\"name\":\"r2\"") && answer_has(&a, "\"copies\":1") && !answer_has(&a, "\"copies\":2"), "the second copies of two have a place: %s", a.body.data);
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers/big03", NULL);
+    ok(answer_has(&a, "\"copy\":{\"replicator\":null,\"why\":\"no replicator can take it"), "and that of the third has none: %s", a.body.data);
+    answer_release(&a);
+    for (size_t i = 0; i < ARRAY_COUNT(big); i++)
+        set_server(big[i], "{\"attributes\":{\"copy_to\":null}}");
+    json_decref(report("replicator-r1", NULL, SERVERS("big01", "big02", "big03")));
+    a = as(operator, "POST", "/v1/replicators/r1/drain", "{}");
+    is_int(a.status, 202, "their replicator is drained: %s", a.body.data);
+    drained = json_of(&a);
+    moving = json_object_get(drained, "moving");
+    ok(json_find(moving, "server", "big01") && json_find(moving, "server", "big02") && !json_find(moving, "server", "big03"), "two of them go");
+    ok(strcmp(json_get_string(json_find(moving, "server", "big01"), "to", "?"), json_get_string(json_find(moving, "server", "big02"), "to", "?")) != 0, "not to the same one");
+    ok(strstr(json_get_string(json_find(json_object_get(drained, "staying"), "server", "big03"), "reason", ""), "lacks room"), "and the third stays, for neither has room for two");
+}
+
 /* What a replicator goes by of the site's limit; -1: it was not told of any limit yet. */
 struct sender {
     const char *peer, *server;
@@ -147,6 +191,7 @@ int main(void)
     test_groups();
     test_parts();
     test_placing();
+    test_room();
     stop();
     curl_global_cleanup();
     return tap_done();
