@@ -179,6 +179,9 @@ int route_claim(struct http_call *c, struct err *e)
     json_t *document = NULL;
     int claimed;
 
+    /* It was parked: its certificate may have been revoked since, and a task's document has credentials. */
+    if (c->poll_until_us && identity_peer(api_of(c)->identity, c->who.text, c->who.serial, &c->who, e) < 0)
+        return -1;
     if (read_texts(c->body, "labels", labels, CLAIM_LABELS_MAX, &offer.label_count, e) < 0 ||
         read_texts(c->body, "steps", steps, CLAIM_STEPS_MAX, &offer.step_count, e) < 0 ||
         check_labels(&c->who, labels, offer.label_count, e) < 0)

@@ -18,6 +18,7 @@
 struct identity;
 
 #define IDENTITY_TOKEN_SIZE 64 /* "slip_" and 43 characters of base64url, and its NUL */
+#define IDENTITY_SERIAL_SIZE 33 /* of a certificate's number in hexadecimal */
 #define IDENTITY_LABELS_MAX 16
 
 enum actor_kind { ACTOR_USER, ACTOR_RUNNER, ACTOR_REPLICATOR, ACTOR_AGENT };
@@ -32,6 +33,7 @@ struct actor {
     char name[LIMIT_NAME_BYTES + 1];         /* "anna", "dc1" */
     char text[LIMIT_NAME_BYTES + 16];        /* as events have it: "user:anna", "runner:dc1" */
     char csrf[IDENTITY_TOKEN_SIZE];          /* of the session, else "" */
+    char serial[IDENTITY_SERIAL_SIZE];       /* of the certificate that it showed, else "" */
     char labels[IDENTITY_LABELS_MAX][LIMIT_NAME_BYTES + 1]; /* a runner's, as enrolled */
     int label_count;
 };

@@ -208,6 +208,7 @@ int identity_peer(struct identity *i, const char *common_name, const char *seria
                                                " Enrol again", common_name);
     actor_set(&found, kind, store_text(rows, 1));
     take_labels(&found, store_text(rows, 5));
+    snprintf(found.serial, sizeof found.serial, "%s", serial);
     if (strcmp(found.text, common_name) != 0)
         return err_set(e, ERR_UNAUTHENTICATED, "the certificate says %.200s, and was issued to %s", common_name, found.text);
     if (!store_is_null(rows, 2))

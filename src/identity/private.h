@@ -49,7 +49,7 @@ struct certificate_wanted {
     int name_count;
     int64_t valid_us;
 };
-#define SERIAL_HEX_SIZE 33
+#define SERIAL_HEX_SIZE IDENTITY_SERIAL_SIZE
 int ca_issue(struct identity *i, const struct certificate_wanted *wanted, X509 **out, char serial[static SERIAL_HEX_SIZE],
              int64_t *expires_us, struct err *e);
 /* The key that the request is for, after its own signature was checked. */

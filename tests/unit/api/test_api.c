@@ -546,6 +546,28 @@ static void test_replicator(void)
 
 /* --- the factory --- */
 
+static void *claims(void *user)
+{
+    *(long *)user = status_as_peer("runner-dc2", "POST", "/v1/runner/claim", "{\"labels\":[],\"steps\":[],\"wait_ms\":15000}");
+    return NULL;
+}
+
+/* Of a runner that waits for a task while it is revoked. */
+static void test_revoked_while_it_waits(void)
+{
+    struct http_numbers n = {0};
+    int64_t until_us = clock_monotonic_us() + 10 * US_PER_S;
+    long status = 0;
+    pthread_t waits;
+
+    MUST(pthread_create(&waits, NULL, claims, &status) == 0);
+    for (; !n.parked && clock_monotonic_us() < until_us; clock_sleep_us(20 * US_PER_MS))
+        httpd_read_numbers(api.httpd, &n);
+    is_int(status_as(operator, "DELETE", "/v1/runners/dc2", NULL), 204, "a runner is revoked while it waits for a task");
+    pthread_join(waits, NULL);
+    is_int(status, 401, "and gets none any more");
+}
+
 static void test_factory(void)
 {
     struct answer a = as(operator, "POST", "/v1/backups", "{}");
@@ -570,7 +592,7 @@ static void test_factory(void)
     a = as(viewer, "GET", "/v1/audit?limit=2", NULL);
     ok(a.status == 200 && answer_has(&a, "\"next\":\"2\""), "the audit trail in pages");
     answer_release(&a);
-    is_int(status_as(operator, "DELETE", "/v1/runners/dc2", NULL), 204, "a runner is revoked");
+    test_revoked_while_it_waits();
     is_int(status_as_peer("runner-dc2", "POST", "/v1/runner/claim", "{\"labels\":[],\"steps\":[],\"wait_ms\":0}"), 401, "and refused at once");
     is_int(status_as(viewer, "DELETE", "/v1/agents/web01", NULL), 403, "a viewer revokes nothing");
     is_int(status_as(operator, "DELETE", "/v1/agents/nobody", NULL), 404, "nor anybody one that never enrolled");
