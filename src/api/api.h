@@ -76,4 +76,4 @@ int doctor_json(struct api *a, json_t **out, struct err *e);
 int backup_make(struct api *a, const char *actor, char **path, struct err *e);
 /* openapi.c, metrics.c */
 json_t *openapi_document(const struct http_route *routes, size_t count);
-void metrics_text(struct api *a, const struct httpd_server *server, struct buf *out);
+int metrics_text(struct api *a, const struct httpd_server *server, struct buf *out, struct err *e); /* all of it or nothing: a figure that is missing raises no alarm */

@@ -94,27 +94,31 @@ static void counts_text(struct buf *out, const char *name, const json_t *counts)
 }
 
 /* Of the newest 500 runs; tasks of those that run. */
-static void run_metrics_text(struct store_tx *tx, struct buf *out)
+static int run_metrics_text(struct store_tx *tx, struct buf *out, struct err *e)
 {
     CLEANUP(json_free) json_t *runs = NULL, *run_counts = json_object(), *task_counts = json_object();
     json_t *run, *task;
     size_t i, k;
 
-    if (workflow_runs_json(tx, NULL, LIMIT_PAGE_ITEMS, NULL, &runs, NULL) < 0)
-        return;
+    if (workflow_runs_json(tx, NULL, LIMIT_PAGE_ITEMS, NULL, &runs, e) < 0)
+        return -1;
     json_array_foreach(json_object_get(runs, "items"), i, run) {
         CLEANUP(json_free) json_t *whole = NULL;
         const char *state = json_get_string(run, "state", "UNKNOWN");
 
         count_state(run_counts, state);
-        if (strcmp(state, "RUNNING") == 0 && workflow_run_json(tx, json_get_string(run, "id", ""), true, &whole, NULL) > 0)
-            json_array_foreach(json_object_get(whole, "tasks"), k, task)
-                count_state(task_counts, json_get_string(task, "state", "UNKNOWN"));
+        if (strcmp(state, "RUNNING") != 0)
+            continue;
+        if (workflow_run_json(tx, json_get_string(run, "id", ""), true, &whole, e) < 0)
+            return -1;
+        json_array_foreach(json_object_get(whole, "tasks"), k, task)
+            count_state(task_counts, json_get_string(task, "state", "UNKNOWN"));
     }
     head(out, "slipway_runs", "gauge", "Runs by state, of the newest 500.");
     counts_text(out, "slipway_runs", run_counts);
     head(out, "slipway_tasks", "gauge", "Tasks of running runs by state.");
     counts_text(out, "slipway_tasks", task_counts);
+    return 0;
 }
 
 static const struct {
@@ -238,18 +242,35 @@ static void copy_metrics_text(const json_t *servers, struct buf *out)
     }
 }
 
-static void replication_metrics_text(struct store_tx *tx, struct buf *out)
+/* All of them, page by page: whoever is not there raises no alarm. */
+static int read_servers(struct store_tx *tx, json_t *servers, struct err *e)
 {
-    CLEANUP(json_free) json_t *servers = NULL;
-    struct inventory_list list = {.limit = LIMIT_PAGE_ITEMS};
+    CLEANUP(free_ptr) char *page = NULL;
+
+    do {
+        struct inventory_list list = {.limit = LIMIT_PAGE_ITEMS, .page = page};
+        CLEANUP(json_free) json_t *answer = NULL;
+
+        if (inventory_servers_json(tx, &list, &answer, e) < 0)
+            return -1;
+        json_array_extend(servers, json_object_get(answer, "items"));
+        free(page);
+        page = xstrdup(json_get_string(answer, "next", NULL));
+    } while (page);
+    return 0;
+}
+
+static int replication_metrics_text(struct store_tx *tx, struct buf *out, struct err *e)
+{
+    CLEANUP(json_free) json_t *servers = json_array();
     json_t *server;
     size_t i;
 
-    if (inventory_servers_json(tx, &list, &servers, NULL) < 0)
-        return;
+    if (read_servers(tx, servers, e) < 0)
+        return -1;
     for (size_t m = 0; m < ARRAY_COUNT(replication_metrics); m++) {
         head(out, replication_metrics[m].metric, "gauge", replication_metrics[m].help);
-        json_array_foreach(json_object_get(servers, "items"), i, server) {
+        json_array_foreach(servers, i, server) {
             const json_t *value = json_object_get(json_object_get(server, "replication"), replication_metrics[m].member);
 
             if (!json_is_number(value))
@@ -259,9 +280,10 @@ static void replication_metrics_text(struct store_tx *tx, struct buf *out)
             buf_printf(out, "\"} %.3f\n", json_number_value(value) / replication_metrics[m].unit);
         }
     }
-    latency_metrics_text(json_object_get(servers, "items"), out);
-    replication_state_text(json_object_get(servers, "items"), out);
-    copy_metrics_text(json_object_get(servers, "items"), out);
+    latency_metrics_text(servers, out);
+    replication_state_text(servers, out);
+    copy_metrics_text(servers, out);
+    return 0;
 }
 
 static const struct {
@@ -274,14 +296,14 @@ static const struct {
 };
 
 /* Of replicators whose vault has a bucket. */
-static void bucket_metrics_text(struct api *a, struct store_tx *tx, struct buf *out)
+static int bucket_metrics_text(struct api *a, struct store_tx *tx, struct buf *out, struct err *e)
 {
     CLEANUP(json_free) json_t *list = NULL;
     json_t *one;
     size_t i;
 
-    if (replicators_json(a, tx, &list, NULL) < 0)
-        return;
+    if (replicators_json(a, tx, &list, e) < 0)
+        return -1;
     for (size_t m = 0; m <= ARRAY_COUNT(bucket_metrics); m++) {
         bool trouble = m == ARRAY_COUNT(bucket_metrics);
         const char *metric = trouble ? "slipway_vault_bucket_trouble" : bucket_metrics[m].metric;
@@ -297,17 +319,16 @@ static void bucket_metrics_text(struct api *a, struct store_tx *tx, struct buf *
             buf_printf(out, "\"} %lld\n", trouble ? json_is_object(json_object_get(bucket, "error")) : (long long)json_get_int(bucket, bucket_metrics[m].member, 0));
         }
     }
+    return 0;
 }
 
-void metrics_text(struct api *a, const struct httpd_server *server, struct buf *out)
+int metrics_text(struct api *a, const struct httpd_server *server, struct buf *out, struct err *e)
 {
     CLEANUP(store_rollback) struct store_tx *tx = NULL;
 
     server_metrics_text(a, server, out);
     route_metrics_text(server, out);
-    if (store_begin(a->store, STORE_READ, &tx, NULL) < 0)
-        return;
-    run_metrics_text(tx, out);
-    replication_metrics_text(tx, out);
-    bucket_metrics_text(a, tx, out);
+    if (store_begin(a->store, STORE_READ, &tx, e) < 0)
+        return -1;
+    return run_metrics_text(tx, out, e) < 0 || replication_metrics_text(tx, out, e) < 0 || bucket_metrics_text(a, tx, out, e) < 0 ? -1 : 0;
 }

@@ -160,8 +160,8 @@ int route_metrics(struct http_call *c, struct err *e)
 {
     CLEANUP(buf_release) struct buf text = {0};
 
-    (void)e;
-    metrics_text(api_of(c), call_server(c), &text);
+    if (metrics_text(api_of(c), call_server(c), &text, e) < 0)
+        return -1;
     return reply_text(c, 200, "text/plain; version=0.0.4; charset=utf-8", buf_take(&text));
 }
 

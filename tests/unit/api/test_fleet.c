@@ -127,6 +127,22 @@ static void test_room(void)
     ok(strstr(json_get_string(json_find(json_object_get(drained, "staying"), "server", "big03"), "reason", ""), "lacks room"), "and the third stays, for neither has room for two");
 }
 
+/* More servers than a page of a list has. */
+static void test_metrics(void)
+{
+    CLEANUP(buf_release) struct buf csv = {0};
+    struct answer a;
+
+    buf_puts(&csv, "wave,server,address\n");
+    for (int i = 0; i < LIMIT_PAGE_ITEMS + 20; i++)
+        buf_printf(&csv, "w1,many%03d,192.0.2.1\n", i);
+    is_int(status_as(operator, "POST", "/v1/imports", csv.data), 200, "many servers");
+    json_decref(report("replicator-r3", NULL, SERVERS("many519")));
+    a = as(viewer, "GET", "/metrics", NULL);
+    ok(answer_has(&a, "slipway_replication_state{server=\"many519\",state=\"CONTINUOUS\""), "the last of them has figures, too");
+    answer_release(&a);
+}
+
 /* What a replicator goes by of the site's limit; -1: it was not told of any limit yet. */
 struct sender {
     const char *peer, *server;
@@ -192,6 +208,7 @@ int main(void)
     test_parts();
     test_placing();
     test_room();
+    test_metrics();
     stop();
     curl_global_cleanup();
     return tap_done();
