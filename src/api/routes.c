@@ -59,7 +59,7 @@ const struct http_route api_routes[] = {
     ROUTE(GET, "/v1/tasks/{id}/artifacts/{name}", route_artifact, VIEWER, .summary = "An artifact's bytes", .gives = "application/octet-stream"),
 
     ROUTE(GET, "/v1/events", route_events, VIEWER, .query = "wave,after", .summary = "Live events (server-sent); Last-Event-ID resumes", .gives = "text/event-stream"),
-    ROUTE(GET, "/v1/audit", route_audit, VIEWER, .query = "after,wave,limit,newest", .summary = "Stored events, oldest first, or the newest", .gives = "EventList"),
+    ROUTE(GET, "/v1/audit", route_audit, VIEWER, .query = "after,wave,limit,newest,page", .summary = "Stored events, oldest first, or the newest", .gives = "EventList"),
     ROUTE(GET, "/v1/doctor", route_doctor, VIEWER, .summary = "Check phase 1 line by line", .gives = "Doctor"),
     ROUTE(GET, "/v1/runners", route_runners, VIEWER, .summary = "List runners", .gives = "List"),
     ROUTE(DELETE, "/v1/runners/{name}", route_runner_revoke, OPERATOR, .summary = "Revoke a runner's certificates"),

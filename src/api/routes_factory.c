@@ -37,9 +37,10 @@ int route_audit(struct http_call *c, struct err *e)
     json_t *next;
     int count;
 
-    if (call_query_int(c, "after", 0, INT64_MAX, &after_id, e) < 0 || call_query_int(c, "limit", 1, LIMIT_PAGE_ITEMS, &limit, e) < 0 ||
-        call_query_bool(c, "newest", &newest, e) < 0 || api_read(c, &tx, e) < 0)
+    if (call_query_int(c, "after", 0, INT64_MAX, &after_id, e) < 0 || call_query_int(c, "page", 0, INT64_MAX, &after_id, e) < 0 ||
+        call_query_int(c, "limit", 1, LIMIT_PAGE_ITEMS, &limit, e) < 0 || call_query_bool(c, "newest", &newest, e) < 0 || api_read(c, &tx, e) < 0)
         return -1;
+    newest = newest && !call_query(c, "page"); /* which goes on where the page before ended */
     if (newest && (last_id = event_last_id(tx, e)) < 0)
         return -1;
     if (newest && last_id > limit && after_id < last_id - limit)

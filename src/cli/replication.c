@@ -82,7 +82,7 @@ static void end_row(FILE *out, const json_t *server)
 
 int cli_run_replication(struct cli_call *call, struct err *e)
 {
-    CLEANUP(free_ptr) char *path = cli_path(call, "/v1/servers?wave={wave}");
+    CLEANUP(free_ptr) char *path = cli_path(call, "/v1/servers?wave={wave}"), *wave = cli_has(call, "wave") ? cli_path(call, "/v1/waves/{wave}") : NULL;
     CLEANUP(json_free) json_t *answer = NULL, *servers = NULL;
     const struct cli_row_hooks hooks = {begin_row, end_row};
     bool keeps_up;
@@ -90,6 +90,8 @@ int cli_run_replication(struct cli_call *call, struct err *e)
     if (cli_list(call, path, &answer, e) < 0)
         return -1;
     servers = begun(json_object_get(answer, "items"));
+    if (!json_array_size(servers) && wave && cli_request(call, "GET", wave, NULL, NULL, NULL, e) < 0) /* one that is not there keeps nothing up */
+        return -1;
     keeps_up = !json_array_size(servers) || rank_of(json_array_get(servers, 0)) + 1 < ARRAY_COUNT(ranks);
     if (call->json) {
         CLEANUP(json_free) json_t *all = json_pack("{s:b, s:O}", "keeps_up", keeps_up, "servers", servers);

@@ -592,6 +592,9 @@ static void test_factory(void)
     a = as(viewer, "GET", "/v1/audit?limit=2", NULL);
     ok(a.status == 200 && answer_has(&a, "\"next\":\"2\""), "the audit trail in pages");
     answer_release(&a);
+    a = as(viewer, "GET", "/v1/audit?limit=2&after=1&page=2", NULL);
+    ok(a.status == 200 && answer_has(&a, "{\"items\":[{\"id\":3,") && answer_has(&a, "\"next\":\"4\""), "of which the next is had as of every list: %s", a.body.data);
+    answer_release(&a);
     test_revoked_while_it_waits();
     is_int(status_as_peer("runner-dc2", "POST", "/v1/runner/claim", "{\"labels\":[],\"steps\":[],\"wait_ms\":0}"), 401, "and refused at once");
     is_int(status_as(viewer, "DELETE", "/v1/agents/web01", NULL), 403, "a viewer revokes nothing");

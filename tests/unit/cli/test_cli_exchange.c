@@ -87,6 +87,8 @@ static int servers(struct http_call *c, struct err *e)
                                                                      "shop", "name", "old01", "application", "shop-old", "name", "shop01", "application", "name",
                                                                      "db01", "application", "shop", "next")
                                                          : json_pack("{s:[],s:n}", "items", "next"));
+    if (wave && strncmp(wave, "no", 2) == 0)
+        return reply_json(c, 200, json_pack("{s:[],s:n}", "items", "next"));
     if (wave && (strcmp(wave, "behind") == 0 || strcmp(wave, "late") == 0))
         return replicating(c, strcmp(wave, "behind") == 0);
     if (!page)
@@ -108,7 +110,8 @@ static int one_server(struct http_call *c, struct err *e)
 
 static int wave(struct http_call *c, struct err *e)
 {
-    (void)e;
+    if (strcmp(call_param(c, "wave"), "nowhere") == 0)
+        return err_set(e, ERR_NOT_FOUND, "there is no wave \"nowhere\"");
     if (c->route->method != HTTP_GET)
         note(c);
     return reply_json(c, 200, json_pack("{s:s,s:i}", "name", call_param(c, "wave"), "version", 3));
@@ -395,6 +398,9 @@ static void shows_replication(void)
     ok(!strchr(out_text, '\x1b'), "no colour where no terminal is");
     is_int(SLIPWAY("replication", "--wave", "behind", "--no-fail"), 0, "unless told not to");
     is_int(SLIPWAY("replication", "--wave", "late"), 0, "one that is only late is none");
+    is_int(SLIPWAY("replication", "--wave", "nobody"), 0, "nor is a wave of which nothing replicates yet: %s", err_text);
+    is_int(SLIPWAY("replication", "--wave", "nowhere"), err_meaning(ERR_NOT_FOUND)->exit_code, "but a wave that is not there keeps nothing up");
+    ok(strstr(err_text, "there is no wave"), "which it says: %s", err_text);
     is_int(SLIPWAY("replication", "--wave", "behind", "-o", "json"), 7, "as JSON");
     CLEANUP(json_free) json_t *all = json_loads(out_text, 0, NULL);
     ok(json_is_false(json_object_get(all, "keeps_up")) && json_array_size(json_object_get(all, "servers")) == 3, "it says so, too");

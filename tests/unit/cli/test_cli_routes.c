@@ -45,6 +45,8 @@ static void holds(const char *method, const char *path)
     ok(route, "%s %s is a route", method, path);
     for (const char *at = query ? query + 1 : ""; route && *at; at += strcspn(at, "&"), at += *at == '&')
         ok(is_listed(route->query, at, strcspn(at, "=")), "%s takes %.*s", path, (int)strcspn(at, "="), at);
+    if (route && is_listed(route->query, "limit", strlen("limit"))) /* what is more than one answer holds is asked for so */
+        ok(is_listed(route->query, "page", strlen("page")), "%s takes page", path);
 }
 
 int main(void)
