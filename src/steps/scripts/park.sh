@@ -2,7 +2,7 @@
 #   prepare   writes down in /run/slipway-park (memory, not a disk) what is there, and adds the parking address beside
 #   leave     run over the parking address: services stopped, swap off, addresses given up, those of the hardware, too. A watchdog takes
 #             all of it back unless `confirm` comes within a minute: a machine that can't be reached any more must not stay without its
-#             address
+#             address. Whether it was left or taken back is decided once ($state/decided), by whoever comes first
 #   confirm   run over the parking address, after
 # Each phase may be run again after any interruption. Prints "ok NAME<TAB>TEXT" and "not ok NAME<TAB>TEXT"; the exit status is 0 when
 # nothing stands in the way. The clients' way to this machine changes in `leave` only.
@@ -42,6 +42,13 @@ prepare() {
     ok "parking address" "$parking on $nic"
 }
 
+# A `leave` whose attempt was cut off goes on until it prints something. Once another one has begun, or the source was taken back (unpark.sh), it must not.
+newest() {
+    [ "$(cat $state/leaving 2>/dev/null)" != "$own" ] || return 0
+    bad parking "broken off: the source was taken back, or another attempt has begun"
+    return 1
+}
+
 stop_services() {
     for s in $services; do
         # What would start it again by itself
@@ -62,10 +69,12 @@ swap_off() {
 
 stop_managers() { # what would give the addresses back
     for m in systemd-networkd.socket systemd-networkd-varlink.socket systemd-networkd NetworkManager wicked dhcpcd; do
+        newest || return 1
         systemctl -q is-active $m 2>/dev/null || continue
         grep -qx $m $state/managers 2>/dev/null || echo $m >>$state/managers
         systemctl stop $m 2>/dev/null || bad "network manager" "$m can't be stopped"
     done
+    newest || return 1
     for pid in $(pgrep -x dhclient 2>/dev/null); do kill -STOP "$pid" && echo "$pid" >>$state/dhclients; done
 }
 
@@ -103,22 +112,33 @@ change_macs() {
 
 leave() {
     [ -s $state/nic ] || { bad "parking" "not prepared"; return; }
+    # An earlier attempt's watchdog bites no more, for this one came over the parking address; where it is at it, it comes to its end first.
+    ln -s leave $state/decided 2>/dev/null
+    tries=0
+    while [ "$(readlink $state/decided)" = watchdog ]; do
+        tries=$((tries + 1))
+        [ $tries -le 120 ] || { bad parking "its watchdog does not come to an end of taking it back"; return; }
+        sleep 1
+    done
+    own=$(date +%s)-$$
+    echo "$own" >$state/leaving
     stop_services
     swap_off
     [ $failed = 0 ] || return
     sync
-    rm -f $state/confirmed
+    newest || return
     # Only the newest attempt's watchdog bites: one of an attempt that was cut off would take back what this one does.
-    watch=$(date +%s)-$$
-    echo "$watch" >$state/watch
-    setsid sh -c "sleep 60; [ -e $state/confirmed ] || [ \"\$(cat $state/watch)\" != $watch ] || exec sh $state/unpark.sh all '$parking'" >/dev/null 2>&1 </dev/null &
-    stop_managers
+    echo "$own" >$state/watch
+    rm -f $state/decided
+    setsid sh -c "sleep 60; [ \"\$(cat $state/watch)\" = $own ] && ln -s watchdog $state/decided && exec sh $state/unpark.sh all '$parking'" >/dev/null 2>&1 </dev/null &
+    stop_managers || return
     give_up
     change_macs
 }
 
 confirm() {
-    touch $state/confirmed
+    ln -s confirm $state/decided 2>/dev/null
+    if [ "$(readlink $state/decided)" != confirm ]; then bad parked "too late: the source has taken its addresses and its services back by itself"; return; fi
     left=$(others)
     if [ -s $state/left ] && [ -z "$left" ]; then ok parked "at $parking since $(date -u -d "@$(cat $state/left)" +%H:%M:%S 2>/dev/null) UTC"
     else bad parked "not parked: ${left:-it did not leave}"; fi

@@ -87,7 +87,8 @@ was_parked() { [ -s $state/nic ] || { ok parking "nothing was parked here"; exit
 
 take_back() {
     was_parked
-    touch $state/confirmed # no watchdog any more
+    rm -f $state/leaving # no `leave` that was cut off goes on
+    ln -s take-back $state/decided 2>/dev/null # no watchdog any more
     macs
     addresses
     keep_parking
@@ -120,6 +121,8 @@ serve)
 all)
     take_back
     serve
+    rm -f $state/decided
+    ln -s taken-back $state/decided
     ;;
 *) exit 2 ;;
 esac

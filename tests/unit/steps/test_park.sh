@@ -44,6 +44,59 @@ ask 192.0.2.11
 check "and its own, as the neighbour sees" believes 192.0.2.11 52:54:00:00:02:0b
 check "it serves, and the parking address goes" run unpark.sh serve 192.0.2.211/24
 check "and is gone" is "$(ip -o -4 addr show dev eth0 | awk '{print $4}')" 192.0.2.11/24
+
+# Programs that take their time: sync until somebody says go on, NetworkManager's stop for two seconds; the watchdog's minute is one.
+programs=/run/programs
+mkdir $programs && cp "$(command -v sleep)" $programs/real-sleep
+cat >$programs/sync <<'END'
+#!/bin/sh
+touch /run/syncing
+while [ -e /run/hold-sync ]; do /run/programs/real-sleep 0.1; done
+END
+cat >$programs/sleep <<'END'
+#!/bin/sh
+[ "$1" != 60 ] || set -- 1
+exec /run/programs/real-sleep "$@"
+END
+cat >$programs/systemctl <<'END'
+#!/bin/sh
+echo "$*" >>/run/asked
+case $* in
+"-q is-active NetworkManager") [ -e /run/slow-manager ] ;;
+"stop NetworkManager") exec /run/programs/real-sleep 2 ;;
+*is-active*) exit 3 ;;
+esac
+END
+chmod +x $programs/*
+for name in sync sleep systemctl; do mount --bind $programs/$name "$(command -v $name)"; done
+own_address() { is "$(ip -o -4 addr show dev eth0 | awk '{print $4}' | sort | head -n 1)" 192.0.2.11/24; }
+syncs() { for _ in $(seq 50); do [ -e /run/syncing ] && return; /run/programs/real-sleep 0.1; done; return 1; }
+prepare() { run park.sh prepare 192.0.2.11 192.0.2.211/24 "" && cp "$scripts/unpark.sh" /run/slipway-park/; }
+
+# An attempt that was cut off goes on for as long as it prints nothing: here its disks are slow.
+prepare >/dev/null && touch /run/hold-sync
+run park.sh leave 192.0.2.11 192.0.2.211/24 "" >/run/cut-off &
+check "an attempt waits for its disks" syncs
+check "the source is taken back meanwhile" run unpark.sh take-back 192.0.2.211/24
+rm /run/hold-sync
+wait $!
+check "what was cut off does not give its address up behind it" own_address
+check "and says why" grep -q "broken off" /run/cut-off
+check "so it serves" run unpark.sh serve 192.0.2.211/24
+
+# The watchdog bites while the source still leaves: nobody may say that it is parked.
+prepare >/dev/null && touch /run/slow-manager && : >/run/asked
+run park.sh leave 192.0.2.11 192.0.2.211/24 "" >/run/late
+check "a source that took too long to leave has not left" grep -q "broken off" /run/late
+check "nor is it confirmed" is "$(run park.sh confirm 192.0.2.11 192.0.2.211/24 "" | grep -c 'too late')" 1
+check "it has its address" own_address
+check "and its network manager" grep -qx "start NetworkManager" /run/asked
+rm /run/slow-manager && ln -sfn watchdog /run/slipway-park/decided
+(/run/programs/real-sleep 2; ln -sfn taken-back /run/slipway-park/decided) &
+check "another attempt leaves, once the watchdog has come to its end" run park.sh leave 192.0.2.11 192.0.2.211/24 ""
+check "and is confirmed" run park.sh confirm 192.0.2.11 192.0.2.211/24 ""
+/run/programs/real-sleep 2
+check "its watchdog does not bite any more" is "$(ip -o -4 addr show dev eth0 | awk '{print $4}')" 192.0.2.211/24
 ip netns del peer
 echo "1..$count"
 exit $failed
