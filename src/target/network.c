@@ -230,18 +230,38 @@ int network_remove(const struct network *n, struct err *e)
     return 0;
 }
 
-static bool link_exists(const char *netns, const char *name, bool bridge)
+/* Whether there is such an interface, and it is as wanted (words of ip's: "master br0 up"). 1, 0; -1: nobody can tell, which must not count as either. */
+static int link_is(const char *netns, const char *name, const char *wanted, struct err *e)
 {
-    if (netns[0])
-        return run_ip(NULL, "-n %s link show dev %s%s", netns, name, bridge ? " type bridge" : "") == 0;
-    return run_ip(NULL, "link show dev %s%s", name, bridge ? " type bridge" : "") == 0;
+    CLEANUP(free_ptr) char *words = xstrdup(wanted);
+    CLEANUP(buf_release) struct buf out = {0}, said = {0};
+    const char *argv[WORD_LIMIT] = {"ip", "-n", netns};
+    struct proc_options options = {.argv = argv, .timeout_ms = IP_TIMEOUT_MS};
+    const char *const asked[] = {"link", "show", "dev", name};
+    int count = netns[0] ? 3 : 1, status = 0;
+    char *rest = words, *word;
+
+    for (size_t i = 0; i < ARRAY_COUNT(asked); i++)
+        argv[count++] = asked[i];
+    while ((word = strsep(&rest, " ")) && count < WORD_LIMIT - 1)
+        if (*word)
+            argv[count++] = word;
+    argv[count] = NULL;
+    if (proc_run(&options, &out, &said, &status, e) < 0)
+        return err_wrap(e, "looking at the interface %s", name);
+    if (status == 0)
+        return out.size_bytes > 0; /* one that is otherwise is not printed */
+    if (said.data && strstr(said.data, "does not exist"))
+        return 0;
+    return err_set(e, ERR_IO, "can't look at the interface %s: ip ended with %d: %.300s", name, status, said.data ? said.data : "it said nothing");
 }
 
+/* Half a door, of a caller that was killed, lets nothing through: its inner end comes up last. */
 int network_door(const struct network *n, struct err *e)
 {
     if (!network_exists(n))
         return err_set(e, ERR_WRONG_STATE, "the instance has no network: it does not run");
-    return link_exists(n->netns, NETWORK_DOOR, false);
+    return link_is(n->netns, NETWORK_DOOR, "master " NETWORK_BRIDGE " up", e);
 }
 
 char *network_real_path(const struct network_real *real)
@@ -252,10 +272,14 @@ char *network_real_path(const struct network_real *real)
 int network_real_check(const struct network_real *real, struct err *e)
 {
     CLEANUP(free_ptr) char *path = network_real_path(real);
+    int there;
 
     if (path && !file_exists(path))
         return err_set(e, ERR_NOT_FOUND, "the network %s needs the namespace %s, and there is none", real->name, real->netns);
-    if (!link_exists(real->netns, real->bridge, true))
+    there = link_is(real->netns, real->bridge, "type bridge", e);
+    if (there < 0)
+        return err_wrap(e, "the network %s", real->name);
+    if (!there)
         return err_set(e, ERR_NOT_FOUND, "the network %s needs the bridge %s%s%s, and there is none", real->name, real->bridge,
                        path ? " in the namespace " : "", real->netns);
     return 0;
@@ -320,7 +344,9 @@ int network_open_door(const struct network *n, const struct target_spec *spec, c
 
 int network_close_door(const struct network *n, const struct target_spec *spec, struct err *e)
 {
-    if (link_exists(n->netns, NETWORK_DOOR, false) && run_ip(e, "-n %s link del " NETWORK_DOOR, n->netns) < 0)
+    int there = link_is(n->netns, NETWORK_DOOR, "", e);
+
+    if (there < 0 || (there && run_ip(e, "-n %s link del " NETWORK_DOOR, n->netns) < 0))
         return err_wrap(e, "closing the door of %s", spec->instance);
     stop_dhcp(n);
     if (run_ip(e, "-n %s addr flush dev " NETWORK_BRIDGE, n->netns) < 0 || add_gateways(n, spec, e) < 0 || start_dhcp(n, spec, e) < 0)

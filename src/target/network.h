@@ -33,7 +33,7 @@ bool network_exists(const struct network *n);
 /* Makes it anew, door closed; what was there under the name is removed first, so no QEMU may run in it. */
 int network_make(const struct network *n, const struct target_spec *spec, struct err *e);
 int network_remove(const struct network *n, struct err *e); /* kills what still runs in it; absent is success */
-/* 1: open, 0: closed, -1. */
+/* 1: open, 0: closed, -1: nobody can tell. */
 int network_door(const struct network *n, struct err *e);
 /* ERR_CONFLICT where one of the copy's addresses still answers on the real network. */
 int network_open_door(const struct network *n, const struct target_spec *spec, const struct network_real *real, struct err *e);

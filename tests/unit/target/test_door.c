@@ -109,7 +109,26 @@ static void moves(const struct target_api *api, struct target *t, struct fixture
     is_int(from_copy, 0, "nothing is heard outside");
     ok(shell("ip -n %s -4 -o addr show dev br0 | grep -q 192.0.2.1/24", n.netns) == 0, "our bridge is the gateway");
     ok(shell("! ip -n %s link show dev %s 2>/dev/null", f->netns, n.door) == 0, "the door's outer end is gone");
+
+    MUST(shell("ip -n %s link add %s type veth peer name half0", n.netns, NETWORK_DOOR) == 0);
+    does(api->set_net(t, "door-1", TARGET_NET_OPEN, e), "half a door, of a caller that was killed, is opened");
+    hear(&outside, &from_copy, &told, told_mac);
+    ok(from_copy > 0, "the copy is heard outside (%d frames)", from_copy);
     close(outside.fd), close(inside.fd), close(bridge.fd);
+}
+
+/* Where the kernel can't be asked, an open door must not be taken for a closed one. */
+static void looks(const struct target_api *api, struct target *t, struct fixture *f)
+{
+    CLEANUP(free_ptr) char *before = xstrdup(getenv("PATH")), *path = xasprintf("%s/programs:%s", f->folder, before);
+
+    MUST(shell("mkdir %s/programs && printf '#!/bin/sh\\necho Cannot send dump request: No buffer space available >&2\\nexit 1\\n' >%s/programs/ip && "
+               "chmod +x %s/programs/ip", f->folder, f->folder, f->folder) == 0);
+    setenv("PATH", path, 1);
+    refuses(api->set_net(t, "door-1", TARGET_NET_CLOSED, e), ERR_IO, "a door that nobody can look at is not said to be closed");
+    setenv("PATH", before, 1);
+    MUST(shell("rm -r %s/programs", f->folder) == 0);
+    does(api->set_net(t, "door-1", TARGET_NET_CLOSED, e), "where it can be looked at, it is");
 }
 
 int main(void)
@@ -136,6 +155,7 @@ int main(void)
     does(api->launch(t, &spec, e), "a machine is launched behind a closed door");
     ok(prints(api, t, "door-1", PROBE_TEXT, 60000), "it boots");
     moves(api, t, &f, instances);
+    looks(api, t, &f);
     does(api->set_net(t, "door-1", TARGET_NET_OPEN, e), "it is opened");
     does(api->remove(t, "door-1", e), "and removed while it is open");
     ok(shell("[ $(ip -n %s -o link show master br0 | wc -l) = 0 ]", f.netns) == 0, "nothing is left on the real bridge");
