@@ -1,19 +1,41 @@
 /* stop_instance: the way back's first task: the cutover instance leaves the network at once, and goes. What it wrote goes with it; whoever asked for
- * the way back was told. Then the source, which was held still since the cutover point, may move again: nobody can log in before.
+ * the way back was told. Then the source, which was held still since the cutover point, may move again: nobody can log in before. Where its agent is
+ * away that is left to the hold's own limit.
  * On the way home (task.params.keep) the source has all that it wrote, and waits for the address: the instance stops, and its disks stay until that is accepted. */
+#include "base/clock.h"
 #include "steps/control.h"
 #include "steps/launch.h"
 
+#define AWAY_MS 120000 /* how long its agent is waited for; task.params.wait_ms is another time */
+#define AGAIN_MS 2000
+
+/* An agent that is away must not keep its source from serving again: nobody may skip this, and it may be away for good. */
 static int let_source_move(struct step *s, struct err *e)
 {
-    CLEANUP(json_free) json_t *answer = NULL;
+    int64_t until_us = clock_monotonic_us() + step_int(s, "task.params.wait_ms", AWAY_MS) * US_PER_MS;
     const char *server;
 
-    if (step_need_string(s, "server.name", &server, e) < 0 ||
-        control_ask(s, json_pack("{s:s, s:s}", "verb", "thaw", "server", server), 120000, NULL, &answer, e) < 0)
-        return err_wrap(e, "the source can't be told to go on");
-    step_evidence(s, "source moves", true, "its filesystems are no longer held");
-    return 0;
+    if (step_need_string(s, "server.name", &server, e) < 0)
+        return -1;
+    for (;;) {
+        struct err why = {0};
+
+        if (control_ask(s, json_pack("{s:s, s:s}", "verb", "thaw", "server", server), 120000, NULL, NULL, &why) == 0) {
+            step_evidence(s, "source moves", true, "its filesystems are no longer held");
+            return 0;
+        }
+        if (why.kind != ERR_UNREACHABLE && why.kind != ERR_NOT_FOUND) { /* not found: a replicator that has lost its servers, or never had this one */
+            *e = why;
+            return err_wrap(e, "the source can't be told to go on");
+        }
+        if (clock_monotonic_us() > until_us) {
+            step_evidence(s, "source moves", true, "its agent is away (%s): if it holds the source still, that ends by itself, or with `systemctl restart slipway-agent` on its console", why.message);
+            return 0;
+        }
+        step_progress(s, 0, 0, "", "waiting for its agent: %s", why.message);
+        if (step_sleep_ms(s, AGAIN_MS, e) < 0)
+            return -1;
+    }
 }
 
 static int is_stopped(struct step *s, struct launch *l, struct err *e)

@@ -334,6 +334,11 @@ static void a_cutover_and_its_way_back(struct fixture *f, struct replicator *r)
     is_str(r->unexported, "point-77", "its export was taken back");
     is_int(r->thaws, 1, "and the source may move");
     does(execute(f, r, "stop_instance", "b1", cutover_context(true, true), false, NULL, &h, e), "stopping it again is success");
+    r->source_away = true;
+    params = "{\"wait_ms\":100}";
+    does(execute(f, r, "stop_instance", "b1", cutover_context(true, true), false, NULL, &h, e), "where the source's agent is away, the way back goes on");
+    r->source_away = false;
+    params = NULL;
     ok(execute(f, r, "open_door", "c2", cutover_context(true, true), false, NULL, &h, &why) < 0 && why.kind == ERR_WRONG_STATE, "no door opens for what is not there");
 }
 
