@@ -3,7 +3,8 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Times are generous bounds of one attempt: they catch what hangs, they are no plan. */
+/* Times are generous bounds of one attempt: they catch what hangs, they are no plan. None is shorter than the step's own: a source whose changes can't be followed
+ * stands still for as long as all of its disks are read, and being told to stop in the midst of that would cost it the same again. */
 #define MINUTE 60
 #define HOUR (60 * MINUTE)
 #define DAY (24 * HOUR)
@@ -15,15 +16,15 @@
 static const struct template_task wave_migration[] = {
     /* build */
     {STEP("prerequisites", "Verify prerequisites", "build", "source"), .timeout_s = 5 * MINUTE, .attempts = 3},
-    {STEP("push_agent", "Push the agent", "build", "source"), .after = {"prerequisites"}, .timeout_s = 10 * MINUTE, .attempts = 3},
+    {STEP("push_agent", "Push the agent", "build", "source"), .after = {"prerequisites"}, .timeout_s = 20 * MINUTE, .attempts = 3},
     {STEP("initial_sync", "Initial sync", "build", "replicator"), .after = {"push_agent"}, .timeout_s = 14 * DAY, .attempts = 10},
     {STEP("verify_replication", "Verify replication status", "build", "replicator"), .after = {"initial_sync"},
-     .timeout_s = 6 * HOUR, .attempts = 5},
+     .timeout_s = 23 * HOUR, .attempts = 5},
     /* validate */
     {STEP("validate_launch", "Validate launch settings", "validate", "target"), .after = {"verify_replication"},
      .timeout_s = 5 * MINUTE, .attempts = 3},
     {STEP("launch_test", "Launch the test instance", "validate", "target"), .after = {"validate_launch"},
-     .timeout_s = 30 * MINUTE, .attempts = 3},
+     .timeout_s = 18 * HOUR, .attempts = 3},
     {STEP("boot_test", "Boot-up test", "validate", "target"), .after = {"launch_test"}, .timeout_s = 30 * MINUTE, .attempts = 2},
     {.name = "sign_off", .title = "Owner's sign-off", .phase = "validate", .kind = KIND_PERSON, .after = {"boot_test"}},
     {STEP("terminate_test", "Terminate the test instance", "validate", "target"), .after = {"sign_off"},
@@ -38,7 +39,7 @@ static const struct template_task wave_migration[] = {
     {STEP("quiesce", "Quiesce the source", "cutover", "source"), .after = {"go_no_go", "cut_over_again"},
      .flags = TASK_NEEDED | TASK_WINDOWED | TASK_PAST_POINT, .timeout_s = 10 * MINUTE, .attempts = 3},
     {STEP("final_sync", "Send the last change", "cutover", "replicator"), .after = {"quiesce"},
-     .flags = TASK_NEEDED | TASK_PAST_POINT, .timeout_s = 2 * HOUR, .attempts = 3},
+     .flags = TASK_NEEDED | TASK_PAST_POINT, .timeout_s = 18 * HOUR, .attempts = 3},
     {STEP("launch_cutover", "Launch the cutover instance", "cutover", "target"), .after = {"final_sync"},
      .flags = TASK_NEEDED | TASK_PAST_POINT, .timeout_s = 30 * MINUTE, .attempts = 3},
     {STEP("verify_cutover", "Verify behind the closed door", "cutover", "target"), .after = {"launch_cutover"},
@@ -74,7 +75,7 @@ static const struct template_task way_back[] = {
     {STEP("stop_instance", "Stop the cutover instance", "back", "target"), .flags = TASK_NEEDED, .timeout_s = 10 * MINUTE,
      .attempts = 5},
     {STEP("restore_source", "Let the source serve again", "back", "source"), .after = {"stop_instance"}, .flags = TASK_NEEDED,
-     .timeout_s = 15 * MINUTE, .attempts = 5},
+     .timeout_s = 30 * MINUTE, .attempts = 5},
     {STEP("verify_source", "Verify the source", "back", "source"), .after = {"restore_source"}, .timeout_s = 15 * MINUTE,
      .attempts = 5},
     {.name = NULL},
@@ -98,7 +99,7 @@ static const struct template_task way_home[] = {
     {STEP("restore_source", "Let the source serve again", "back", "source"), .after = {"boot_source"}, .flags = TASK_NEEDED, .timeout_s = 30 * MINUTE, .attempts = 5,
      .params = "{\"rescued\":true}"},
     {STEP("verify_source", "Verify the source", "back", "source"), .after = {"restore_source"}, .timeout_s = 15 * MINUTE, .attempts = 5},
-    {STEP("push_agent", "Push the agent", "back", "source"), .after = {"verify_source"}, .flags = TASK_NEEDED, .timeout_s = 10 * MINUTE, .attempts = 5},
+    {STEP("push_agent", "Push the agent", "back", "source"), .after = {"verify_source"}, .flags = TASK_NEEDED, .timeout_s = 20 * MINUTE, .attempts = 5},
     {STEP("initial_sync", "Sync the source again", "back", "replicator"), .after = {"push_agent"}, .flags = TASK_NEEDED, .timeout_s = 14 * DAY, .attempts = 10},
     {.name = "accept_home", .title = "Owner's acceptance of what came home", .phase = "back", .kind = KIND_PERSON, .after = {"verify_source"}, .flags = TASK_NEEDED},
     {STEP("let_go", "Remove the launched machine", "back", "target"), .after = {"accept_home", "initial_sync"}, .flags = TASK_NEEDED, .timeout_s = 15 * MINUTE,
@@ -125,7 +126,7 @@ static const struct template_task source_probe[] = {
 
 /* Where the replicator that has a server's agent is lost, nobody can tell the agent on the wire where to go. */
 static const struct template_task push_again[] = {
-    {STEP("push_agent", "Push the agent again, to its replicator", "build", "source"), .timeout_s = 10 * MINUTE, .attempts = 5},
+    {STEP("push_agent", "Push the agent again, to its replicator", "build", "source"), .timeout_s = 20 * MINUTE, .attempts = 5},
     {.name = NULL},
 };
 
