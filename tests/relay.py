@@ -3,6 +3,7 @@ import collections
 import random
 import select
 import socket
+import struct
 import threading
 import time
 
@@ -94,3 +95,12 @@ class Relay:
                     end.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     pass
+
+    def reset(self):
+        """Every connection, by an RST to the client: what it sends next fails."""
+        for client, server in self.pairs:
+            try:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                server.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass

@@ -393,15 +393,27 @@ static int pass_over_breaks(struct restore *r, struct err *e)
     }
 }
 
-/* Passes until one finds nothing that differs: what was written is read again, past the cache, and compared. */
+static int64_t written_bytes(const struct restore *r)
+{
+    int64_t bytes = 0;
+
+    for (int i = 0; i < r->target_count; i++)
+        bytes += r->targets[i].written_bytes;
+    return bytes;
+}
+
+/* Passes until one finds nothing that differs: what was written is read again, past the cache, and compared. One that has written is none of these: what it
+ * wrote before its link broke it found the same after, and a disk's first chunk it wrote last. */
 static int pass_until_same(struct restore *r, struct err *e)
 {
     while (r->out->passes < PASSES_MOST) {
+        int64_t before = written_bytes(r);
+
         if (pass_over_breaks(r, e) < 0)
             return -1;
         if (!r->out->passes++)
             r->out->different_bytes = r->at.different;
-        if (!r->at.different || r->order->dry_run)
+        if ((!r->at.different && written_bytes(r) == before) || r->order->dry_run)
             return 0;
     }
     return err_set(e, ERR_CORRUPT, "after %d passes %lld bytes still differ: a disk does not keep what is written to it, or somebody else writes", PASSES_MOST,
@@ -446,8 +458,7 @@ int restore_run(const struct agent_config *c, const struct restore_order *order,
     result = pass_until_same(r, e);
     if (result == 0 && !order->dry_run && !order->find_only)
         read_tables(r);
-    for (int i = 0; i < r->target_count; i++)
-        out->written_bytes += r->targets[i].written_bytes;
+    out->written_bytes = written_bytes(r);
     targets_close(r);
     for (int i = 0; i < OPEN_OFFERS; i++)
         free(r->open[i].offer);

@@ -2,6 +2,7 @@
 """back_faults: the way back on bad days: a link that is late and in shreds, one that is half open, a certificate out of its time, a disk that loses its power in the
 midst with all that it had not flushed, a disk with sectors that can't be read. What is said to be done is the point, byte by byte; what is half done boots nobody. Prints TAP.
 Usage: back_faults SLIPWAY SLIPWAY_AGENT SLOW_DISK"""
+import json
 import os
 import random
 import re
@@ -20,6 +21,7 @@ from tap import ok  # pylint: disable=wrong-import-position
 
 SIZE = 48 * MIB
 POWER_AT = (1, 2, 4, 7, 12, 40, 200)  # writes: those of a whole restore are about SIZE / CHUNK / 2
+OFFER = 128 * CHUNK
 SECTOR = 512
 BAD = (2072, SIZE // 512 - 8)  # sectors that can't be read: in the midst of a chunk, and at the disk's end
 
@@ -27,11 +29,11 @@ BAD = (2072, SIZE // 512 - 8)  # sectors that can't be read: in the midst of a c
 class Disk:
     """Another disk, full of something else: a loop device on a file of slow_disk's."""
 
-    def __init__(self, world, name, *more):
+    def __init__(self, world, name, *more, delay_us=0):
         self.world, self.name, self.folder, self.image = world, name, world.dir / f"fuse-{name}", world.dir / f"{name}.raw"
         self.folder.mkdir()
         self.image.write_bytes(os.urandom(4 * MIB) * (SIZE // (4 * MIB)))
-        world.start(f"disk-{name}", SLOW_DISK, self.folder, self.image, 0, *more)
+        world.start(f"disk-{name}", SLOW_DISK, self.folder, self.image, delay_us, *more)
         world.wait(f"disk {name} is there", lambda: (self.folder / "disk").exists())
         self.loop = run("losetup", "--find", "--show", "--direct-io=on", self.folder / "disk").strip()
 
@@ -81,6 +83,26 @@ def cut(world, link, point, source):
         ok(goes_on == sorted(goes_on) and len(goes_on) == 2 and goes_on[0] > 0, f"each time it goes on where it was: from {goes_on} MiB on")
     told = (world.dir / "replicator.log").read_text().count("from where the connection before broke")
     ok(told == 2, f"and is offered no chunk that was there before: {told}")
+
+
+def zeroed(world, link, point, source, whole):
+    """Only chunks that are zero in the point differ, and the link breaks while they are written: nothing differs any more when it goes on, but nobody has seen the first chunk yet."""
+    whole = bytearray(whole)
+    zeros = [at for at in range(OFFER, len(whole), CHUNK) if whole[at:at + CHUNK] == bytes(CHUNK)]
+    zeros = [at for at in zeros if at // OFFER == zeros[0] // OFFER]
+    for at in zeros:
+        whole[at:at + CHUNK] = os.urandom(CHUNK)
+    with Disk(world, "zeroed", delay_us=20000) as disk:
+        disk.image.write_bytes(whole)
+        process = world.restoring("--point", point, *onto(disk), folder="far")
+        until = time.monotonic() + 60
+        with open(disk.image, "rb", buffering=0) as f:
+            while os.pread(f.fileno(), CHUNK, zeros[0]) != bytes(CHUNK) and process.poll() is None and time.monotonic() < until:
+                time.sleep(0.002)
+        link.reset()
+        said, log = process.communicate(timeout=300)
+        ok(process.returncode == 0 and device_hash(disk.loop) == source and "the restore goes on" in log, f"a link that is reset while {len(zeros)} chunks of zeroes are written: {log}")
+        ok(json.loads(said)["passes"] == 2, f"a pass that has written is not the one that finds nothing different: {said}")
 
 
 def half_open(world, link, point, source):
@@ -149,10 +171,13 @@ def steps(world):
     world.wait("the source is in step", lambda: continuous(world), 120)
     point = world.ask("point", server="web01", consistency="frozen", hold=True, timeout_ms=60000)["point"]["id"]
     source = device_hash(world.loop)
+    with open(world.loop, "rb") as f:
+        whole = f.read()
     world.ask("thaw", server="web01")
     world.ask("pin", point=point, reason="test")
     late(world, link, point, source)
     cut(world, link, point, source)
+    zeroed(world, link, point, source, whole)
     half_open(world, link, point, source)
     out_of_time(world, point)
     power(world, point, source)
