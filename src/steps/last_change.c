@@ -13,8 +13,8 @@
 
 #define STOP_MS 420000 /* services may take their time */
 #define POINT_TIMEOUT_MS (60 * 60 * 1000)
-#define HOLD_LIMIT_MS (30 * 60 * 1000)
-#define CLOSING_US (HOLD_LIMIT_MS * US_PER_MS / 2) /* a door that closes later than this may have closed after the hold */
+#define CLOSING_MS (15 * 60 * 1000) /* a door that closes later than this after the point came may have closed after the hold */
+#define HOLD_LIMIT_MS (POINT_TIMEOUT_MS + 2 * CLOSING_MS) /* from the freeze on: sending the last change may take all of the point's time before it comes */
 #define THAW_WAIT_MS 60000
 
 /* {task,point}: written when the door was closed over the point. */
@@ -106,7 +106,7 @@ static int close_door(struct step *s, struct boot_check *b, const char *name, co
         return -1;
     if (l->api->set_net(l->target, l->instance, TARGET_NET_CLOSED, e) < 0)
         return err_wrap(e, "the door of %s can't be closed", l->instance);
-    if (clock_monotonic_us() - taken_us > CLOSING_US)
+    if (clock_monotonic_us() - taken_us > CLOSING_MS * US_PER_MS)
         return err_set(e, ERR_TIMEOUT, "the door closed too long after the last point: it is taken again");
     step_evidence(s, "door", true, "closed at %s, while the machine was held: nothing that was written after its last point was acknowledged to anybody",
                   clock_format(clock_now_us(), at));
