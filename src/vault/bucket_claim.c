@@ -5,7 +5,8 @@
  *   Whoever wants it watches another's for longer than that: one that changes twice has a holder who lives, and the wanter is refused, for good. It writes its own
  *   over one that stands still, or where there is none, and waits for lease_us more: a holder that lived all the same, or another one that wanted it in the same
  *   moment, has seen so by then, or may not write any more. If its own is still there, it holds it.
- *   Whoever finds another's where its own was has lost it, for good: this vault takes nothing more, for somebody else is that vault now.
+ *   Whoever finds another's where its own was has lost it, for good: this vault takes nothing more, for somebody else is that vault now. So has a holder that finds none, and
+ *   could not look for lease_us before: another may have held it meanwhile, written there, and given it up.
  *
  * Each end measures with its own monotonic clock; no wall clock counts. What is damaged counts as none. */
 #include "base/hash.h"
@@ -99,12 +100,17 @@ static void set_state(struct bucket *b, enum claim_state state, int64_t valid_us
     pthread_mutex_unlock(&b->lock);
 }
 
+/* theirs: NULL: nobody's is there any more. */
 static int lose(struct bucket *b, const json_t *theirs, struct err *e)
 {
     struct err why = {0};
 
-    err_set(&why, ERR_CONFLICT, "another replicator (host %.100s, folder %.300s) writes to the bucket %s under \"%s\": this one writes nothing there, and takes nothing more: stop one of the two",
-            json_get_string(theirs, "host", "?"), json_get_string(theirs, "folder", "?"), b->name, b->prefix);
+    if (theirs)
+        err_set(&why, ERR_CONFLICT, "another replicator (host %.100s, folder %.300s) writes to the bucket %s under \"%s\": this one writes nothing there, and takes nothing more: stop one of the two",
+                json_get_string(theirs, "host", "?"), json_get_string(theirs, "folder", "?"), b->name, b->prefix);
+    else
+        err_set(&why, ERR_CONFLICT, "this replicator could not look at the bucket %s for a while, and its claim under \"%s\" is gone: another one may have written there meanwhile, so this one writes "
+                "nothing there, and takes nothing more: start it again where it is the only one", b->name, b->prefix);
     pthread_mutex_lock(&b->lock);
     b->claim.state = CLAIM_LOST;
     b->claim.why = why;
@@ -157,8 +163,8 @@ static int look(struct bucket *b, struct s3 *client, struct err *e)
 
     if (read_claim(b, client, &there, e) < 0)
         return -1;
-    if (!there)
-        return take(b, client, e);
+    if (!there) /* a holder that looked in time knows that nobody else has written meanwhile */
+        return b->claim.state == CLAIM_HELD && begun_us >= b->claim.valid_us ? lose(b, NULL, e) : take(b, client, e);
     if (strcmp(json_get_string(there, "holder", ""), b->claim.holder) == 0)
         return hold(b, client, begun_us, e);
     /* Where it is not known whether ours arrived, the one that stood still may stand there as before. */

@@ -68,6 +68,29 @@ static void removing_broken_off(const char *host)
     vault_close(&v);
 }
 
+/* Another may have taken it over, written there and gone, all while this one could not look: its own claim is gone then, and nobody's is there. */
+static void gone_meanwhile(void)
+{
+    CLEANUP(free_ptr) char *claim = xasprintf("%s/objects/claimed%%2Fclaim.json", dir);
+    struct err e = {0};
+    int before;
+
+    ok(opens() && live(7000, &one) && comes(all_sent), "a holder has sent all");
+    stop_server();
+    clock_sleep_us(2 * LEASE_MS * US_PER_MS);
+    MUST(unlink(claim) == 0);
+    before = objects();
+    start_server();
+    first(comes(refuses) && strstr(stat_now().bucket_error, "is gone"), "one that could not look for longer than the lease, and finds none, writes no more (%s)", stat_now().bucket_error);
+    ok(!live(9000, &two) && !file_exists(claim), "takes nothing more, and no claim");
+    is_int(objects(), before, "and has written nothing");
+    ok(holds(one.id, 7000), "what it has can be read");
+    vault_close(&v);
+    ok(opens() && live(9000, &two) && comes(all_sent) && holds(two.id, 9000), "started again it goes on");
+    ok(vault_point_drop(v, two.id, &e) == 0, "the point goes");
+    vault_close(&v);
+}
+
 static void claims(void)
 {
     char host[65] = "";
@@ -101,6 +124,7 @@ static void claims(void)
     ok(opens() && live(2000, &two) && comes(all_sent) && holds(one.id, 1000) && holds(two.id, 2000), "it goes on when it is alone");
     vault_close(&v);
     removing_broken_off(host);
+    gone_meanwhile();
     ok(opens() && live(1000, &one) && comes(all_sent), "it goes on");
     vault_close(&v);
     stop_server();
