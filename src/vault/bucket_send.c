@@ -37,6 +37,16 @@ static int map_file(const char *path, struct mapped *out, struct err *e)
     return 0;
 }
 
+/* The row says that something of it was sent before the first byte travels. What lies there under its number all the same is somebody else's, who has the same vault: a later
+ * copy of it, which may need it. */
+static int check_unsent(struct bucket *b, struct s3 *client, const char *key, const struct segment_row *row, struct err *e)
+{
+    int there = row->flags & SEGMENT_SENT ? 0 : s3_has(client, key, e);
+
+    return there > 0 ? err_set(e, ERR_CONFLICT, "%s is in the bucket %s, and was not sent from here: another replicator has been this vault, or this folder is an older copy of it. Nothing is written "
+                                                "over it (where it is nobody's, remove it)", key, b->name) : there;
+}
+
 /* What is sent may be all that there is of it one day: a damaged file is not. */
 static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, struct err *e)
 {
@@ -57,6 +67,8 @@ static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const 
     segment_key(b, id, key);
     if (!bucket_is_marked(b)) /* it may be sealed under a data key that is not known there yet: it comes again */
         return err_set(e, ERR_CANCELLED, "vault.json is to be sent first");
+    if (check_unsent(b, client, key, row, e) < 0)
+        return -1;
     sent = row_flag(b->v, id, SEGMENT_SENT, e);
     if (sent <= 0)
         return sent; /* the same, a moment later: nothing would remember what is sent */

@@ -245,6 +245,16 @@ int s3_put(struct s3 *s, const char *key, const void *bytes, size_t size, struct
 
 /* ---- getting ---- */
 
+int s3_has(struct s3 *s, const char *key, struct err *e)
+{
+    CLEANUP(http_response_release) struct http_response answer = {0};
+    struct asked a = {.method = "HEAD", .key = key, .timeout_ms = s->options.small_timeout_ms};
+
+    if (exchange(s, &a, &answer, e) < 0)
+        return -1;
+    return answer.status == 200 ? 1 : answer.status == 404 ? 0 : refused(s, &a, &answer, NULL, e);
+}
+
 int s3_get(struct s3 *s, const char *key, uint64_t offset, size_t size, void *bytes, int timeout_ms, struct err *e)
 {
     CLEANUP(http_response_release) struct http_response answer = {0};

@@ -29,6 +29,8 @@ void s3_close(struct s3 **s);                                                  /
 /* Stores the object and makes sure: the store had its SHA-256 and MD5 before it, what it answers must be that MD5, and what it tells of the
  * object afterwards must be its size and our SHA-256. Less than that is no 0. */
 int s3_put(struct s3 *s, const char *key, const void *bytes, size_t size, struct err *e);
+/* Whether there is such an object: 1/0/-1. A bucket that is not there has none. */
+int s3_has(struct s3 *s, const char *key, struct err *e);
 /* Exactly size bytes from offset on, within timeout_ms; ERR_CORRUPT where the object ends before. */
 int s3_get(struct s3 *s, const char *key, uint64_t offset, size_t size, void *bytes, int timeout_ms, struct err *e);
 /* A whole small object, of at most limit bytes, appended to out. */

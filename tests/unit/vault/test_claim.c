@@ -1,5 +1,5 @@
 /* test_claim S3_SERVER: who may write to a vault's bucket. Another that lives there keeps everybody out, one that is dead is taken over, and whoever was taken over writes and
- * removes no more. */
+ * removes no more. An older copy writes over nothing. */
 #include "base/hash.h"
 #include "bucketed.h"
 
@@ -91,6 +91,30 @@ static void gone_meanwhile(void)
     vault_close(&v);
 }
 
+static void run(const char *command) { MUST(system(command) == 0); }
+
+/* A folder as it was before the vault went on: its next numbers are those of objects that are there, and nobody lives whose claim would tell. */
+static void older_copy(void)
+{
+    CLEANUP(free_ptr) char *keep = xasprintf("cp -r %s %s.older", vault_dir, vault_dir), *swap = xasprintf("mv %s %s.newer && mv %s.older %s", vault_dir, vault_dir, vault_dir, vault_dir);
+    CLEANUP(free_ptr) char *note = xasprintf("cd %s/objects && sha256sum *.seg > ../before", dir), *same = xasprintf("cd %s/objects && sha256sum --quiet -c ../before", dir);
+    CLEANUP(free_ptr) char *back = xasprintf("rm -r %s && mv %s.newer %s", vault_dir, vault_dir, vault_dir);
+
+    run(keep);
+    ok(opens() && live(11000, &two) && comes(all_sent), "a vault goes on after it was copied");
+    vault_close(&v);
+    run(note);
+    run(swap);
+    ok(opens() && live(12000, &three), "the copy opens when nobody else has a claim");
+    first(comes(refuses) && strstr(stat_now().bucket_error, "was not sent from here"), "and sends nothing under a number that is taken (%s)", stat_now().bucket_error);
+    vault_close(&v);
+    ok(system(same) == 0, "all objects are what they were");
+    run(back);
+    ok(opens() && comes(all_sent) && holds(two.id, 11000), "and the vault is whole");
+    ok(vault_point_drop(v, two.id, NULL) == 0, "the point goes");
+    vault_close(&v);
+}
+
 static void claims(void)
 {
     char host[65] = "";
@@ -125,6 +149,7 @@ static void claims(void)
     vault_close(&v);
     removing_broken_off(host);
     gone_meanwhile();
+    older_copy();
     ok(opens() && live(1000, &one) && comes(all_sent), "it goes on");
     vault_close(&v);
     stop_server();
