@@ -6,7 +6,7 @@
   short     what is got ends early (and says so)           cut       what is got ends early (and says otherwise)
   spoil     what is put is kept with a flipped bit         lie       the same, under the tag of what was sent
   forget    what is put is not kept                        nobucket  there is no such bucket
-  late      every answer waits 50 ms
+  late      every answer waits 50 ms                       once      of each segment what is got first has a flipped bit
   hold      what is to be deleted is not, until whoever asked goes away: FOLDER/held is there from then on, and FOLDER/left after
 
 FOLDER/at_once says how many segments were being put at once at most.
@@ -31,7 +31,7 @@ folder, bucket, access, secret = pathlib.Path(sys.argv[1]), sys.argv[3], sys.arg
 objects = folder / "objects"
 objects.mkdir(parents=True, exist_ok=True)
 lock = threading.Lock()
-putting, at_once = [], folder / "at_once"
+putting, at_once, spoilt = [], folder / "at_once", set()
 at_once.write_text("0")
 
 
@@ -169,6 +169,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             headers["Content_Range"] = f"bytes {first}-{min(last, len(data) - 1)}/{len(data)}"
             status, data = 206, data[first:last + 1]
         if fault == "wrong" and not key.endswith("vault.json"):
+            data = flipped(data)
+        if fault == "once" and key.endswith(".seg") and key not in spoilt:
+            spoilt.add(key)
             data = flipped(data)
         if fault == "short":
             data = data[:len(data) // 2]

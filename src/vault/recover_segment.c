@@ -276,12 +276,22 @@ static int recover_segment(struct recovery *r, bool last, struct err *e)
     return r->fresh && r->v->full_count >= FULL_LIMIT ? vault_flush(r->v, NULL, NULL, e) : 0;
 }
 
-/* From the bucket; in the place of a damaged file, where it is whole there. 1: it is here now; 0: it is no better there. */
+/* Wrong bytes are asked for once more: a link may have done it. */
+static int fetch_whole(struct recovery *r, struct err *e)
+{
+    struct err why = {0};
+
+    if (bucket_fetch(r->v->bucket, r->id, true, &why) == 0 || (why.kind == ERR_CORRUPT && bucket_fetch(r->v->bucket, r->id, true, &why) == 0))
+        return 0;
+    return err_set(e, why.kind, "%s", why.message);
+}
+
+/* From the bucket; in the place of a damaged file, where it is whole there, and as it lies there where nothing is here. 1: it is here now; 0: it is no better there. */
 static int fetch(struct recovery *r, bool in_place, struct err *e)
 {
     struct err why = {0};
 
-    if (bucket_fetch(r->v->bucket, r->id, in_place, &why) == 0)
+    if (fetch_whole(r, &why) == 0 || (!in_place && why.kind == ERR_CORRUPT && bucket_fetch(r->v->bucket, r->id, false, &why) == 0))
         return 1;
     return in_place && (why.kind == ERR_CORRUPT || why.kind == ERR_NOT_FOUND) ? 0 : err_set(e, why.kind, "the index is made anew from the bucket: %.900s", why.message);
 }
