@@ -54,6 +54,36 @@ static int list_segments(struct recovery *r, struct err *e)
     return 0;
 }
 
+/* Number of NNNNNNNNNN.maps, else 0. */
+static uint32_t id_of_maps(const char *name)
+{
+    char segment[16];
+
+    if (strlen(name) != 15 || strcmp(name + 10, ".maps") != 0)
+        return 0;
+    snprintf(segment, sizeof segment, "%.10s.seg", name);
+    return segment_id_of_name(segment);
+}
+
+/* What has its maps here alone lies in the bucket: a list without it is of another place, or is not whole. Numbers would be used again that are taken there. */
+static int check_list(const struct recovery *r, struct err *e)
+{
+    DIR *dir = opendir(r->v->segment_dir);
+    struct dirent *entry;
+    uint32_t lacking = 0;
+
+    if (!dir)
+        return err_errno(e, errno, "can't list %s", r->v->segment_dir);
+    while (!lacking && (entry = readdir(dir))) {
+        uint32_t id = id_of_maps(entry->d_name);
+
+        lacking = id && !(r->id_count && bsearch(&id, r->ids, r->id_count, sizeof *r->ids, by_id)) ? id : 0;
+    }
+    closedir(dir);
+    return !lacking ? 0 : err_set(e, ERR_WRONG_STATE, "the index is to be made anew, and the %s does not list segment %u, which lies in a bucket, as its maps here say: is it the bucket and prefix of this vault? "
+                                  "Where that segment is lost for good, move %s/%010u.maps away", r->v->bucket_text, lacking, r->v->segment_dir, lacking);
+}
+
 /* The index is made anew: what lies in the bucket belongs to it, too. */
 static int list_bucket(struct recovery *r, struct err *e)
 {
@@ -76,7 +106,7 @@ static int list_bucket(struct recovery *r, struct err *e)
     }
     if (r->id_count)
         qsort(r->ids, r->id_count, sizeof *r->ids, by_id);
-    return 0;
+    return check_list(r, e);
 }
 
 /* ---- points and graves ---- */

@@ -110,10 +110,12 @@ int s3_list_parse(const char *text, s3_visit *visit, void *user, char **next, st
         if (take_object(contents, visit, user, e) < 0)
             return -1;
     }
-    if (more && strcmp(more, "true") == 0 && (!token || !*token))
+    if (!more || (strcmp(more, "true") != 0 && strcmp(more, "false") != 0))
+        return err_set(e, ERR_PROTOCOL, "the store's list does not say whether it goes on");
+    if (strcmp(more, "true") == 0 && (!token || !*token))
         return err_set(e, ERR_PROTOCOL, "the store's list goes on, and it does not say where");
     *next = NULL;
-    if (more && strcmp(more, "true") == 0) {
+    if (strcmp(more, "true") == 0) {
         *next = token;
         token = NULL;
     }

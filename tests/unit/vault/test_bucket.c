@@ -333,6 +333,8 @@ static void rebuilt(void)
     err_clear(&e);
     first(open_as(prefix, secret, true, &v, &e) < 0 && e.kind == ERR_UNREACHABLE, "nor without the network (%s)", e.message);
     start_server();
+    err_clear(&e);
+    first(open_as("elsewhere", secret, true, &v, &e) < 0 && e.kind == ERR_WRONG_STATE && strstr(e.message, "as its maps here say"), "nor from a prefix that lacks what lies there for certain (%s)", e.message);
     ok(damage_headers() > 0, "what is here has damaged headers");
     ok(opens() && vault_point_get(v, two.id, &p, &e) == 1 && vault_point_get(v, one.id, &p, &e) == 0, "it is made anew from here and there");
     is_int(vault_anew(v)->damage.finding_count, 0, "where they are whole");

@@ -75,7 +75,9 @@ static void lists(void)
     static const char *const refused[] = {"", "<html>", "<ListBucketResult>", "<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
                                           "<ListBucketResult><Contents><Key>a</Key><Size>-1</Size></Contents></ListBucketResult>",
                                           "<ListBucketResult><Contents><Key>a</Key><Size>9x</Size></Contents></ListBucketResult>",
-                                          "<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"};
+                                          "<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+                                          "<ListBucketResult><Contents><Key>a</Key><Size>1</Size></Contents></ListBucketResult>",
+                                          "<ListBucketResult><IsTruncated>True</IsTruncated><NextContinuationToken>a</NextContinuationToken></ListBucketResult>"};
     CLEANUP(buf_release) struct buf seen = {0};
     CLEANUP(free_ptr) char *next = NULL;
     struct err e = {0};
