@@ -98,6 +98,7 @@ struct vault {
     atomic_ullong pins_written; /* how often pins.json has changed since this vault was opened */
     json_t *pins_waiting;  /* pins whose points are not there, as in pins.json: such a point may come back with its segment; guarded by commit_lock, too */
 
+    char *superblock; /* vault.json's text, as it opened the vault or was written since */
     struct segment current;
     struct segment *full; /* sealed, not synced yet */
     size_t full_count;

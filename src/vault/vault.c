@@ -32,6 +32,13 @@ static void copy_superblock(const char *path, const char *text, size_t size)
         (void)file_write(copy, text, size, 0600, NULL);
 }
 
+/* The text is the vault's. With append_lock held, once it is open. */
+static void keep_superblock(struct vault *v, char *text)
+{
+    free(v->superblock);
+    v->superblock = text;
+}
+
 static int write_superblock(struct vault *v, struct err *e)
 {
     CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir), *text = NULL;
@@ -53,6 +60,8 @@ static int write_superblock(struct vault *v, struct err *e)
     if (file_write(path, text, strlen(text), 0600, e) < 0)
         return -1;
     copy_superblock(path, text, strlen(text));
+    keep_superblock(v, text);
+    text = NULL;
     return 0;
 }
 
@@ -140,6 +149,7 @@ static int superblock(struct vault *v, bool *taken_over, struct err *e)
     if (changed)
         return write_superblock(v, e);
     copy_superblock(path, text.data, text.size_bytes);
+    keep_superblock(v, buf_take(&text));
     return 0;
 }
 
@@ -196,6 +206,7 @@ static void free_vault(struct vault *v)
     bucket_close(&v->bucket);
     json_free(&v->bucket_place);
     free(v->bucket_text);
+    free(v->superblock);
     segment_close(&v->current);
     for (size_t i = 0; i < v->full_count; i++)
         segment_close(&v->full[i]);

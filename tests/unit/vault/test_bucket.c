@@ -261,6 +261,21 @@ static void header_here(void)
     ok(vault_forget_damaged(v, NULL, &e) >= 0 && comes(header_is_whole), "and its segment comes anew");
 }
 
+/* With vault.json an encrypted vault has its keys: one that is damaged here, while the vault is open, is not sent over the one there. */
+static void marker_here(void)
+{
+    CLEANUP(free_ptr) char *here = xasprintf("%s/vault.json", vault_dir), *there = xasprintf("%s/objects/fleet%%2Fvault.json", dir);
+    CLEANUP(buf_release) struct buf whole = {0}, sent = {0};
+    struct vault_point four;
+    struct err e = {0};
+
+    MUST(file_read(here, 1 << 20, &whole, NULL) == 0);
+    damage(here);
+    ok(live(17000, &four) && comes(all_sent) && holds(four.id, 17000), "a vault.json that is damaged here holds nothing up");
+    ok(file_read(there, 1 << 20, &sent, &e) == 0 && sent.size_bytes == whole.size_bytes && memcmp(sent.data, whole.data, whole.size_bytes) == 0, "nor is it sent");
+    MUST(file_write(here, whole.data, whole.size_bytes, 0600, NULL) == 0 && vault_point_drop(v, four.id, NULL) == 0);
+}
+
 /* tools/vault_read.py on what a person downloaded from the bucket. */
 static void read_elsewhere(void)
 {
@@ -455,6 +470,7 @@ int main(int argc, char **argv)
     space();
     damaged_here();
     header_here();
+    marker_here();
     at_once();
     rebuilt();
     anothers();
