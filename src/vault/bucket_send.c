@@ -47,7 +47,8 @@ static int check_unsent(struct bucket *b, struct s3 *client, const char *key, co
                                                 "over it (where it is nobody's, remove it)", key, b->name) : there;
 }
 
-/* What is sent may be all that there is of it one day: a damaged file is not. */
+/* What is sent may be all that there is of it one day: a damaged file is not. One that can't be read, or is gone (vault_gc took it away, or was killed before its row went; or it is lost), is
+ * not tried again either: it would hold up all that come after it. */
 static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, struct err *e)
 {
     CLEANUP(free_ptr) char *path = segment_path(b->v->segment_dir, id);
@@ -58,9 +59,9 @@ static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const 
 
     if (segment_look(b->v, id, path, row, &why) < 0) {
         pthread_mutex_lock(&b->lock);
-        use_of(b, id)->refused = why.kind == ERR_CORRUPT;
+        use_of(b, id)->refused = true;
         pthread_mutex_unlock(&b->lock);
-        return why.kind == ERR_CORRUPT || why.kind == ERR_NOT_FOUND ? 0 : err_set(e, why.kind, "%s", why.message); /* vault_gc took it away meanwhile */
+        return why.kind == ERR_CORRUPT || why.kind == ERR_NOT_FOUND ? 0 : err_set(e, why.kind, "%s", why.message);
     }
     if (map_file(path, &m, &why) < 0)
         return why.kind == ERR_NOT_FOUND ? 0 : err_set(e, why.kind, "%s", why.message);

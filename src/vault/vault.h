@@ -311,7 +311,7 @@ struct vault_stat {
     uint64_t bucket_kept_count, bucket_kept_bytes;       /* segments that are there for certain */
     uint64_t bucket_waiting_count, bucket_waiting_bytes; /* full ones that are not yet */
     bool bucket_pins_wait;                               /* the pins that lie there are not those of here yet */
-    uint64_t bucket_refused_count, bucket_doomed_count;  /* damaged here before they were sent; to be removed there */
+    uint64_t bucket_refused_count, bucket_doomed_count;  /* damaged or unreadable here before they were sent; to be removed there */
     enum err_kind bucket_error_kind; /* ERR_NONE: the last try went well */
     char bucket_error[512];
     int64_t bucket_error_us;

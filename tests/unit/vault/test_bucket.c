@@ -155,6 +155,39 @@ static void header_unsent(void)
     ok(holds(four.id, 13000) && vault_point_drop(v, four.id, &e) == 0, "and it is whole");
 }
 
+static uint32_t unsent[2];
+static char *unsent_path(int i) { return segment_path(v->segment_dir, unsent[i]); }
+static bool others_are_sent(void) { return stat_now().bucket_refused_count == 2 && stat_now().bucket_waiting_count == 0; }
+
+/* One file that is gone, and one that can't be read, before they were sent: the others go, and nobody is kept busy. */
+static void unreadable_unsent(void)
+{
+    struct vault_point four;
+    struct segment_row row;
+    int count = 0;
+
+    stop_server();
+    ok(live(19000, &four), "a point, without a network");
+    for (uint32_t id = 1; id < v->next_segment && count < 2; id++)
+        if (segment_row_get(v, id, &row, NULL) == 1 && row.flags & SEGMENT_SEALED && !(row.flags & SEGMENT_KEPT))
+            unsent[count++] = id;
+    MUST(count == 2);
+    for (int i = 0; i < count; i++) {
+        CLEANUP(free_ptr) char *path = unsent_path(i), *aside = xasprintf("%s.aside", path);
+
+        MUST(rename(path, aside) == 0 && (i == 0 || mkdir(path, 0700) == 0));
+    }
+    start_server();
+    ok(comes(others_are_sent), "files that are gone or unreadable hold up no others");
+    for (int i = 0; i < count; i++) {
+        CLEANUP(free_ptr) char *path = unsent_path(i), *aside = xasprintf("%s.aside", path);
+
+        MUST((i == 0 || rmdir(path) == 0) && rename(aside, path) == 0);
+        bucket_mended(v->bucket, unsent[i]);
+    }
+    ok(comes(sends_again) && holds(four.id, 19000) && vault_point_drop(v, four.id, NULL) == 0, "and are sent when they are back");
+}
+
 static bool as_many(void) { return all_sent() && objects() == (int)stat_now().bucket_kept_count; }
 
 static void space(void)
@@ -467,6 +500,7 @@ int main(int argc, char **argv)
     bad_reads();
     bad_sends();
     header_unsent();
+    unreadable_unsent();
     space();
     damaged_here();
     header_here();
