@@ -382,6 +382,7 @@ void bucket_mended(struct bucket *b, uint32_t segment)
         return;
     pthread_mutex_lock(&b->lock);
     use_of(b, segment)->refused = false;
+    use_of(b, segment)->again_us = 0;
     pthread_mutex_unlock(&b->lock);
     bucket_stir(b);
 }

@@ -48,7 +48,7 @@ static int look_at_row(MDB_val key, MDB_val value, void *user, struct err *e)
     if (segment_row_read(key, value, &id, &row, e) < 0)
         return -1;
     pthread_mutex_lock(&s->b->lock);
-    refused = use_of(s->b, id)->refused;
+    refused = use_of(s->b, id)->refused || clock_monotonic_us() < use_of(s->b, id)->again_us;
     sending = use_of(s->b, id)->sending;
     pthread_mutex_unlock(&s->b->lock);
     if (row.flags & SEGMENT_DOOMED) {

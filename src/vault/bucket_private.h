@@ -15,7 +15,8 @@
 struct segment_use {
     int64_t used_us; /* monotonic; 0: not since the start */
     unsigned misses; /* read from the store since it was here last */
-    bool refused;    /* its file is damaged, or can't be read: it is not sent */
+    bool refused;    /* its file is damaged: it is not sent */
+    int64_t again_us; /* monotonic: nor before then: its file could not be read, or was gone */
     bool sending;    /* a sender has it: it is not to be removed there meanwhile */
 };
 

@@ -1,4 +1,5 @@
 /* bucket_send: a fixed number of threads that send a segment each. The bucket's thread (bucket_care.c) gives them what is to be sent, and collects how it went. */
+#include "base/clock.h"
 #include "base/file.h"
 #include "vault/bucket_private.h"
 
@@ -8,6 +9,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+
+#define READ_AGAIN_US (600 * US_PER_S)
 
 /* ---- one segment ---- */
 
@@ -48,7 +51,7 @@ static int check_unsent(struct bucket *b, struct s3 *client, const char *key, co
 }
 
 /* What is sent may be all that there is of it one day: a damaged file is not. One that can't be read, or is gone (vault_gc took it away, or was killed before its row went; or it is lost), is
- * not tried again either: it would hold up all that come after it. */
+ * tried again after a while only: it would hold up all that come after it. */
 static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, struct err *e)
 {
     CLEANUP(free_ptr) char *path = segment_path(b->v->segment_dir, id);
@@ -59,7 +62,8 @@ static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const 
 
     if (segment_look(b->v, id, path, row, &why) < 0) {
         pthread_mutex_lock(&b->lock);
-        use_of(b, id)->refused = true;
+        use_of(b, id)->refused = why.kind == ERR_CORRUPT;
+        use_of(b, id)->again_us = clock_monotonic_us() + READ_AGAIN_US;
         pthread_mutex_unlock(&b->lock);
         return why.kind == ERR_CORRUPT || why.kind == ERR_NOT_FOUND ? 0 : err_set(e, why.kind, "%s", why.message);
     }
