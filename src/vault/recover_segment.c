@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define FULL_LIMIT 16 /* segments held open before a flush */
+#define WRITE_AGAIN_BYTES (1u << 20)
 
 /* A segment that is read. */
 struct reading {
@@ -177,6 +178,40 @@ static void hold_full(struct vault *v, struct segment *s)
     v->full[v->full_count++] = *s;
 }
 
+/* Of what a process before this one wrote the kernel may have dropped a part that it could not write to the disk. It said so once, to a sync that
+ * failed: what is read is all there still, and the next sync succeeds. So whatever no row vouches for is written once more. (Where the index is made
+ * anew that would be everything: there it is read from the disk.) */
+static int write_again(const struct reading *s, struct err *e)
+{
+    uint64_t end = s->state.end + (s->state.sealed ? SEGMENT_TRAILER_SIZE : 0);
+    CLEANUP(free_ptr) uint8_t *bytes = NULL;
+    CLEANUP(close_fd) int fd = -1;
+
+    if (s->r->fresh || end <= s->row.committed)
+        return 0;
+    fd = open(s->path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return err_errno(e, errno, "can't open %s", s->path);
+    bytes = xmalloc(WRITE_AGAIN_BYTES);
+    for (uint64_t at = s->row.committed; at < end;) {
+        size_t size = end - at < WRITE_AGAIN_BYTES ? (size_t)(end - at) : WRITE_AGAIN_BYTES;
+
+        if (fd_pread_all(fd, bytes, size, (int64_t)at, e) < 0 || fd_pwrite_all(fd, bytes, size, (int64_t)at, e) < 0)
+            return err_wrap(e, "%s", s->path);
+        at += size;
+    }
+    return fsync(fd) < 0 ? err_errno(e, errno, "can't sync %s", s->path) : 0;
+}
+
+/* What is read from now on is what the disk holds. */
+static int forget_cached(int fd, struct err *e)
+{
+    if (fsync(fd) < 0)
+        return err_errno(e, errno, "can't sync a vault segment");
+    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    return 0;
+}
+
 /* What becomes of a segment after its scan: it goes on as the current one, or is sealed. */
 static int settle(struct reading *s, bool last, struct err *e)
 {
@@ -268,10 +303,10 @@ static int recover_segment(struct recovery *r, bool last, struct err *e)
     if (s.fd < 0 || fstat(s.fd, &st) < 0)
         return err_errno(e, errno, "can't open %s", s.path);
     s.size_bytes = (uint64_t)st.st_size;
-    found = scan(&s, e);
+    found = r->fresh && forget_cached(s.fd, e) < 0 ? -1 : scan(&s, e);
     if (found <= 0)
         return found;
-    if (settle(&s, last, e) < 0)
+    if (write_again(&s, e) < 0 || settle(&s, last, e) < 0)
         return -1;
     return r->fresh && r->v->full_count >= FULL_LIMIT ? vault_flush(r->v, NULL, NULL, e) : 0;
 }

@@ -203,6 +203,24 @@ void forget_flush(struct node *n)
     }
 }
 
+void forget_read_anew(int fd, struct node *n)
+{
+    char path[64];
+    int file;
+
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd); /* fd may be open for reading only */
+    file = (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_TRUNC);
+    for (uint64_t at = 0; at < n->size;) {
+        ssize_t put = syscall(SYS_pwrite64, file, n->bytes + at, n->size - at, at);
+
+        if (put <= 0)
+            abort();
+        at += (uint64_t)put;
+    }
+    syscall(SYS_close, file);
+    n->unlike = false;
+}
+
 /* ---- held against the real folder ---- */
 
 static uint8_t *read_file(const char *path, uint64_t *size)
@@ -315,6 +333,9 @@ static void write_file(const char *path, const struct node *n)
     syscall(SYS_close, fd);
 }
 
+/* As the list of a killed process has it. */
+static int kind_of(const struct node *n) { return n->folder ? 1 : n->unlike ? 2 : 0; }
+
 /* What the disk holds, as a folder; list (may be NULL): which file is which. */
 static void write_out(const char *path, struct node *n, FILE *list)
 {
@@ -328,7 +349,7 @@ static void write_out(const char *path, struct node *n, FILE *list)
         snprintf(below, sizeof below, "%s/%s", path, n->entries[i].name);
         node->named = true;
         if (list)
-            fprintf(list, "%llu %d %s\n", (unsigned long long)(node->gone ? 0 : node->ino), node->folder, below);
+            fprintf(list, "%llu %d %s\n", (unsigned long long)(node->gone ? 0 : node->ino), kind_of(node), below);
         if (node->folder)
             write_out(below, node, list);
         else
@@ -385,7 +406,8 @@ static _Noreturn void kill_locked(void)
     f.on = false;
     for (size_t i = 0; i < f.node_count; i++)
         for (size_t c = 0; c < f.nodes[i]->change_count; c++)
-            if (f.nodes[i]->changes[c].durable)
+            /* What came after a flush that failed was written back by now: the rest of what is unlike never will be. */
+            if (f.nodes[i]->changes[c].durable || f.nodes[i]->unlike)
                 apply(f.nodes[i], &f.nodes[i]->changes[c]);
     remove_tree(disk_path);
     list = fopen(nodes_path, "w");
@@ -398,7 +420,7 @@ static _Noreturn void kill_locked(void)
         snprintf(path, sizeof path, "%s/" NAMELESS "%zu", disk_path, i);
         if (f.nodes[i]->named || f.nodes[i]->folder || f.nodes[i]->gone)
             continue;
-        fprintf(list, "%llu 0 %s\n", (unsigned long long)f.nodes[i]->ino, path);
+        fprintf(list, "%llu %d %s\n", (unsigned long long)f.nodes[i]->ino, kind_of(f.nodes[i]), path);
         write_file(path, f.nodes[i]);
     }
     if (fclose(list) != 0)
@@ -526,19 +548,20 @@ static void load_listed(FILE *list)
     size_t folder_count = 1;
     char line[PATH_MAX + 32], path[PATH_MAX];
     unsigned long long ino;
-    int folder;
+    int kind;
 
     if (!folders)
         abort();
     snprintf(folders[0].path, sizeof folders[0].path, "%s", disk_path);
     folders[0].node = f.nodes[0];
-    while (fgets(line, sizeof line, list) && sscanf(line, "%llu %d %[^\n]", &ino, &folder, path) == 3) {
-        struct node *n = load_node(path, (ino_t)ino, folder);
+    while (fgets(line, sizeof line, list) && sscanf(line, "%llu %d %[^\n]", &ino, &kind, path) == 3) {
+        struct node *n = load_node(path, (ino_t)ino, kind == 1);
 
+        n->unlike = kind == 2;
         for (size_t i = 0; i < folder_count && strncmp(name_of(path), NAMELESS, sizeof NAMELESS - 1) != 0; i++)
             if (strncmp(folders[i].path, path, (size_t)(name_of(path) - path - 1)) == 0 && folders[i].path[name_of(path) - path - 1] == '\0')
                 put_entry(folders[i].node, name_of(path), n);
-        if (folder && folder_count < 32) {
+        if (n->folder && folder_count < 32) {
             snprintf(folders[folder_count].path, sizeof folders[0].path, "%s", path);
             folders[folder_count++].node = n;
         }
@@ -569,7 +592,7 @@ static void differ_name(const char *below, const char *name, struct node *folder
         add_naming(NULL, NULL, folder, below, n);
     if (n->folder) {
         each_name(below, n, differ_name);
-    } else {
+    } else if (!n->unlike) {
         uint64_t size;
         uint8_t *bytes = read_file(below, &size);
 

@@ -9,7 +9,8 @@
  *
  * What is read meanwhile is what was written: the real folder. At the cut it is made what the disk then holds, and the process ends. Before that, all that was
  * written down is held against the real folder: a change by a way that is not followed here (a mapping, say) ends the process with FORGET_BLIND.
- * Faults: for some operations the disk is full, or fails; a flush that fails drops any part of what it was to flush, and says so once. */
+ * Faults: for some operations the disk is full, or fails; a flush that fails drops any part of what it was to flush, and says so once: the file reads
+ * as before, by the next process, too, and no later flush brings that part, but where it is written again. */
 #pragma once
 
 #include <stdbool.h>

@@ -204,6 +204,34 @@ int fsync(int fd)
 
 int fdatasync(int fd) { return fsync(fd); }
 
+/* Of what a flush has dropped, that is: what is read is what the disk holds, then. */
+static int do_fadvise(int fd, int advice)
+{
+    struct node *n = followed(fd);
+
+    if (!n || advice != POSIX_FADV_DONTNEED)
+        return 0;
+    pthread_mutex_lock(&f.lock);
+    if (n->unlike && n->change_count == 0)
+        forget_read_anew(fd, n);
+    pthread_mutex_unlock(&f.lock);
+    return 0;
+}
+
+int posix_fadvise(int fd, off_t offset, off_t size, int advice)
+{
+    (void)offset;
+    (void)size;
+    return do_fadvise(fd, advice);
+}
+
+int posix_fadvise64(int fd, off64_t offset, off64_t size, int advice)
+{
+    (void)offset;
+    (void)size;
+    return do_fadvise(fd, advice);
+}
+
 static int do_mkdir(const char *path, mode_t mode)
 {
     struct node *folder;

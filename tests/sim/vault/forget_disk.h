@@ -75,4 +75,5 @@ struct node *folder_of(const char *path);
 void add_change(struct node *n, const void *bytes, uint64_t offset, uint64_t size, bool durable); /* bytes NULL: cut to size */
 void add_naming(struct node *from, const char *from_path, struct node *to, const char *to_path, struct node *node);
 void forget_flush(struct node *n);
+void forget_read_anew(int fd, struct node *n); /* the real file becomes what the disk holds */
 void forget_settle(struct node *n); /* a file's changes that were not flushed are there, or not, or torn */

@@ -39,6 +39,8 @@ mutate.MUTANTS = {
     "names_unsynced": {"vault.c": [(" || sync_names(v, e) < 0)", " || (0 && sync_names(v, e) < 0))")]},
     # What lies in a torn tail is taken in unread.
     "tail_unread": {"segment.c": [("    return record_payload_intact(r, payload);\n", "    return 1;\n")]},
+    # What a killed process wrote is taken in as it is read, also where the disk has dropped it.
+    "tail_not_again": {"recover_segment.c": [("    if (write_again(&s, e) < 0 || settle(", "    (void)write_again;\n    if (settle(")]},
     # An index that was not made to its end is gone on with: it knows segments, and not their points.
     "unfinished_believed": {"recover.c": [("    *fresh = found == 0 || half == 1;", "    *fresh = found == 0;")]},
     # A deleted segment's row goes before it is gone for good.
