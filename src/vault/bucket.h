@@ -31,7 +31,12 @@ void bucket_stir(struct bucket *b);                /* there may be something to 
 json_t *bucket_place(const struct bucket *b);
 
 /* ---- reading ---- */
-enum read_flag { READ_CACHED = 1 /* of unpacked chunks */, READ_HERE = 2 /* asks no store: ERR_UNREACHABLE */, READ_BRIEFLY = 4 /* asks it once, and not while it is in trouble: ERR_UNREACHABLE */ };
+enum read_flag {
+    READ_CACHED = 1,  /* of unpacked chunks */
+    READ_HERE = 2,    /* asks no store: ERR_UNREACHABLE */
+    READ_BRIEFLY = 4, /* asks it once, and not while it is in trouble: ERR_UNREACHABLE */
+    READ_PERHAPS = 8, /* it may have been given back meanwhile: that the index does not have it is no damage */
+};
 /* The record at that place, whose segment has no file here (or a damaged one): from the maps, or from the store, waiting as long as the options
  * say (ERR_UNREACHABLE, whatever the store's reason). scratch: header and stored bytes. ERR_NOT_FOUND: it is not kept there either, or not any more: look its place up again. ERR_CORRUPT: the
  * store gave the wrong bytes twice. */

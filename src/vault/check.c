@@ -125,7 +125,7 @@ static int look_bad(const struct vault_hash *hash, int level, uint64_t first_chu
 
 static int look_at_point(struct looking *l, const struct vault_point *p, struct err *e)
 {
-    struct walk w = {.v = l->v, .visit = look, .visit_bad = look_bad, .user = l};
+    struct walk w = {.v = l->v, .visit = look, .visit_bad = look_bad, .user = l, .perhaps = true};
 
     l->point = p;
     for (size_t i = 0; i < p->disk_count; i++) {
@@ -146,6 +146,15 @@ static int make_seen(struct looking *l, struct err *e)
     return 0;
 }
 
+/* Dropped meanwhile: what it needs may have been given back. 1/0/-1 */
+static int point_went(struct vault *v, const char *id, struct err *e)
+{
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+    int found = vault_point_get(v, id, p, e);
+
+    return found < 0 ? -1 : !found;
+}
+
 int vault_verify_point(struct vault *v, const char *point, vault_progress *progress, void *user, struct vault_report *out,
                        struct err *e)
 {
@@ -162,43 +171,52 @@ int vault_verify_point(struct vault *v, const char *point, vault_progress *progr
     if (r == 0)
         r = look_at_point(&l, p, e);
     hash_seen_release(&l.seen);
+    if (r == 0 && out->finding_count && (r = point_went(v, point, e)) == 1)
+        return err_set(e, ERR_NOT_FOUND, "recovery point %.200s was dropped while it was read", point);
     return r;
 }
 
 /* ---- all points ---- */
 
-struct documents {
-    struct vault_point **points;
+/* Their names only: of a fleet there are tens of thousands. */
+struct names {
+    char (*ids)[VAULT_POINT_ID_SIZE];
     size_t count;
 };
 
-static void free_documents(struct documents *d)
-{
-    for (size_t i = 0; i < d->count; i++)
-        free(d->points[i]);
-    free(d->points);
-}
+static void free_names(struct names *n) { free(n->ids); }
 
-static int collect_point(MDB_val key, MDB_val value, void *user, struct err *e)
+static int collect_name(MDB_val key, MDB_val value, void *user, struct err *e)
 {
-    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
-    struct documents *d = user;
-    uint64_t sequence;
+    struct names *n = user;
 
-    if (point_parse(value.mv_data, value.mv_size, p, &sequence, e) < 0)
-        return err_wrap(e, "point %.*s", (int)key.mv_size, (const char *)key.mv_data);
-    d->points = xrealloc(d->points, (d->count + 1) * sizeof *d->points);
-    d->points[d->count++] = p;
-    p = NULL;
+    (void)value;
+    if (key.mv_size >= VAULT_POINT_ID_SIZE)
+        return err_set(e, ERR_CORRUPT, "the vault's index has a point id of %zu bytes", key.mv_size);
+    if ((n->count & (n->count + 1)) == 0)
+        n->ids = xrealloc(n->ids, 2 * (n->count + 1) * sizeof *n->ids);
+    memset(n->ids[n->count], 0, sizeof n->ids[0]);
+    memcpy(n->ids[n->count++], key.mv_data, key.mv_size);
     return 0;
 }
 
-static int all_points(struct vault *v, struct documents *out, struct err *e)
+/* Each that is there still when it is its turn. */
+static int each_point(struct vault *v, int (*visit)(const struct vault_point *p, void *user, struct err *e), void *user, struct err *e)
 {
+    CLEANUP(free_ptr) struct vault_point *p = xcalloc(1, sizeof *p);
+    CLEANUP(free_names) struct names n = {0};
     CLEANUP(index_abort) MDB_txn *txn = NULL;
 
-    return index_begin(&v->index, false, &txn, e) < 0
-               ? -1 : index_each(&v->index, txn, INDEX_POINT, index_val("", 0), collect_point, out, e);
+    if (index_begin(&v->index, false, &txn, e) < 0 || index_each(&v->index, txn, INDEX_POINT, index_val("", 0), collect_name, &n, e) < 0)
+        return -1;
+    index_abort(&txn);
+    for (size_t i = 0; i < n.count; i++) {
+        int found = vault_point_get(v, n.ids[i], p, e);
+
+        if (found < 0 || (found == 1 && visit(p, user, e) < 0))
+            return found < 0 ? err_wrap(e, "point %s", n.ids[i]) : -1;
+    }
+    return 0;
 }
 
 /* ---- records against files ---- */
@@ -229,20 +247,37 @@ static uint64_t file_size_of(struct extents *x, uint32_t id)
     return x->file_size[id];
 }
 
+/* vault_gc did not take it away, with its segment, since the view that is walked over. 1/0/-1 */
+static int lies_there_still(struct vault *v, const struct vault_hash *hash, const struct chunk_place *place, struct err *e)
+{
+    struct chunk_place now;
+    int found;
+
+    pthread_mutex_lock(&v->append_lock);
+    found = place_find(v, hash, &now, e);
+    pthread_mutex_unlock(&v->append_lock);
+    return found == 1 ? now.segment == place->segment && now.offset == place->offset : found;
+}
+
 static int check_extent(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct extents *x = user;
     struct chunk_place place;
     struct vault_hash hash;
     char text[VAULT_HASH_TEXT_SIZE];
+    int there;
 
-    (void)e;
     if (!chunk_row(key, value, &hash, &place)) {
         report_add(x->report, ERR_CORRUPT, "the index has a damaged row");
         return 0;
     }
     x->report->looked_at++;
-    if ((uint64_t)place.offset + RECORD_HEADER_SIZE + place.stored_size > file_size_of(x, place.segment))
+    if ((uint64_t)place.offset + RECORD_HEADER_SIZE + place.stored_size <= file_size_of(x, place.segment))
+        return 0;
+    there = lies_there_still(x->v, &hash, &place, e);
+    if (there < 0)
+        return -1;
+    if (there)
         report_add(x->report, ERR_CORRUPT, "chunk %s lies beyond the end of segment %u", vault_hash_text(&hash, text), place.segment);
     return 0;
 }
@@ -308,29 +343,50 @@ static int bad_node(const struct vault_hash *hash, int level, uint64_t first_chu
     return 0;
 }
 
+struct blaming {
+    struct vault *v;
+    const struct hash_set *bad;
+    struct vault_report *report;
+    struct hash_seen clean;
+};
+
+static int blame_disk(struct blaming *all, const struct vault_point *p, const struct vault_point_disk *disk, struct err *e)
+{
+    struct blame b = {.v = all->v, .bad = all->bad, .clean = &all->clean};
+    struct walk w = {.v = all->v, .visit = look_for_bad, .visit_bad = bad_node, .user = &b, .perhaps = true};
+    int went;
+
+    if (walk_tree(&w, &disk->root, chunks_of(disk->size_bytes), e) < 0)
+        return -1;
+    if (!b.uses)
+        return 0;
+    hash_seen_forget(&all->clean); /* those on the way to what is bad, too, were taken for clean */
+    went = point_went(all->v, p->id, e);
+    if (went == 0)
+        report_add(all->report, ERR_CORRUPT, "recovery point %s, disk %s uses a damaged chunk", p->id, disk->id);
+    return went < 0 ? -1 : 0;
+}
+
+static int blame_point(const struct vault_point *p, void *user, struct err *e)
+{
+    for (size_t disk = 0; disk < p->disk_count; disk++)
+        if (blame_disk(user, p, &p->disks[disk], e) < 0)
+            return -1;
+    return 0;
+}
+
 int blame_points(struct vault *v, const struct hash_set *bad, struct vault_report *out, struct err *e)
 {
-    CLEANUP(free_documents) struct documents d = {0};
-    CLEANUP(hash_seen_release) struct hash_seen clean = {0};
+    struct blaming all = {.v = v, .bad = bad, .report = out};
     uint64_t count;
+    int r;
 
-    if (all_points(v, &d, e) < 0 || records_count(v, &count, e) < 0)
+    if (records_count(v, &count, e) < 0)
         return -1;
-    hash_seen_make(&clean, v->options.work_memory_bytes / 4, count / TREE_FANOUT + 1024);
-    for (size_t i = 0; i < d.count; i++)
-        for (size_t disk = 0; disk < d.points[i]->disk_count; disk++) {
-            struct blame b = {.v = v, .bad = bad, .clean = &clean};
-            struct walk w = {.v = v, .visit = look_for_bad, .visit_bad = bad_node, .user = &b};
-            const struct vault_point_disk *p = &d.points[i]->disks[disk];
-
-            if (walk_tree(&w, &p->root, chunks_of(p->size_bytes), e) < 0)
-                return -1;
-            if (!b.uses)
-                continue;
-            hash_seen_forget(&clean); /* those on the way to what is bad, too, were taken for clean */
-            report_add(out, ERR_CORRUPT, "recovery point %s, disk %s uses a damaged chunk", d.points[i]->id, p->id);
-        }
-    return 0;
+    hash_seen_make(&all.clean, v->options.work_memory_bytes / 4, count / TREE_FANOUT + 1024);
+    r = each_point(v, blame_point, &all, e);
+    hash_seen_release(&all.clean);
+    return r;
 }
 
 /* What is known to be bad by now. */
@@ -344,19 +400,37 @@ static void copy_bad(struct vault *v, struct hash_set *out)
     pthread_mutex_unlock(&v->append_lock);
 }
 
+/* What is found in one that is dropped meanwhile is no damage. */
+static int check_point(const struct vault_point *p, void *user, struct err *e)
+{
+    struct looking *l = user;
+    uint64_t finding_count = l->report->finding_count;
+    size_t told_count = l->report->told_count;
+    int went;
+
+    if (look_at_point(l, p, e) < 0)
+        return -1;
+    went = l->report->finding_count > finding_count ? point_went(l->v, p->id, e) : 0;
+    if (went == 1) {
+        l->report->finding_count = finding_count;
+        l->report->told_count = told_count;
+        hash_seen_forget(&l->seen); /* what it has in common with others is looked at again for them */
+    }
+    return went < 0 ? -1 : 0;
+}
+
 int vault_check(struct vault *v, struct vault_report *out, struct err *e)
 {
-    CLEANUP(free_documents) struct documents d = {0};
     struct looking l = {.v = v, .report = out};
     struct hash_set bad = {0};
     int r;
 
     vault_report_release(out);
-    if (vault_sync(v, e) < 0 || all_points(v, &d, e) < 0 || check_extents(v, out, e) < 0 || edges_check(v, out, e) < 0)
+    if (vault_sync(v, e) < 0 || check_extents(v, out, e) < 0 || edges_check(v, out, e) < 0)
         return -1;
     r = make_seen(&l, e);
-    for (size_t i = 0; r == 0 && i < d.count; i++)
-        r = look_at_point(&l, d.points[i], e);
+    if (r == 0)
+        r = each_point(v, check_point, &l, e);
     hash_seen_release(&l.seen);
     copy_bad(v, &bad);
     if (r == 0 && bad.used_count)

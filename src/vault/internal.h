@@ -153,6 +153,9 @@ int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size
 int record_get_here(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e);
 /* The same, asking it once: for those who can do without. */
 int record_get_briefly(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e);
+/* The same for those who walk over what nobody holds for them: it may have been given back meanwhile, so that the index does not have it is no
+ * damage. As the next two. */
+int record_get_perhaps(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e);
 /* The same for a record whose size is not known before; the caller frees *bytes. */
 int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **bytes, size_t *size, struct err *e);
 /* A record's stored bytes to raw bytes; its parts' pages are read from the vault. One whose own bytes do not hold is
@@ -265,6 +268,7 @@ struct walk {
     int (*visit)(const struct vault_hash *hash, int level, uint64_t first_chunk, void *user, struct err *e);
     int (*visit_bad)(const struct vault_hash *hash, int level, uint64_t first_chunk, const struct err *why, void *user);
     void *user;
+    bool perhaps; /* the root may be of a point that is dropped meanwhile */
 };
 int walk_tree(const struct walk *w, const struct vault_hash *root, uint64_t chunk_count, struct err *e);
 

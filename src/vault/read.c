@@ -23,6 +23,7 @@ static int read_place(struct vault *v, const struct chunk_place *place, unsigned
     return err_set(e, here.kind, "%s", here.message);
 }
 
+/* *place: where it was looked for last; raw_size 0: the index does not have it. */
 static int find_and_read(struct vault *v, const struct vault_hash *hash, size_t raw_size, unsigned how, uint8_t **scratch, struct record *r,
                          struct chunk_place *place, struct err *e)
 {
@@ -32,6 +33,7 @@ static int find_and_read(struct vault *v, const struct vault_hash *hash, size_t 
         struct err why = {0};
         int found;
 
+        *place = (struct chunk_place){0};
         pthread_mutex_lock(&v->append_lock);
         found = place_find(v, hash, place, e);
         pthread_mutex_unlock(&v->append_lock);
@@ -51,15 +53,20 @@ static int find_and_read(struct vault *v, const struct vault_hash *hash, size_t 
     }
 }
 
+static void note_damage(struct vault *v, const struct vault_hash *hash, const struct chunk_place *place, unsigned how, const struct err *why)
+{
+    if (why->kind == ERR_CORRUPT && (place->raw_size || !(how & READ_PERHAPS)))
+        chunk_mark_bad(v, hash);
+}
+
 /* The pages of a part, from the record that holds them. */
-static int read_part(struct vault *v, const struct record_part *part, uint8_t *raw, unsigned how, struct err *e)
+static int read_part(struct vault *v, const struct record_part *part, uint8_t *raw, unsigned how, struct chunk_place *place, struct err *e)
 {
     CLEANUP(free_ptr) uint8_t *scratch = NULL;
     uint8_t whole[VAULT_CHUNK_BYTES];
-    struct chunk_place place;
     struct record r;
 
-    if (find_and_read(v, &part->name, VAULT_CHUNK_BYTES, how, &scratch, &r, &place, e) < 0)
+    if (find_and_read(v, &part->name, VAULT_CHUNK_BYTES, how, &scratch, &r, place, e) < 0)
         return -1;
     if (r.codec >= CODEC_DELTA || !(how & READ_CACHED))
         return record_own_pages(&r, scratch + RECORD_HEADER_SIZE, part->mask, v->seal, raw, e);
@@ -73,16 +80,16 @@ static int read_part(struct vault *v, const struct record_part *part, uint8_t *r
 static int load_part(struct vault *v, const struct record_part *part, uint8_t *raw, unsigned how, struct err *e)
 {
     uint8_t whole[VAULT_CHUNK_BYTES];
+    struct chunk_place place;
     struct err why = {0};
 
     if (how & READ_CACHED && cache_get(v->cache, &part->name, sizeof whole, 0, whole, sizeof whole)) {
         record_copy_pages(raw, part->mask, whole);
         return 0;
     }
-    if (read_part(v, part, raw, how, &why) == 0)
+    if (read_part(v, part, raw, how, &place, &why) == 0)
         return 0;
-    if (why.kind == ERR_CORRUPT)
-        chunk_mark_bad(v, &part->name);
+    note_damage(v, &part->name, &place, how, &why);
     /* One that lacks a page is not damaged: whoever asks reads what nothing uses any more, a point that was dropped meanwhile. */
     return err_set(e, why.kind == ERR_NOT_FOUND ? ERR_CORRUPT : why.kind, "%s", why.message);
 }
@@ -117,8 +124,7 @@ static int load_record(struct vault *v, const struct vault_hash *hash, size_t ra
     uint8_t *raw;
 
     if (find_and_read(v, hash, raw_size, how, &scratch, &r, &place, &why) < 0) {
-        if (why.kind == ERR_CORRUPT)
-            chunk_mark_bad(v, hash);
+        note_damage(v, hash, &place, how, &why);
         return err_set(e, why.kind, "%s", why.message);
     }
     raw = raw_size ? *bytes : (made = xmalloc(r.raw_size));
@@ -149,6 +155,11 @@ int record_get(struct vault *v, const struct vault_hash *hash, void *bytes, size
     return get(v, hash, bytes, raw_size, READ_CACHED, e);
 }
 
+int record_get_perhaps(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e)
+{
+    return get(v, hash, bytes, raw_size, READ_CACHED | READ_PERHAPS, e);
+}
+
 int record_get_here(struct vault *v, const struct vault_hash *hash, void *bytes, size_t raw_size, struct err *e)
 {
     return get(v, hash, bytes, raw_size, READ_CACHED | READ_HERE, e);
@@ -161,7 +172,7 @@ int record_get_briefly(struct vault *v, const struct vault_hash *hash, void *byt
 
 int record_get_any(struct vault *v, const struct vault_hash *hash, uint8_t **bytes, size_t *size, struct err *e)
 {
-    return load_record(v, hash, 0, 0, bytes, size, e);
+    return load_record(v, hash, 0, READ_PERHAPS, bytes, size, e);
 }
 
 /* 1: it is there for others only: its own pages are good; 0: it is to be read whole. */
@@ -169,8 +180,8 @@ static int check_own_pages(struct vault *v, const struct vault_hash *hash, struc
 {
     CLEANUP(free_ptr) uint8_t *scratch = NULL;
     uint8_t raw[VAULT_CHUNK_BYTES];
+    struct chunk_place place = {0};
     struct record_pages p;
-    struct chunk_place place;
     struct record r;
     int whole = 1, divided;
 
@@ -179,10 +190,13 @@ static int check_own_pages(struct vault *v, const struct vault_hash *hash, struc
     if (divided == 1)
         whole = pages_are_there(v, &p, true, e);
     pthread_mutex_unlock(&v->append_lock);
-    if (divided < 0 || whole)
-        return divided < 0 || whole < 0 ? -1 : 0;
-    return find_and_read(v, hash, VAULT_CHUNK_BYTES, 0, &scratch, &r, &place, e) < 0 || record_own_pages(&r, scratch + RECORD_HEADER_SIZE, p.own, v->seal, raw, e) < 0
-               ? -1 : 1;
+    if (divided == 0 || (divided == 1 && whole == 1))
+        return 0;
+    if (divided == 1 && whole == 0 && find_and_read(v, hash, VAULT_CHUNK_BYTES, 0, &scratch, &r, &place, e) == 0 &&
+        record_own_pages(&r, scratch + RECORD_HEADER_SIZE, p.own, v->seal, raw, e) == 0)
+        return 1;
+    note_damage(v, hash, &place, divided < 0 || whole < 0 ? 0 : READ_PERHAPS, e);
+    return -1;
 }
 
 int record_check(struct vault *v, const struct vault_hash *hash, size_t *size, struct err *e)
@@ -194,7 +208,5 @@ int record_check(struct vault *v, const struct vault_hash *hash, size_t *size, s
     if (own == 0)
         return record_get_any(v, hash, &raw, size, e);
     *size = VAULT_CHUNK_BYTES;
-    if (own < 0 && why.kind == ERR_CORRUPT)
-        chunk_mark_bad(v, hash);
     return own < 0 ? err_set(e, why.kind, "%s", why.message) : 0;
 }

@@ -143,7 +143,7 @@ static int check_place(const struct vault_hash *hash, int level, uint64_t first_
 
 static bool point_is_whole(struct recovery *r, const struct vault_point *p)
 {
-    struct walk w = {.v = r->v, .visit = check_place, .user = r};
+    struct walk w = {.v = r->v, .visit = check_place, .user = r, .perhaps = true};
 
     for (size_t i = 0; i < p->disk_count; i++)
         if (walk_tree(&w, &p->disks[i].root, chunks_of(p->disks[i].size_bytes), NULL) < 0) {

@@ -289,10 +289,12 @@ struct vault_anew {
     uint64_t waiting_pin_count; /* of points that are not there; they are kept, should their segments come back */
 };
 const struct vault_anew *vault_anew(const struct vault *v); /* the vault's */
-/* Reads and checks every chunk of a point. 0 with findings means that it looked at everything and found those. */
+/* Reads and checks every chunk of a point. 0 with findings means that it looked at everything and found those. ERR_NOT_FOUND also where
+ * it was dropped meanwhile, and not all of it was there any more. */
 int vault_verify_point(struct vault *v, const char *point, vault_progress *progress, void *user, struct vault_report *out,
                        struct err *e);
-/* Every point's tree is whole, every record that it needs lies inside its segment, and none is known to be damaged; each segment has its header and trailer; reads no chunk. */
+/* Every point's tree is whole, every record that it needs lies inside its segment, and none is known to be damaged; each segment has its header and trailer; reads no chunk.
+ * What is dropped and given back meanwhile is no finding. */
 int vault_check(struct vault *v, struct vault_report *out, struct err *e);
 /* Reads and checks every record that the index knows, and each segment's header and trailer, and names the points that use a damaged one. */
 int vault_scrub(struct vault *v, vault_progress *progress, void *user, struct vault_report *out, struct err *e);

@@ -7,7 +7,7 @@ static int go_below(const struct walk *w, const struct vault_hash *hash, int lev
     struct err why = {0};
     uint64_t span = tree_span((unsigned)level);
 
-    if (record_get(w->v, hash, &n, sizeof n, &why) < 0 || tree_node_parse(&n, sizeof n, &n, &why) < 0)
+    if ((w->perhaps ? record_get_perhaps : record_get)(w->v, hash, &n, sizeof n, &why) < 0 || tree_node_parse(&n, sizeof n, &n, &why) < 0)
         return w->visit_bad ? w->visit_bad(hash, level, first_chunk, &why, w->user) : err_set(e, why.kind, "%s", why.message);
     for (unsigned i = 0; i < TREE_FANOUT && first_chunk + i * span < chunk_count; i++) {
         int go;

@@ -11,6 +11,8 @@ static struct vault_point first, second;
 static int commits_fail; /* so many of those of the index that come */
 static bool listed_locked;
 static const struct vault_point *goes; /* dropped when a collection marks */
+static const struct vault_point *went; /* dropped, and its space given back, when that table is walked over next */
+static enum index_table goes_at;
 
 int __real_mdb_txn_commit(MDB_txn *txn);
 int __wrap_mdb_txn_commit(MDB_txn *txn);
@@ -37,6 +39,12 @@ int __wrap_index_each(const struct vault_index *x, MDB_txn *txn, enum index_tabl
 
         goes = NULL;
         MUST(vault_point_drop(v, p->id, NULL) == 0 && current_seal(v, NULL) == 0); /* its grave lies in a segment of its own */
+    }
+    if (t == goes_at && went) {
+        const struct vault_point *p = went;
+
+        went = NULL;
+        MUST(vault_point_drop(v, p->id, NULL) == 0 && vault_compact(v, 100, false, NULL, NULL) == 0);
     }
     return __real_index_each(x, txn, t, prefix, visit, user, e);
 }
@@ -101,6 +109,82 @@ static void dropped_again(void)
     is_int(vault_point_drop(v, first.id, NULL), -1, "a drop that failed");
     is_int(vault_point_drop(v, second.id, &e), 0, "the next one is not held up by it %s", e.message);
     ok(is_there(&first) == 0 && is_there(&second) == 0, "and ends it");
+    end();
+}
+
+/* A point is dropped, and its space given back, while everything is looked at: what is gone with it is no damage, and nothing is remembered as damaged. */
+static int drop_it(uint64_t done, uint64_t total, void *user)
+{
+    (void)done;
+    (void)total;
+    (void)user;
+    if (went)
+        MUST(vault_point_drop(v, went->id, NULL) == 0 && vault_compact(v, 100, false, NULL, NULL) == 0);
+    went = NULL;
+    return 0;
+}
+
+static int drop_all_of_it(uint64_t done, uint64_t total, void *user)
+{
+    (void)done;
+    (void)total;
+    (void)user;
+    MUST(vault_server_drop(v, SERVER, NULL) == 0 && vault_compact(v, 100, false, NULL, NULL) == 0);
+    return 0;
+}
+
+static void no_damage(int result, const struct vault_report *report, const struct err *e)
+{
+    ok(result == 0 && report->finding_count == 0, "finds nothing: %s", result < 0 ? e->message : report->finding_count ? report->findings[0].text : "so it is");
+    is_int(rows(INDEX_BAD), 0, "and remembers nothing");
+}
+
+static void looked_at_meanwhile(void)
+{
+    static const enum index_table walked[] = {INDEX_CHUNK, INDEX_POINT};
+    CLEANUP(vault_report_release) struct vault_report report = {0};
+    struct err e = {0};
+
+    for (size_t i = 0; i < ARRAY_COUNT(walked); i++) {
+        begin_with_points();
+        goes_at = walked[i];
+        went = &first;
+        no_damage(vault_check(v, &report, &e), &report, &e);
+        ok(!went && is_there(&first) == 0, "a check, beside a point that goes");
+        end();
+    }
+    begin_with_points();
+    goes_at = INDEX_TABLES;
+    went = &first;
+    no_damage(vault_scrub(v, drop_it, NULL, &report, &e), &report, &e);
+    ok(!went && is_there(&first) == 0, "a scrub");
+    end();
+    begin_with_points();
+    is_int(vault_verify_point(v, first.id, drop_all_of_it, NULL, &report, &e), -1, "a point that goes is not verified: %s", e.message);
+    is_int(e.kind, ERR_NOT_FOUND, "which is no damage");
+    is_int(rows(INDEX_BAD), 0, "and remembers nothing");
+    end();
+}
+
+/* A group's document lies among what lives still, and names a point that is gone with its segment: an index that is made anew meets it. */
+static void group_of_what_is_gone(void)
+{
+    CLEANUP(free_ptr) struct vault_group *g = xcalloc(1, sizeof *g);
+    struct vault_point p = {0};
+
+    begin(CHUNKS, 1, SEED);
+    vault_group_begin(v, "shop", 0, g);
+    MUST(vault_point_stage(v, g, SERVER, "crash", 0, NULL, &p, NULL) == 0);
+    seal_current();
+    memcpy(g->points[g->count++].id, p.id, sizeof p.id);
+    MUST(vault_group_commit(v, g, NULL) == 0);
+    for (uint64_t i = 0; i < CHUNKS; i++)
+        MUST(put(i, 5000 + i) == 1);
+    second = point();
+    MUST(vault_point_drop(v, p.id, NULL) == 0 && vault_gc(v, NULL, NULL) == 0);
+    rebuild();
+    ok(is_there(&p) == 0 && is_there(&second) == 1, "the one is gone, the other there");
+    is_int(rows(INDEX_BAD), 0, "and nothing counts as damaged");
     end();
 }
 
@@ -215,5 +299,7 @@ int main(void)
     index_full(true);
     dropped_again();
     server_listed();
+    looked_at_meanwhile();
+    group_of_what_is_gone();
     return tap_done();
 }
