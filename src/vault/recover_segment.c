@@ -17,6 +17,7 @@
 
 #define FULL_LIMIT 16 /* segments held open before a flush */
 #define WRITE_AGAIN_BYTES (1u << 20)
+#define UNREADABLE_BYTES 4096u /* what a disk can't read is no less */
 
 /* A segment that is read. */
 struct reading {
@@ -76,11 +77,16 @@ static uint64_t next_record(int fd, uint64_t from, uint64_t file_size)
     uint8_t header[RECORD_HEADER_SIZE];
     struct record rec;
 
-    for (uint64_t at = from; at + RECORD_HEADER_SIZE <= file_size; at += 8) {
+    for (uint64_t at = from; at + RECORD_HEADER_SIZE <= file_size;) {
         struct err why = {0};
 
-        if (fd_pread_all(fd, header, sizeof header, (int64_t)at, NULL) == 0 && (record_decode(header, &rec, &why) == 0 || why.kind == ERR_UNSUPPORTED))
+        if (fd_pread_all(fd, header, sizeof header, (int64_t)at, NULL) < 0) {
+            at = (at / UNREADABLE_BYTES + 1) * UNREADABLE_BYTES;
+            continue;
+        }
+        if (record_decode(header, &rec, &why) == 0 || why.kind == ERR_UNSUPPORTED)
             return at;
+        at += 8;
     }
     return 0;
 }

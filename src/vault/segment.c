@@ -94,6 +94,50 @@ int segment_sync(const struct segment *s, struct err *e)
     return fsync(s->fd) < 0 ? err_errno(e, errno, "can't sync the vault segment %u", s->id) : 0;
 }
 
+/* ---- reading ---- */
+
+/* From the disk, and not from memory. at: where a page begins. */
+static bool reads_page(int fd, uint64_t at, size_t size)
+{
+    CLEANUP(free_ptr) uint8_t *bytes = xmalloc(size);
+
+    (void)posix_fadvise(fd, (off_t)at, (off_t)size, POSIX_FADV_DONTNEED);
+    return fd_pread_all(fd, bytes, size, (int64_t)at, NULL) == 0;
+}
+
+/* A page of the file that has nothing of those bytes can be read: at its beginning, in its middle, or at its end. */
+static bool reads_elsewhere(int fd, uint64_t offset, size_t size)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), file_size;
+    struct stat st;
+
+    if (fstat(fd, &st) < 0 || st.st_size <= 0)
+        return false;
+    file_size = (uint64_t)st.st_size;
+    for (uint64_t i = 0; i < 3; i++) {
+        uint64_t at = (file_size - 1) / 2 * i / page * page, length = file_size - at < page ? file_size - at : page;
+
+        if ((at + page <= offset / page * page || at >= offset + size) && reads_page(fd, at, (size_t)length))
+            return true;
+    }
+    return false;
+}
+
+/* Bytes that the disk can't read, twice, though it reads others of the same file, are damaged (ERR_CORRUPT). Where it reads nothing, that tells nothing
+ * about them (ERR_IO). */
+static int read_bytes(int fd, void *bytes, size_t size, uint64_t offset, struct err *e)
+{
+    struct err why = {0};
+    bool elsewhere;
+
+    if (fd_pread_all(fd, bytes, size, (int64_t)offset, &why) == 0)
+        return 0;
+    elsewhere = why.kind == ERR_IO && reads_elsewhere(fd, offset, size);
+    if (why.kind == ERR_IO && fd_pread_all(fd, bytes, size, (int64_t)offset, NULL) == 0)
+        return 0;
+    return err_set(e, elsewhere ? ERR_CORRUPT : why.kind, "%s%s", why.message, elsewhere ? ", though other places can be read" : "");
+}
+
 /* 1: the record at offset is whole and in *r and payload; 0: there is none; -1: it must not be touched (a later version). */
 static int read_whole(int fd, uint64_t offset, uint64_t file_size, uint8_t *payload, struct record *r, struct err *e)
 {
@@ -102,8 +146,8 @@ static int read_whole(int fd, uint64_t offset, uint64_t file_size, uint8_t *payl
 
     if (file_size - offset < RECORD_HEADER_SIZE)
         return 0;
-    if (fd_pread_all(fd, header, sizeof header, (int64_t)offset, e) < 0)
-        return -1;
+    if (read_bytes(fd, header, sizeof header, offset, &why) < 0)
+        return why.kind == ERR_CORRUPT ? 0 : err_set(e, why.kind, "%s", why.message);
     if (record_decode(header, r, &why) == 0 && r->kind == RECORD_PINS)
         err_set(&why, ERR_UNSUPPORTED, "a record of pins, which have no place in a segment");
     if (why.kind) {
@@ -113,8 +157,8 @@ static int read_whole(int fd, uint64_t offset, uint64_t file_size, uint8_t *payl
     }
     if (file_size - offset < record_span(r->stored_size))
         return 0;
-    if (fd_pread_all(fd, payload, r->stored_size, (int64_t)(offset + RECORD_HEADER_SIZE), e) < 0)
-        return -1;
+    if (read_bytes(fd, payload, r->stored_size, offset + RECORD_HEADER_SIZE, &why) < 0)
+        return why.kind == ERR_CORRUPT ? 0 : err_set(e, why.kind, "%s", why.message);
     return record_payload_intact(r, payload);
 }
 
@@ -199,20 +243,11 @@ int segment_read(const char *dir, uint32_t id, uint64_t offset, size_t span, uin
 int segment_read_file(const char *path, uint64_t offset, size_t span, uint8_t *scratch, struct record *out, struct err *e)
 {
     CLEANUP(close_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
-    size_t got = 0;
+    struct err why = {0};
 
     if (fd < 0)
         return err_errno(e, errno, "can't open the vault segment %s", path);
-    while (got < span) {
-        ssize_t n = pread(fd, scratch + got, span - got, (off_t)(offset + got));
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return err_errno(e, errno, "can't read the vault segment %s at %llu", path, (unsigned long long)offset);
-        if (n == 0)
-            return err_set(e, ERR_CORRUPT, "the vault segment %s ends before offset %llu", path, (unsigned long long)(offset + span));
-        got += (size_t)n;
-    }
+    if (read_bytes(fd, scratch, span, offset, &why) < 0)
+        return err_set(e, why.kind, "the vault segment %s: %.800s", path, why.message);
     return record_take(scratch, span, out) ? 0 : err_set(e, ERR_CORRUPT, "the vault segment %s is damaged at offset %llu", path, (unsigned long long)offset);
 }

@@ -1,11 +1,48 @@
 /* Damage that is found while the index is being written: by a commit that builds on a damaged node, and by the repair of maps. It is said, remembered, and healed. */
 #include "small.h"
 
+#include <errno.h>
+#include <sys/syscall.h>
+
 #define CHUNKS 300 /* a root and five leaves */
 #define STEP 10    /* between chunks that are no zeros */
 #define SEED 1000
 #define ALL 100000
+#define PAGE 4096u
 #define HANGS_S 120 /* a thread that waits for itself would wait for ever */
+
+/* What the disk can't read: some bytes of a segment, or all. */
+static char unreadable_path[128];
+static uint64_t unreadable_from, unreadable_to;
+static int unreadable_times = -1; /* then it reads them again; -1: never */
+
+ssize_t pread(int fd, void *bytes, size_t size, off_t offset)
+{
+    char link[64], path[128];
+    ssize_t length;
+
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    length = *unreadable_path ? readlink(link, path, sizeof path - 1) : 0;
+    path[length > 0 ? length : 0] = '\0';
+    if (length <= 0 || strcmp(path, unreadable_path) != 0 || unreadable_times == 0 || (uint64_t)offset >= unreadable_to ||
+        (uint64_t)offset + size <= unreadable_from)
+        return (ssize_t)syscall(SYS_pread64, fd, bytes, size, offset);
+    unreadable_times -= unreadable_times > 0;
+    errno = EIO;
+    return -1;
+}
+
+/* The page in the midst of a chunk's record. */
+static void make_unreadable(const struct vault_hash *hash)
+{
+    struct chunk_place place;
+
+    MUST(place_find(v, hash, &place, NULL) == 1);
+    snprintf(unreadable_path, sizeof unreadable_path, "%s/segments/%010u.seg", dir, place.segment);
+    unreadable_from = (place.offset + place.stored_size / 2) / PAGE * PAGE;
+    unreadable_to = unreadable_from + PAGE;
+    unreadable_times = -1;
+}
 
 /* A vault with one point, closed. */
 static void begin_with_point(void)
@@ -79,9 +116,72 @@ static void written_later(void)
     end();
 }
 
+static struct vault_hash hash_of_seed(uint64_t seed)
+{
+    struct vault_hash hash;
+    uint8_t bytes[CHUNK];
+
+    fill(bytes, seed);
+    vault_hash_of(bytes, CHUNK, &hash);
+    return hash;
+}
+
+/* A disk that can't read a place has lost what lay there; one that reads nothing, or not at once, says nothing about it. */
+static void not_read(void)
+{
+    struct vault_hash hash = hash_of_seed(SEED + 5 * STEP);
+    struct err e = {0};
+    uint8_t bytes[CHUNK];
+
+    begin_with_point();
+    open_it(CHUNKS);
+    make_unreadable(&hash);
+    unreadable_times = 1;
+    is_int(record_get(v, &hash, bytes, CHUNK, &e), 0, "what is read at the second try is there: %s", e.message);
+    vault_close(&v);
+    open_it(CHUNKS);
+    unreadable_times = -1;
+    unreadable_from = 0;
+    unreadable_to = UINT64_MAX;
+    ok(record_get(v, &hash, bytes, CHUNK, &e) < 0 && e.kind == ERR_IO, "a disk that reads nothing: %s", e.message);
+    is_int(rows(INDEX_BAD), 0, "nothing counts as damaged");
+    make_unreadable(&hash);
+    err_clear(&e);
+    ok(record_get(v, &hash, bytes, CHUNK, &e) < 0 && e.kind == ERR_CORRUPT, "a place that can't be read: %s", e.message);
+    is_int(rows(INDEX_BAD), 1, "is damage");
+    is_int(vault_has(v, &hash, NULL), 0, "the chunk is wanted again");
+    err_clear(&e);
+    is_int(vault_forget_damaged(v, NULL, &e), 1, "of its source: %s", e.message);
+    MUST(put(5 * STEP, SEED + 5 * STEP) == 1);
+    ok(vault_sync(v, &e) == 0 && record_get(v, &hash, bytes, CHUNK, &e) == 0, "and there when it has come: %s", e.message);
+    end();
+    *unreadable_path = '\0';
+}
+
+/* The index is made anew of all that can be read. */
+static void not_read_anew(void)
+{
+    struct vault_hash hash = hash_of_seed(SEED + 5 * STEP), other = hash_of_seed(SEED + 6 * STEP);
+    struct err e = {0};
+    uint8_t bytes[CHUNK];
+
+    begin_with_point();
+    open_it(CHUNKS);
+    make_unreadable(&hash);
+    vault_close(&v);
+    ok(vault_rebuild(dir, &options, &e) == 0, "the index is made anew beside a place that can't be read: %s", e.message);
+    open_it(CHUNKS);
+    ok(record_get(v, &other, bytes, CHUNK, &e) == 0, "what lies behind it is there: %s", e.message);
+    is_int(vault_has(v, &hash, NULL), 0, "what lay there is not");
+    end();
+    *unreadable_path = '\0';
+}
+
 int main(void)
 {
     alarm(HANGS_S);
+    not_read();
+    not_read_anew();
     found_by_a_commit();
     found_by_a_repair();
     written_later();
