@@ -32,6 +32,27 @@ ssize_t pread(int fd, void *bytes, size_t size, off_t offset)
     return -1;
 }
 
+/* What goes on beside a repair, when it has looked through the maps. */
+static void (*beside)(void);
+static bool held; /* others were, while it did */
+
+int __real_index_each(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val prefix, index_visit *visit, void *user, struct err *e);
+int __wrap_index_each(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val prefix, index_visit *visit, void *user, struct err *e);
+int __wrap_index_each(const struct vault_index *x, MDB_txn *txn, enum index_table t, MDB_val prefix, index_visit *visit, void *user, struct err *e)
+{
+    int r = __real_index_each(x, txn, t, prefix, visit, user, e);
+
+    if (t != INDEX_WORK || !beside)
+        return r;
+    held = index_writes_here() || pthread_mutex_trylock(&v->commit_lock) != 0;
+    if (!held) {
+        pthread_mutex_unlock(&v->commit_lock);
+        beside();
+    }
+    beside = NULL;
+    return r;
+}
+
 /* The page in the midst of a chunk's record. */
 static void make_unreadable(const struct vault_hash *hash)
 {
@@ -126,6 +147,55 @@ static struct vault_hash hash_of_seed(uint64_t seed)
     return hash;
 }
 
+static void maps_go_on(void)
+{
+    MUST(put(5 * STEP, 77) == 1 && put(6 * STEP, SEED + 6 * STEP) == 1 && vault_sync(v, NULL) == 0);
+}
+
+/* Damage in three places: two get new content while the maps are looked through. */
+static void repaired_beside_others(void)
+{
+    struct vault_hash name, new = hash_of_seed(77), asked = hash_of_seed(SEED + 7 * STEP);
+    uint8_t bytes[CHUNK];
+    struct err e = {0};
+
+    begin_with_point();
+    open_it(CHUNKS);
+    for (uint64_t i = 5; i < 8; i++) {
+        name = hash_of_seed(SEED + i * STEP);
+        chunk_mark_bad(v, &name);
+    }
+    beside = maps_go_on;
+    is_int(vault_forget_damaged(v, NULL, &e), 1, "one place is forgotten: %s", e.message);
+    ok(!held, "nobody is held while all maps are looked through");
+    ok(vault_map_get(v, &disk, 5 * STEP, &name, NULL) == 0 && vault_hash_same(&name, &new), "what came meanwhile stays");
+    ok(vault_map_get(v, &disk, 7 * STEP, &name, NULL) == 0 && vault_hash_is_unknown(&name), "what did not is unknown");
+    MUST(put(7 * STEP, SEED + 7 * STEP) == 1);
+    ok(vault_point_commit(v, "web01", 0, "crash", 0, NULL, &e) == 0 && record_get(v, &asked, bytes, CHUNK, &e) == 0, "and with it there is a point: %s", e.message);
+    end();
+}
+
+static void new_root(void) { MUST(put(5, 77) == 1 && vault_point_commit(v, SERVER, 0, "crash", 0, NULL, NULL) == 0); }
+
+/* A tree with a damaged node: a point is made of it while all trees are looked through, which takes the node along. */
+static void tree_goes_on(void)
+{
+    struct tree_node node;
+    struct vault_point p = {0};
+    struct err e = {0};
+
+    begin(CHUNKS, STEP, SEED);
+    p = point();
+    MUST(record_get(v, &p.disks[0].root, &node, sizeof node, NULL) == 0);
+    chunk_mark_bad(v, &node.child[3]);
+    beside = new_root;
+    is_int(vault_forget_damaged(v, NULL, &e), 1, "a point came while its disk's tree was found to be damaged: %s", e.message);
+    ok(!held, "which nobody is held for");
+    is_int(vault_point_commit(v, SERVER, 0, "crash", 0, &p, &e), 0, "the next one is made anew from all of its map: %s", e.message);
+    is_int(rows(INDEX_BAD), 0, "with which the node is there again");
+    end();
+}
+
 /* A disk that can't read a place has lost what lay there; one that reads nothing, or not at once, says nothing about it. */
 static void not_read(void)
 {
@@ -182,6 +252,8 @@ int main(void)
     alarm(HANGS_S);
     not_read();
     not_read_anew();
+    repaired_beside_others();
+    tree_goes_on();
     found_by_a_commit();
     found_by_a_repair();
     written_later();
