@@ -164,6 +164,79 @@ static void test_one_server(void)
        "three points of one server come one after the other (%zu commits)", count);
 }
 
+/* ---- many leaves ---- */
+
+#define LEAVES 1100
+#define KINDS 64 /* of chunks */
+
+static size_t nodes, stored_held; /* map nodes that were stored; while all others waited */
+
+int __real_record_add(struct vault *w, enum record_kind kind, const void *raw, size_t raw_size, const struct vault_hash *hash, uint64_t *stored_bytes, struct err *e);
+int __wrap_record_add(struct vault *w, enum record_kind kind, const void *raw, size_t raw_size, const struct vault_hash *hash, uint64_t *stored_bytes, struct err *e);
+int __wrap_record_add(struct vault *w, enum record_kind kind, const void *raw, size_t raw_size, const struct vault_hash *hash, uint64_t *stored_bytes, struct err *e)
+{
+    struct chunk_place place;
+    bool held = pthread_mutex_trylock(&w->commit_lock) != 0;
+
+    if (!held)
+        pthread_mutex_unlock(&w->commit_lock);
+    pthread_mutex_lock(&w->append_lock);
+    nodes += kind == RECORD_NODE;
+    stored_held += held && kind == RECORD_NODE && place_find(w, hash, &place, NULL) == 0;
+    pthread_mutex_unlock(&w->append_lock);
+    return __real_record_add(w, kind, raw, raw_size, hash, stored_bytes, e);
+}
+
+static struct vault_hash kinds[KINDS];
+
+static size_t kind_at(uint64_t chunk) { return (size_t)((chunk + 1) * UINT64_C(0x9e3779b97f4a7c15) >> 40) % KINDS; }
+
+static void map_all(const struct vault_disk *d, uint64_t but)
+{
+    for (uint64_t c = 0; c < d->chunk_count; c++)
+        if (c != but)
+            MUST(vault_map(v, d, c, &kinds[kind_at(c)], NULL) == 1);
+}
+
+static bool maps_as(const struct vault_point *p, uint64_t chunk_count)
+{
+    CLEANUP(vault_image_free) struct vault_image *image = NULL;
+    struct vault_hash hash;
+
+    if (vault_image_open(v, p->id, "d", &image, NULL) < 0)
+        return false;
+    for (uint64_t c = 0; c < chunk_count; c++)
+        if (vault_image_hash(image, c, &hash, NULL) < 0 || !vault_hash_same(&hash, &kinds[kind_at(c)]))
+            return false;
+    return true;
+}
+
+/* A disk's first point: most of its tree is stored before the others wait. */
+static void test_many_leaves(void)
+{
+    const uint64_t chunk_count = LEAVES * TREE_FANOUT - 7, lacking = 5 * TREE_FANOUT + 3;
+    uint8_t bytes[VAULT_CHUNK_BYTES];
+    struct vault_point p = {0};
+    struct vault_disk d;
+    struct err e = {0};
+
+    for (size_t i = 0; i < KINDS; i++) {
+        fill(bytes, 50, 99, i);
+        MUST(vault_store(v, bytes, NULL, &kinds[i], NULL, NULL) == 0);
+    }
+    MUST(vault_disk_open(v, "large", "d", chunk_count * VAULT_CHUNK_BYTES, &d, NULL) == 0);
+    map_all(&d, lacking);
+    MUST(vault_sync(v, NULL) == 0);
+    nodes = 0;
+    ok(vault_point_commit(v, "large", 0, "crash", 0, &p, &e) < 0 && e.kind == ERR_WRONG_STATE, "a large disk that lacks a chunk: %s", e.message);
+    is_int(nodes, 0, "for which nothing is stored");
+    MUST(vault_map(v, &d, lacking, &kinds[kind_at(lacking)], NULL) == 1); /* pending when the point is asked for */
+    stored_held = 0;
+    err_clear(&e);
+    ok(vault_point_commit(v, "large", 0, "crash", 0, &p, &e) == 0 && maps_as(&p, chunk_count), "its first point %s", e.message);
+    ok(stored_held <= LEAVES / TREE_FANOUT + 2, "%zu map nodes of %d were stored while all others waited", stored_held, LEAVES);
+}
+
 static void *sync_it(void *user)
 {
     *(int *)user = vault_sync(v, NULL);
@@ -219,6 +292,7 @@ int main(void)
     test_servers();
     test_one_server();
     test_with_sync();
+    test_many_leaves();
     test_none();
     ok(vault_sync(v, NULL) == 0, "a sync after points that came to nothing is one");
     ok(vault_check(v, &report, NULL) == 0 && report.finding_count == 0, "the vault is sound");
