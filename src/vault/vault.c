@@ -22,14 +22,15 @@
 
 /* With this file an encrypted vault would lose its keys: the same bytes lie beside it. It counts; a copy that is not there yet, or of before,
  * is made when the vault is opened. */
-static void copy_superblock(const char *path, const char *text, size_t size)
+static int copy_superblock(const char *path, const char *text, size_t size, struct err *e)
 {
     CLEANUP(free_ptr) char *copy = xasprintf("%s.copy", path);
     CLEANUP(buf_release) struct buf there = {0};
 
     buf_init(&there, SUPERBLOCK_LIMIT);
-    if (file_read(copy, SUPERBLOCK_LIMIT, &there, NULL) < 0 || there.size_bytes != size || memcmp(there.data, text, size) != 0)
-        (void)file_write(copy, text, size, 0600, NULL);
+    if (file_read(copy, SUPERBLOCK_LIMIT, &there, NULL) == 0 && there.size_bytes == size && memcmp(there.data, text, size) == 0)
+        return 0;
+    return file_write(copy, text, size, 0600, e);
 }
 
 /* The text is the vault's. With append_lock held, once it is open. */
@@ -39,6 +40,7 @@ static void keep_superblock(struct vault *v, char *text)
     v->superblock = text;
 }
 
+/* Once the vault is open, the copy comes first, and must: what is sealed from now on would be lost with the one file that knows the new data key. */
 static int write_superblock(struct vault *v, struct err *e)
 {
     CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir), *text = NULL;
@@ -57,9 +59,10 @@ static int write_superblock(struct vault *v, struct err *e)
         json_object_set_new(j, "sealed", sealed);
     }
     text = json_text(j);
-    if (file_write(path, text, strlen(text), 0600, e) < 0)
+    if ((v->superblock && copy_superblock(path, text, strlen(text), e) < 0) || file_write(path, text, strlen(text), 0600, e) < 0)
         return -1;
-    copy_superblock(path, text, strlen(text));
+    if (!v->superblock)
+        (void)copy_superblock(path, text, strlen(text), NULL);
     keep_superblock(v, text);
     text = NULL;
     return 0;
@@ -148,7 +151,7 @@ static int superblock(struct vault *v, bool *taken_over, struct err *e)
         return -1;
     if (changed)
         return write_superblock(v, e);
-    copy_superblock(path, text.data, text.size_bytes);
+    (void)copy_superblock(path, text.data, text.size_bytes, NULL);
     keep_superblock(v, buf_take(&text));
     return 0;
 }

@@ -76,8 +76,8 @@ mutate.MUTANTS = {
         ("static int write_superblock(", "static int write_unsynced(const char *path, const char *text)\n{\n    CLEANUP(free_ptr) char *new = xasprintf(\"%s.XXXXXX\", path);\n"
          "    CLEANUP(close_fd) int fd = mkstemp(new);\n\n"
          "    return fd < 0 || write(fd, text, strlen(text)) < 0 ? -1 : rename(new, path);\n}\n\nstatic int write_superblock("),
-        ("    if (file_write(path, text, strlen(text), 0600, e) < 0)\n        return -1;\n    copy_",
-         "    if ((v->next_segment ? write_unsynced(path, text) : file_write(path, text, strlen(text), 0600, e)) < 0)\n        return err_set(e, ERR_IO, \"vault.json\");\n    copy_")]},
+        ("|| file_write(path, text, strlen(text), 0600, e) < 0)\n        return -1;\n    if (!v->superblock)",
+         "|| (v->next_segment ? write_unsynced(path, text) : file_write(path, text, strlen(text), 0600, e)) < 0)\n        return err_set(e, ERR_IO, \"vault.json\");\n    if (!v->superblock)")]},
     # The segment that a compaction closes is not synced.
     "closed_unsynced": {"append.c": [("        if (r == 0)\n            hold_full(v);\n",
                                      "        segment_close(&v->current);\n        v->current = (struct segment){.fd = -1};\n")]},

@@ -331,6 +331,10 @@ static void lost_superblock(void)
     ok(!v && e.kind == ERR_CORRUPT && strstr(e.message, "copy it back"), "without vault.json it is refused, with what to do: %s", e.message);
     err_clear(&e);
     ok(rename(copy, path) == 0 && (v = open_with(&first, 1, &e)) != NULL, "with the copy it opens%s%s", e.kind ? ": " : "", e.message);
+    MUST(unlink(copy) == 0 && mkdir(copy, 0700) == 0);
+    ok(vault_rotate(v, NULL, &e) < 0, "no new data key is used that only one file would know (%s)", e.message);
+    MUST(rmdir(copy) == 0);
+    is_int(vault_rotate(v, NULL, NULL), 0, "where both can be written, it is");
     vault_close(&v);
 }
 
