@@ -1,5 +1,6 @@
-/* `slipway restore`: puts a backup in the place of a data folder's database and keys. Everything is made and tried beside them first;
- * then a few renames, and what was there before is kept in DATA/before-restore-TIME. */
+/* `slipway restore`: puts a backup in the place of a data folder's database and keys. Everything is made and tried beside them first, in
+ * DATA/restoring-TIME; then a few renames, and what was there before is kept in DATA/before-restore-TIME. DATA/restore-under-way holds the
+ * TIME while they last: whoever opens the folder next finishes them (restore_settle), wherever they were cut short. */
 #include "api/backup.h"
 #include "api/serve.h"
 #include "api/setup.h"
@@ -10,6 +11,7 @@
 #include "store/event.h"
 #include "workflow/workflow.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -113,14 +115,31 @@ static int forget_identity(const char *data, const char *child, const char *asid
     return 0;
 }
 
+/* Whether FOLDER/name is there: 1, 0, -1 where that can't be seen. */
+static int is_there(const char *folder, const char *name, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/%s", folder, name);
+    struct stat state;
+
+    if (lstat(path, &state) == 0)
+        return 1;
+    return errno == ENOENT ? 0 : err_errno(e, errno, "%s", path);
+}
+
+/* Fine wherever it was cut short before: as long as the new database is not in its place, all that lies in its place is the old one's. So that one
+ * goes first, and only when what was there before is durably aside. */
 static int swap(const char *data, const char *fresh, const char *aside, struct err *e)
 {
-    static const char *const names[] = {"slipway.db", "slipway.db-wal", "slipway.db-shm", DATA_KEYS};
+    static const char *const names[] = {DATA_DATABASE, DATA_DATABASE "-wal", DATA_DATABASE "-shm", DATA_KEYS};
+    int waits = is_there(fresh, DATA_DATABASE, e);
 
-    for (size_t i = 0; i < ARRAY_COUNT(names); i++)
+    if (waits < 0)
+        return -1;
+    for (size_t i = 0; waits && i < ARRAY_COUNT(names); i++)
         if (move_aside(data, names[i], aside, e) < 0)
             return -1;
-    if (forget_identity(data, "runner", aside, e) < 0 || forget_identity(data, "replicator", aside, e) < 0)
+    if (waits && (forget_identity(data, "runner", aside, e) < 0 || forget_identity(data, "replicator", aside, e) < 0 || file_sync_dir(aside, e) < 0 ||
+                  file_sync_dir(data, e) < 0))
         return -1;
     for (size_t i = 0; i < ARRAY_COUNT(names); i++)
         if (move_aside(fresh, names[i], data, e) < 0)
@@ -128,30 +147,125 @@ static int swap(const char *data, const char *fresh, const char *aside, struct e
     return move_aside(fresh, DATA_CA, data, e);
 }
 
+static int put_in_place(const char *data, const char *fresh, const char *aside, struct err *e)
+{
+    int there;
+
+    if (mkdir(aside, 0700) < 0 && errno != EEXIST)
+        return err_errno(e, errno, "%s", aside);
+    if (swap(data, fresh, aside, e) < 0 || (there = is_there(data, DATA_DATABASE, e)) < 0)
+        return -1;
+    return there ? file_sync_dir(data, e) : err_set(e, ERR_CORRUPT, "there is no %s in either", DATA_DATABASE);
+}
+
+/* at: the TIME in both folders' names, which DATA/restore-under-way holds. */
+static int finish(const char *data, const char *at, struct err *e)
+{
+    CLEANUP(free_ptr) char *fresh = xasprintf("%s/restoring-%s", data, at), *aside = xasprintf("%s/before-restore-%s", data, at);
+    CLEANUP(free_ptr) char *mark = xasprintf("%s/" DATA_RESTORING, data);
+
+    if (put_in_place(data, fresh, aside, e) < 0)
+        return err_wrap(e, "the restore stopped half-way: what was there before is in %s, the new files in %s."
+                        " Either mend the cause and start again (slipway serve and slipway restore finish it first),"
+                        " or move all that is in the first back to where it was (runner-identity is runner/identity) and remove %s", aside, fresh, mark);
+    if (unlink(mark) < 0 && errno != ENOENT)
+        return err_errno(e, errno, "%s", mark);
+    rmdir(fresh);
+    return file_sync_dir(data, e);
+}
+
+/* Finishes what was cut short. */
+static int finish_begun(const char *data, struct err *e)
+{
+    CLEANUP(free_ptr) char *mark = xasprintf("%s/" DATA_RESTORING, data);
+    CLEANUP(buf_release) struct buf at = {0};
+    int begun = is_there(data, DATA_RESTORING, e);
+
+    if (begun <= 0)
+        return begun;
+    if (file_read(mark, 100, &at, e) < 0)
+        return -1;
+    if (!at.size_bytes || strspn(at.data, "0123456789TZ.-") != at.size_bytes)
+        return err_set(e, ERR_CORRUPT, "a restore was cut short, and %s does not say which: look for restoring-TIME and before-restore-TIME beside it,"
+                                       " and write that TIME into it", mark);
+    if (finish(data, at.data, e) < 0)
+        return -1;
+    log_warn("a restore was cut short, and is finished now: what was there before it is in %s/before-restore-%s", data, at.data);
+    return 0;
+}
+
+static void close_folder(DIR **folder)
+{
+    if (*folder)
+        closedir(*folder);
+}
+
+/* A program of before left no mark: where it was cut short the database is in neither place. */
+static int refuse_unmarked(const char *data, struct err *e)
+{
+    static const char begins[] = "restoring-";
+    CLEANUP(close_folder) DIR *folder = NULL;
+    int there = is_there(data, DATA_DATABASE, e);
+    const struct dirent *entry;
+
+    if (there != 0)
+        return there < 0 ? -1 : 0;
+    folder = opendir(data);
+    if (!folder)
+        return err_errno(e, errno, "%s", data);
+    while ((errno = 0, entry = readdir(folder))) {
+        CLEANUP(free_ptr) char *aside = NULL;
+        int half;
+
+        if (strncmp(entry->d_name, begins, strlen(begins)) != 0)
+            continue;
+        aside = xasprintf("before-restore-%s", entry->d_name + strlen(begins));
+        half = is_there(data, aside, e);
+        if (half != 0)
+            return half < 0 ? -1 : err_set(e, ERR_WRONG_STATE, "a restore was cut short: what was there before is in %s/%s, the new files in %s/%s."
+                                           " Move slipway.db* and keys from the first back to %s, and start or restore again",
+                                           data, aside, data, entry->d_name, data);
+    }
+    return errno ? err_errno(e, errno, "reading %s", data) : 0;
+}
+
+int restore_settle(const char *data, struct err *e)
+{
+    int there, keys;
+
+    if (finish_begun(data, e) < 0 || refuse_unmarked(data, e) < 0 || (there = is_there(data, DATA_DATABASE, e)) < 0 ||
+        (keys = is_there(data, DATA_KEYS "/" DATA_MASTER_KEY, e)) < 0)
+        return -1;
+    if (!there && keys)
+        return err_set(e, ERR_WRONG_STATE, "%s has the keys of a factory, but not its database (%s): put that back, or a backup in its place (slipway restore)."
+                                           " A factory that begins anew takes another folder", data, DATA_DATABASE);
+    return 0;
+}
+
 static int restore(const char *folder, const char *backup, char **kept, struct err *e)
 {
     CLEANUP(data_close) struct data d = {.lock_fd = -1};
     CLEANUP(json_free) json_t *manifest = NULL;
-    CLEANUP(free_ptr) char *fresh = NULL, *aside = NULL;
+    CLEANUP(free_ptr) char *fresh = NULL, *fresh_keys = NULL, *mark = NULL;
     char at[CLOCK_TEXT_SIZE];
 
-    if (backup_check(backup, &manifest, e) < 0 || data_lock(folder, &d, e) < 0)
+    if (backup_check(backup, &manifest, e) < 0 || data_lock(folder, &d, e) < 0 || finish_begun(d.path, e) < 0 || refuse_unmarked(d.path, e) < 0)
         return -1;
     clock_format(clock_now_us(), at);
     for (char *c = at; *c; c++)
         if (*c == ':')
             *c = '-';
     fresh = xasprintf("%s/restoring-%s", d.path, at);
-    aside = xasprintf("%s/before-restore-%s", d.path, at);
+    fresh_keys = xasprintf("%s/%s", fresh, DATA_KEYS);
+    mark = xasprintf("%s/" DATA_RESTORING, d.path);
     if (mkdir(fresh, 0700) < 0)
         return err_errno(e, errno, "%s", fresh);
-    if (copy_all(backup, manifest, fresh, e) < 0 || keep_vault_key(d.path, fresh, e) < 0 || prepare(fresh, backup, e) < 0)
+    if (copy_all(backup, manifest, fresh, e) < 0 || keep_vault_key(d.path, fresh, e) < 0 || prepare(fresh, backup, e) < 0 || file_sync_dir(fresh_keys, e) < 0 ||
+        file_sync_dir(fresh, e) < 0)
         return err_wrap(e, "nothing was changed (%s can be removed)", fresh);
-    if (mkdir(aside, 0700) < 0 || swap(d.path, fresh, aside, e) < 0)
-        return err_wrap(e, "the restore stopped half-way: what was there before is in %s, the new files in %s", aside, fresh);
-    rmdir(fresh);
-    *kept = aside;
-    aside = NULL;
+    if (file_write(mark, at, strlen(at), 0600, e) < 0 || finish(d.path, at, e) < 0)
+        return -1;
+    *kept = xasprintf("%s/before-restore-%s", d.path, at);
     return 0;
 }
 

@@ -297,7 +297,7 @@ static int start(struct factory *f, struct err *e)
 {
     CLEANUP(secret_release) struct secret password = {0};
 
-    if (data_lock(f->o.data_dir, &f->data, e) < 0 || data_open(&f->data, e) < 0)
+    if (data_lock(f->o.data_dir, &f->data, e) < 0 || restore_settle(f->data.path, e) < 0 || data_open(&f->data, e) < 0)
         return -1;
     if (data_first_user(&f->data, f->o.init_user, f->o.init_password_file, &password, e) < 0 || keep_first_login(f, &password, e) < 0 ||
         start_api(f, e) < 0 || place_replicator(f, e) < 0 || start_children(f, e) < 0)

@@ -14,8 +14,10 @@ struct data {
 
 #define DATA_DATABASE "slipway.db"
 #define DATA_KEYS "keys"
+#define DATA_MASTER_KEY "master.key" /* in it */
 #define DATA_VAULT_KEY "vault.key" /* in it: what the factory's own replicator's vault is encrypted with */
 #define DATA_CA "ca.pem"        /* for clients */
+#define DATA_RESTORING "restore-under-way"
 #define DATA_FIRST_LOGIN "first-login"
 
 /* Makes the folder (0700) where it is missing. ERR_WRONG_STATE: another slipway serve uses it. */
