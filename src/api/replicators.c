@@ -67,15 +67,23 @@ int route_replicators(struct http_call *c, struct err *e)
     return api_reply_items(c, replicators_json(api_of(c), tx, &items, e), &items);
 }
 
+static void set_cause(json_t *replication, const char *kind, enum err_kind error, json_t *text, const char *advice)
+{
+    json_object_set_new(replication, "state", json_string("UNKNOWN"));
+    json_object_set_new(replication, "error", json_pack("{s:s, s:O}", "kind", err_meaning(error)->name, "message", text));
+    json_object_set_new(replication, "cause", json_pack("{s:s, s:s, s:o, s:s}", "kind", kind, "severity", "error", "text", text, "advice", advice));
+}
+
 /* In the place of what is too long to be kept: none of it is shown, which it says. */
 static json_t *too_long(const json_t *said, size_t size)
 {
-    CLEANUP(json_free) json_t *message = json_sprintf("its replicator says %zu bytes of this server's replication, and at most %d are kept: none of it is shown", size,
-                                                      LIMIT_EVIDENCE_TEXT_BYTES);
+    json_t *replication = json_pack("{s:b}", "connected", json_get_bool(said, "connected", false));
 
-    return json_pack("{s:s, s:b, s:{s:s, s:O}, s:{s:s, s:s, s:O, s:s}}", "state", json_get_string(said, "state", ""), "connected", json_get_bool(said, "connected", false),
-                     "error", "kind", err_meaning(ERR_LIMIT)->name, "message", message, "cause", "kind", "report_too_long", "severity", "error", "text", message,
-                     "advice", "ask the replicator itself on its machine (`slipway vault`, `slipway point list`); this is a mistake of Slipway's, and worth a report");
+    set_cause(replication, "report_too_long", ERR_LIMIT,
+              json_sprintf("its replicator says %zu bytes of this server's replication, and at most %d are kept: none of it is shown", size,
+                           LIMIT_EVIDENCE_TEXT_BYTES),
+              "ask the replicator itself on its machine (`slipway vault`, `slipway point list`); this is a mistake of Slipway's, and worth a report");
+    return replication;
 }
 
 /* Of the newest points what people look for: when, and how each was taken. */
@@ -118,6 +126,24 @@ static json_t *kept_of(const json_t *said)
     return json_incref(replication);
 }
 
+/* Its state is none here: of a newer replicator. */
+static void without_state(const json_t *said, json_t **replication)
+{
+    const char *state = json_get_string(*replication, "state", "");
+    bool is_name = *state && strlen(state) <= LIMIT_NAME_BYTES && strspn(state, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_") == strlen(state);
+    CLEANUP(free_ptr) char *text = NULL;
+
+    set_cause(*replication, "state_unknown", ERR_UNSUPPORTED,
+              json_sprintf("its replicator says a state of it that this factory does not know: %s", is_name ? state : "no name of one"),
+              "bring this factory to the release of its replicator: as long as its state is not known nothing goes on that rests on it");
+    json_object_del(*replication, "points");
+    text = json_text(*replication);
+    if (strlen(text) <= LIMIT_EVIDENCE_TEXT_BYTES)
+        return;
+    json_decref(*replication);
+    *replication = too_long(said, strlen(text));
+}
+
 /* Its second copy is kept where it is wanted, as soon as the server is seen. */
 static int settle_copies(struct http_call *c, struct store_tx *tx, const json_t *servers, const struct inventory_by *by, struct err *e)
 {
@@ -142,13 +168,19 @@ static int keep_server(struct store_tx *tx, const char *replicator, const char *
     const char *server;
     int counts;
 
-    if (json_need_string(said, "server", &server, e) < 0)
-        return -1;
+    server = json_get_string(said, "server", NULL);
+    if (!server)
+        return 0; /* whose it is nobody can tell */
     counts = placing_seen(tx, replicator, beside, said, by, e);
     if (counts == 0)
         return 1; /* another replicator has it by now: here lie points of before */
     replication = kept_of(said);
-    if (counts < 0 || inventory_server_set_replication(tx, server, replication, by, e) < 0) {
+    if (counts > 0 && (counts = inventory_server_set_replication(tx, server, replication, by, e)) < 0 && e->kind == ERR_INVALID) {
+        err_clear(e); /* what can't be read of one server is that server's trouble alone */
+        without_state(said, &replication);
+        counts = inventory_server_set_replication(tx, server, replication, by, e);
+    }
+    if (counts < 0) {
         if (e->kind != ERR_NOT_FOUND)
             return err_wrap(e, "the server %s", server);
         err_clear(e);

@@ -35,7 +35,7 @@ static const struct transition {
 static const char *const states[] = {"NOT_READY", "READY_FOR_TEST", "TESTING", "READY_FOR_CUTOVER", "CUTTING_OVER", "CUTOVER",
                                      "DISCONNECTED", "ARCHIVED", NULL};
 const char *const replication_states[] = {"INITIATING", "INITIAL_SYNC", "BACKLOG", "CREATING_SNAPSHOT", "CONTINUOUS", "PAUSED", "RESCAN",
-                                          "STALLED", "STOPPED", "DISCONNECTED", NULL};
+                                          "STALLED", "STOPPED", "DISCONNECTED", "UNKNOWN", NULL}; /* the last: what its replicator says can't be read */
 
 /* One text column of a server and its wave: 1, 0 no such server, -1. The caller frees. */
 static int read_column(struct store_tx *tx, const char *sql, const char *server, char **wave, char **value, struct err *e)

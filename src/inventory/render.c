@@ -124,7 +124,8 @@ static void set_silence(json_t *replication, int64_t reported_us)
 
     if (clock_now_us() - reported_us < SILENCE_US || strcmp(json_get_string(replication, "state", ""), "DISCONNECTED") == 0)
         return;
-    json_object_set_new(replication, "state", json_string("STALLED"));
+    if (strcmp(json_get_string(replication, "state", ""), "UNKNOWN") != 0) /* what could not be read then is no better known now */
+        json_object_set_new(replication, "state", json_string("STALLED"));
     json_object_set_new(replication, "eta_ms", json_null());
     json_object_set_new(replication, "eta", json_null());
     json_object_set_new(replication, "bottleneck", json_null());

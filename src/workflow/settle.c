@@ -71,7 +71,7 @@ static int obstacle_after(struct change *c, const struct task *t, struct obstacl
     return 0;
 }
 
-/* Its services are not stopped for a copy that lacks a disk (replicator/missing.h). */
+/* Its services are not stopped for a copy that lacks a disk (replicator/missing.h), nor where nobody can read whether it does. */
 static int obstacle_disks(struct change *c, const struct task *t, struct obstacle *out, struct err *e)
 {
     const json_t *server, *missing;
@@ -79,7 +79,9 @@ static int obstacle_disks(struct change *c, const struct task *t, struct obstacl
     if (change_server(c, t->server, &server, e) < 0)
         return -1;
     missing = json_object_get(json_object_get(server, "replication"), "disks_missing");
-    if (json_array_size(missing))
+    if (strcmp(json_get_string(json_object_get(server, "replication"), "state", ""), "UNKNOWN") == 0)
+        *out = (struct obstacle){"event", change_printf(c, "what the replicator says of %s to be readable (slipway server show %s)", t->server, t->server), 0};
+    else if (json_array_size(missing))
         *out = (struct obstacle){"event", change_printf(c, "the disk %s to be there, or its loss to be accepted (slipway replication accept %s)",
                                                         json_get_string(json_array_get(missing, 0), "id", "that is missing"), t->server), 0};
     return 0;

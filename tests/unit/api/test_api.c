@@ -480,6 +480,33 @@ static void test_replicator_says_too_much(void)
     answer_release(&a);
 }
 
+/* Nor of another release's words: a state that is none here, or what names no server. */
+static void test_replicator_says_what_nobody_knows(void)
+{
+    CLEANUP(free_ptr) char *word = xcalloc(8001, 1), *status = NULL;
+    struct answer a = as_peer("replicator-r1", "POST", "/v1/replicator/status",
+                              "{\"servers\":[{\"state\":\"CONTINUOUS\"},5,{\"server\":\"web01\",\"state\":\"LEVITATING\",\"connected\":true,\"lag_ms\":78,\"cause\":null},"
+                              "{\"server\":\"db02\",\"state\":\"CONTINUOUS\",\"lag_ms\":79}],\"vault\":{}}");
+
+    is_int(a.status, 200, "a status with a state that nobody knows is taken: %s", a.body.data);
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers/web01", NULL);
+    ok(answer_has(&a, "\"state\":\"UNKNOWN\"") && answer_has(&a, "\"kind\":\"state_unknown\",\"severity\":\"error\"") && answer_has(&a, "LEVITATING") && answer_has(&a, "\"lag_ms\":78"),
+       "that server's is not known, and says so: %s", a.body.data);
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers/db02", NULL);
+    ok(answer_has(&a, "\"state\":\"CONTINUOUS\"") && answer_has(&a, "\"lag_ms\":79"), "the other one's is kept");
+    answer_release(&a);
+    memset(word, 'x', 8000);
+    status = xasprintf("{\"servers\":[{\"server\":\"web01\",\"state\":\"LEVITATING\",\"note\":\"%s\"}],\"vault\":{}}", word);
+    a = as_peer("replicator-r1", "POST", "/v1/replicator/status", status);
+    is_int(a.status, 200, "so is one that is almost too long");
+    answer_release(&a);
+    a = as(viewer, "GET", "/v1/servers/web01", NULL);
+    ok(answer_has(&a, "\"state\":\"UNKNOWN\"") && answer_has(&a, "report_too_long"), "and then is too long");
+    answer_release(&a);
+}
+
 static void test_pause(void)
 {
     static const char status[] = "{\"servers\":[{\"server\":\"web01\",\"state\":\"CONTINUOUS\",\"lag_ms\":5,\"eta\":\"never\",\"rate_bytes_per_s\":0,\"churn_bytes_per_s\":7,"
@@ -541,6 +568,7 @@ static void test_replicator(void)
     test_replication_settings();
     test_second_copy();
     test_replicator_says_too_much();
+    test_replicator_says_what_nobody_knows();
     test_pause();
 }
 

@@ -192,6 +192,9 @@ static void test_missing_disk(void)
     is_int(workflow_cutover_wave(x.w, "w1", "user:anna", &e), 0, "go");
     ok(!world_claim(&x, "dc1"), "a server one of whose disks is missing is not quiesced");
     world_is_state(&x, x.run, "db01", "quiesce", "WAITING");
+    world_replication(&x, "db01", "{\"state\":\"UNKNOWN\"}");
+    world_pass(&x, 1);
+    ok(!world_claim(&x, "dc1"), "nor one of which nobody can read whether one is");
     world_replication(&x, "db01", "{\"state\":\"CONTINUOUS\",\"disks_missing\":[]}");
     world_pass(&x, 1);
     quiesce = world_claim(&x, "dc1");
