@@ -99,6 +99,68 @@ static void check_clock(struct exam *x)
              "no runner's clock to compare with", kernel);
 }
 
+/* One line for each sort of which some end soon. */
+static bool check_ending(struct exam *x, const char *kind, const char *title, const char *advice, const json_t *ending)
+{
+    char names[700] = "";
+    size_t i, used = 0;
+    int count = 0;
+    bool left_out = false;
+    json_t *one;
+
+    json_array_foreach(ending, i, one) {
+        const char *name = json_get_string(one, "name", "?"), *at = json_get_string(one, "expires", "?");
+
+        if (strcmp(json_get_string(one, "kind", ""), kind) != 0)
+            continue;
+        count++;
+        if (used + strlen(name) + strlen(at) + 4 >= sizeof names)
+            left_out = true;
+        else
+            used += (size_t)snprintf(names + used, sizeof names - used, "%s%s %.10s", used ? ", " : "", name, at);
+    }
+    if (count)
+        line(x, "deploy", "certificates", title, false, advice, "%d %s certificate%s end%s within 30 days, or did: %s%s", count, kind, count > 1 ? "s" : "",
+             count > 1 ? "" : "s", names, left_out ? " and others" : "");
+    return count > 0;
+}
+
+/* Who holds one that has ended is refused: agents turn silent, the console is not believed. */
+static void check_certificates(struct exam *x)
+{
+    static const char title[] = "No certificate ends within 30 days";
+    static const struct {
+        const char *kind, *advice;
+    } kinds[] = {
+        {"agent", "push each agent again, which gives it another one: slipway server push SERVER"},
+        {"replicator", "make a token (slipway enrol replicator NAME), stop it, remove replicator/identity in its --data, and start it with the token;"
+                       " the factory's own, embedded, gets another one when slipway serve is started again; one that is gone: slipway replicator revoke NAME"},
+        {"runner", "make a token (slipway enrol runner NAME, with its labels), stop it, remove the folder identity in its --state, and start it with the token;"
+                   " the factory's own, embedded, gets another one when slipway serve is started again; one that is gone: slipway runner revoke NAME"},
+    };
+    CLEANUP(json_free) json_t *ending = NULL;
+    char api[CLOCK_TEXT_SIZE], ca[CLOCK_TEXT_SIZE];
+    int64_t until_us = x->now_us + IDENTITY_RENEW_US, api_us, ca_us;
+    struct err e = {0};
+    bool any = false;
+
+    if (identity_ending_json(x->tx, until_us, &ending, &e) < 0 || identity_own_ends(x->api->identity, &api_us, &ca_us, &e) < 0) {
+        line(x, "deploy", "certificates", title, false, "look at the log of slipway serve", "%s", e.message);
+        return;
+    }
+    clock_format(api_us, api);
+    clock_format(ca_us, ca);
+    for (size_t k = 0; k < ARRAY_COUNT(kinds); k++)
+        any |= check_ending(x, kinds[k].kind, title, kinds[k].advice, ending);
+    if (api_us <= until_us)
+        line(x, "deploy", "certificates", title, false, "start slipway serve again: it makes another one then", "the API's own ends %s", api);
+    if (ca_us <= until_us)
+        line(x, "deploy", "certificates", title, false,
+             "nothing renews it: begin a new factory before that day, and enrol runners, replicators and agents there", "the factory's CA ends %s", ca);
+    if (!any && api_us > until_us && ca_us > until_us)
+        line(x, "deploy", "certificates", title, true, NULL, "none of runners, replicators or agents; the API's ends %s, the CA's %s", api, ca);
+}
+
 /* --- runs of probes --- */
 
 int doctor_last_run(struct store_tx *tx, const char *template, json_t **out, struct err *e)
@@ -371,6 +433,7 @@ int doctor_json(struct api *a, json_t **out, struct err *e)
     x.settings = settings;
     check_backup(&x);
     check_clock(&x);
+    check_certificates(&x);
     check_runners(&x);
     check_probe(&x, "source_probe", "runner", "The source network and the replicator are reached from the runner",
                 "slipway target probe looks; then see the lines below");

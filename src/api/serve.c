@@ -182,7 +182,23 @@ static int start_api(struct factory *f, struct err *e)
 
 /* --- the children --- */
 
-/* A token in DATA/NAME.token, where the child's identity isn't there yet: `enrol` spends it. */
+/* Whether the certificate of the factory's own ends soon. Where it was revoked none is found: that is a person's word. */
+static int ends_soon(struct factory *f, enum actor_kind kind, bool *out, struct err *e)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    CLEANUP(json_free) json_t *ending = NULL;
+    json_t *one;
+    size_t i;
+
+    *out = false;
+    if (store_begin(f->data.store, STORE_READ, &tx, e) < 0 || identity_ending_json(tx, clock_now_us() + IDENTITY_RENEW_US, &ending, e) < 0)
+        return err_wrap(e, "the certificate of the factory's own %s", actor_kind_name(kind));
+    json_array_foreach(ending, i, one)
+        *out |= strcmp(json_get_string(one, "kind", ""), actor_kind_name(kind)) == 0 && strcmp(json_get_string(one, "name", ""), EMBEDDED) == 0;
+    return 0;
+}
+
+/* A token in DATA/NAME/token, where the child's identity isn't there yet, or ends soon: `enrol` spends it. */
 static int give_token(struct factory *f, enum actor_kind kind, const char *state, const char *token_path, const char *const *labels,
                       int label_count, struct err *e)
 {
@@ -191,8 +207,11 @@ static int give_token(struct factory *f, enum actor_kind kind, const char *state
     char token[IDENTITY_TOKEN_SIZE];
     int64_t expires_us;
     int result;
+    bool renews;
 
-    if (file_exists(certificate))
+    if (ends_soon(f, kind, &renews, e) < 0)
+        return -1;
+    if (file_exists(certificate) && !renews)
         return 0;
     if (file_make_dirs(state, 0700, e) < 0 || store_begin(f->data.store, STORE_WRITE, &tx, e) < 0 ||
         identity_enrolment_make(f->data.identity, tx, kind, EMBEDDED, labels, label_count, 0, "factory", token, &expires_us, e) < 0 ||
@@ -200,6 +219,8 @@ static int give_token(struct factory *f, enum actor_kind kind, const char *state
         return err_wrap(e, "the enrolment of the factory's own %s", actor_kind_name(kind));
     result = file_write(token_path, token, strlen(token), 0600, e);
     explicit_bzero(token, sizeof token);
+    if (result == 0 && renews && unlink(certificate) < 0 && errno != ENOENT)
+        return err_errno(e, errno, "%s", certificate);
     return result;
 }
 

@@ -14,7 +14,6 @@
 #define DAY_US (INT64_C(86400) * US_PER_S)
 #define CA_VALID_US (3650 * DAY_US)
 #define SERVER_VALID_US (397 * DAY_US)
-#define SERVER_RENEW_US (30 * DAY_US)
 #define BACKDATED_US (INT64_C(3600) * US_PER_S) /* so that a peer whose clock is behind takes it */
 
 static void free_bio(BIO **b) { BIO_free_all(*b); }
@@ -342,7 +341,7 @@ static int server_certificate_holds(struct identity *i, const char *pem_path, co
     CLEANUP(free_x509) X509 *certificate = NULL;
     CLEANUP(free_key) EVP_PKEY *key = NULL;
     CLEANUP(secret_release) struct secret pem = {0};
-    time_t renew = (time_t)((identity_now_us(i) + SERVER_RENEW_US) / US_PER_S);
+    time_t renew = (time_t)((identity_now_us(i) + IDENTITY_RENEW_US) / US_PER_S);
     const char *why;
 
     if (read_certificate(pem_path, &certificate, NULL) < 0 || read_sealed_key(i, key_path, "server.key", &pem, &key, NULL) < 0
@@ -409,4 +408,22 @@ int identity_server_certificate(struct identity *i, const char *const *names, in
     *certificate_pem = xasprintf("%s%s", text, i->ca_pem);
     secret_set(key_pem, key.bytes, key.size_bytes);
     return 0;
+}
+
+static int ends(const X509 *certificate, int64_t *out_us, struct err *e)
+{
+    struct tm parts;
+
+    if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &parts) != 1)
+        return err_set(e, ERR_CORRUPT, "a certificate does not say when it ends");
+    *out_us = (int64_t)timegm(&parts) * US_PER_S;
+    return 0;
+}
+
+int identity_own_ends(struct identity *i, int64_t *api_us, int64_t *ca_us, struct err *e)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/server.pem", i->folder);
+    CLEANUP(free_x509) X509 *certificate = NULL;
+
+    return read_certificate(path, &certificate, e) < 0 || ends(certificate, api_us, e) < 0 ? -1 : ends(i->ca_certificate, ca_us, e);
 }

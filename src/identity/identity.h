@@ -119,6 +119,14 @@ int identity_seen(struct identity *i, const struct actor *peer, struct err *e);
 /* Enrolled runners, replicators or agents: [{name,labels,enrolled,last_seen,state:"online"|"silent"|"never"|"revoked"}]. */
 int identity_peers_json(struct identity *i, struct store_tx *tx, enum actor_kind kind, json_t **items, struct err *e);
 
+/* So long before its end a certificate is renewed where that can be done here, and told of where it can't. */
+#define IDENTITY_RENEW_US (INT64_C(30) * 86400 * US_PER_S)
+/* The newest certificates of runners, replicators and agents that end by then (or have), the soonest first: [{kind,name,expires}]. Without those
+ * that were revoked, of servers that are gone or done with, and of launched machines' agents, which are for a way home only. The caller frees. */
+int identity_ending_json(struct store_tx *tx, int64_t until_us, json_t **items, struct err *e);
+/* When the API's own certificate and the CA's end. */
+int identity_own_ends(struct identity *i, int64_t *api_us, int64_t *ca_us, struct err *e);
+
 const char *identity_ca_pem(const struct identity *i);
 const char *identity_ca_fingerprint(const struct identity *i); /* "SHA256:" and 64 hex digits of the DER */
 /* The API's own certificate, valid for localhost, 127.0.0.1, ::1 and names (DNS names or addresses); made where there is none in the

@@ -327,3 +327,23 @@ int identity_peers_json(struct identity *i, struct store_tx *tx, enum actor_kind
     *items = json_incref(list);
     return 0;
 }
+
+int identity_ending_json(struct store_tx *tx, int64_t until_us, json_t **items, struct err *e)
+{
+    CLEANUP(store_rows_free) struct store_rows *rows = NULL;
+    CLEANUP(json_free) json_t *list = json_array();
+    int rc = store_query(tx, &rows, e, "SELECT c.kind, c.name, c.expires_us FROM certificate c WHERE c.revoked_us IS NULL AND c.expires_us <= $1"
+                                       " AND (c.kind <> 'agent' OR EXISTS (SELECT 1 FROM server s WHERE s.name = c.name AND s.lifecycle"
+                                       " NOT IN ('DISCONNECTED', 'ARCHIVED'))) ORDER BY c.expires_us, c.kind, c.name", "i", until_us);
+
+    while (rc >= 0 && (rc = store_next(rows, e)) > 0) {
+        json_t *one = json_pack("{s:s, s:s}", "kind", store_text(rows, 0), "name", store_text(rows, 1));
+
+        json_set_time(one, "expires", store_int(rows, 2));
+        json_array_append_new(list, one);
+    }
+    if (rc < 0)
+        return -1;
+    *items = json_incref(list);
+    return 0;
+}

@@ -371,6 +371,29 @@ static void test_runner(void)
     answer_release(&a);
 }
 
+static void let_end(int64_t later_us)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    struct err e = {0};
+
+    MUST(store_begin(data.store, STORE_WRITE, &tx, &e) == 0 && store_run(tx, &e, "UPDATE certificate SET expires_us = expires_us + $1 WHERE kind IN ('runner', 'replicator')", "i", later_us) > 0 && store_commit(&tx, &e) == 0);
+}
+
+static void test_certificates_end(void)
+{
+    static const int64_t day_us = INT64_C(86400) * US_PER_S;
+    struct answer a = as(viewer, "GET", "/v1/doctor", NULL);
+
+    ok(answer_has(&a, "\"none of runners, replicators or agents; the API's ends 20"), "no certificate ends soon: %s", a.body.data);
+    answer_release(&a);
+    let_end(-705 * day_us); /* of 730 */
+    a = as(viewer, "GET", "/v1/doctor", NULL);
+    ok(answer_has(&a, "runner certificate") && answer_has(&a, "within 30 days, or did: dc1 20") && answer_has(&a, "replicator revoke NAME") && !answer_has(&a, "the API's ends"),
+       "in its last thirty days each is named, with what to do: %s", a.body.data);
+    answer_release(&a);
+    let_end(705 * day_us);
+}
+
 /* Each line says only what is true of what was told. */
 static void test_replicator_tells_all(void)
 {
@@ -556,6 +579,7 @@ static void test_replicator(void)
        answer_has(&a, "\"the replicator r1 does not tell whether its vault is damaged\""), "doctor says what it tells, and what it doesn't");
     answer_release(&a);
     test_replicator_tells_all();
+    test_certificates_end();
     a = as(viewer, "GET", "/metrics", NULL);
     ok(answer_has(&a, "slipway_replication_state{server=\"web01\",state=\"CONTINUOUS\",cause=\"link_too_slow\",severity=\"error\"} 1") &&
        answer_has(&a, "slipway_replication_never{server=\"web01\"} 1") && answer_has(&a, "slipway_replication_churn_bytes_per_second{server=\"web01\"} 7.000") &&
