@@ -55,7 +55,7 @@ static const struct setting *find(const char *name)
     return NULL;
 }
 
-/* The rows that waves and servers have, too. */
+/* The rows that waves and servers have, too. null: it is removed. */
 static void check_replication(const json_t *value, json_t *faults)
 {
     CLEANUP(free_ptr) char *names = rule_names(replication_settings);
@@ -70,7 +70,7 @@ static void check_replication(const json_t *value, json_t *faults)
         snprintf(field, sizeof field, "replication.%.60s", name);
         if (!r)
             fault(faults, field, "there is no such setting; there are: %s", names);
-        else if (rule_take(r, member, &taken, reason) < 0)
+        else if (!json_is_null(member) && rule_take(r, member, &taken, reason) < 0)
             fault(faults, field, "%s", reason);
         json_decref(taken);
     }
@@ -131,6 +131,22 @@ int settings_read(struct store_tx *tx, json_t **out, int64_t *version, struct er
     return 0;
 }
 
+/* Its members are settings of their own, as a wave's and a server's are: nobody loses one by setting another (RFC 7396: what is not named stays,
+ * null removes). */
+static void merge(json_t *now, const char *name, const json_t *value)
+{
+    json_t *held = json_is_object(json_object_get(now, name)) ? json_copy(json_object_get(now, name)) : json_object(), *member;
+    const char *key;
+
+    json_object_foreach((json_t *)(uintptr_t)value, key, member) {
+        if (json_is_null(member))
+            json_object_del(held, key);
+        else
+            json_object_set(held, key, member);
+    }
+    json_object_set_new(now, name, held);
+}
+
 int settings_write(struct store_tx *tx, const json_t *body, int64_t version, const struct inventory_by *by, json_t *faults, struct err *e)
 {
     CLEANUP(json_free) json_t *now = NULL, *before = json_object(), *data = NULL;
@@ -151,6 +167,8 @@ int settings_write(struct store_tx *tx, const json_t *body, int64_t version, con
         json_object_set(before, name, json_object_get(now, name) ? json_object_get(now, name) : json_null());
         if (json_is_null(value))
             json_object_del(now, name);
+        else if (strcmp(name, "replication") == 0)
+            merge(now, name, value);
         else
             json_object_set(now, name, value);
     }

@@ -420,6 +420,12 @@ static void test_replication_settings(void)
                                             "\"group_points\":\"application\",\"time_zone\":\"Europe/Berlin\"}}");
     is_int(a.status, 200, "good ones are taken");
     answer_release(&a);
+    a = as(operator, "PUT", "/v1/settings", "{\"replication\":{\"retention\":\"1h all, 60d 1d\"}}");
+    ok(a.status == 200 && answer_has(&a, "\"retention\":\"1h all, 60d 1d\"") && answer_has(&a, "\"bandwidth\":\"9MB/s\""), "whoever sets one loses no other: %s", a.body.data);
+    answer_release(&a);
+    a = as(operator, "PUT", "/v1/settings", "{\"replication\":{\"retention\":null}}");
+    ok(a.status == 200 && !answer_has(&a, "retention") && answer_has(&a, "\"bandwidth\":\"9MB/s\""), "null removes it, and no other: %s", a.body.data);
+    answer_release(&a);
     a = as(operator, "PATCH", "/v1/waves/w1", "{\"settings\":{\"bandwidth\":\"8MB/s; mon-fri 08:00-18:00 2MB/s\",\"shared_bandwidth\":\"20MB/s\"}}");
     is_int(a.status, 200, "and a wave's");
     answer_release(&a);
