@@ -30,10 +30,11 @@ struct lease {
 
 struct workflow {
     struct workflow_settings settings;
-    pthread_mutex_t lock; /* leases, lease_count, lease_room, ticked_us; never held over a transaction's begin */
+    pthread_mutex_t lock; /* leases, lease_count, lease_room, ticked_us, looked_us; never held over a transaction's begin */
     struct lease *leases;
     int lease_count, lease_room;
     int64_t ticked_us;
+    int64_t looked_us; /* when a tick last looked at all that waits, due or not; 0: not yet */
 };
 
 /* One transaction that changes runs. Everything loaded in it lives in its arena. */
@@ -121,8 +122,8 @@ int settle_obstacle(struct change *c, struct task *t, struct obstacle *out, stru
 int settle_task(struct change *c, struct task *t, struct err *e);
 /* After something of the server (NULL: the wave) changed: all that can move now, and the run's stage, health and end. */
 int settle(struct change *c, const char *run, const char *server, struct err *e);
-/* What time, windows and other servers let move now, of what waits for them. */
-int settle_waiting(struct change *c, const char *run, struct err *e);
+/* What windows, other servers and times until due_us (INT64_MAX: all of them, whenever) let move now, of what waits for them. */
+int settle_waiting(struct change *c, const char *run, int64_t due_us, struct err *e);
 /* Whether the wave's cutover window is open: 1, or 0 with what and until when. */
 int settle_window(struct change *c, const char *wave, struct obstacle *out, struct err *e);
 int settle_run_status(struct change *c, const char *run, struct err *e);

@@ -393,8 +393,8 @@ int settle(struct change *c, const char *run, const char *server, struct err *e)
     return settle_run_status(c, run, e);
 }
 
-/* The servers of which something waits for time, the window or another server. */
-static int waiting_servers(struct change *c, const char *run, const char ***out, struct err *e)
+/* The servers of which something waits for the window or another server, or for a time that is there. */
+static int waiting_servers(struct change *c, const char *run, int64_t due_us, const char ***out, struct err *e)
 {
     CLEANUP(store_rows_free) struct store_rows *rows = NULL;
     const char **names;
@@ -402,10 +402,11 @@ static int waiting_servers(struct change *c, const char *run, const char ***out,
     int count = 0, rc = 0;
 
     if (store_one_int(c->tx, &room, e,
-                      "SELECT COUNT(DISTINCT server) FROM task WHERE run = $1 AND state = 'WAITING' AND wait_kind <> 'person'", "s", run) < 0
+                      "SELECT COUNT(DISTINCT server) FROM task WHERE run = $1 AND state = 'WAITING' AND wait_kind <> 'person' AND (wait_kind <> 'time'"
+                      " OR wait_until_us <= $2)", "si", run, due_us) < 0
         || store_query(c->tx, &rows, e,
-                       "SELECT DISTINCT server FROM task WHERE run = $1 AND state = 'WAITING' AND wait_kind <> 'person' AND server IS NOT"
-                       " NULL ORDER BY server", "s", run) < 0)
+                       "SELECT DISTINCT server FROM task WHERE run = $1 AND state = 'WAITING' AND wait_kind <> 'person' AND (wait_kind <> 'time'"
+                       " OR wait_until_us <= $2) AND server IS NOT NULL ORDER BY server", "si", run, due_us) < 0)
         return -1;
     names = arena_alloc(c->arena, sizeof *names * (size_t)(room + 1));
     while (count < room && (rc = store_next(rows, e)) > 0)
@@ -414,10 +415,10 @@ static int waiting_servers(struct change *c, const char *run, const char ***out,
     return rc < 0 ? -1 : count;
 }
 
-int settle_waiting(struct change *c, const char *run, struct err *e)
+int settle_waiting(struct change *c, const char *run, int64_t due_us, struct err *e)
 {
     const char **names;
-    int moved = c->moved, wave_moved, count = waiting_servers(c, run, &names, e);
+    int moved = c->moved, wave_moved, count = waiting_servers(c, run, due_us, &names, e);
 
     if (count < 0)
         return -1;

@@ -122,6 +122,61 @@ static void break_rules(struct world *x, const char *sql)
     world_need(store_commit(&tx, &e), &e);
 }
 
+/* Up to a hold period of ten minutes, ten seconds ago. */
+static void up_to_hold(struct world *x)
+{
+    struct err e = {0};
+
+    make_wave(x, "{\"hold_s\":600,\"right_size_after_s\":1}");
+    world_window(x, "w1", x->wall_us, x->wall_us + 3600 * US_PER_S);
+    up_to_window(x);
+    is_int(workflow_cutover_wave(x->w, "w1", "user:anna", &e), 0, "go");
+    finish_cutover(x);
+    world_work(x, NULL);
+    world_pass(x, 10);
+    world_work(x, NULL);
+    world_is_state(x, x->run, "db01", "hold", "WAITING");
+}
+
+static void test_shorter_hold(void)
+{
+    struct world x;
+
+    up_to_hold(&x);
+    break_rules(&x, "UPDATE wave SET settings = '{\"hold_s\":5,\"right_size_after_s\":1}'");
+    world_pass(&x, 6);
+    world_is_state(&x, x.run, "db01", "hold", "SUCCEEDED");
+    world_close(&x);
+}
+
+/* As many runs as a long time leaves, each older than the wave's, and each with something that waits: by now, or for days. */
+static void add_older_runs(struct world *x)
+{
+    CLEANUP(free_ptr) char *runs = NULL, *tasks = NULL;
+    static const char numbers[] = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1100)";
+
+    runs = xasprintf("INSERT INTO run (id, number, template, wave, server, parent, state, stage, health, actor, started_us, finished_us) %s SELECT 'old' || i, -i, template, wave, server, parent,"
+                     " state, stage, health, actor, started_us, finished_us FROM run, n WHERE id = '%s'", numbers, x->run);
+    tasks = xasprintf("INSERT INTO task (id, number, run, position, name, phase, server, state, round, due_us, not_before_us, released, wait_kind, wait_what, wait_until_us, fence, failures, lost,"
+                      " started_us, finished_us, progress_event_us) %s SELECT 'old' || i, -i, 'old' || i, position, name, phase, server, state, round, due_us + 86400000000, not_before_us, released,"
+                      " wait_kind, wait_what, 0, fence, failures, lost, started_us, finished_us, progress_event_us FROM task, n WHERE run = '%s' AND name = 'hold' AND server = 'db01'", numbers, x->run);
+    break_rules(x, runs);
+    break_rules(x, tasks);
+}
+
+static void test_many_runs(void)
+{
+    struct world x;
+
+    up_to_hold(&x);
+    add_older_runs(&x);
+    x.wall_us += 600 * US_PER_S;
+    world_pass(&x, 1);
+    world_is_state(&x, x.run, "db01", "hold", "SUCCEEDED");
+    world_is_state(&x, "old1100", "db01", "hold", "WAITING");
+    world_close(&x);
+}
+
 static void test_start_refusals(void)
 {
     struct world x;
@@ -213,5 +268,7 @@ int main(int count, char **arguments)
     test_start_refusals();
     test_window_closes();
     test_missing_disk();
+    test_shorter_hold();
+    test_many_runs();
     return tap_done();
 }
