@@ -67,6 +67,8 @@ int settings_write(struct store_tx *tx, const json_t *body, int64_t version, con
 int api_complete_document(void *user, struct store_tx *tx, const struct workflow_claimed *what, json_t *document, struct err *e);
 /* replicators.c: what replicators last said of themselves. */
 int replicators_keep(struct store_tx *tx, const char *name, const json_t *status, int64_t now_us, struct err *e);
+int replicators_list(struct api *a, struct store_tx *tx, json_t **items, struct err *e);
+/* With what each has been given (placing_describe): every server is read for it. */
 int replicators_json(struct api *a, struct store_tx *tx, json_t **items, struct err *e);
 /* doctor.c: {passed, checks:[…]} */
 /* The newest run of that template, with its tasks and their evidence, or *out stays NULL. */

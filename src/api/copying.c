@@ -17,8 +17,6 @@ static bool is_apart(const char *replicator, const char *placed, const char *tar
 
 /* ---- where it is kept ---- */
 
-static int load(struct api *a, struct store_tx *tx, struct known *k, struct err *e) { return k->items ? 0 : known_load(a, tx, k, e); }
-
 static int settle_named(struct store_tx *tx, const struct known *k, const char *server, const struct placement *p, const char *wanted, const struct inventory_by *by,
                         struct err *e)
 {
@@ -63,8 +61,8 @@ static int count_given(struct store_tx *tx, struct known *k, const char *server,
 }
 
 /* It stays where it is for as long as it can; a drained one keeps what has no other place. */
-static int settle_any(struct store_tx *tx, struct known *k, const char *server, const struct placement *p, const struct second_copy *have, const struct inventory_by *by,
-                      struct err *e)
+static int settle_any(struct api *a, struct store_tx *tx, struct known *k, const char *server, const struct placement *p, const struct second_copy *have,
+                      const struct inventory_by *by, struct err *e)
 {
     const json_t *item = json_find(k->items, "name", have->replicator);
     bool is_kept = item && !is_revoked(item) && strcmp(have->replicator, p->replicator) != 0;
@@ -74,6 +72,8 @@ static int settle_any(struct store_tx *tx, struct known *k, const char *server, 
 
     if (is_kept && !json_get_bool(item, "drained", false))
         return 0;
+    if (known_load(a, tx, k, e) < 0)
+        return -1;
     if (known_choose(tx, k, server, NULL, p->replicator, &name, &why, &none) == 0)
         return second_copy_set(tx, server, name, why, by, e) < 0 ? -1 : count_given(tx, k, server, name, e);
     if (none.kind != ERR_NO_SPACE && none.kind != ERR_UNREACHABLE)
@@ -95,9 +95,9 @@ int copying_settle(struct api *a, struct store_tx *tx, const char *server, const
         return -1;
     if (!wanted || !wanted[0])
         return found ? second_copy_end(tx, server, by, e) : 0;
-    if (load(a, tx, k, e) < 0)
+    if (known_look(a, tx, k, e) < 0)
         return -1;
-    return strcmp(wanted, ANY) == 0 ? settle_any(tx, k, server, &p, &have, by, e) : settle_named(tx, k, server, &p, wanted, by, e);
+    return strcmp(wanted, ANY) == 0 ? settle_any(a, tx, k, server, &p, &have, by, e) : settle_named(tx, k, server, &p, wanted, by, e);
 }
 
 /* ---- what replicators are told ---- */
@@ -130,7 +130,7 @@ int copying_orders(struct api *a, struct store_tx *tx, const char *replicator, j
     const char *server;
     json_t *name;
 
-    if (read_orders(tx, replicator, names, placed, e) < 0 || (json_object_size(names) + json_object_size(placed) && load(a, tx, &k, e) < 0))
+    if (read_orders(tx, replicator, names, placed, e) < 0 || (json_object_size(names) + json_object_size(placed) && known_look(a, tx, &k, e) < 0))
         return -1;
     json_object_foreach(placed, server, name) { /* whose certificates were ended brings nothing */
         const json_t *item = json_find(k.items, "name", json_string_value(name));

@@ -5,12 +5,17 @@
 #include "plan/place.h"
 
 struct known {
-    json_t *items;    /* as replicators_json has them; owned */
+    json_t *items;    /* as replicators_json has them; owned; their figures only where is_counted */
     json_t *settings; /* the factory's `replicator`; owned */
     json_t *replication; /* the factory's `replication`; owned, may be NULL */
     struct place_candidate *candidates;
     int count, room_percent;
+    bool is_counted;
 };
+/* Who there is, what each says of itself, whether it is drained, and its address: without what it has been given, for which every server is read.
+ * Nothing to do where it was done. */
+int known_look(struct api *a, struct store_tx *tx, struct known *k, struct err *e);
+/* The whole, to choose one of them. Nothing to do where it was done. */
 int known_load(struct api *a, struct store_tx *tx, struct known *k, struct err *e);
 void known_release(struct known *k); /* {0} is fine; for CLEANUP */
 bool known_is_living(const json_t *item);                  /* it has reported of late */

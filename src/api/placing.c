@@ -118,16 +118,12 @@ static struct place_candidate candidate_of(const json_t *item)
         .churn_bytes_per_s = json_get_int(item, "churn_bytes_per_s", 0), .write_bytes_per_s = json_get_int(vault, "write_bytes_per_s", 0)};
 }
 
-int placing_describe(struct store_tx *tx, json_t *items, struct err *e)
+/* All but its figures. */
+static int address(struct store_tx *tx, const json_t *settings, json_t *items, struct err *e)
 {
-    CLEANUP(json_free) json_t *settings = NULL;
-    int percent;
     json_t *item;
     size_t i;
 
-    if (read_settings(tx, &settings, NULL, e) < 0)
-        return -1;
-    percent = (int)json_get_int(settings, "room_percent", ROOM_PERCENT);
     json_array_foreach(items, i, item) {
         json_object_update_new(item, json_pack("{s:b, s:b, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "drained", 0, "living", known_is_living(item), "servers", 0, "moving_in", 0,
                                                "copies", 0, "copies_stalled", 0, "copies_lag_ms", 0, "to_come_bytes", 0, "churn_bytes_per_s", 0));
@@ -136,7 +132,16 @@ int placing_describe(struct store_tx *tx, json_t *items, struct err *e)
             json_object_set(item, "port", json_object_get(settings, "port"));
         }
     }
-    if (mark_drained(tx, items, e) < 0 || count_servers(tx, items, e) < 0 || copying_count(tx, items, e) < 0)
+    return mark_drained(tx, items, e);
+}
+
+static int count(struct store_tx *tx, const json_t *settings, json_t *items, struct err *e)
+{
+    int percent = (int)json_get_int(settings, "room_percent", ROOM_PERCENT);
+    json_t *item;
+    size_t i;
+
+    if (count_servers(tx, items, e) < 0 || copying_count(tx, items, e) < 0)
         return -1;
     json_array_foreach(items, i, item) {
         struct place_candidate c = candidate_of(item);
@@ -147,13 +152,30 @@ int placing_describe(struct store_tx *tx, json_t *items, struct err *e)
     return 0;
 }
 
+int placing_describe(struct store_tx *tx, json_t *items, struct err *e)
+{
+    CLEANUP(json_free) json_t *settings = NULL;
+
+    return read_settings(tx, &settings, NULL, e) < 0 || address(tx, settings, items, e) < 0 ? -1 : count(tx, settings, items, e);
+}
+
+int known_look(struct api *a, struct store_tx *tx, struct known *k, struct err *e)
+{
+    if (k->items)
+        return 0;
+    return read_settings(tx, &k->settings, &k->replication, e) < 0 || replicators_list(a, tx, &k->items, e) < 0 ? -1 : address(tx, k->settings, k->items, e);
+}
+
 int known_load(struct api *a, struct store_tx *tx, struct known *k, struct err *e)
 {
     json_t *item;
     size_t i;
 
-    if (read_settings(tx, &k->settings, &k->replication, e) < 0 || replicators_json(a, tx, &k->items, e) < 0)
+    if (k->is_counted)
+        return 0;
+    if (known_look(a, tx, k, e) < 0 || count(tx, k->settings, k->items, e) < 0)
         return -1;
+    k->is_counted = true;
     k->room_percent = (int)json_get_int(k->settings, "room_percent", ROOM_PERCENT);
     k->candidates = xcalloc(json_array_size(k->items) + 1, sizeof *k->candidates);
     json_array_foreach(k->items, i, item)
@@ -291,7 +313,7 @@ int placing_complete(struct api *a, struct store_tx *tx, const struct workflow_c
         return -1;
     if (!found && !pushes && !looks)
         return 0; /* of no server, or one that is nowhere yet: the factory's own, as the settings say */
-    if (known_load(a, tx, &k, e) < 0)
+    if ((found ? known_look : known_load)(a, tx, &k, e) < 0)
         return -1;
     if (!found) /* prerequisites only look at what would be chosen, and say themselves what is missing */
         return place(a, tx, &k, what, settings, pushes, pushes ? e : NULL) < 0 && pushes ? -1 : 0;
@@ -338,7 +360,7 @@ int placing_orders(struct api *a, struct store_tx *tx, const char *replicator, c
         const json_t *item;
         int found = placement_get(tx, server, &p, e);
 
-        if (found < 0 || (found && !k.items && strcmp(placement_wanted(&p), replicator) != 0 && known_load(a, tx, &k, e) < 0))
+        if (found < 0 || (found && strcmp(placement_wanted(&p), replicator) != 0 && known_look(a, tx, &k, e) < 0))
             return -1;
         if (!found || strcmp(placement_wanted(&p), replicator) == 0)
             continue;

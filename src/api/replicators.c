@@ -40,7 +40,7 @@ static int add_status(struct store_tx *tx, json_t *item, struct err *e)
     return 0;
 }
 
-int replicators_json(struct api *a, struct store_tx *tx, json_t **out, struct err *e)
+int replicators_list(struct api *a, struct store_tx *tx, json_t **out, struct err *e)
 {
     CLEANUP(json_free) json_t *items = NULL;
     json_t *item;
@@ -51,7 +51,15 @@ int replicators_json(struct api *a, struct store_tx *tx, json_t **out, struct er
     json_array_foreach(items, index, item)
         if (add_status(tx, item, e) < 0)
             return -1;
-    if (placing_describe(tx, items, e) < 0)
+    *out = json_incref(items);
+    return 0;
+}
+
+int replicators_json(struct api *a, struct store_tx *tx, json_t **out, struct err *e)
+{
+    CLEANUP(json_free) json_t *items = NULL;
+
+    if (replicators_list(a, tx, &items, e) < 0 || placing_describe(tx, items, e) < 0)
         return -1;
     *out = json_incref(items);
     return 0;

@@ -143,6 +143,39 @@ static void test_metrics(void)
     answer_release(&a);
 }
 
+static void run_sql(const char *sql)
+{
+    CLEANUP(store_rollback) struct store_tx *tx = NULL;
+    struct err e = {0};
+
+    MUST(store_begin(data.store, STORE_WRITE, &tx, &e) == 0 && store_run(tx, &e, sql, "") >= 0 && store_commit(&tx, &e) == 0);
+}
+
+/* Who is to go where, and whose second copies lie where, is said without a look at what every server has: of one here the sizes of its disks have no sum, and whoever reads it fails. */
+static void test_few_are_read(void)
+{
+    CLEANUP(json_free) json_t *answer = NULL;
+    struct answer a;
+
+    set_server("db01", "{\"attributes\":{\"copy_to\":\"r3\"}}");
+    json_decref(report("replicator-r2", NULL, SERVERS("db01")));
+    json_decref(report("replicator-r3", NULL, SERVERS("many519")));
+    is_int(status_as(operator, "POST", "/v1/servers/many519/move", "{\"to\":\"r2\"}"), 202, "a server is to go to another replicator");
+    run_sql("INSERT INTO disk (server, id, position, name, size_bytes) VALUES ('many519', 'a', 0, 'a', 9223372036854775807), ('many519', 'b', 1, 'b', 9223372036854775807)");
+    a = as(viewer, "GET", "/v1/replicators", NULL);
+    is_int(a.status, 500, "(nobody can read it)");
+    answer_release(&a);
+    answer = report("replicator-r2", NULL, SERVERS("db01"));
+    ok(json_object_get(json_object_get(json_object_get(answer, "copies"), "to"), "db01"), "the first one is told where its second copies go");
+    json_free(&answer);
+    answer = report("replicator-r3", NULL, SERVERS("many519"));
+    ok(json_object_get(json_object_get(answer, "places"), "many519") && json_object_get(json_object_get(json_object_get(answer, "copies"), "from"), "db01"), "the second one whose it takes, and who is to go");
+    run_sql("DELETE FROM disk WHERE server = 'many519'");
+    is_int(status_as(operator, "POST", "/v1/servers/many519/move", "{\"to\":\"r3\"}"), 202, "it stays");
+    set_server("db01", "{\"attributes\":{\"copy_to\":null}}");
+    json_decref(report("replicator-r2", NULL, SERVERS("db01")));
+}
+
 /* What a replicator goes by of the site's limit; -1: it was not told of any limit yet. */
 struct sender {
     const char *peer, *server;
@@ -209,6 +242,7 @@ int main(void)
     test_placing();
     test_room();
     test_metrics();
+    test_few_are_read();
     stop();
     curl_global_cleanup();
     return tap_done();
