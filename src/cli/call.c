@@ -211,13 +211,19 @@ int cli_read_secret(const struct cli_call *call, const char *path, struct secret
     char held[LIMIT_SECRET_BYTES + 1];
     size_t size;
     bool is_input = strcmp(path, "-") == 0;
+    int failed;
     FILE *file = is_input ? call->in : fopen(path, "re");
 
     if (!file)
         return err_errno(e, errno, "%s", path);
     size = fread(held, 1, sizeof held, file);
+    failed = ferror(file) ? errno : 0;
     if (!is_input)
         fclose(file);
+    if (failed) { /* a part of it is another one */
+        explicit_bzero(held, sizeof held);
+        return err_errno(e, failed, "reading %s", is_input ? "standard input" : path);
+    }
     while (size && (held[size - 1] == '\n' || held[size - 1] == '\r'))
         size--;
     if (size == 0 || size > LIMIT_SECRET_BYTES || memchr(held, 0, size)) {
@@ -254,6 +260,8 @@ int cli_read_json(const struct cli_call *call, const char *path, json_t **out, s
     while ((size = fread(piece, 1, sizeof piece, call->in)) > 0)
         if (buf_add(&text, piece, size) < 0)
             return err_set(e, ERR_LIMIT, "standard input holds more than %u bytes of JSON", LIMIT_JSON_BYTES);
+    if (ferror(call->in))
+        return err_errno(e, errno, "reading standard input");
     if (json_read(text.data ? text.data : "", text.size_bytes, out, e) < 0)
         return err_wrap(e, "standard input");
     return 0;

@@ -44,7 +44,7 @@ static int run(int argc, char **argv)
     if (status == 0)
         status = verb->run ? verb->run(&call, &e) : cli_simple(&call, &e);
     cli_link_free(&call.link);
-    if (status == 0 && fflush(stdout) != 0)
+    if (status == 0 && (fflush(stdout) != 0 || ferror(stdout))) /* a write before the last may have failed, and left nothing to flush */
         status = err_set(&e, ERR_IO, "the output could not be written");
     return status < 0 ? fail(verb->command, verb->verb, &e) : call.exit_code;
 }

@@ -180,7 +180,7 @@ static int read_input(struct cli_call *call, const char *path, struct buf *out, 
     while ((size = fread(piece, 1, sizeof piece, call->in)) > 0)
         if (buf_add(out, piece, size) < 0)
             return err_set(e, ERR_LIMIT, "standard input holds more than %u bytes", LIMIT_REQUEST_BODY_BYTES);
-    return 0;
+    return ferror(call->in) ? err_errno(e, errno, "reading standard input") : 0;
 }
 
 int cli_run_import(struct cli_call *call, struct err *e)

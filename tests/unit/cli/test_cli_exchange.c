@@ -133,7 +133,7 @@ static int refused(struct http_call *c, struct err *e)
 static int import(struct http_call *c, struct err *e)
 {
     note(c);
-    if (strstr(c->bytes.data, "bad")) {
+    if (c->bytes.data && strstr(c->bytes.data, "bad")) {
         c->faults = json_pack("[{s:i,s:s,s:s}]", "line", 2, "column", "wave", "reason", "there is no wave \"x\"");
         c->problem_status = 422;
         return err_set(e, ERR_INVALID, "the file has faults");
@@ -364,6 +364,36 @@ static void imports(void)
     is_int(SLIPWAY("import", "/nonexistent.csv"), 5, "a file that is not there: %s", flat(err_text));
 }
 
+/* A part of what was to be read, or written, is not the whole. */
+static void half_done(void)
+{
+    CLEANUP(free_ptr) char *blanks = xcalloc(100001, 1), *from = xstrdup(in("servers.csv"));
+    int kept_in = dup(0), kept_out = dup(1), wrong = open("/", O_RDONLY), full = open("/dev/full", O_WRONLY);
+
+    put("servers.csv", "wave,server\nw,a\n");
+    snprintf(seen, sizeof seen, "-");
+    dup2(wrong, 0);
+    ok(SLIPWAY("import", "-", "--create-waves") != 0 && strcmp(seen, "-") == 0, "an input that can't be read imports nothing: %s", flat(err_text));
+    clearerr(stdin);
+    ok(SLIPWAY("settings", "set", "target", "-") != 0 && strstr(err_text, "reading standard input"), "nor is it JSON: %s", flat(err_text));
+    clearerr(stdin);
+    ok(SLIPWAY("login", "--name", "anna", "--password-file", "/") != 0 && strstr(err_text, "reading /"), "nor a secret: %s", flat(err_text));
+    dup2(kept_in, 0);
+    is_int(SLIPWAY("import", from, "--create-waves"), 0, "(%s)", flat(err_text));
+    memset(blanks, '\n', 100000);
+    fflush(stdout);
+    dup2(full, 1);
+    fwrite(blanks, 1, 100000, stdout); /* as a long list on a full disk: all of it is gone, and nothing is left to flush */
+    dup2(kept_out, 1);
+    ok(SLIPWAY("server", "list") != 0, "an output that lacks something is not well: %s", flat(err_text));
+    clearerr(stdout);
+    is_int(SLIPWAY("server", "list"), 0, "(%s)", flat(err_text));
+    close(kept_in);
+    close(kept_out);
+    close(wrong);
+    close(full);
+}
+
 static void looks_after(void)
 {
     CLEANUP(free_ptr) char *page = xstrdup(in("report.html"));
@@ -515,6 +545,7 @@ int main(void)
     signs_in(url);
     lists_and_changes();
     imports();
+    half_done();
     looks_after();
     shows_replication();
     shows_a_server();
