@@ -98,14 +98,26 @@ int workflow_server_stay(struct workflow *w, const char *server, const char *act
     return act(w, "stay", server, actor, stay, run, e);
 }
 
-/* What the way home had stopped of the server's cutover goes on, in a round of its own: an attempt that was told to stop may have come to its end all the same. */
+/* In a round of its own: an attempt that was told to stop may have come to its end all the same. So a door that was being opened may be open, and
+ * that is not forgotten: a way back asks since when clients may have written. */
+static int go_on(struct change *c, struct task *t, struct err *e)
+{
+    int64_t opened_us = strcmp(t->plan->name, "open_door") == 0 ? t->started_us : 0;
+
+    if (task_reset(c, t, t->round + 1, e) < 0)
+        return -1;
+    t->started_us = opened_us;
+    return opened_us ? task_save(c, t, e) : 0;
+}
+
+/* What the way home had stopped of the server's cutover goes on. */
 int home_stayed(struct change *c, const struct run *r, struct err *e)
 {
     struct task *list;
     int count = task_list(c->tx, c->arena, r->parent, r->server, &list, e);
 
     for (int i = 0; i < count; i++)
-        if (task_past_point(&list[i]) && list[i].state == TASK_CANCELLED && task_reset(c, &list[i], list[i].round + 1, e) < 0)
+        if (task_past_point(&list[i]) && list[i].state == TASK_CANCELLED && go_on(c, &list[i], e) < 0)
             return err_wrap(e, "after %s stayed", r->server);
     return count < 0 ? -1 : settle(c, r->parent, r->server, e);
 }

@@ -1,7 +1,7 @@
 /* The way back with what was written since, and its being called off. */
 #include "world.h"
 
-static void up_to_open_door(struct world *x, const char *until)
+static json_t *cut_over(struct world *x, const char *until)
 {
     struct err e = {0};
 
@@ -14,11 +14,10 @@ static void up_to_open_door(struct world *x, const char *until)
     world_decide(x, x->run, "db01", "sign_off", true, "user:bob");
     world_work(x, NULL);
     world_need(workflow_cutover_wave(x->w, "w1", "user:anna", &e), &e);
-    if (until)
-        json_decref(world_work(x, until));
-    else
-        world_work(x, NULL);
+    return world_work(x, until);
 }
+
+static void up_to_open_door(struct world *x, const char *until) { json_decref(cut_over(x, until)); }
 
 static void is_lifecycle(struct world *x, const char *wanted)
 {
@@ -135,6 +134,33 @@ static void test_stay(void)
     world_close(&x);
 }
 
+/* A door that was being opened when the way home began may be open: called off, the way back without what was written still asks for words. */
+static void test_door_may_be_open(void)
+{
+    CLEANUP(json_free) json_t *door = NULL, *resume = NULL;
+    char home[WORKFLOW_ID_SIZE], run[WORKFLOW_ID_SIZE], words[WORKFLOW_WORDS_SIZE];
+    struct world x;
+    struct err e = {0};
+
+    door = cut_over(&x, "open_door");
+    is_str(member(door, "task", "name"), "open_door", "the door is being opened");
+    is_int(workflow_server_home(x.w, "db01", "user:anna", home, &e), 0, "what was written comes home: %s", e.message);
+    world_pass(&x, 1);
+    is_int(world_finish(&x, door, "dc1", "succeeded", NULL, NULL), ERR_NONE, "told to stop it comes to its end all the same");
+    is_int(workflow_server_stay(x.w, "db01", "user:anna", run, &e), 0, "called off: %s", e.message);
+    resume = world_claim(&x, "dc2");
+    is_str(member(resume, "task", "name"), "resume_copy", "the launched machine serves on");
+    world_finish(&x, resume, "dc2", "succeeded", NULL, NULL);
+    world_is_state(&x, x.run, "db01", "open_door", "READY");
+    e = (struct err){0};
+    is_int(workflow_server_back(x.w, "db01", NULL, "user:anna", run, words, &e), -1, "clients may have written: going back asks for words");
+    ok(strstr(e.message, "would be lost") && words[0], "(%s)", e.message);
+    world_work(&x, NULL);
+    world_is_state(&x, x.run, "db01", "open_door", "SUCCEEDED");
+    is_lifecycle(&x, "CUTOVER");
+    world_close(&x);
+}
+
 /* A runner that dies in the midst holds nothing up for longer than its lease; a failure is tried again, and not skipped. */
 static void test_it_fails(void)
 {
@@ -170,5 +196,6 @@ int main(int count, char **arguments)
     test_home();
     test_stay();
     test_it_fails();
+    test_door_may_be_open();
     return tap_done();
 }
