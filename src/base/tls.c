@@ -393,6 +393,13 @@ int tls_write_all(struct tls_stream *s, const void *bytes, size_t size, int time
     return 0;
 }
 
+bool tls_has_room(const struct tls_stream *s)
+{
+    struct pollfd p = {.fd = s->fd, .events = POLLOUT};
+
+    return poll(&p, 1, 0) > 0;
+}
+
 void tls_cut(struct tls_stream *s)
 {
     atomic_store(&s->cut, true);

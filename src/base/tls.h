@@ -38,6 +38,7 @@ int64_t tls_read(struct tls_stream *s, void *bytes, size_t size, int timeout_ms,
 /* Exactly size bytes: 1, 0 at the end before the first byte, -1. The time limit holds for each wait, not for the whole. */
 int tls_read_all(struct tls_stream *s, void *bytes, size_t size, int timeout_ms, struct err *e);
 int tls_write_all(struct tls_stream *s, const void *bytes, size_t size, int timeout_ms, struct err *e);
+bool tls_has_room(const struct tls_stream *s); /* a small write would not wait: the kernel takes something now, or the connection is over */
 /* Makes every pending and later call of any thread return soon with ERR_UNREACHABLE or the end. */
 void tls_cut(struct tls_stream *s);
 

@@ -203,6 +203,8 @@ int peer_absent(const struct peer *p, struct err *e)
     return err_set(e, ERR_UNREACHABLE, "the agent of %s is not connected: check `systemctl status slipway-agent` there", p->server);
 }
 
+/* One thread sends to all of them: an agent that takes nothing must not hold up what the others are told. HASH alone may be large: whoever asks for it waits for
+ * its own agent only. */
 int peer_send(struct peer *p, unsigned type, const void *message, size_t size, struct err *e)
 {
     struct session *s;
@@ -214,7 +216,7 @@ int peer_send(struct peer *p, unsigned type, const void *message, size_t size, s
     pthread_mutex_unlock(&p->lock);
     if (!s)
         return peer_absent(p, e);
-    result = wire_send_json(session_conn(s), type, message, size, e);
+    result = type == WIRE_HASH ? wire_send_json(session_conn(s), type, message, size, e) : wire_send_soon(session_conn(s), type, message, size, e);
     pthread_mutex_lock(&p->lock);
     p->session_users--;
     pthread_cond_broadcast(&p->changed);

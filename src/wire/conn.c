@@ -11,6 +11,8 @@
 #define FRAME_TIMEOUT_US (30 * US_PER_S) /* without any movement: as long as silence between frames may last at both ends */
 #define FRAME_LOOK_MS 500
 #define PACKED_HEAD_SIZE 4
+#define WAITING_LIMIT (64u << 10) /* of messages that wait for the other end to take something */
+#define SOON_TIMEOUT_MS 1000      /* for a small message where there was room: one that does not go out then never will */
 #define PAYLOAD_KEPT_BYTES (64u << 10) /* while nothing comes: most connections of a replicator rest most of the time */
 
 struct wire_conn {
@@ -22,6 +24,8 @@ struct wire_conn {
     struct zip_stream *packing; /* NULL: no stream is open */
     int64_t packed_at_us;
     struct buf packed;
+    pthread_mutex_t waits; /* guards what follows it; taken after sending, never held while anything is sent */
+    struct buf waiting;    /* messages of wire_send_soon, each behind its head */
     uint32_t receive_sequence; /* the receiving thread's */
     uint8_t *payload;          /* WIRE_PAYLOAD_LIMIT + 1, the receiving thread's; grown as needed, given back while nothing comes */
     size_t payload_held;
@@ -36,6 +40,7 @@ struct wire_conn *wire_conn_new(struct tls_stream **s, int write_timeout_ms)
     struct wire_conn *c = xcalloc(1, sizeof *c);
 
     pthread_mutex_init(&c->sending, NULL);
+    pthread_mutex_init(&c->waits, NULL);
     c->tls = *s;
     *s = NULL;
     c->write_timeout_ms = write_timeout_ms;
@@ -48,6 +53,8 @@ void wire_conn_free(struct wire_conn **c)
         return;
     tls_close(&(*c)->tls);
     pthread_mutex_destroy(&(*c)->sending);
+    pthread_mutex_destroy(&(*c)->waits);
+    buf_release(&(*c)->waiting);
     free_ptr(&(*c)->payload);
     free_ptr(&(*c)->unpacked);
     zip_stream_free(&(*c)->packing);
@@ -70,7 +77,7 @@ int wire_conn_stands(const struct wire_conn *c, struct err *e)
     return tls_is_stranded(c->tls) ? err_set(e, ERR_UNREACHABLE, "this machine gave up the address that the connection was made from") : 0;
 }
 
-static int send_locked(struct wire_conn *c, unsigned type, const void *payload, size_t size, struct err *e)
+static int send_within(struct wire_conn *c, unsigned type, const void *payload, size_t size, int timeout_ms, struct err *e)
 {
     struct wire_header h = {.payload_size = (uint32_t)size, .type = (uint16_t)type, .sequence = ++c->send_sequence};
     uint8_t head[WIRE_HEADER_SIZE];
@@ -78,22 +85,132 @@ static int send_locked(struct wire_conn *c, unsigned type, const void *payload, 
     if (c->broken)
         return err_set(e, ERR_UNREACHABLE, "the connection failed before");
     wire_header_encode(&h, head);
-    c->broken = tls_write_all(c->tls, head, sizeof head, c->write_timeout_ms, e) < 0 ||
-                (size && tls_write_all(c->tls, payload, size, c->write_timeout_ms, e) < 0);
+    c->broken = tls_write_all(c->tls, head, sizeof head, timeout_ms, e) < 0 || (size && tls_write_all(c->tls, payload, size, timeout_ms, e) < 0);
     if (c->broken)
         return err_wrap(e, "sending %s", wire_type_name(type));
     atomic_fetch_add(&c->sent_bytes, (long long)(size + sizeof head));
     return 0;
 }
 
+static int send_locked(struct wire_conn *c, unsigned type, const void *payload, size_t size, struct err *e)
+{
+    return send_within(c, type, payload, size, c->write_timeout_ms, e);
+}
+
+/* ---- what waits ---- */
+
+struct waiting_head {
+    uint32_t type, size;
+};
+
+static bool anything_waits(struct wire_conn *c)
+{
+    bool any;
+
+    pthread_mutex_lock(&c->waits);
+    any = c->waiting.size_bytes > 0;
+    pthread_mutex_unlock(&c->waits);
+    return any;
+}
+
+/* The first one; the caller frees. Under `sending`, so that nobody else takes it. */
+static char *take_waiting(struct wire_conn *c, struct waiting_head *head)
+{
+    char *payload;
+    size_t size;
+
+    pthread_mutex_lock(&c->waits);
+    MUST(c->waiting.size_bytes >= sizeof *head);
+    memcpy(head, c->waiting.data, sizeof *head);
+    size = sizeof *head + head->size;
+    payload = xmalloc(head->size + 1);
+    memcpy(payload, c->waiting.data + sizeof *head, head->size);
+    c->waiting.size_bytes -= size;
+    memmove(c->waiting.data, c->waiting.data + size, c->waiting.size_bytes);
+    if (c->waiting.size_bytes == 0)
+        buf_release(&c->waiting);
+    pthread_mutex_unlock(&c->waits);
+    return payload;
+}
+
+/* Under `sending`. patient: who sends may wait for the other end; else only what it has room for goes out. */
+static int send_waiting(struct wire_conn *c, bool patient, struct err *e)
+{
+    struct waiting_head head;
+
+    while (anything_waits(c) && (patient || tls_has_room(c->tls))) {
+        CLEANUP(free_ptr) char *payload = take_waiting(c, &head);
+
+        if (send_within(c, head.type, payload, head.size, patient ? c->write_timeout_ms : SOON_TIMEOUT_MS, e) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* What others left while this thread sent is its to send: they did not wait for it. */
+static void end_sending(struct wire_conn *c, bool patient)
+{
+    do {
+        (void)send_waiting(c, patient, NULL);
+        pthread_mutex_unlock(&c->sending);
+    } while (anything_waits(c) && (patient || tls_has_room(c->tls)) && pthread_mutex_trylock(&c->sending) == 0);
+}
+
+static int begin_sending(struct wire_conn *c, struct err *e)
+{
+    pthread_mutex_lock(&c->sending);
+    return send_waiting(c, true, e);
+}
+
+/* Where the other end takes something again, and nobody is about to send. */
+static void send_what_waits(struct wire_conn *c)
+{
+    if (anything_waits(c) && pthread_mutex_trylock(&c->sending) == 0)
+        end_sending(c, false);
+}
+
+static int let_wait(struct wire_conn *c, unsigned type, const struct buf *payload, struct err *e)
+{
+    struct waiting_head head = {.type = type, .size = (uint32_t)payload->size_bytes};
+    bool full;
+
+    pthread_mutex_lock(&c->waits);
+    full = c->waiting.size_bytes + sizeof head + payload->size_bytes > WAITING_LIMIT;
+    c->waiting.limit_bytes = 2 * WAITING_LIMIT;
+    if (!full)
+        MUST(buf_add(&c->waiting, &head, sizeof head) == 0 && buf_add(&c->waiting, payload->data, payload->size_bytes) == 0);
+    pthread_mutex_unlock(&c->waits);
+    if (!full)
+        return 0;
+    wire_conn_cut(c);
+    return err_set(e, ERR_UNREACHABLE, "%s takes nothing: %u KiB of messages wait for it already", wire_conn_peer(c), WAITING_LIMIT >> 10);
+}
+
+int wire_send_soon(struct wire_conn *c, unsigned type, const void *message, size_t message_size, struct err *e)
+{
+    CLEANUP(buf_release) struct buf text = {.limit_bytes = WAITING_LIMIT};
+    int result = 0;
+
+    wire_json_encode(type, message, message_size, &text);
+    MUST(!text.over);
+    if (let_wait(c, type, &text, e) < 0)
+        return -1;
+    if (pthread_mutex_trylock(&c->sending) == 0) {
+        result = send_waiting(c, false, e);
+        end_sending(c, false);
+    }
+    return result;
+}
+
+/* ---- sending ---- */
+
 int wire_send(struct wire_conn *c, unsigned type, const void *payload, size_t size, struct err *e)
 {
     int result;
 
     MUST(size <= WIRE_PAYLOAD_LIMIT);
-    pthread_mutex_lock(&c->sending);
-    result = send_locked(c, type, payload, size, e);
-    pthread_mutex_unlock(&c->sending);
+    result = begin_sending(c, e) < 0 ? -1 : send_locked(c, type, payload, size, e);
+    end_sending(c, true);
     return result;
 }
 
@@ -131,27 +248,26 @@ int wire_send_packed(struct wire_conn *c, const struct buf *data, int level, int
     int result;
 
     MUST(!data->over && data->size_bytes > 0 && PACKED_HEAD_SIZE + ZIP_STREAM_BOUND(data->size_bytes) <= WIRE_PAYLOAD_LIMIT);
-    pthread_mutex_lock(&c->sending);
+    result = begin_sending(c, e);
     if (!c->packing)
         c->packing = zip_stream_new(level);
-    result = send_packed_locked(c, data->data, data->size_bytes, e);
+    result = result < 0 ? -1 : send_packed_locked(c, data->data, data->size_bytes, e);
     *sent_bytes = (int64_t)(c->packed.size_bytes + WIRE_HEADER_SIZE);
     c->packed_at_us = clock_monotonic_us();
-    pthread_mutex_unlock(&c->sending);
+    end_sending(c, true);
     return result;
 }
 
 int wire_conn_rest(struct wire_conn *c, int64_t idle_us, struct err *e)
 {
-    int result = 0;
+    int result = begin_sending(c, e);
 
-    pthread_mutex_lock(&c->sending);
-    if (c->packing && clock_monotonic_us() - c->packed_at_us >= idle_us) {
+    if (result == 0 && c->packing && clock_monotonic_us() - c->packed_at_us >= idle_us) {
         result = send_packed_locked(c, NULL, 0, e);
         zip_stream_free(&c->packing);
         buf_release(&c->packed);
     }
-    pthread_mutex_unlock(&c->sending);
+    end_sending(c, true);
     return result;
 }
 
@@ -260,7 +376,10 @@ static int receive_frame(struct wire_conn *c, struct wire_frame *out, int timeou
 
 int wire_recv(struct wire_conn *c, struct wire_frame *out, int timeout_ms, bool *closed, struct err *e)
 {
-    int got = receive_frame(c, out, timeout_ms, closed, e);
+    int got;
+
+    send_what_waits(c);
+    got = receive_frame(c, out, timeout_ms, closed, e);
 
     return got == 1 && out->type == WIRE_PACKED ? unpack(c, out, e) : got;
 }

@@ -27,7 +27,11 @@ const char *wire_conn_serial(const struct wire_conn *c); /* of the other end's c
 int wire_send(struct wire_conn *c, unsigned type, const void *payload, size_t size, struct err *e);
 int wire_send_buf(struct wire_conn *c, unsigned type, const struct buf *payload, struct err *e);
 int wire_send_json(struct wire_conn *c, unsigned type, const void *message, size_t message_size, struct err *e);
-/* The same for a DATA whose chunks are as they are, packed (PACKED) with what was sent like this before in mind; the level is the stream's from its
+/* The same for a small message of a thread that others wait for, too: it never waits for the other end. Where that takes nothing now, or another thread is in
+ * the midst of a send, the message waits and goes out, in order, before whatever is sent next, or with the next wire_recv. Where too much waits already:
+ * -1 ERR_UNREACHABLE, and the connection is cut. */
+int wire_send_soon(struct wire_conn *c, unsigned type, const void *message, size_t message_size, struct err *e);
+/* wire_send_buf for a DATA whose chunks are as they are, packed (PACKED) with what was sent like this before in mind; the level is the stream's from its
  * beginning. *sent_bytes: what went out. Others wait meanwhile. */
 int wire_send_packed(struct wire_conn *c, const struct buf *data, int level, int64_t *sent_bytes, struct err *e);
 /* Ends the stream where nothing was packed for a while, so that neither end keeps its window; idle_us 0: at once. */

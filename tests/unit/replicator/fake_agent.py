@@ -7,10 +7,11 @@ import socket
 import ssl
 import struct
 import threading
+import time
 import uuid
 
 TYPES = {"HELLO": 1, "OFFER": 2, "DATA": 3, "POINT_COMMIT": 5, "STATUS": 9, "POINT_AT": 12, "COPY": 17, "COPY_POINT": 18, "COPY_COMMIT": 19, "WELCOME": 32, "NEED": 33, "ACK": 34,
-         "TAKE_POINT": 35, "POINT_DONE": 36, "THAW": 37, "DETACH": 42, "POINT_GO": 44, "COPYING": 48, "COPY_GO": 49, "POINT_FAILED": 64, "REFUSE": 66, "PING": 67, "PONG": 68}
+         "TAKE_POINT": 35, "POINT_DONE": 36, "THAW": 37, "PAUSE": 39, "DETACH": 42, "POINT_GO": 44, "COPYING": 48, "COPY_GO": 49, "POINT_FAILED": 64, "REFUSE": 66, "PING": 67, "PONG": 68}
 NAMES = {number: name for name, number in TYPES.items()}
 CHUNKS = 16
 
@@ -21,6 +22,7 @@ class Wire:
     def __init__(self, folder, port, server):
         self.server, self.sequence, self.offers, self.request = server, 0, 0, 0
         self.heard = queue.Queue()
+        self.deaf = False  # it takes nothing more
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.load_verify_locations(folder / "ca.pem")
@@ -34,6 +36,21 @@ class Wire:
             self.sequence += 1
             self.stream.settimeout(20)
             self.stream.sendall(struct.pack("<IHHI", len(payload), TYPES[name], 0, self.sequence) + payload)
+
+    def flood(self):
+        """It asks and asks, and takes no answer, until the other end waits for it to do so and takes no more itself."""
+        self.deaf = True
+        time.sleep(0.3)
+        payload = json.dumps({"request": 1, "value": 0}).encode()
+        with self.lock:
+            self.stream.settimeout(1)
+            try:
+                while True:
+                    asked = b"".join(struct.pack("<IHHI", len(payload), TYPES["PING"], 0, self.sequence + n + 1) + payload for n in range(1000))
+                    self.stream.sendall(asked)
+                    self.sequence += 1000
+            except OSError:
+                pass  # it waits
 
     def say(self, name, **message):
         self.frame(name, json.dumps(message).encode())
@@ -55,6 +72,8 @@ class Wire:
     def read(self, size):
         data = b""
         while len(data) < size:
+            while self.deaf:
+                time.sleep(0.1)
             if not self.stream.pending():
                 select.select([self.stream], [], [], 0.2)
             with self.lock:

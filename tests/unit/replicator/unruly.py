@@ -2,9 +2,11 @@
 """unruly: agents of the test's own that do what ours don't: the replicator neither gives them what others need, nor takes their silence for an answer. Prints TAP.
 Usage: unruly SLIPWAY SLIPWAY_AGENT"""
 import hashlib
+import json
 import pathlib
 import struct
 import sys
+import time
 
 SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
 sys.dont_write_bytecode = True
@@ -53,11 +55,49 @@ def stays(world):
     world.wait("once it is gone, it is", lambda: world.ask("status", server="db01")["servers"][0]["state"] == "DISCONNECTED")
 
 
+def asked_for(agent, seconds):
+    """It answers whatever it is asked for by the clock meanwhile: the longest that it waited for that."""
+    longest, until = 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        begun = time.monotonic()
+        agent.asked(group=False, seconds=70)
+        longest = max(longest, time.monotonic() - begun)
+        agent.commit(group=False, consistency="crash")
+        agent.expect("POINT_DONE", request=agent.request)
+    return longest
+
+
+def takes_nothing(world):
+    """An agent that reads nothing of what it is told, while another one goes on."""
+    world.kill("replicator")
+    (world.dir / "replicator/settings.json").write_text(json.dumps({"servers": {"web01": {"point_interval_s": 8}}}))
+    world.start_replicator()
+    world.wait("the replicator starts again", lambda: world.ask("status"))
+    deaf, other = Agent(world, "web01"), Agent(world, "db01")
+    for agent in (deaf, other):
+        agent.goes_on()
+    deaf.asked(group=False)
+    deaf.commit(group=False, consistency="crash")
+    deaf.expect("POINT_DONE", request=deaf.request)
+    deaf.flood()
+    longest = asked_for(other, 15)
+    ok(longest < 4, f"an agent that takes nothing holds up nobody else's points: they came at most {longest:.1f} s apart")
+    world.ask("pause", server="web01", timeout=5)
+    world.ask("pause", server="db01", timeout=5)
+    other.expect("PAUSE", seconds=5)
+    ok(True, "nor their orders")
+    for server in ("web01", "db01"):
+        world.ask("resume", server=server)
+    deaf.close()
+    other.close()
+
+
 def steps(world):
     world.certificates()
     world.start_replicator()
     world.wait("the replicator listens", lambda: world.ask("status"))
     hoards(world)
+    takes_nothing(world)
     stays(world)
 
 

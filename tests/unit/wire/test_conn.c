@@ -185,6 +185,40 @@ static void test_bad_packed(void)
     }
 }
 
+/* Another thread is in the midst of a frame that the other end does not take. */
+static void test_soon(void)
+{
+    struct wire_simple said = {.request = 1}, heard = {0};
+    struct wire_frame frame = {0};
+    struct err e = {0};
+    pthread_t thread;
+    int64_t begun_us;
+    int came = 0, result = 0;
+    bool closed;
+
+    large.packed = false;
+    MUST(pthread_create(&thread, NULL, send_large, NULL) == 0);
+    clock_sleep_us(200 * US_PER_MS);
+    begun_us = clock_monotonic_us();
+    for (said.value = 0; said.value < 3; said.value++)
+        result |= wire_send_soon(ends[0], WIRE_PING, &said, sizeof said, &e);
+    ok(result == 0 && clock_monotonic_us() - begun_us < US_PER_S, "small messages wait, and whoever has them does not: %lld us", (long long)(clock_monotonic_us() - begun_us));
+    ok(wire_recv(ends[1], &frame, 5000, &closed, &e) == 1 && frame.type == WIRE_DATA && frame.size == large.data.size_bytes, "the frame comes whole");
+    while (came < 3 && wire_recv(ends[1], &frame, 2000, &closed, &e) == 1 && wire_json_decode(WIRE_PING, frame.payload, frame.size, &heard, sizeof heard, &e) == 0 && heard.value == came)
+        came++;
+    pthread_join(thread, NULL);
+    is_int(came, 3, "and they come behind it, in their order, though nobody sends anything else");
+    MUST(pthread_create(&thread, NULL, send_large, NULL) == 0);
+    clock_sleep_us(200 * US_PER_MS);
+    while (result == 0 && said.value++ < 100000)
+        result = wire_send_soon(ends[0], WIRE_PING, &said, sizeof said, &e);
+    pthread_join(thread, NULL);
+    ok(result < 0 && e.kind == ERR_UNREACHABLE && large.result < 0, "where more and more wait the connection is cut: %s", e.message);
+    wire_conn_free(&ends[0]);
+    wire_conn_free(&ends[1]);
+    connect_ends();
+}
+
 static void test_ends(void)
 {
     struct wire_simple ping = {1, 2}, back;
@@ -223,6 +257,10 @@ int main(void)
     test_rest();
     test_packed();
     test_bad_packed();
+    wire_conn_free(&ends[0]);
+    wire_conn_free(&ends[1]);
+    connect_ends(); /* the one before was sent what can't be unpacked */
+    test_soon();
     buf_release(&large.data);
     test_ends();
     for (int i = 0; i < 2; i++) {
