@@ -347,17 +347,32 @@ static bool connected(struct peer *p)
     return result;
 }
 
+static bool has_left(struct peer *p)
+{
+    bool result;
+
+    pthread_mutex_lock(&p->lock);
+    result = p->has_left;
+    pthread_mutex_unlock(&p->lock);
+    return result;
+}
+
 static int do_detach(struct talk *t, const json_t *q, json_t *answer, struct err *e)
 {
     int64_t until_us = clock_monotonic_us() + DETACH_WAIT_US;
     struct err why = {0};
     struct peer *p = NULL;
+    bool was_there;
 
+    if (need_peer(t, q, &p, e) < 0)
+        return -1;
+    was_there = connected(p);
     if (order(t, q, WIRE_DETACH, &p, &why) < 0 && why.kind != ERR_UNREACHABLE)
         return err_set(e, why.kind, "%s", why.message);
     while (connected(p) && clock_monotonic_us() < until_us)
         clock_sleep_us(50 * US_PER_MS);
-    return json_object_set_new(answer, "agent_told", json_boolean(!connected(p)));
+    /* One that is away is told when it comes back; one whose link was cut meanwhile, too. */
+    return json_object_set_new(answer, "agent_told", json_boolean(was_there && has_left(p)));
 }
 
 static int unexport_all(struct talk *t, const char *server, struct err *e)

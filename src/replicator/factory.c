@@ -66,6 +66,8 @@ void factory_keys_free(struct vault_key **keys, size_t count)
 
 /* ---- its state ---- */
 
+static int (*const takers[])(struct replicator *r, const json_t *answer, struct err *e) = {revoked_take, settings_take, copies_take};
+
 /* The answer says how the servers are to be replicated. */
 static int tell(struct replicator *r, struct http_client *client, struct err *e)
 {
@@ -75,7 +77,14 @@ static int tell(struct replicator *r, struct http_client *client, struct err *e)
     if (ask(r, client, "POST", "/v1/replicator/status", body, &answer, e) < 0)
         return -1;
     moves_take(r, answer);
-    return revoked_take(r, answer, e) < 0 || settings_take(r, answer, e) < 0 || copies_take(r, answer, e) < 0 ? -1 : 0;
+    /* Each says only that it could not be kept: the others are taken all the same. */
+    for (size_t i = 0; i < ARRAY_COUNT(takers); i++) {
+        struct err why = {0};
+
+        if (takers[i](r, answer, &why) < 0 && !e->kind)
+            *e = why;
+    }
+    return e->kind ? -1 : 0;
 }
 
 void *care_factory(void *replicator)

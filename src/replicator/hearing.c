@@ -139,6 +139,7 @@ static int hear_end(struct session *s, const struct wire_frame *f, struct err *e
     pthread_mutex_lock(&s->p->lock);
     s->p->stopped = !s->copies && f->type == WIRE_BYE && err_kind_named(why.kind) == ERR_CANCELLED;
     pthread_mutex_unlock(&s->p->lock);
+    s->p->has_left = !s->copies && f->type == WIRE_BYE;
     return err_set(e, ERR_UNREACHABLE, "%s ended the connection: %s", wire_conn_peer(s->conn), why.message);
 }
 

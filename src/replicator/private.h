@@ -126,6 +126,7 @@ struct peer {
     int64_t order_us;      /* wall, the factory's: of its last order that was carried out; kept over restarts */
     bool stopped;          /* the agent said so when it left */
     char rescue_point[VAULT_POINT_ID_SIZE], rescue_state[WIRE_NAME_SIZE], rescue_message[WIRE_TEXT_SIZE]; /* struct wire_rescue's; kept over restarts; state "": none */
+    bool has_left;         /* it said BYE, for whatever reason; it has not come since */
     int64_t rescue_us;     /* wall: when it was said */
     bool rescue_boot;      /* by order: it is to boot when it says "done" next */
     struct missing missing; /* disks that it had; kept over restarts */

@@ -238,7 +238,7 @@ static int take_place(struct session *s, struct err *e)
         p->turned_away_us = p->stands_us = 0;
         p->since_us = clock_now_us();
         p->was_connected = true;
-        p->gone = p->stopped = false;
+        p->gone = p->stopped = p->has_left = false;
         p->busy_share = 0;
         memcpy(p->rivals[0], p->rivals[1], sizeof p->rivals[0]);
         memcpy(p->rivals[1], s->address, sizeof p->rivals[1]);

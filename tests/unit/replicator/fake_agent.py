@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 
-TYPES = {"HELLO": 1, "OFFER": 2, "DATA": 3, "POINT_COMMIT": 5, "STATUS": 9, "POINT_AT": 12, "COPY": 17, "COPY_POINT": 18, "COPY_COMMIT": 19, "WELCOME": 32, "NEED": 33, "ACK": 34,
+TYPES = {"HELLO": 1, "OFFER": 2, "DATA": 3, "POINT_COMMIT": 5, "STATUS": 9, "BYE": 10, "POINT_AT": 12, "COPY": 17, "COPY_POINT": 18, "COPY_COMMIT": 19, "WELCOME": 32, "NEED": 33, "ACK": 34,
          "TAKE_POINT": 35, "POINT_DONE": 36, "THAW": 37, "PAUSE": 39, "DETACH": 42, "POINT_GO": 44, "COPYING": 48, "COPY_GO": 49, "POINT_FAILED": 64, "REFUSE": 66, "PING": 67, "PONG": 68}
 NAMES = {number: name for name, number in TYPES.items()}
 CHUNKS = 16

@@ -31,7 +31,7 @@ class Factory:
         (place / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
         run("openssl", "x509", "-req", "-in", place / "csr.pem", "-CA", world.dir / "ca.pem", "-CAkey", world.dir / "ca.key", "-CAcreateserial", "-days", "2",
             "-extfile", place / "ext", "-out", place / "cert.pem")
-        self.settings, self.told, self.asked, self.server, self.place = {}, None, 0, None, place
+        self.settings, self.more, self.told, self.asked, self.server, self.place = {}, {}, None, 0, None, place
         self.ca, self.port = world.dir / "ca.pem", world.port
         while self.port == world.port:  # nobody listens there yet
             self.port = free_port()
@@ -44,7 +44,7 @@ class Factory:
             def do_POST(self):  # pylint: disable=invalid-name
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 factory.told = body["servers"]
-                answer = json.dumps({"unknown": [], "servers": {s["server"]: factory.settings for s in body["servers"]}}).encode()
+                answer = json.dumps({"unknown": [], "servers": {s["server"]: factory.settings for s in body["servers"]}, **factory.more}).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(answer)))
@@ -208,6 +208,16 @@ def start(world, factory):
     ok(identity.exists(), "the replicator starts")
 
 
+def not_kept(world, factory):
+    """What the factory says of certificates can't be written down: all else that it says is taken all the same."""
+    (world.dir / "replicator/revoked.json").mkdir()
+    factory.more = {"revoked": {"version": "v1", "certificates": {"0a": "as the test wants it"}}}
+    factory.settings = {"point_interval_s": 7}
+    world.wait("where one word of the factory's can't be kept, the others are taken", lambda: holds(world)["point_interval_ms"] == 7000)
+    factory.more = {}
+    (world.dir / "replicator/revoked.json").rmdir()
+
+
 def steps(world):
     world.certificates()
     world.disk(96 * MIB)
@@ -215,6 +225,7 @@ def steps(world):
     start(world, factory)
     world.start_agent()
     interval(world, factory)
+    not_kept(world, factory)
     ladder(world, factory)
     bandwidth(world, factory)
     ordered(world, factory)

@@ -6,6 +6,7 @@ import json
 import pathlib
 import struct
 import sys
+import threading
 import time
 
 SLIPWAY, AGENT = sys.argv[1], sys.argv[2]
@@ -53,6 +54,13 @@ def stays(world):
     ok(not told and status["connected"] and status["state"] != "DISCONNECTED", f"an agent that stays is not told of as gone: {status['state']}")
     agent.close()
     world.wait("once it is gone, it is", lambda: world.ask("status", server="db01")["servers"][0]["state"] == "DISCONNECTED")
+    ok(not world.ask("detach", server="db01")["agent_told"], "nor is one that is away told of as told")
+    world.ask("resume", server="db01")
+    agent = Agent(world, "db01")
+    obeys = threading.Thread(target=lambda: (agent.expect("DETACH"), agent.say("BYE", request=0, kind="none", message="detached"), agent.close()))
+    obeys.start()
+    ok(world.ask("detach", server="db01")["agent_told"], "one that says goodbye was told")
+    obeys.join()
 
 
 def asked_for(agent, seconds):
