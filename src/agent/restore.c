@@ -253,7 +253,7 @@ static int refused(const struct wire_frame *f, struct err *e)
 
     if (wire_json_decode(WIRE_REFUSE, f->payload, f->size, &why, sizeof why, e) < 0)
         return -1;
-    return err_set(e, err_kind_named(why.kind), "the replicator refuses: %s", why.message);
+    return err_set(e, wire_failure_kind(&why), "the replicator refuses: %s", why.message);
 }
 
 static int next_frame(struct restore *r, struct wire_frame *f, struct err *e)

@@ -88,7 +88,7 @@ static int hear_failure(const struct copier *c, const struct wire_frame *f, stru
 
     if (wire_json_decode(f->type, f->payload, f->size, &why, sizeof why, e) < 0)
         return -1;
-    return err_set(e, err_kind_named(why.kind), "the replicator %s: %s", c->to.replicator, why.message);
+    return err_set(e, wire_failure_kind(&why), "the replicator %s: %s", c->to.replicator, why.message);
 }
 
 static int hear_ping(struct copier *c, const struct wire_frame *f, struct err *e)

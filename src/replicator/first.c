@@ -92,7 +92,7 @@ int first_note_trouble(struct session *s, const struct wire_failure *why, struct
     p = peer_find(s->r, peer + 6, true);
     pthread_mutex_lock(&p->lock);
     err_clear(&p->stands);
-    err_set(&p->stands, err_kind_named(why->kind), "%s", why->message);
+    err_set(&p->stands, wire_failure_kind(why), "%s", why->message);
     p->stands_us = clock_now_us();
     p->stopped = false;
     pthread_mutex_unlock(&p->lock);

@@ -28,7 +28,7 @@ static int hear_failure(struct session *s, const struct wire_frame *f, struct er
     pthread_mutex_lock(&s->p->lock);
     slot = slot_answered(s->p, kind, failure.request);
     if (slot) {
-        err_set(&slot->e, err_kind_named(failure.kind), "the agent of %s: %s", s->p->server, failure.message);
+        err_set(&slot->e, wire_failure_kind(&failure), "the agent of %s: %s", s->p->server, failure.message);
         if (kind == SLOT_POINT)
             s->p->point_trouble = slot->e;
         slot_finish(s->p, slot);

@@ -77,7 +77,7 @@ int moves_refused(struct peer *p, const struct wire_failure *why)
 {
     pthread_mutex_lock(&p->lock);
     p->move_due_us = clock_monotonic_us() + AGAIN_REFUSED_US;
-    err_set(&p->move_trouble, err_kind_named(why->kind), "%s", why->message);
+    err_set(&p->move_trouble, wire_failure_kind(why), "%s", why->message);
     pthread_mutex_unlock(&p->lock);
     return 0;
 }

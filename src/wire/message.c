@@ -179,6 +179,13 @@ static const struct shape *shape_of(unsigned type, size_t message_size)
 static const char *const consistencies[] = {[WIRE_ANY] = "any", [WIRE_CRASH] = "crash", [WIRE_FROZEN] = "frozen",
                                             [WIRE_APPLICATION] = "application"};
 
+enum err_kind wire_failure_kind(const struct wire_failure *f)
+{
+    enum err_kind kind = err_kind_named(f->kind);
+
+    return kind != ERR_NONE ? kind : ERR_PROTOCOL;
+}
+
 const char *wire_consistency_name(int64_t consistency)
 {
     MUST(consistency >= WIRE_ANY && consistency <= WIRE_APPLICATION);

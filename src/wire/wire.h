@@ -336,6 +336,7 @@ struct wire_failure {
     char kind[WIRE_NAME_SIZE]; /* err_meaning(…)->name */
     char message[WIRE_TEXT_SIZE];
 };
+enum err_kind wire_failure_kind(const struct wire_failure *f); /* never ERR_NONE: whoever says that nothing failed is broken (ERR_PROTOCOL) */
 struct wire_simple {
     int64_t request;
     int64_t value;

@@ -190,6 +190,23 @@ def can_not(both):
     both.none_more("and")
 
 
+def nothing_failed(both):
+    """It says that the point failed by nothing: that is no point, neither of its own nor of the group."""
+    asked = Asked(both.world, server="db01")
+    both.db.asked(group=False)
+    both.db.fail("none")
+    ok("protocol: the agent of db01" in asked.end(), f"one whose point failed by nothing has none: {asked.refusal}")
+    asked = Asked(both.world)
+    both.come_to(2)
+    for agent in both.all():
+        agent.told(3)
+    both.web.commit()
+    both.db.fail("none")
+    ok("protocol" in asked.end(), f"nor has its group: {asked.refusal}")
+    both.web.expect("POINT_FAILED", request=both.web.request)
+    both.none_more("and")
+
+
 def disobeys(both):
     for group, what in ((True, "commits before it is told to"), (False, "commits as if it were alone")):
         asked = Asked(both.world)
@@ -436,7 +453,7 @@ def steps(world):
     world.start_replicator()
     world.wait("the replicator listens", lambda: world.ask("status"))
     both = Both(world)
-    for part in (in_step, dies_at_the_barrier, cut_before_the_commit, never_comes, again_with_all, can_not, disobeys, goes_to_freeze, asker_leaves, holder_leaves):
+    for part in (in_step, dies_at_the_barrier, cut_before_the_commit, never_comes, again_with_all, can_not, nothing_failed, disobeys, goes_to_freeze, asker_leaves, holder_leaves):
         part(both)
     in_step(both)
     behind_its_data(both)
