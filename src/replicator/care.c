@@ -9,6 +9,7 @@
 #define POINTS_LOOK_US (100 * US_PER_MS)
 #define POINT_TIMEOUT_MS 30000
 #define POINT_STUCK_US (30 * US_PER_S) /* after its time is over */
+#define AT_POINT_LONG_US (POINT_TIMEOUT_MS * US_PER_MS + POINT_STUCK_US)
 #define GROUP_TIMEOUT_MS 10000
 #define GROUP_AGAIN_US (10 * US_PER_S) /* after one that came to nothing: meanwhile its servers have points of their own */
 #define EXPIRE_EVERY_US (20 * US_PER_S)
@@ -28,10 +29,31 @@ void replicator_rest(struct replicator *r, int64_t duration_us)
 
 /* ---- points on schedule ---- */
 
-/* lock held; NULL: its agent takes one when it is asked. grouped: together with those of other servers. */
-static const char *why_no_point(const struct peer *p, bool grouped)
+/* lock held */
+static bool is_asked(const struct peer *p) { return p->slots[SLOT_POINT].busy || strcmp(p->status.state, "CREATING_SNAPSHOT") == 0; }
+
+static bool is_ready(const struct peer *p)
 {
     static const char *const ready[] = {"CONTINUOUS", "BACKLOG", "CREATING_SNAPSHOT"};
+
+    for (size_t i = 0; p->has_status && i < ARRAY_COUNT(ready); i++)
+        if (strcmp(p->status.state, ready[i]) == 0)
+            return true;
+    return false;
+}
+
+/* Others wait for a point of its own for as long as one of the clock's may take, and no longer. */
+static bool is_at_point_for_long(struct peer *p, int64_t now_us)
+{
+    if (!is_asked(p))
+        p->at_point_us = 0;
+    else if (!p->at_point_us)
+        p->at_point_us = now_us;
+    return p->at_point_us && now_us - p->at_point_us > AT_POINT_LONG_US;
+}
+
+const char *care_why_no_point(struct peer *p, bool grouped, int64_t now_us)
+{
 
     if (!p->session)
         return "is not connected";
@@ -41,17 +63,15 @@ static const char *why_no_point(const struct peer *p, bool grouped)
         return "is held still at a point of its own";
     if (grouped && rescanned(p))
         return "stands still for longer than others can be asked to, for its changes can't be followed";
-    for (size_t i = 0; p->has_status && i < ARRAY_COUNT(ready); i++)
-        if (strcmp(p->status.state, ready[i]) == 0)
-            return NULL;
+    if (grouped && is_at_point_for_long(p, now_us))
+        return "has been at a point of its own for more than a minute";
+    if (is_ready(p))
+        return NULL;
     return p->calendar_pause ? "is paused by a calendar" : "has not been read to its end yet";
 }
 
 /* lock held */
 static bool is_time(const struct peer *p, int64_t now_us) { return !p->last_try_us || now_us - p->last_try_us >= settings_point_interval_us(p); }
-
-/* lock held */
-static bool is_asked(const struct peer *p) { return p->slots[SLOT_POINT].busy || strcmp(p->status.state, "CREATING_SNAPSHOT") == 0; }
 
 /* lock held; a scheduled point that hopes for a quiet moment until the next one is due has the newest one grow old */
 static int64_t hope_ms(const struct peer *p) { return settings_point_interval_us(p) / US_PER_MS / 2; }
@@ -74,7 +94,7 @@ static bool point_is_due(struct peer *p, struct wire_take_point *out)
     pthread_mutex_lock(&p->lock);
     if (s->busy && s->quiet && !s->committed && now_us - s->asked_us > p->try_stuck_us)
         *s = (struct slot){0}; /* never answered */
-    due = !p->together && !why_no_point(p, false) && !is_asked(p) && wants_own(p, now_us, out);
+    due = !p->together && !care_why_no_point(p, false, now_us) && !is_asked(p) && wants_own(p, now_us, out);
     if (due) {
         p->last_try_us = now_us;
         p->try_stuck_us = out->timeout_ms * US_PER_MS + POINT_STUCK_US;
@@ -197,7 +217,7 @@ static struct finding look_at_members(const struct member *members, size_t count
         const char *no_point;
 
         pthread_mutex_lock(&p->lock);
-        no_point = why_no_point(p, true);
+        no_point = care_why_no_point(p, true, now_us);
         if (!p->session && said && strcmp(json_get_string(said, p->server, ""), p->r->options.name) != 0)
             say_absent(p->r, p->server, said, &f.apart); /* it was here, and has moved */
         else if (no_point && all > 1)
@@ -225,7 +245,7 @@ static bool decide(const struct member *members, size_t count, const struct find
         if (f->apart.kind || count == 1)
             p->group_failed_us = 0; /* once they can, it is tried at once */
         if (!p->group_failed_us)
-            p->group_trouble = why_no_point(p, true) ? (struct err){0} : f->apart; /* who keeps the others has a cause of its own */
+            p->group_trouble = care_why_no_point(p, true, clock_monotonic_us()) ? (struct err){0} : f->apart; /* who keeps the others has a cause of its own */
         p->group_taking = p->group_taking || now;
         p->last_try_us = now ? clock_monotonic_us() : p->last_try_us;
         pthread_mutex_unlock(&p->lock);

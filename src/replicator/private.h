@@ -171,6 +171,7 @@ struct peer {
     struct hope group_hope;
     int64_t group_failed_us; /* monotonic: when that came to nothing; 0: the last one came about */
     struct err group_trouble; /* why it is not done, or came to nothing: it has points of its own meanwhile */
+    int64_t at_point_us;   /* monotonic: since when it has been at a point, or was asked for one, without a pause; 0: it is not. care_groups' alone */
     uint64_t offers_since_point;
     bool pointed;          /* a point was committed over the present connection */
     struct place place;
@@ -377,6 +378,7 @@ int64_t care_space_every_us(bool no_room, int64_t took_us); /* from the beginnin
 int life_load(struct replicator *r, struct err *e); /* lifetime.h; before care_space runs */
 void replicator_rest(struct replicator *r, int64_t duration_us); /* shorter where it stops */
 /* Damage that is known: the maps forget it, and the agents of those servers start a session anew, in which they are asked for it. Returns how many places. */
+const char *care_why_no_point(struct peer *p, bool grouped, int64_t now_us); /* lock held; NULL: its agent takes one when it is asked. grouped: with its group's servers */
 int care_repair(struct replicator *r, struct err *e);
 
 /* factory.c: what the factory is told and asked */

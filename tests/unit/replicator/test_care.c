@@ -1,5 +1,5 @@
-/* How often space is given back, and of whom points may expire. */
-#include "replicator/private.h"
+/* How often space is given back, of whom points may expire, and for whom others wait. */
+#include "replicator/session.h"
 #include "tap.h"
 
 static void may_expire(void)
@@ -32,6 +32,24 @@ static void by_the_clock(void)
     ok(!rescanned_due(&p, now_us, &take), "and not again a moment after it was tried");
 }
 
+/* A member of a group that says for good that it is at a point, or is asked for one without an end. */
+static void at_a_point(void)
+{
+    static struct session s;
+    struct peer p = {.session = &s, .has_status = true, .status = {.state = "CREATING_SNAPSHOT", .tracker = "ebpf"}};
+    const char *why;
+
+    ok(!care_why_no_point(&p, true, 100 * US_PER_S), "one that is at a point is waited for");
+    ok(!care_why_no_point(&p, true, 155 * US_PER_S), "as long as such a point may take");
+    why = care_why_no_point(&p, true, 165 * US_PER_S);
+    ok(why && strstr(why, "more than a minute"), "and no longer: it %s", why ? why : "is waited for");
+    ok(!care_why_no_point(&p, false, 165 * US_PER_S), "which is nothing against a point of its own");
+    memcpy(p.status.state, "CONTINUOUS", sizeof "CONTINUOUS");
+    ok(!care_why_no_point(&p, true, 166 * US_PER_S), "once it is done it is one of them again");
+    memcpy(p.status.state, "CREATING_SNAPSHOT", sizeof "CREATING_SNAPSHOT");
+    ok(!care_why_no_point(&p, true, 170 * US_PER_S), "and is waited for anew");
+}
+
 int main(void)
 {
     is_int(care_space_every_us(false, 0), 300 * US_PER_S, "every five minutes");
@@ -40,5 +58,6 @@ int main(void)
     is_int(care_space_every_us(true, 3600 * US_PER_S), 10 * US_PER_S, "without room it goes on at once");
     may_expire();
     by_the_clock();
+    at_a_point();
     return tap_done();
 }
