@@ -22,7 +22,6 @@
 
 struct pair {
     const struct vault_point_disk *disk;
-    int64_t hello_index;
     int target_fd; /* one SHA-256 for each chunk, in a file without a name */
     char source_sha256[HASH_SHA256_HEX_SIZE], target_sha256[HASH_SHA256_HEX_SIZE];
 };
@@ -81,13 +80,12 @@ static int pair_disks(struct comparison *c, struct err *e)
     result = p->session ? 0 : peer_absent(p, e); /* of an agent that we have not heard yet, the disks are not known */
     for (size_t i = 0; i < c->point->disk_count && result == 0; i++) {
         struct pair *pair = &c->pairs[i];
+        bool there = false;
 
         pair->disk = &c->point->disks[i];
-        pair->hello_index = -1;
         for (int64_t d = 0; d < p->hello.disk_count; d++)
-            if (strcmp(p->hello.disks[d].id, pair->disk->id) == 0 && (uint64_t)p->hello.disks[d].size_bytes == pair->disk->size_bytes)
-                pair->hello_index = d;
-        if (pair->hello_index < 0)
+            there = there || (strcmp(p->hello.disks[d].id, pair->disk->id) == 0 && (uint64_t)p->hello.disks[d].size_bytes == pair->disk->size_bytes);
+        if (!there)
             result = err_set(e, ERR_CONFLICT, "the source has no disk %s of %llu bytes any more", pair->disk->id,
                              (unsigned long long)pair->disk->size_bytes);
     }
@@ -130,19 +128,15 @@ static void tell_progress(struct comparison *c)
 static int ask_source(struct comparison *c, struct err *e)
 {
     CLEANUP(free_ptr) struct wire_hash *ask = xcalloc(1, sizeof *ask);
-    int fds[LIMIT_DISKS_PER_SERVER];
-    struct ask a = {SLOT_HASH, WIRE_HASH, ask, sizeof *ask, &ask->request, fds, false, false};
+    struct ask a = {SLOT_HASH, WIRE_HASH, ask, sizeof *ask, &ask->request, c->source->fd, false, false};
 
     if (pair_disks(c, e) < 0)
         return -1;
-    for (size_t i = 0; i < LIMIT_DISKS_PER_SERVER; i++)
-        fds[i] = -1;
     ask->run = c->source->run;
     ask->disk_count = (int64_t)c->point->disk_count;
     for (size_t i = 0; i < c->point->disk_count; i++) {
         memcpy(ask->disks[i].id, c->pairs[i].disk->id, strlen(c->pairs[i].disk->id) + 1);
         ask->disks[i].from_chunk = compared_chunks(c->source, i);
-        fds[c->pairs[i].hello_index] = c->source->fd[i];
     }
     c->asked = slot_ask(c->p, &a, c->deadline_us, e) == 0;
     return c->asked ? 0 : -1;

@@ -234,6 +234,32 @@ static bool wait_until(struct peer *p, int64_t deadline_us)
     return pthread_cond_timedwait(&p->changed, &p->lock, &t) != ETIMEDOUT;
 }
 
+/* lock held; HASHES name a disk by its place in HELLO: in that of the session that is asked. Should another one take its place, the slot is lost with it. */
+static int aim_hashes(const struct peer *p, const struct ask *a, struct slot *s, struct err *e)
+{
+    const struct wire_hash *wanted = a->message;
+
+    if (!p->session)
+        return peer_absent(p, e);
+    for (int64_t i = 0; i < wanted->disk_count; i++) {
+        int64_t d = 0;
+
+        while (d < p->hello.disk_count && strcmp(p->hello.disks[d].id, wanted->disks[i].id) != 0)
+            d++;
+        if (d == p->hello.disk_count)
+            return err_set(e, ERR_CONFLICT, "the source has no disk %s any more", wanted->disks[i].id);
+        s->hash_fd[d] = a->hash_fd[i];
+    }
+    return 0;
+}
+
+static void slot_clear(struct peer *p, struct slot *s) /* lock held */
+{
+    free(s->hashed);
+    *s = (struct slot){0};
+    pthread_cond_broadcast(&p->changed);
+}
+
 static int slot_take(struct peer *p, const struct ask *a, int64_t deadline_us, struct err *e)
 {
     struct slot *s = &p->slots[a->kind];
@@ -247,9 +273,13 @@ static int slot_take(struct peer *p, const struct ask *a, int64_t deadline_us, s
         p->next_request = p->next_request % INT32_MAX + 1;
         *s = (struct slot){.busy = true, .quiet = a->quiet, .in_step = a->in_step, .request = p->next_request, .asked_us = clock_monotonic_us(),
                            .asked_wall_us = clock_now_us()};
-        for (size_t i = 0; i < LIMIT_DISKS_PER_SERVER; i++)
-            s->hash_fd[i] = a->hash_fd ? a->hash_fd[i] : -1;
         *a->request_at = s->request;
+        for (size_t i = 0; i < LIMIT_DISKS_PER_SERVER; i++)
+            s->hash_fd[i] = -1;
+        if (a->hash_fd && aim_hashes(p, a, s, e) < 0) {
+            slot_clear(p, s);
+            result = -1;
+        }
     }
     pthread_mutex_unlock(&p->lock);
     return result;
@@ -261,7 +291,10 @@ int slot_ask(struct peer *p, const struct ask *a, int64_t deadline_us, struct er
         return -1;
     if (peer_send(p, a->type, a->message, a->size, e) == 0)
         return 0;
-    slot_leave(p, a->kind);
+    pthread_mutex_lock(&p->lock);
+    if (p->slots[a->kind].request == *a->request_at) /* a quiet one that was lost with its link is somebody else's by now, perhaps */
+        slot_clear(p, &p->slots[a->kind]);
+    pthread_mutex_unlock(&p->lock);
     return -1;
 }
 
@@ -296,9 +329,7 @@ int slot_wait(struct peer *p, enum slot_kind kind, int64_t deadline_us, struct t
 void slot_leave(struct peer *p, enum slot_kind kind)
 {
     pthread_mutex_lock(&p->lock);
-    free(p->slots[kind].hashed);
-    p->slots[kind] = (struct slot){0};
-    pthread_cond_broadcast(&p->changed);
+    slot_clear(p, &p->slots[kind]);
     pthread_mutex_unlock(&p->lock);
 }
 

@@ -245,7 +245,7 @@ struct ask {
     void *message;
     size_t size;
     int64_t *request_at;
-    const int *hash_fd; /* for SLOT_HASH: LIMIT_DISKS_PER_SERVER of them */
+    const int *hash_fd; /* for SLOT_HASH: where the hashes go, for each disk that the message names */
     bool quiet;
     bool in_step;
 };
