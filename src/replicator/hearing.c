@@ -26,6 +26,8 @@ static int hear_failure(struct session *s, const struct wire_frame *f, struct er
     if (wire_json_decode(f->type, f->payload, f->size, &failure, sizeof failure, e) < 0)
         return -1;
     pthread_mutex_lock(&s->p->lock);
+    if (kind == SLOT_POINT)
+        (void)point_ask_answered(s->p, failure.request);
     slot = slot_answered(s->p, kind, failure.request);
     if (slot) {
         err_set(&slot->e, wire_failure_kind(&failure), "the agent of %s: %s", s->p->server, failure.message);
@@ -137,9 +139,9 @@ static int hear_end(struct session *s, const struct wire_frame *f, struct err *e
     if (wire_json_decode(f->type, f->payload, f->size, &why, sizeof why, e) < 0)
         return -1;
     pthread_mutex_lock(&s->p->lock);
+    s->p->has_left = !s->copies && f->type == WIRE_BYE;
     s->p->stopped = !s->copies && f->type == WIRE_BYE && err_kind_named(why.kind) == ERR_CANCELLED;
     pthread_mutex_unlock(&s->p->lock);
-    s->p->has_left = !s->copies && f->type == WIRE_BYE;
     return err_set(e, ERR_UNREACHABLE, "%s ended the connection: %s", wire_conn_peer(s->conn), why.message);
 }
 

@@ -313,6 +313,10 @@ int offers_point(struct session *s, const struct wire_frame *f, struct err *e)
 
     if (wire_json_decode(WIRE_POINT_COMMIT, f->payload, f->size, &point, sizeof point, e) < 0)
         return -1;
+    if (!slot_committed(s->p, point.request)) {
+        err_set(&why, ERR_WRONG_STATE, "a point that nobody asked for");
+        return point_failed(s, point.request, &why, e);
+    }
     if (s->barrier) { /* whoever asked for that one has given up: what was sent before it travels slowly */
         err_set(&why, ERR_WRONG_STATE, "the point before it is on its way yet: all that was sent before that one must have come first");
         return point_failed(s, point.request, &why, e);
@@ -322,7 +326,6 @@ int offers_point(struct session *s, const struct wire_frame *f, struct err *e)
     if (offers_unreadable(s, &point, &s->unreadable, e) < 0)
         return -1;
     s->point = point;
-    slot_committed(s->p, point.request);
     return offers_barrier(s, e);
 }
 

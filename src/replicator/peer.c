@@ -274,6 +274,8 @@ static int slot_take(struct peer *p, const struct ask *a, int64_t deadline_us, s
         *s = (struct slot){.busy = true, .quiet = a->quiet, .in_step = a->in_step, .request = p->next_request, .asked_us = clock_monotonic_us(),
                            .asked_wall_us = clock_now_us()};
         *a->request_at = s->request;
+        if (a->kind == SLOT_POINT && !a->in_step)
+            p->point_asks[p->next_ask++ % POINT_ASKS_KEPT] = s->request;
         for (size_t i = 0; i < LIMIT_DISKS_PER_SERVER; i++)
             s->hash_fd[i] = -1;
         if (a->hash_fd && aim_hashes(p, a, s, e) < 0) {
@@ -292,6 +294,7 @@ int slot_ask(struct peer *p, const struct ask *a, int64_t deadline_us, struct er
     if (peer_send(p, a->type, a->message, a->size, e) == 0)
         return 0;
     pthread_mutex_lock(&p->lock);
+    (void)point_ask_answered(p, *a->request_at); /* it was never asked */
     if (p->slots[a->kind].request == *a->request_at) /* a quiet one that was lost with its link is somebody else's by now, perhaps */
         slot_clear(p, &p->slots[a->kind]);
     pthread_mutex_unlock(&p->lock);
@@ -340,15 +343,28 @@ struct slot *slot_answered(struct peer *p, enum slot_kind kind, int64_t request)
     return s->busy && !s->done && s->request == request ? s : NULL;
 }
 
-void slot_committed(struct peer *p, int64_t request)
+bool point_ask_answered(struct peer *p, int64_t request)
+{
+    for (size_t i = 0; i < POINT_ASKS_KEPT && request; i++)
+        if (p->point_asks[i] == request) {
+            p->point_asks[i] = 0;
+            return true;
+        }
+    return false;
+}
+
+bool slot_committed(struct peer *p, int64_t request)
 {
     struct slot *s;
+    bool asked;
 
     pthread_mutex_lock(&p->lock);
     s = slot_answered(p, SLOT_POINT, request);
+    asked = point_ask_answered(p, request) || (s && s->in_step && !s->committed);
     if (s)
         s->committed = true;
     pthread_mutex_unlock(&p->lock);
+    return asked;
 }
 
 void slot_finish(struct peer *p, struct slot *s)

@@ -18,6 +18,7 @@
 
 #define POINTS_IN_STATUS 8
 #define TAKEOVERS_KEPT 8
+#define POINT_ASKS_KEPT 32 /* without an answer: behind a slow link several may be on their way, the next one is asked for a minute later at the soonest */
 #define LIMIT_ADDRESS_BYTES 64
 
 struct replicator_options {
@@ -125,8 +126,8 @@ struct peer {
     int64_t paused_us;     /* wall */
     int64_t order_us;      /* wall, the factory's: of its last order that was carried out; kept over restarts */
     bool stopped;          /* the agent said so when it left */
-    char rescue_point[VAULT_POINT_ID_SIZE], rescue_state[WIRE_NAME_SIZE], rescue_message[WIRE_TEXT_SIZE]; /* struct wire_rescue's; kept over restarts; state "": none */
     bool has_left;         /* it said BYE, for whatever reason; it has not come since */
+    char rescue_point[VAULT_POINT_ID_SIZE], rescue_state[WIRE_NAME_SIZE], rescue_message[WIRE_TEXT_SIZE]; /* struct wire_rescue's; kept over restarts; state "": none */
     int64_t rescue_us;     /* wall: when it was said */
     bool rescue_boot;      /* by order: it is to boot when it says "done" next */
     struct missing missing; /* disks that it had; kept over restarts */
@@ -159,6 +160,8 @@ struct peer {
     double busy_share;        /* of the session's time of late: storing, as against waiting for the agent */
     struct slot slots[SLOT_COUNT];
     int64_t next_request;
+    int64_t point_asks[POINT_ASKS_KEPT]; /* TAKE_POINTs (none of a group's) that have no answer yet, whoever waits for it still; 0: none */
+    unsigned next_ask;
     uint64_t stored_bytes;
     char newest[VAULT_POINT_ID_SIZE]; /* "": none */
     int64_t newest_at_us;  /* the moment that the newest point stands for: its own, or a later one at which nothing had changed */
@@ -168,10 +171,10 @@ struct peer {
     int64_t try_stuck_us;  /* how long its answer may take */
     bool together;         /* the schedule takes its points with its group's, and none of its own */
     bool group_taking;     /* and does so now */
+    int64_t at_point_us;   /* monotonic: since when it has been at a point, or was asked for one, without a pause; 0: it is not. care_groups' alone */
     struct hope group_hope;
     int64_t group_failed_us; /* monotonic: when that came to nothing; 0: the last one came about */
     struct err group_trouble; /* why it is not done, or came to nothing: it has points of its own meanwhile */
-    int64_t at_point_us;   /* monotonic: since when it has been at a point, or was asked for one, without a pause; 0: it is not. care_groups' alone */
     uint64_t offers_since_point;
     bool pointed;          /* a point was committed over the present connection */
     struct place place;
@@ -257,7 +260,9 @@ int slot_wait(struct peer *p, enum slot_kind kind, int64_t deadline_us, struct t
 void slot_leave(struct peer *p, enum slot_kind kind);
 /* The session's: an answer came. Ignored where the number is of no one who still waits. */
 struct slot *slot_answered(struct peer *p, enum slot_kind kind, int64_t request); /* lock held; NULL: ignored */
-void slot_committed(struct peer *p, int64_t request);
+/* POINT_COMMIT came: whether it was asked for, and not answered before. It counts also where nobody waits for it any more. */
+bool slot_committed(struct peer *p, int64_t request);
+bool point_ask_answered(struct peer *p, int64_t request); /* lock held; false: there was none */
 void slot_finish(struct peer *p, struct slot *s); /* lock held */
 void peer_link_lost(struct peer *p, const struct err *why); /* lock held: fails what waits */
 void peer_people(struct peer *p, int more); /* somebody begins (1), ends (-1) to wait for a point of it: no calendar's pause stops that */
@@ -373,12 +378,12 @@ void *care_points(void *replicator);
 void *care_groups(void *replicator);
 void *care_limits(void *replicator);
 void *care_space(void *replicator);
+const char *care_why_no_point(struct peer *p, bool grouped, int64_t now_us); /* lock held; NULL: its agent takes one when it is asked. grouped: with its group's servers */
 bool care_may_expire(struct peer *p); /* not before the factory, where there is one, has spoken of it: until then nobody knows what is to be kept */
 int64_t care_space_every_us(bool no_room, int64_t took_us); /* from the beginning of one collection, which took that long, to the next one's */
 int life_load(struct replicator *r, struct err *e); /* lifetime.h; before care_space runs */
 void replicator_rest(struct replicator *r, int64_t duration_us); /* shorter where it stops */
 /* Damage that is known: the maps forget it, and the agents of those servers start a session anew, in which they are asked for it. Returns how many places. */
-const char *care_why_no_point(struct peer *p, bool grouped, int64_t now_us); /* lock held; NULL: its agent takes one when it is asked. grouped: with its group's servers */
 int care_repair(struct replicator *r, struct err *e);
 
 /* factory.c: what the factory is told and asked */

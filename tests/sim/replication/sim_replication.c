@@ -42,6 +42,7 @@ struct agent {
     struct flight flights[FLIGHTS];
     int flight_count;
     int asked;           /* the point that is not answered; -1: none */
+    int64_t request;     /* of the last TAKE_POINT; 0: none, or it was followed */
     bool overtaken;      /* the other one has had its place since it began, perhaps */
 };
 
@@ -91,6 +92,34 @@ static void *accept_all(void *nothing)
     }
 }
 
+/* A point counts only where one was asked for: whoever connects is asked for one, and again once that is answered. Nobody waits: whether and when it comes is the
+ * agent's. */
+static void *ask_for_points(void *nothing)
+{
+    int64_t since_us = 0, request = 0;
+
+    for (;; clock_sleep_us(US_PER_MS)) {
+        struct wire_take_point take = {.consistency = WIRE_CRASH, .timeout_ms = 30000};
+        struct ask a = {SLOT_POINT, WIRE_TAKE_POINT, &take, sizeof take, &take.request, NULL, false, false};
+        struct peer *p = peers_first(&r);
+        bool asked = false;
+
+        if (!p)
+            continue;
+        pthread_mutex_lock(&p->lock);
+        for (size_t i = 0; i < POINT_ASKS_KEPT; i++)
+            asked = asked || (p->point_asks[i] && p->point_asks[i] == request && p->since_us == since_us);
+        since_us = p->since_us;
+        pthread_mutex_unlock(&p->lock);
+        if (asked)
+            continue;
+        request = slot_ask(p, &a, clock_monotonic_us() + US_PER_S, NULL) == 0 ? take.request : 0;
+        if (request)
+            slot_leave(p, SLOT_POINT);
+    }
+    return nothing;
+}
+
 /* Lives until the power goes, or it is told to end: 'c' by a cut, 'k' by a kill. */
 static _Noreturn void live(const struct forget_plan *plan, int end)
 {
@@ -111,7 +140,7 @@ static _Noreturn void live(const struct forget_plan *plan, int end)
     r.settings_path = xasprintf("%s.settings", dir);
     MUST(pthread_mutex_init(&r.lock, NULL) == 0 && pthread_mutex_init(&r.stat_lock, NULL) == 0 && pthread_mutex_init(&r.settings_lock, NULL) == 0 &&
          pthread_mutex_init(&r.stir_lock, NULL) == 0 && pthread_cond_init(&r.stirred, NULL) == 0);
-    if (pthread_create(&thread, NULL, accept_all, NULL) != 0)
+    if (pthread_create(&thread, NULL, accept_all, NULL) != 0 || pthread_create(&thread, NULL, ask_for_points, NULL) != 0)
         abort();
     while (read(end, &how, 1) < 0 && errno == EINTR)
         ;
@@ -197,6 +226,7 @@ static void resume(struct agent *a, uint64_t applied)
 static void welcomed(struct agent *a, const struct wire_welcome *w)
 {
     a->asked = -1;
+    a->request = 0;
     /* The other one's feeding ends ours: WELCOME says so by its epoch; and where that WELCOME is lost, the next one by what is applied (docs/formats/wire.md). */
     if (strcmp(w->epoch, a->epoch) != 0 || (a->overtaken && (uint64_t)w->applied < a->acked)) {
         all_to_do(a);
@@ -306,6 +336,14 @@ static void hear_refuse(const struct wire_frame *frame)
 }
 
 /* One frame: false where none came. */
+static void hear_take(struct agent *a, const struct wire_frame *f)
+{
+    struct wire_take_point take;
+
+    if (MUST_HOLD(wire_json_decode(WIRE_TAKE_POINT, f->payload, f->size, &take, sizeof take, NULL) == 0, "a TAKE_POINT that is none"))
+        a->request = take.request;
+}
+
 static bool hear(struct agent *a, int timeout_ms)
 {
     struct wire_simple pong = {0};
@@ -329,6 +367,8 @@ static bool hear(struct agent *a, int timeout_ms)
         hear_done(a, &f);
     else if (f.type == WIRE_POINT_FAILED)
         a->asked = -1;
+    else if (f.type == WIRE_TAKE_POINT)
+        hear_take(a, &f);
     else if (f.type == WIRE_PING && wire_send_message(a->conn, WIRE_PONG, &pong, NULL) < 0)
         leave(a);
     return a->conn != NULL;
@@ -397,10 +437,13 @@ static void ask_for_point(struct agent *a)
         while (a->conn && hear(a, a->flight_count >= FLIGHTS ? 20 : 0))
             ;
     }
-    if (!a->conn || anything_to_do(a) || ask_count == ASKS)
+    for (int n = 0; n < 100 && a->conn && !a->request; n++)
+        hear(a, 20);
+    if (!a->conn || !a->request || anything_to_do(a) || ask_count == ASKS)
         return;
     a->asked = ask_count++;
-    point.request = a->asked + 1;
+    point.request = a->request;
+    a->request = 0;
     asks[a->asked] = (struct asked){0};
     memcpy(asks[a->asked].chunks, source, sizeof source);
     if (wire_send_message(a->conn, WIRE_POINT_COMMIT, &point, NULL) < 0)

@@ -207,6 +207,40 @@ def nothing_failed(both):
     both.none_more("and")
 
 
+def unasked(both):
+    """A point that nobody asked for, one that was answered before, and one whose asker has given up."""
+    agent = both.db
+    agent.request = 123456789
+    agent.commit(group=False, consistency="crash")
+    ok("nobody asked" in agent.expect("POINT_FAILED", request=agent.request, kind="state")["message"], "a point that nobody asked for is none")
+    asked = Asked(both.world, "crash", server="db01")
+    agent.asked(group=False)
+    agent.commit(group=False, consistency="crash")
+    agent.expect("POINT_DONE", request=agent.request)
+    asked.end()
+    agent.commit(group=False, consistency="crash")
+    agent.expect("POINT_FAILED", request=agent.request, kind="state")
+    both.known[0] += 1
+    ok(both.count() == both.known, "nor is one a second time")
+    asked = Asked(both.world, "crash", 1000, server="db01")
+    agent.asked(group=False)
+    ok("in time" in asked.end(), f"whoever asked gives up: {asked.refusal}")
+    agent.commit(group=False, consistency="crash")
+    agent.expect("POINT_DONE", request=agent.request)
+    both.known[0] += 1
+    ok(both.count() == both.known, "what was asked for counts, late as it is")
+    asked = Asked(both.world, timeout_ms=1500)
+    both.come_to(1)
+    both.web.told(2)
+    both.web.fail("unsupported")
+    agent.told(0)
+    agent.fail("cancelled")
+    asked.end()
+    agent.commit(group=False)
+    agent.expect("POINT_FAILED", request=agent.request, kind="state")
+    both.none_more("a group's attempt that came to nothing is none of one server's own either")
+
+
 def disobeys(both):
     for group, what in ((True, "commits before it is told to"), (False, "commits as if it were alone")):
         asked = Asked(both.world)
@@ -453,7 +487,7 @@ def steps(world):
     world.start_replicator()
     world.wait("the replicator listens", lambda: world.ask("status"))
     both = Both(world)
-    for part in (in_step, dies_at_the_barrier, cut_before_the_commit, never_comes, again_with_all, can_not, nothing_failed, disobeys, goes_to_freeze, asker_leaves, holder_leaves):
+    for part in (in_step, dies_at_the_barrier, cut_before_the_commit, never_comes, again_with_all, can_not, nothing_failed, unasked, disobeys, goes_to_freeze, asker_leaves, holder_leaves):
         part(both)
     in_step(both)
     behind_its_data(both)
