@@ -7,6 +7,7 @@
 
 #include <ctype.h>
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
@@ -439,18 +440,15 @@ static void unescape(char *text)
     *out = '\0';
 }
 
-struct seen {
-    unsigned dev_major, dev_minor;
-};
-
 /* "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue" (proc_pid_mountinfo(5)) */
-static bool read_line(char *line, struct mount *m, struct seen *dev)
+static bool read_line(char *line, struct mount *m, int *id)
 {
     char root[PATH_MAX], path[PATH_MAX], options[512], type[64], source[PATH_MAX], super[2048];
     char *dash = strstr(line, " - ");
+    unsigned dev_major, dev_minor;
     struct stat st;
 
-    if (!dash || sscanf(line, "%*d %*d %u:%u %4095s %4095s %511s", &dev->dev_major, &dev->dev_minor, root, path, options) != 5 ||
+    if (!dash || sscanf(line, "%d %*d %u:%u %4095s %4095s %511s", id, &dev_major, &dev_minor, root, path, options) != 6 ||
         sscanf(dash, " - %63s %4095s %2047s", type, source, super) != 3)
         return false;
     unescape(path);
@@ -459,10 +457,12 @@ static bool read_line(char *line, struct mount *m, struct seen *dev)
         return false;
     if (strncmp(super, "ro", 2) == 0 && (super[2] == ',' || !super[2]))
         return false;
-    if (dev->dev_major == 0) { /* btrfs: an anonymous device; its source is the block device */
+    m->device = makedev(dev_major, dev_minor);
+    m->anonymous = dev_major == 0;
+    if (m->anonymous) { /* btrfs: an anonymous device; its source is the block device */
         if (source[0] != '/' || stat(source, &st) < 0 || !S_ISBLK(st.st_mode))
             return false;
-        *dev = (struct seen){major(st.st_rdev), minor(st.st_rdev)};
+        m->device = st.st_rdev;
     }
     memcpy(m->path, path, strlen(path) + 1);
     memcpy(m->source, source, strlen(source) + 1);
@@ -487,29 +487,83 @@ static int deeper_first(const void *a, const void *b)
     return difference ? difference : strcmp(x->path, y->path);
 }
 
+/* The filesystem that a descriptor is of, by its mount, among all; false: it is none that could be frozen, or can't be told. */
+static bool find_mount(int fd, struct mount *out)
+{
+    CLEANUP(close_file) FILE *file = fopen("/proc/self/mountinfo", "re");
+    CLEANUP(free_ptr) char *line = NULL;
+    struct file_handle handle = {0};
+    int wanted = -1, id;
+    size_t held = 0;
+
+    (void)name_to_handle_at(fd, "", &handle, &wanted, AT_EMPTY_PATH); /* there is no room for a handle: only which mount it is, is told */
+    while (file && wanted >= 0 && getline(&line, &held, file) >= 0) {
+        *out = (struct mount){0};
+        if (read_line(line, out, &id) && id == wanted)
+            return true;
+    }
+    return false;
+}
+
+int disks_mount_open(const struct mount *m, struct err *e)
+{
+    CLEANUP(close_fd) int fd = open(m->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct mount there;
+    struct stat st;
+    int result;
+
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return err_errno(e, errno, "can't open the filesystem at %s", m->path);
+    if (m->anonymous ? !find_mount(fd, &there) || there.device != m->device : st.st_dev != m->device)
+        return err_set(e, ERR_WRONG_STATE, "the filesystem of %s at %s can't be had: another one is mounted over it. Unmount one of the two, or mount that one at another place, too",
+                       m->source, m->path);
+    result = fd;
+    fd = -1;
+    return result;
+}
+
+static bool can_be_had(const struct mount *m)
+{
+    CLEANUP(close_fd) int fd = disks_mount_open(m, NULL);
+
+    return fd >= 0;
+}
+
+/* Where it is in the list; count: it is not. */
+static int find_device(const struct mount *mounts, int count, dev_t device)
+{
+    int at = 0;
+
+    while (at < count && mounts[at].device != device)
+        at++;
+    return at;
+}
+
 int disks_mounts(const struct disk *disks, int disk_count, struct mount *mounts, int *count, struct err *e)
 {
     CLEANUP(close_file) FILE *file = fopen("/proc/self/mountinfo", "re");
     CLEANUP(free_ptr) char *line = NULL;
-    struct seen seen[MOUNTS_MAX], dev;
+    bool had[MOUNTS_MAX] = {false};
     size_t held = 0;
-    int found = 0;
+    int found = 0, id;
 
     if (!file)
         return err_set(e, ERR_NOT_FOUND, "/proc/self/mountinfo can't be read: is proc mounted?");
     while (getline(&line, &held, file) >= 0) {
         struct mount m = {0};
-        bool known = false;
+        int at;
 
-        if (!read_line(line, &m, &dev) || !dev_lies_on(dev.dev_major, dev.dev_minor, disks, disk_count))
+        if (!read_line(line, &m, &id) || !dev_lies_on(major(m.device), minor(m.device), disks, disk_count))
             continue;
-        for (int i = 0; i < found; i++)
-            known |= seen[i].dev_major == dev.dev_major && seen[i].dev_minor == dev.dev_minor;
-        if (known)
+        at = find_device(mounts, found, m.device);
+        if (at < found) { /* at another place, too: there may be hundreds of them */
+            had[at] = had[at] || can_be_had(&mounts[at]);
+            if (!had[at])
+                mounts[at] = m;
             continue;
+        }
         if (found == MOUNTS_MAX)
             return err_set(e, ERR_LIMIT, "more than %d filesystems are mounted on the disks", MOUNTS_MAX);
-        seen[found] = dev;
         mounts[found++] = m;
     }
     qsort(mounts, (size_t)found, sizeof *mounts, deeper_first);

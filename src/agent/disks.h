@@ -3,6 +3,8 @@
 
 #include "agent/config.h"
 
+#include <sys/types.h>
+
 #define MOUNTS_MAX 128
 
 struct disk {
@@ -36,7 +38,11 @@ struct mount {
     char path[256];
     char source[128];
     char type[32];
+    dev_t device;   /* the block device that it lies on */
+    bool anonymous; /* what is in it has other device numbers than that (btrfs) */
 };
+/* Any place of it, to freeze and sync it by: the descriptor, or -1. ERR_WRONG_STATE where its path leads to another filesystem, which is mounted over it. */
+int disks_mount_open(const struct mount *m, struct err *e);
 /* The writable, mounted filesystems with a block on one of the disks (through partitions, LVM, md, crypt), in the order
- * of freezing: the deeper the path, the sooner; the root last. ERR_LIMIT over MOUNTS_MAX. */
+ * of freezing: the deeper the path, the sooner; the root last. Of several places of one: where it can be had. ERR_LIMIT over MOUNTS_MAX. */
 int disks_mounts(const struct disk *disks, int disk_count, struct mount *mounts, int *count, struct err *e);

@@ -1,8 +1,6 @@
 /* filesystems: those that are mounted from the disks that the agent follows: what a freeze stops. */
 #include "agent/engine.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <unistd.h>
 
 void filesystems_release(struct filesystems **f)
@@ -24,9 +22,9 @@ int filesystems_open(struct agent *a, struct filesystems **out, struct err *e)
         return -1;
     for (; f->count < found; f->count++) {
         f->paths[f->count] = f->mounts[f->count].path;
-        f->fds[f->count] = open(f->mounts[f->count].path, O_RDONLY | O_CLOEXEC);
+        f->fds[f->count] = disks_mount_open(&f->mounts[f->count], e);
         if (f->fds[f->count] < 0)
-            return err_errno(e, errno, "can't open the filesystem at %s", f->mounts[f->count].path);
+            return -1;
     }
     *out = f;
     f = NULL;

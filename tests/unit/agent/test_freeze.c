@@ -1,5 +1,6 @@
 /* Filesystems that are frozen always move again: told, at the deadline, when the agent is killed, when the freezer is. */
 #include "agent/agent.h"
+#include "agent/disks.h"
 #include "agent/freeze.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -244,6 +245,42 @@ static void test_hangs(void)
     loopdev_remove(&inner);
 }
 
+/* What a filesystem's path leads to: its own device number, 1; another's, 0; it is refused, -1. */
+static int leads_to(const struct loopdev *disk, struct err *e)
+{
+    CLEANUP(free_ptr) struct mount *mounts = xcalloc(MOUNTS_MAX, sizeof *mounts);
+    CLEANUP(close_fd) int fd = -1;
+    struct disk d = {0};
+    struct stat device, st;
+    int count = 0;
+
+    snprintf(d.name, sizeof d.name, "%s", disk->name);
+    MUST(disks_mounts(&d, 1, mounts, &count, e) == 0 && count == 1 && stat(disk->path, &device) == 0);
+    fd = disks_mount_open(&mounts[0], e);
+    if (fd < 0)
+        return -1;
+    MUST(fstat(fd, &st) == 0);
+    return st.st_dev == device.st_rdev;
+}
+
+/* Another filesystem is mounted over one: by its path that one would be frozen, and not the one that is meant. */
+static void test_over_mounted(const struct loopdev *disks)
+{
+    struct err e = {0};
+    char other[300];
+
+    snprintf(other, sizeof other, "%s/other", folder);
+    is_int(leads_to(&disks[0], &e), 1, "a filesystem is had by its path");
+    MUST(run("mount %s %s", disks[1].path, mount_points[0]) == 0);
+    is_int(leads_to(&disks[0], &e), -1, "not where another one is mounted over it");
+    ok(e.kind == ERR_WRONG_STATE && strstr(e.message, mount_points[0]) && strstr(e.message, disks[0].path), "which is said: %s", e.message);
+    is_int(leads_to(&disks[1], &e), 1, "that one is");
+    MUST(run("umount %s", mount_points[0]) == 0 && mkdir(other, 0700) == 0 && run("mount --bind %s %s", mount_points[0], other) == 0 &&
+         run("mount %s %s", disks[1].path, mount_points[0]) == 0);
+    is_int(leads_to(&disks[0], &e), 1, "nor does it matter where it is mounted at another place, too");
+    ok(run("umount %s && umount %s", mount_points[0], other) == 0, "unmounted");
+}
+
 int main(void)
 {
     struct loopdev disks[2];
@@ -268,6 +305,7 @@ int main(void)
     test_agent_killed(true);
     test_freezer_killed();
     test_hangs();
+    test_over_mounted(disks);
     for (int i = 0; i < 2; i++) {
         ok(run("umount %s", mount_points[i]) == 0, "unmounted");
         loopdev_remove(&disks[i]);
