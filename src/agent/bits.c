@@ -121,6 +121,13 @@ void bits_drop(struct bits *b, int64_t number)
     b->count--;
 }
 
+bool bits_is_tight(const struct bits *b, int64_t number)
+{
+    int64_t block = number / BITS_BLOCK_COUNT;
+
+    return b->blocks[block] == FULL && b->counts[block] > 1 && !b->free_count;
+}
+
 int64_t bits_next(const struct bits *b, int64_t from)
 {
     while (from < b->bound) {

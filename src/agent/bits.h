@@ -29,4 +29,5 @@ void bits_fill(struct bits *b);
 bool bits_has(const struct bits *b, int64_t number);
 void bits_add(struct bits *b, int64_t number);
 void bits_drop(struct bits *b, int64_t number); /* one that it has */
+bool bits_is_tight(const struct bits *b, int64_t number); /* to drop that one another block would have to be filled */
 int64_t bits_next(const struct bits *b, int64_t from); /* the least from `from` on; -1: none */

@@ -43,30 +43,46 @@ int64_t order_peek(const struct agent_disk *d, const struct stretch *s)
     return chunk < s->end ? chunk : -1;
 }
 
-struct stretch *order_next(struct agent *a, int *disk)
+/* tight: also those for whose next chunk another block would be filled. */
+static struct stretch *find_best(struct agent *a, bool tight, int *disk)
 {
-    bool pass = a->pass == PASS_RUNNING && !a->held, spare = a->free_count <= a->batch_count / SPARE_SHARE;
+    bool spare = a->free_count <= a->batch_count / SPARE_SHARE;
     struct stretch *best = NULL;
 
     for (int i = 0; i < a->disk_count; i++) {
         struct agent_disk *d = &a->disks[i];
 
-        if (!pass && d->todo->count) {
-            *disk = i;
-            return &d->whole;
-        }
-        for (int n = 0; pass && n < d->stretch_count; n++) {
+        for (int n = 0; n < d->stretch_count; n++) {
             struct stretch *s = &d->stretches[n];
+            int64_t chunk;
 
             if (best && (spare ? s->spared <= best->spared : s->spared >= best->spared))
                 continue;
-            if (order_peek(d, s) < 0)
+            chunk = order_peek(d, s);
+            if (chunk < 0 || (!tight && bits_is_tight(d->todo, chunk)))
                 continue;
             best = s;
             *disk = i;
         }
     }
     return best;
+}
+
+struct stretch *order_next(struct agent *a, int *disk)
+{
+    struct stretch *best;
+
+    if (a->pass == PASS_RUNNING && !a->held) {
+        /* Where memory is short, what was begun comes first: two stretches would fill each other's block again, and neither come to an end. */
+        best = find_best(a, false, disk);
+        return best ? best : find_best(a, true, disk);
+    }
+    for (int i = 0; i < a->disk_count; i++)
+        if (a->disks[i].todo->count) {
+            *disk = i;
+            return &a->disks[i].whole;
+        }
+    return NULL;
 }
 
 void order_learn(struct stretch *s, int sent, int count)

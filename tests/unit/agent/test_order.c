@@ -163,6 +163,33 @@ static void test_random(uint64_t number, bool come_back)
        come_back ? "" : ", and once");
 }
 
+/* All memory is taken by what was marked here and there, and two stretches have a full block to read, by turns. */
+static void test_tight(void)
+{
+    const int64_t count = 20 * BITS_BLOCK_COUNT, sparse[] = {8, 9, 18, 19}, full[] = {0, 10};
+    CLEANUP(unmake) struct agent *a = make(&count, 1, ARRAY_COUNT(sparse));
+    CLEANUP(free_ptr) uint8_t *seen = xcalloc((size_t)count, 1);
+    struct agent_disk *d = &a->disks[0];
+    int64_t first, read = 0, most = 4 * BITS_BLOCK_COUNT;
+    struct stretch *s;
+    int disk;
+
+    is_int(d->stretch_count, 2, "a disk is read in two stretches");
+    bits_free(&d->todo);
+    d->todo = bits_new(count, ARRAY_COUNT(sparse));
+    for (size_t i = 0; i < ARRAY_COUNT(sparse); i++)
+        todo_set(a, 0, sparse[i] * BITS_BLOCK_COUNT);
+    for (size_t i = 0; i < ARRAY_COUNT(full); i++)
+        todo_set(a, 0, full[i] * BITS_BLOCK_COUNT + 7);
+    is_int(d->todo->count, (int)ARRAY_COUNT(full) * BITS_BLOCK_COUNT + (int)ARRAY_COUNT(sparse), "where memory is short, two blocks are to be read whole");
+    for (int n = 0; read <= most && (first = next(a, &seen, &disk, &s)) >= 0; n++) {
+        read += BATCH_CHUNKS;
+        order_learn(s, s == &d->stretches[0] ? 0 : BATCH_CHUNKS, BATCH_CHUNKS);
+        a->free_count = n % 2 ? BATCHES : 0;
+    }
+    ok(read <= most && todo_total(a) == 0, "that takes %lld chunks: neither fills what the other has read", (long long)read);
+}
+
 int main(void)
 {
     const int64_t sizes[] = {1, 31, 32, 33, 255, 256, 257, 8 * 32 + 1, BITS_BLOCK_COUNT, 8 * BITS_BLOCK_COUNT - 1, 8 * BITS_BLOCK_COUNT, 8 * BITS_BLOCK_COUNT + 1, 1000003};
@@ -171,6 +198,7 @@ int main(void)
         test_covers(sizes[i]);
     test_half_empty();
     test_room();
+    test_tight();
     for (uint64_t number = 0; number < 8; number++)
         test_random(number / 2, number % 2);
     return tap_done();
