@@ -229,7 +229,7 @@ static void take_regularly(struct agent *a)
     if (engine_take(a, &e) < 0)
         return;
     if (!a->tracker) {
-        if (now_us >= a->next_scan_us)
+        if (now_us >= a->next_scan_us && pipeline_may_read_again(a))
             engine_scan(a);
         return;
     }

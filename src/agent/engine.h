@@ -297,6 +297,9 @@ void pipeline_give_back(struct agent *a, struct offer *o);
 void pipeline_hash_read_ones(struct agent *a);            /* queues the hashing of all OFFER_READ */
 bool pipeline_all_at_least(const struct agent *a, enum offer_state state); /* under lock: every unacknowledged offer is that far */
 bool pipeline_all_read(const struct agent *a);             /* under lock: no reading is under way */
+/* Whether chunks that were read may be to do again with no write that is known of. Where changes are followed by checksums, the later content of a chunk must be hashed later, or its
+ * checksum would be that of the older one, and a return to that count as no change: not while an offer that may have it waits to be hashed. */
+bool pipeline_may_read_again(struct agent *a);
 int pipeline_room(const struct agent *a);                 /* under lock: free batches */
 void pipeline_need(struct agent *a, const struct wire_need *n, struct err *e);
 int pipeline_ack(struct agent *a, uint64_t number, struct err *e);

@@ -137,6 +137,16 @@ bool pipeline_all_read(const struct agent *a)
     return true;
 }
 
+bool pipeline_may_read_again(struct agent *a)
+{
+    bool may;
+
+    pthread_mutex_lock(&a->lock);
+    may = a->tracker || pipeline_all_at_least(a, OFFER_HASHED);
+    pthread_mutex_unlock(&a->lock);
+    return may;
+}
+
 /* ---- sending ---- */
 
 void agent_broken(struct agent *a, const struct err *e)

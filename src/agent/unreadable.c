@@ -216,7 +216,7 @@ void unreadable_look(struct agent *a)
     if (t.bytes != a->unreadable_said)
         log_change(a, &t);
     a->unreadable_said = t.bytes;
-    if (clock_monotonic_us() < a->next_retry_us)
+    if (clock_monotonic_us() < a->next_retry_us || !pipeline_may_read_again(a))
         return;
     a->next_retry_us = clock_monotonic_us() + a->config->unreadable_retry_s * US_PER_S;
     for (uint32_t i = 0; i < count; i++)

@@ -1,5 +1,6 @@
 /* The list of what can't be read: what offers do to it, what is told of it, and what an agent after SIGKILL makes of it. */
 #include "agent/engine.h"
+#include "base/clock.h"
 #include "tap.h"
 
 static struct agent *agent;
@@ -100,10 +101,31 @@ static void test_kept(void)
     end();
 }
 
+/* Without a tracker: hashed in another order than they were read, two readings of a chunk would leave the older one's checksum. */
+static void test_again(void)
+{
+    struct agent_config config = {.unreadable_retry_s = 300};
+
+    begin();
+    agent->config = &config;
+    MUST(offered(0, 9, 0, 5, 1) == 0 && agent->kept->unreadable_count == 1);
+    agent->next_number = 2;
+    agent->offers[1] = (struct offer){.state = OFFER_FILLED, .number = 1};
+    unreadable_look(agent);
+    is_int(agent->disks[0].todo->count, 0, "by checksums: while an offer is not hashed yet none of what can't be read is tried again");
+    agent->offers[1].state = OFFER_HASHED;
+    unreadable_look(agent);
+    is_int(agent->disks[0].todo->count, 1, "then it is");
+    unreadable_look(agent);
+    ok(bits_has(agent->disks[0].todo, 9) && agent->next_retry_us > clock_monotonic_us() + 290 * US_PER_S, "and not again at once");
+    end();
+}
+
 int main(void)
 {
     test_offers();
     test_bound();
     test_kept();
+    test_again();
     return tap_done();
 }
