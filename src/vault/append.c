@@ -75,6 +75,8 @@ static int next_segment(struct vault *v, struct err *e)
     struct segment made;
 
     memcpy(header.vault_id, v->id, VAULT_ID_SIZE);
+    if (v->next_segment > SEGMENT_LAST)
+        return err_set(e, ERR_LIMIT, "the vault has a segment of the last number that there is: where it is none of this vault's, take it out, of the bucket as well, and make the index anew");
     if (v->current.fd >= 0 && segment_seal(&v->current, e) < 0)
         return -1;
     if (segment_create(v->segment_dir, &header, &made, e) < 0)

@@ -91,7 +91,7 @@ int segment_bring(struct bucket *b, struct s3 *client, uint32_t id, const struct
         return -1;
     }
     pthread_mutex_lock(&b->lock);
-    *use_of(b, id) = (struct segment_use){.used_us = clock_monotonic_us()};
+    *use_of(b, id) = (struct segment_use){.id = id, .taken = true, .used_us = clock_monotonic_us()};
     pthread_mutex_unlock(&b->lock);
     return 0;
 }

@@ -13,6 +13,8 @@
 #define BUCKET_KEY_SIZE 1100
 
 struct segment_use {
+    uint32_t id;
+    bool taken;      /* else it is nobody's */
     int64_t used_us; /* monotonic; 0: not since the start */
     unsigned misses; /* read from the store since it was here last */
     bool refused;    /* its file is damaged: it is not sent */
@@ -76,8 +78,8 @@ struct bucket {
     struct s3 *idle[BUCKET_IDLE_MOST]; /* clients that nobody uses now */
     size_t idle_count;
     char *marker;                      /* vault.json as it lies there, which says that it is ours; NULL: not seen yet */
-    struct segment_use *uses;          /* by segment */
-    size_t use_count;
+    struct segment_use *uses;          /* by a hash of its number; what use_of gave moves when another one comes */
+    size_t use_count, use_size;
     uint32_t wanted[BUCKET_WANTED_MOST]; /* to be brought whole */
     size_t wanted_count;
     uint32_t held;

@@ -26,7 +26,7 @@ uint32_t segment_id_of_name(const char *name)
     if (strlen(name) != 14 || name[0] < '0' || name[0] > '9')
         return 0;
     id = strtoul(name, &rest, 10);
-    return strcmp(rest, ".seg") == 0 && id <= UINT32_MAX ? (uint32_t)id : 0;
+    return strcmp(rest, ".seg") == 0 && id <= SEGMENT_LAST ? (uint32_t)id : 0;
 }
 
 int segment_create(const char *dir, const struct segment_header *header, struct segment *out, struct err *e)

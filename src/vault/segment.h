@@ -13,6 +13,7 @@ struct segment {
 
 void segment_close(struct segment *s);
 char *segment_path(const char *dir, uint32_t id); /* the caller frees */
+#define SEGMENT_LAST (UINT32_MAX - 1) /* their numbers: from 1 on */
 /* The segment id of a file name, 0 for a name that is none. */
 uint32_t segment_id_of_name(const char *name);
 /* Makes the file with its header; the name is durable when this returns. */

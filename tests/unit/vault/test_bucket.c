@@ -409,6 +409,27 @@ static void rebuilt(void)
     stop_server();
 }
 
+/* Names in a bucket may be anything: what a takeover holds of them does not grow with the number that one says. */
+static void odd_names(void)
+{
+    static const char *const names[] = {"4294967295", "3999999999"};
+    uint8_t noise[CHUNK];
+
+    start_server();
+    fill(noise, 1);
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
+        CLEANUP(free_ptr) char *path = xasprintf("%s/objects/fleet%%2Fsegments%%2F%s.seg", dir, names[i]);
+
+        MUST(file_write(path, noise, CHUNK, 0600, NULL) == 0);
+    }
+    snprintf(vault_dir, sizeof vault_dir, "%s/odd", dir);
+    ok(opens() && holds(two.id, 2000), "a vault is taken over from among objects with large numbers");
+    is_int(vault_anew(v)->damage.finding_count, 1, "of which one is a segment's, and told");
+    ok(v->next_segment == 4000000000, "whose number is not used again");
+    vault_close(&v);
+    stop_server();
+}
+
 static void anothers(void)
 {
     struct err e = {0};
@@ -507,6 +528,7 @@ int main(int argc, char **argv)
     marker_here();
     at_once();
     rebuilt();
+    odd_names();
     anothers();
     return end();
 }
