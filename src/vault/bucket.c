@@ -383,9 +383,11 @@ void bucket_used(struct bucket *b, uint32_t segment)
     pthread_mutex_unlock(&b->lock);
 }
 
-/* lock held */
+/* lock held. One that could not be brought is tried again by itself. */
 static void want(struct bucket *b, uint32_t id)
 {
+    if (use_of(b, id)->lacking)
+        return;
     for (size_t i = 0; i < b->wanted_count; i++)
         if (b->wanted[i] == id)
             return;
@@ -439,7 +441,7 @@ static int get_part(struct bucket *b, const struct chunk_place *place, int timeo
     return r < 0 ? -1 : record_take(scratch, span, out) ? 0 : err_set(e, ERR_CORRUPT, "%s in the bucket %s is damaged at offset %u", key, b->name, place->offset);
 }
 
-static bool tells_of_bytes(enum err_kind kind) { return kind == ERR_CORRUPT || kind == ERR_NOT_FOUND; }
+bool tells_of_bytes(enum err_kind kind) { return kind == ERR_CORRUPT || kind == ERR_NOT_FOUND; }
 static bool may_pass(enum err_kind kind) { return kind == ERR_UNREACHABLE || kind == ERR_TIMEOUT || kind == ERR_PROTOCOL; }
 
 /* Until it is there, or the time is over, or trying again is of no use. Wrong bytes are asked for once more: a link may have done it. */

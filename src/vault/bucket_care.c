@@ -10,6 +10,7 @@
 #define LOOK_EVERY_US (2 * US_PER_S)
 #define READ_CACHE_BYTES (UINT64_C(1) << 30)
 #define RETRY_MOST_US (60 * US_PER_S)
+#define BRING_AGAIN_US (600 * US_PER_S)
 
 /* What is to be done next, and how much there is. */
 struct survey {
@@ -20,36 +21,41 @@ struct survey {
     } send[BUCKET_UPLOADS_MOST]; /* the first that nobody sends */
     size_t send_count;
     uint32_t doomed;             /* the first; 0: none */
-    uint64_t kept_count, kept_bytes, waiting_count, waiting_bytes, refused_count, doomed_count;
-    uint32_t *lost; /* kept, and neither file nor maps are here */
-    size_t lost_count;
+    uint64_t kept_count, kept_bytes, waiting_count, waiting_bytes, refused_count, doomed_count, lacking_count;
+    uint32_t lacking; /* the first that may be tried to be brought; 0: none */
     bool look_for_lost;
 };
 
-static void note_kept(struct survey *s, uint32_t id, const struct segment_row *row)
+/* Where neither file nor maps are here, it is to be brought. */
+static void note_kept(struct survey *s, uint32_t id, const struct segment_row *row, bool lacking, bool rests)
 {
     CLEANUP(free_ptr) char *maps = s->look_for_lost ? maps_path(s->b, id) : NULL;
 
     s->kept_count++;
     s->kept_bytes += row->committed;
-    if (!maps || file_exists(maps) || segment_is_here(s->b, id))
-        return;
-    s->lost = xrealloc(s->lost, (s->lost_count + 1) * sizeof *s->lost);
-    s->lost[s->lost_count++] = id;
+    if (maps && !lacking && !file_exists(maps) && !segment_is_here(s->b, id)) {
+        pthread_mutex_lock(&s->b->lock);
+        use_of(s->b, id)->lacking = lacking = true;
+        pthread_mutex_unlock(&s->b->lock);
+    }
+    s->lacking_count += lacking;
+    s->lacking = s->lacking || !lacking || rests ? s->lacking : id;
 }
 
 static int look_at_row(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct survey *s = user;
     struct segment_row row;
-    bool refused, sending;
+    bool refused, sending, lacking, rests;
     uint32_t id;
 
     if (segment_row_read(key, value, &id, &row, e) < 0)
         return -1;
     pthread_mutex_lock(&s->b->lock);
-    refused = use_of(s->b, id)->refused || clock_monotonic_us() < use_of(s->b, id)->again_us;
+    rests = clock_monotonic_us() < use_of(s->b, id)->again_us;
+    refused = use_of(s->b, id)->refused || rests;
     sending = use_of(s->b, id)->sending;
+    lacking = use_of(s->b, id)->lacking;
     pthread_mutex_unlock(&s->b->lock);
     if (row.flags & SEGMENT_DOOMED) {
         s->doomed_count++;
@@ -57,7 +63,7 @@ static int look_at_row(MDB_val key, MDB_val value, void *user, struct err *e)
         return 0;
     }
     if (row.flags & SEGMENT_KEPT)
-        note_kept(s, id, &row);
+        note_kept(s, id, &row, lacking, rests);
     if (!(row.flags & SEGMENT_SEALED) || row.flags & SEGMENT_KEPT)
         return 0;
     s->refused_count += refused;
@@ -108,19 +114,56 @@ static uint32_t take_wanted(struct bucket *b)
     return id;
 }
 
-/* In the place of a damaged file, too. That there is no room for it is no trouble: it is read from the store. needed: its maps are not here either. */
-static int bring_wanted(struct bucket *b, struct s3 *client, uint32_t id, bool needed, struct err *e)
+static void set_lacking(struct bucket *b, uint32_t id, bool lacking, int64_t again_us, const struct err *why)
+{
+    pthread_mutex_lock(&b->lock);
+    use_of(b, id)->lacking = lacking;
+    use_of(b, id)->again_us = again_us;
+    if (lacking) {
+        err_clear(&b->lack);
+        err_set(&b->lack, why->kind, "segment %u is not whole here, and can't be brought from the bucket %s: %.800s", id, b->name, why->message);
+        b->lack_us = clock_read_us(b->v->options.clock);
+    }
+    pthread_mutex_unlock(&b->lock);
+}
+
+/* In the place of a damaged file, too. That there is no room for it is no trouble: it is read from the store. needed: its maps are not here either. One that is gone or damaged there is
+ * noted, and rests: that is no trouble of the store's. */
+static int bring(struct bucket *b, struct s3 *client, uint32_t id, bool needed, struct err *e)
 {
     CLEANUP(free_ptr) char *path = segment_path(b->v->segment_dir, id);
     struct segment_row row;
     struct err why = {0};
     int found = segment_row_get(b->v, id, &row, e);
 
-    if (found <= 0 || !(row.flags & SEGMENT_KEPT) || row.flags & SEGMENT_DOOMED || (!needed && row.committed > b->cache_bytes) || segment_look(b->v, id, path, &row, NULL) == 0)
-        return found < 0 ? -1 : 0;
-    if (segment_bring(b, client, id, &row, true, &why) == 0 || why.kind == ERR_CONFLICT || (why.kind == ERR_NO_SPACE && !needed))
+    if (found < 0)
+        return -1;
+    if (found == 0 || !(row.flags & SEGMENT_KEPT) || row.flags & SEGMENT_DOOMED || (!needed && row.committed > b->cache_bytes))
         return 0;
+    if (segment_look(b->v, id, path, &row, NULL) == 0) {
+        set_lacking(b, id, false, 0, NULL);
+        return 0;
+    }
+    if (segment_bring(b, client, id, &row, true, &why) == 0 || (!needed && (why.kind == ERR_CONFLICT || why.kind == ERR_NO_SPACE)))
+        return 0;
+    if (tells_of_bytes(why.kind)) {
+        set_lacking(b, id, true, clock_monotonic_us() + BRING_AGAIN_US, &why);
+        return 0;
+    }
     return err_set(e, why.kind, "%s", why.message);
+}
+
+/* One of those that lack something here: 1; 0: there is none, or not now. Whatever is the matter with it holds up nothing else. */
+static int bring_lacking(struct bucket *b, struct s3 *client, const struct survey *s)
+{
+    struct err why = {0};
+
+    if (!s->lacking)
+        return 0;
+    if (bring(b, client, s->lacking, true, &why) == 0)
+        return 1;
+    set_lacking(b, s->lacking, true, clock_monotonic_us() + RETRY_MOST_US, &why);
+    return 0;
 }
 
 /* ---- the thread ---- */
@@ -139,18 +182,16 @@ static int give_out(struct bucket *b, const struct survey *s, bool trouble)
 static int work(struct bucket *b, struct s3 *client, struct survey *s, bool trouble, struct err *e)
 {
     uint32_t wanted = take_wanted(b);
-    int may, pins, given;
+    int may, pins, given, brought = bring_lacking(b, client, s);
 
-    for (size_t i = 0; i < s->lost_count; i++)
-        if (bring_wanted(b, client, s->lost[i], true, e) < 0)
-            return -1;
-    if (wanted)
-        return bring_wanted(b, client, wanted, false, e) < 0 ? -1 : 1;
+    if (wanted && bring(b, client, wanted, false, e) < 0)
+        return -1;
+    brought = brought || wanted; /* whoever reads for long holds up no sending */
     if (b->read_only)
-        return 0;
+        return brought;
     may = claim_holds(b, e);
     if (may <= 0)
-        return 0; /* what the claim met is trouble, and it is tried again there */
+        return brought; /* what the claim met is trouble, and it is tried again there */
     if ((!b->writer && client_open(b, writing_is_over, 0, &b->writer, e) < 0) || bucket_mark(b, b->writer, e) < 0)
         return -1;
     pins = bucket_pins_send(b, e);
@@ -159,7 +200,7 @@ static int work(struct bucket *b, struct s3 *client, struct survey *s, bool trou
     given = give_out(b, s, trouble);
     if (!given && s->doomed)
         return remove_doomed(b, s->doomed, e) < 0 ? -1 : 1;
-    return given || pins;
+    return given || pins || brought;
 }
 
 static int turn(struct bucket *b, bool first, bool trouble, struct err *e)
@@ -168,13 +209,10 @@ static int turn(struct bucket *b, bool first, bool trouble, struct err *e)
     struct s3 *client;
     int did;
 
-    if (survey(&s, e) < 0 || client_take(b, &client, e) < 0) {
-        free(s.lost);
+    if (survey(&s, e) < 0 || client_take(b, &client, e) < 0)
         return -1;
-    }
     did = work(b, client, &s, trouble, e);
     client_give(b, &client);
-    free(s.lost);
     return did;
 }
 
@@ -282,6 +320,7 @@ int bucket_start(struct bucket *b, struct err *e)
 
 void bucket_stat(struct bucket *b, struct vault_stat *out)
 {
+    const struct err *told = &b->trouble;
     struct survey s = {.b = b};
 
     (void)survey(&s, NULL);
@@ -294,9 +333,11 @@ void bucket_stat(struct bucket *b, struct vault_stat *out)
     out->bucket_doomed_count = s.doomed_count;
     out->bucket_pins_wait = bucket_pins_wait(b);
     pthread_mutex_lock(&b->lock);
-    for (size_t i = 0; i + 1 < sizeof out->bucket_error && b->trouble.message[i]; i++) /* a store's words may be anything */
-        out->bucket_error[i] = b->trouble.message[i] >= ' ' && b->trouble.message[i] <= '~' ? b->trouble.message[i] : '?';
-    out->bucket_error_kind = b->trouble.kind;
-    out->bucket_error_us = b->trouble_us;
+    if (!b->trouble.kind && s.lacking_count)
+        told = &b->lack;
+    for (size_t i = 0; i + 1 < sizeof out->bucket_error && told->message[i]; i++) /* a store's words may be anything */
+        out->bucket_error[i] = told->message[i] >= ' ' && told->message[i] <= '~' ? told->message[i] : '?';
+    out->bucket_error_kind = told->kind;
+    out->bucket_error_us = told == &b->lack ? b->lack_us : b->trouble_us;
     pthread_mutex_unlock(&b->lock);
 }

@@ -18,7 +18,8 @@ struct segment_use {
     int64_t used_us; /* monotonic; 0: not since the start */
     unsigned misses; /* read from the store since it was here last */
     bool refused;    /* its file is damaged: it is not sent */
-    int64_t again_us; /* monotonic: nor before then: its file could not be read, or was gone */
+    int64_t again_us; /* monotonic: nor before then: its file could not be read, or was gone. Of one that is kept there: it is not brought before then */
+    bool lacking;    /* it is kept there, not whole here, and could not be brought */
     bool sending;    /* a sender has it: it is not to be removed there meanwhile */
 };
 
@@ -85,6 +86,8 @@ struct bucket {
     uint32_t held;
     struct err trouble; /* of the thread's last try */
     int64_t trouble_us; /* wall */
+    struct err lack;    /* why the last one that is lacking could not be brought */
+    int64_t lack_us;    /* wall */
 };
 
 /* bucket.c */
@@ -100,6 +103,7 @@ int bucket_meet(struct bucket *b, struct s3 *client, struct err *e);
 int bucket_mark(struct bucket *b, struct s3 *client, struct err *e);
 bool bucket_is_marked(struct bucket *b); /* it is that of here still */
 struct segment_use *use_of(struct bucket *b, uint32_t id); /* lock held */
+bool tells_of_bytes(enum err_kind kind); /* and not of the store */
 
 /* bucket_files.c: the files here */
 char *maps_path(const struct bucket *b, uint32_t id);

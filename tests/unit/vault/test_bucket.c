@@ -188,6 +188,36 @@ static void unreadable_unsent(void)
     ok(comes(sends_again) && holds(four.id, 19000) && vault_point_drop(v, four.id, NULL) == 0, "and are sent when they are back");
 }
 
+static struct vault_point later;
+static uint64_t kept_then;
+static bool lacks(void) { return stat_now().bucket_error_kind == ERR_NOT_FOUND; }
+static bool more_are_kept(void) { struct vault_stat s = stat_now(); return s.bucket_waiting_count == 0 && s.bucket_kept_count > kept_then; }
+
+/* A segment of which nothing is here, and whose object is gone: it is told, and holds up nothing else; and it comes when the object is back. */
+static void nowhere(void)
+{
+    CLEANUP(free_ptr) char *command = NULL, *back = NULL;
+    struct segment_row row;
+    uint32_t id = v->next_segment;
+
+    MUST(comes(small));
+    while (--id && !(segment_row_get(v, id, &row, NULL) == 1 && row.flags & SEGMENT_KEPT && !(row.flags & SEGMENT_DOOMED) && !segment_is_here(v->bucket, id)))
+        ;
+    MUST(id);
+    command = xasprintf("rm %s/segments/%010u.maps && mv %s/objects/fleet%%2Fsegments%%2F%010u.seg %s/gone.seg", vault_dir, id, dir, id, dir);
+    back = xasprintf("mv %s/gone.seg %s/objects/fleet%%2Fsegments%%2F%010u.seg", dir, dir, id);
+    vault_close(&v);
+    MUST(system(command) == 0 && opens());
+    first(comes(lacks) && strstr(stat_now().bucket_error, "can't be brought"), "a segment that is nowhere is told (%s)", stat_now().bucket_error);
+    kept_then = stat_now().bucket_kept_count;
+    ok(live(21000, &later) && comes(more_are_kept), "and nothing else waits for it");
+    first(lacks(), "it is told still (%s)", stat_now().bucket_error);
+    vault_close(&v);
+    MUST(system(back) == 0);
+    ok(opens() && comes(all_sent), "its object is back: all is well");
+    ok(holds(two.id, 2000) && holds(later.id, 21000) && vault_point_drop(v, later.id, NULL) == 0, "and whole");
+}
+
 static bool as_many(void) { return all_sent() && objects() == (int)stat_now().bucket_kept_count; }
 
 static void space(void)
@@ -522,6 +552,7 @@ int main(int argc, char **argv)
     bad_sends();
     header_unsent();
     unreadable_unsent();
+    nowhere();
     space();
     damaged_here();
     header_here();
