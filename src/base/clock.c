@@ -23,6 +23,7 @@ const struct clock clock_real = {.now_us = real_now_us};
 
 int64_t clock_now_us(void) { return read_us(CLOCK_REALTIME); }
 int64_t clock_monotonic_us(void) { return read_us(CLOCK_MONOTONIC); }
+int64_t clock_boot_us(void) { return read_us(CLOCK_BOOTTIME); }
 
 void clock_sleep_us(int64_t duration_us)
 {

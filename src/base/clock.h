@@ -19,6 +19,7 @@ static inline int64_t clock_read_us(const struct clock *c) { return c->now_us(c-
 
 int64_t clock_now_us(void);       /* wall clock */
 int64_t clock_monotonic_us(void); /* for durations and time limits */
+int64_t clock_boot_us(void);      /* the same, and it goes on while the machine is suspended: for what others count on, too */
 void clock_sleep_us(int64_t duration_us);
 char *clock_format(int64_t time_us, char text[static CLOCK_TEXT_SIZE]); /* "2026-11-24T20:34:02.123Z"; returns text */
 /* RFC 3339 with any offset ("2026-11-24T21:34:02+01:00"), seconds' fraction optional. ERR_INVALID says what is wrong. */

@@ -8,7 +8,8 @@
  *   Whoever finds another's where its own was has lost it, for good: this vault takes nothing more, for somebody else is that vault now. So has a holder that finds none, and
  *   could not look for lease_us before: another may have held it meanwhile, written there, and given it up.
  *
- * Each end measures with its own monotonic clock; no wall clock counts. What is damaged counts as none. */
+ * Each end measures with its own clock since its boot, which goes on in a suspend; no wall clock counts. An answer that is no claim says nothing of whose it is: it is asked for again.
+ * A holder that may write still writes its own anew over it. */
 #include "base/hash.h"
 #include "vault/bucket_private.h"
 
@@ -63,7 +64,7 @@ json_t *claim_parse(const char *text, size_t size)
     return whole;
 }
 
-/* *out: whose claim is there; NULL: nobody's. */
+/* *out: whose claim is there; NULL: nobody's. ERR_CORRUPT: what is there, or what the store (or somebody on the way to it) answers, is no claim. */
 static int read_claim(struct bucket *b, struct s3 *client, json_t **out, struct err *e)
 {
     CLEANUP(buf_release) struct buf text = {0};
@@ -76,7 +77,7 @@ static int read_claim(struct bucket *b, struct s3 *client, json_t **out, struct 
     if (s3_get_text(client, key, CLAIM_LIMIT, &text, &why) < 0)
         return why.kind == ERR_NOT_FOUND ? 0 : err_set(e, why.kind, "%s", why.message);
     *out = claim_parse(text.data ? text.data : "", text.size_bytes);
-    return 0;
+    return *out ? 0 : err_set(e, ERR_CORRUPT, "%s in the bucket %s is no claim, so nobody knows who writes there. Where it stays so, and no other replicator writes under that prefix, remove it", key, b->name);
 }
 
 static int write_claim(struct bucket *b, struct s3 *client, struct err *e)
@@ -125,7 +126,7 @@ static int take(struct bucket *b, struct s3 *client, struct err *e)
     b->claim.taken_us = INT64_MAX;
     if (write_claim(b, client, e) < 0)
         return -1;
-    b->claim.taken_us = clock_monotonic_us();
+    b->claim.taken_us = clock_boot_us();
     return 0;
 }
 
@@ -140,16 +141,16 @@ static int watch(struct bucket *b, struct s3 *client, const json_t *theirs, stru
         json_free(&b->claim.seen);
         b->claim.seen = json_deep_copy(theirs);
         MUST(b->claim.seen);
-        b->claim.seen_us = clock_monotonic_us();
+        b->claim.seen_us = clock_boot_us();
     }
-    return clock_monotonic_us() - b->claim.seen_us < silence_us(b) ? 0 : take(b, client, e);
+    return clock_boot_us() - b->claim.seen_us < silence_us(b) ? 0 : take(b, client, e);
 }
 
 /* Our own is there, as it has been since begun_us at least. */
 static int hold(struct bucket *b, struct s3 *client, int64_t begun_us, struct err *e)
 {
     if (b->claim.taken_us == INT64_MAX) /* it arrived, though nobody heard so */
-        b->claim.taken_us = clock_monotonic_us();
+        b->claim.taken_us = clock_boot_us();
     if (b->claim.state != CLAIM_HELD && begun_us - b->claim.taken_us < b->claim.lease_us)
         return 0;
     set_state(b, CLAIM_HELD, begun_us + b->claim.lease_us);
@@ -159,10 +160,14 @@ static int hold(struct bucket *b, struct s3 *client, int64_t begun_us, struct er
 static int look(struct bucket *b, struct s3 *client, struct err *e)
 {
     CLEANUP(json_free) json_t *there = NULL;
-    int64_t begun_us = clock_monotonic_us();
+    int64_t begun_us = clock_boot_us();
+    struct err why = {0};
 
-    if (read_claim(b, client, &there, e) < 0)
-        return -1;
+    if (read_claim(b, client, &there, &why) < 0) {
+        if (why.kind == ERR_CORRUPT && b->claim.state == CLAIM_HELD && begun_us < b->claim.valid_us) /* nobody else may have written it: it is ours, and damaged */
+            (void)write_claim(b, client, NULL);
+        return err_set(e, why.kind, "%s", why.message);
+    }
     if (!there) /* a holder that looked in time knows that nobody else has written meanwhile */
         return b->claim.state == CLAIM_HELD && begun_us >= b->claim.valid_us ? lose(b, NULL, e) : take(b, client, e);
     if (strcmp(json_get_string(there, "holder", ""), b->claim.holder) == 0)
@@ -300,7 +305,7 @@ int claim_holds(struct bucket *b, struct err *e)
     int r;
 
     pthread_mutex_lock(&b->lock);
-    r = b->claim.state == CLAIM_HELD && clock_monotonic_us() < b->claim.valid_us;
+    r = b->claim.state == CLAIM_HELD && clock_boot_us() < b->claim.valid_us;
     if (!r && b->claim.why.kind)
         r = err_set(e, b->claim.why.kind, "%s", b->claim.why.message);
     pthread_mutex_unlock(&b->lock);

@@ -32,7 +32,7 @@ struct claim {
     uint64_t count;                         /* rises with each writing */
     json_t *seen;                           /* another's, as it is watched */
     unsigned changes;                       /* of it, since we look */
-    int64_t seen_us, taken_us;              /* since when; when ours was there: INT64_MAX: nobody knows. Monotonic, as what follows */
+    int64_t seen_us, taken_us;              /* since when; when ours was there: INT64_MAX: nobody knows. Since the boot (clock_boot_us), as what follows */
     pthread_t thread;
     bool runs;
     /* Guarded by the bucket's lock: */

@@ -2,6 +2,13 @@
  * removes no more. An older copy writes over nothing. */
 #include "base/hash.h"
 #include "bucketed.h"
+#include "vault/bucket_private.h"
+
+/* How long the machine was suspended; its monotonic clock stood still. */
+static atomic_llong suspended_us;
+int64_t __real_clock_boot_us(void);
+int64_t __wrap_clock_boot_us(void);
+int64_t __wrap_clock_boot_us(void) { return __real_clock_boot_us() + atomic_load(&suspended_us); }
 
 static void write_claim(const char *holder, const char *host, const char *folder, int count)
 {
@@ -91,6 +98,58 @@ static void gone_meanwhile(void)
     vault_close(&v);
 }
 
+/* A machine that was suspended wakes up, and has not looked yet. */
+static void suspended(void)
+{
+    CLEANUP(free_ptr) char *claim = xasprintf("%s/objects/claimed%%2Fclaim.json", dir);
+
+    ok(opens() && live(7000, &one) && comes(all_sent), "a holder has sent all");
+    stop_server();
+    ok(claim_holds(v->bucket, NULL) == 1, "and may go on for a while without a look");
+    atomic_fetch_add(&suspended_us, 2 * LEASE_MS * US_PER_MS);
+    ok(claim_holds(v->bucket, NULL) <= 0, "but not behind a suspend that was longer");
+    MUST(unlink(claim) == 0);
+    start_server();
+    first(comes(refuses) && strstr(stat_now().bucket_error, "is gone"), "nor is what came meanwhile taken for nothing (%s)", stat_now().bucket_error);
+    vault_close(&v);
+}
+
+static bool no_claim(void) { return stat_now().bucket_error_kind == ERR_CORRUPT; }
+
+/* What lies there, or comes back, is no claim: a holder who may still write mends it; else nobody knows who is there. */
+static void damaged(void)
+{
+    CLEANUP(free_ptr) char *claim = xasprintf("%s/objects/claimed%%2Fclaim.json", dir);
+    CLEANUP(buf_release) struct buf own = {0}, there = {0};
+    static const char words[] = "<html>please sign in</html>";
+    struct vault_point four;
+
+    buf_init(&own, 8192);
+    buf_init(&there, 8192);
+    ok(opens() && live(13000, &two) && comes(all_sent), "a holder has sent all");
+    MUST(file_write(claim, words, strlen(words), 0600, NULL) == 0);
+    clock_sleep_us(2 * LEASE_MS * US_PER_MS);
+    ok(claim_holds(v->bucket, NULL) == 1 && live(14000, &three) && comes(all_sent), "one whose claim is damaged goes on");
+    ok(file_read(claim, 8192, &own, NULL) == 0 && strstr(own.data, "\"holder\""), "and has written it anew");
+    stop_server();
+    clock_sleep_us(2 * LEASE_MS * US_PER_MS);
+    MUST(file_write(claim, words, strlen(words), 0600, NULL) == 0);
+    start_server();
+    first(comes(no_claim) && strstr(stat_now().bucket_error, "remove it"), "one that could not look for longer than the lease, and gets what is no claim, waits (%s)", stat_now().bucket_error);
+    ok(live(15000, &four) && stat_now().bucket_waiting_count > 0, "it takes what comes, and sends nothing");
+    MUST(file_write(claim, own.data, own.size_bytes, 0600, NULL) == 0);
+    ok(comes(all_sent) && holds(four.id, 15000), "until the claim is there again");
+    MUST(vault_point_drop(v, three.id, NULL) == 0 && vault_point_drop(v, four.id, NULL) == 0);
+    vault_close(&v);
+    MUST(file_write(claim, words, strlen(words), 0600, NULL) == 0);
+    ok(opens() && live(16000, &three) && comes(no_claim), "nor is it taken by one that has none");
+    clock_sleep_us(2 * LEASE_MS * US_PER_MS);
+    ok(file_read(claim, 8192, &there, NULL) == 0 && there.size_bytes == strlen(words) && no_claim() && stat_now().bucket_waiting_count > 0, "as long as it is there");
+    MUST(unlink(claim) == 0);
+    ok(comes(all_sent) && holds(two.id, 13000) && holds(three.id, 16000) && vault_point_drop(v, two.id, NULL) == 0 && vault_point_drop(v, three.id, NULL) == 0, "without it all goes on");
+    vault_close(&v);
+}
+
 static void run(const char *command) { MUST(system(command) == 0); }
 
 /* A folder as it was before the vault went on: its next numbers are those of objects that are there, and nobody lives whose claim would tell. */
@@ -149,6 +208,8 @@ static void claims(void)
     vault_close(&v);
     removing_broken_off(host);
     gone_meanwhile();
+    suspended();
+    damaged();
     older_copy();
     ok(opens() && live(1000, &one) && comes(all_sent), "it goes on");
     vault_close(&v);
