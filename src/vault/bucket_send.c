@@ -7,37 +7,31 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 
 #define READ_AGAIN_US (600 * US_PER_S)
 
 /* ---- one segment ---- */
 
-struct mapped {
-    void *bytes;
-    size_t size;
-};
-
-static void unmap(struct mapped *m)
-{
-    if (m->bytes)
-        munmap(m->bytes, m->size);
-}
-
-static int map_file(const char *path, struct mapped *out, struct err *e)
+/* Into memory, not mapped: a sector that goes bad after the look is an error then, and no signal that ends all. The caller frees. */
+static uint8_t *read_whole(const char *path, size_t *size, struct err *e)
 {
     CLEANUP(close_fd) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    CLEANUP(free_ptr) uint8_t *bytes = NULL;
+    uint8_t *whole = NULL;
     struct stat st;
-    void *bytes;
 
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return err_errno(e, errno, "can't open %s", path);
-    bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (bytes == MAP_FAILED)
-        return err_errno(e, errno, "can't map %s", path);
-    *out = (struct mapped){bytes, (size_t)st.st_size};
-    return 0;
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        err_errno(e, errno, "can't open %s", path);
+        return NULL;
+    }
+    bytes = xmalloc((size_t)st.st_size + 1);
+    if (fd_pread_all(fd, bytes, (size_t)st.st_size, 0, e) == 0) {
+        *size = (size_t)st.st_size;
+        whole = bytes;
+        bytes = NULL;
+    }
+    return whole;
 }
 
 /* The row says that something of it was sent before the first byte travels. What lies there under its number all the same is somebody else's, who has the same vault: a later
@@ -55,20 +49,19 @@ static int check_unsent(struct bucket *b, struct s3 *client, const char *key, co
 static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, struct err *e)
 {
     CLEANUP(free_ptr) char *path = segment_path(b->v->segment_dir, id);
-    CLEANUP(unmap) struct mapped m = {0};
+    CLEANUP(free_ptr) uint8_t *bytes = NULL;
     char key[BUCKET_KEY_SIZE];
     struct err why = {0};
+    size_t size = 0;
     int sent;
 
-    if (segment_look(b->v, id, path, row, &why) < 0) {
+    if (segment_look(b->v, id, path, row, &why) < 0 || !(bytes = read_whole(path, &size, &why))) {
         pthread_mutex_lock(&b->lock);
         use_of(b, id)->refused = why.kind == ERR_CORRUPT;
         use_of(b, id)->again_us = clock_monotonic_us() + READ_AGAIN_US;
         pthread_mutex_unlock(&b->lock);
         return why.kind == ERR_CORRUPT || why.kind == ERR_NOT_FOUND ? 0 : err_set(e, why.kind, "%s", why.message);
     }
-    if (map_file(path, &m, &why) < 0)
-        return why.kind == ERR_NOT_FOUND ? 0 : err_set(e, why.kind, "%s", why.message);
     segment_key(b, id, key);
     if (!bucket_is_marked(b)) /* it may be sealed under a data key that is not known there yet: it comes again */
         return err_set(e, ERR_CANCELLED, "vault.json is to be sent first");
@@ -77,7 +70,7 @@ static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const 
     sent = row_flag(b->v, id, SEGMENT_SENT, e);
     if (sent <= 0)
         return sent; /* the same, a moment later: nothing would remember what is sent */
-    if (s3_put(client, key, m.bytes, m.size, e) < 0)
+    if (s3_put(client, key, bytes, size, e) < 0)
         return -1;
     if (claim_holds(b, NULL) <= 0) /* somebody else may have written there since: it is sent again, or never */
         return err_set(e, ERR_CANCELLED, "the claim ended meanwhile");

@@ -9,6 +9,20 @@
 
 static const char *reader;
 
+/* Just before a segment travels: its file loses its bytes, as it does where a sector can't be read any more. */
+static char *lost_before_sending; /* a segment's file; NULL: none */
+int __real_s3_has(struct s3 *s, const char *object, struct err *e);
+int __wrap_s3_has(struct s3 *s, const char *object, struct err *e);
+int __wrap_s3_has(struct s3 *s, const char *object, struct err *e)
+{
+    const char *name = strrchr(object, '/');
+    int there = __real_s3_has(s, object, e);
+
+    if (there == 0 && lost_before_sending && name && strcmp(name, strrchr(lost_before_sending, '/')) == 0 && truncate(lost_before_sending, 0) == 0)
+        free_ptr(&lost_before_sending);
+    return there;
+}
+
 static bool small(void) { return all_sent() && files(".seg") <= 3; } /* two of 1 MiB, and the one that is being filled */
 static bool in_trouble(void) { return stat_now().bucket_error_kind != ERR_NONE; }
 
@@ -186,6 +200,24 @@ static void unreadable_unsent(void)
         bucket_mended(v->bucket, unsent[i]);
     }
     ok(comes(sends_again) && holds(four.id, 19000) && vault_point_drop(v, four.id, NULL) == 0, "and are sent when they are back");
+}
+
+/* A file that can't be read any more while it is being sent ends nobody. */
+static void lost_while_sent(void)
+{
+    struct vault_point four;
+    struct segment_row row;
+    uint32_t id = 1;
+
+    stop_server();
+    ok(live(23000, &four), "a point, without a network");
+    while (id < v->next_segment && !(segment_row_get(v, id, &row, NULL) == 1 && row.flags == SEGMENT_SEALED))
+        id++;
+    MUST(id < v->next_segment);
+    lost_before_sending = segment_path(v->segment_dir, id);
+    start_server();
+    ok(comes(all_sent) && !lost_before_sending && holds(four.id, 23000), "a file that goes bad while it is sent is sent as it was looked at, and read from there");
+    ok(vault_point_drop(v, four.id, NULL) == 0, "the point goes");
 }
 
 static struct vault_point later;
@@ -553,6 +585,7 @@ int main(int argc, char **argv)
     header_unsent();
     unreadable_unsent();
     nowhere();
+    lost_while_sent();
     space();
     damaged_here();
     header_here();
