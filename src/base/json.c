@@ -35,13 +35,15 @@ static bool too_deep(const char *text, size_t size)
     return false;
 }
 
-int json_read(const char *text, size_t size, json_t **out, struct err *e)
+int json_read(const char *text, size_t size, json_t **out, struct err *e) { return json_read_most(text, size, LIMIT_JSON_BYTES, out, e); }
+
+int json_read_most(const char *text, size_t size, size_t limit_bytes, json_t **out, struct err *e)
 {
     json_error_t wrong;
     json_t *parsed;
 
-    if (size > LIMIT_JSON_BYTES)
-        return err_set(e, ERR_LIMIT, "the JSON document has %zu bytes; %u are allowed", size, LIMIT_JSON_BYTES);
+    if (size > limit_bytes)
+        return err_set(e, ERR_LIMIT, "the JSON document has %zu bytes; %zu are allowed", size, limit_bytes);
     if (too_deep(text, size))
         return err_set(e, ERR_LIMIT, "the JSON document is nested deeper than %d levels", LIMIT_JSON_DEPTH);
     parsed = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &wrong);

@@ -9,6 +9,8 @@ void json_free(json_t **j); /* for CLEANUP: json_decref */
 
 /* Parses exactly one document of at most LIMIT_JSON_BYTES and LIMIT_JSON_DEPTH, duplicate keys refused. The caller owns *out. */
 int json_read(const char *text, size_t size, json_t **out, struct err *e);
+/* The same, of at most so many bytes: for files of our own. */
+int json_read_most(const char *text, size_t size, size_t limit_bytes, json_t **out, struct err *e);
 int json_read_file(const char *path, json_t **out, struct err *e);
 /* Compact text, keys in insertion order; the caller frees. */
 char *json_text(const json_t *j);

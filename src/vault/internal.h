@@ -237,7 +237,7 @@ int grave_parse(const uint8_t *payload, size_t size, struct vault_hash *record, 
 /* pin.c: the row's key, which lies in key. */
 int pin_key(const char *point, const char *reason, char key[static VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE], MDB_val *out, struct err *e);
 /* pin_file.c: DIR/pins.json */
-#define PINS_LIMIT (64u << 20) /* its bytes: a pin takes less than 200 */
+#define PINS_LIMIT (32u << 20) /* its bytes, written and read: a pin takes less than 200, but where its reason is of odd characters */
 char *pins_path(const struct vault *v); /* the caller frees */
 /* *out: [{"point","reason"}], the caller's. ERR_CORRUPT, and ERR_UNSUPPORTED where it is a later version's. */
 int pins_parse(const uint8_t vault_id[static VAULT_ID_SIZE], const struct buf *text, json_t **out, struct err *e);

@@ -86,6 +86,8 @@ int pins_write(struct vault *v, const MDB_val *added, struct err *e)
     if (!text)
         return -1;
     size = strlen(text);
+    if (added && size > PINS_LIMIT) /* no index could be made anew with it. What ends is written all the same */
+        return err_set(e, ERR_LIMIT, "the vault holds as many pins of recovery points as it can keep (%u MiB of them): end some of them first", PINS_LIMIT >> 20);
     buf_init(&there, PINS_LIMIT);
     if (file_read(path, PINS_LIMIT, &there, NULL) == 0 && there.size_bytes == size && memcmp(there.data, text, size) == 0)
         return 0;
@@ -106,7 +108,7 @@ int pins_parse(const uint8_t vault_id[static VAULT_ID_SIZE], const struct buf *t
     struct err why = {0};
     json_t *list;
 
-    if (json_read(text->data ? text->data : "", text->size_bytes, &j, &why) < 0)
+    if (json_read_most(text->data ? text->data : "", text->size_bytes, PINS_LIMIT, &j, &why) < 0)
         return err_set(e, ERR_CORRUPT, "%s", why.message);
     if (strcmp(json_get_string(j, "format", ""), "slipway-pins") == 0 && json_get_int(j, "version", 1) > 1)
         return err_set(e, ERR_UNSUPPORTED, "it is of version %lld; this Slipway reads version 1", (long long)json_get_int(j, "version", 0));

@@ -242,6 +242,53 @@ static void test_waiting(void)
     end();
 }
 
+/* Rows of that many pins of a point, of about 370 bytes each in the file, as if each had been pinned. */
+static void pin_many(int point, int from, int to)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    char reason[VAULT_PIN_REASON_SIZE], key[VAULT_POINT_ID_SIZE + VAULT_PIN_REASON_SIZE];
+    MDB_val row;
+
+    MUST(index_begin(&v->index, true, &txn, NULL) == 0);
+    memset(reason, 1, sizeof reason);
+    for (int i = from; i < to; i++) {
+        snprintf(reason + 50, sizeof reason - 50, "%d", i);
+        MUST(pin_key(ids[point], reason, key, &row, NULL) == 0 && index_put(&v->index, txn, INDEX_PIN, row, index_val("", 0), NULL) == 0);
+    }
+    MUST(index_commit(&txn, NULL) == 0);
+}
+
+static uint64_t pin_count(void)
+{
+    CLEANUP(index_abort) MDB_txn *txn = NULL;
+    uint64_t count = 0;
+
+    MUST(index_begin(&v->index, false, &txn, NULL) == 0 && index_count(&v->index, txn, INDEX_PIN, &count, NULL) == 0);
+    return count;
+}
+
+/* As many as there can be are read again; one more is refused. */
+static void test_many(void)
+{
+    struct err e = {0};
+    int count = 30000; /* more than 8 MiB */
+
+    begin();
+    pin_many(0, 0, count);
+    pin(1, "kept: audit");
+    lose_index();
+    must_open();
+    ok(pin_count() == 30001, "an index that is made anew has all of many pins");
+    pin_many(0, count, 100000);
+    ok(vault_point_pin(v, ids[1], "kept: one more", &e) < 0 && e.kind == ERR_LIMIT && strstr(e.message, "as many pins"), "one more than can be read again is refused: %s", e.message);
+    is_int(vault_point_pinned(v, ids[1], "kept: one more", &e), 0, "and is none");
+    unpin(1, "kept: audit");
+    vault_close(&v);
+    must_open();
+    ok(pin_count() == 100000, "those that are there stay");
+    end();
+}
+
 /* Another vault's file, for all who want it. */
 static void make_another(void)
 {
@@ -261,6 +308,7 @@ int main(void)
     test_file();
     test_refused();
     test_waiting();
+    test_many();
     MUST(unlink("pins-of-another.json") == 0 && chdir("/") == 0 && rmdir(work) == 0);
     return tap_done();
 }
