@@ -264,8 +264,7 @@ int bucket_missing(const struct vault *v, struct err *e)
     return err_set(e, ERR_UNREACHABLE, "segments lie in %s: open the vault with its bucket (--s3-…)", v->bucket_text ? v->bucket_text : "a bucket");
 }
 
-/* 1: it is ours; 0: nobody's, and segments of this vault never were there. */
-static int meet(struct bucket *b, struct s3 *client, struct err *e)
+int bucket_look(struct bucket *b, struct s3 *client, struct err *e)
 {
     CLEANUP(buf_release) struct buf there = {0};
     int found, sent;
@@ -290,7 +289,7 @@ static int meet(struct bucket *b, struct s3 *client, struct err *e)
 
 int bucket_meet(struct bucket *b, struct s3 *client, struct err *e)
 {
-    int met = meet(b, client, e);
+    int met = bucket_look(b, client, e);
 
     return met != 0 ? (met < 0 ? -1 : 0) : err_set(e, ERR_WRONG_STATE, "the bucket %s holds no vault under \"%s\" yet", b->name, b->prefix);
 }
@@ -302,7 +301,7 @@ int bucket_mark(struct bucket *b, struct s3 *client, struct err *e)
     int current;
 
     buf_init(&own, MARKER_LIMIT);
-    if (meet(b, client, e) < 0)
+    if (bucket_look(b, client, e) < 0)
         return -1;
     current = is_current(b, &own, e);
     if (current != 0)
@@ -542,7 +541,7 @@ int bucket_list(struct bucket *b, uint32_t **ids, size_t *count, struct err *e)
 
     if (client_take(b, &client, e) < 0)
         return -1;
-    r = meet(b, client, e); /* 0: nothing of it was ever there */
+    r = bucket_look(b, client, e); /* 0: nothing of it was ever there */
     if (r > 0)
         r = s3_list(client, prefix, take_key, &l, e);
     client_give(b, &client);

@@ -22,6 +22,7 @@ struct survey {
     size_t send_count;
     uint32_t doomed;             /* the first; 0: none */
     uint64_t kept_count, kept_bytes, waiting_count, waiting_bytes, refused_count, doomed_count, lacking_count;
+    uint32_t unsent;  /* the first of which nothing was sent; 0: none */
     uint32_t lacking; /* the first that may be tried to be brought; 0: none */
     bool look_for_lost;
 };
@@ -57,6 +58,7 @@ static int look_at_row(MDB_val key, MDB_val value, void *user, struct err *e)
     sending = use_of(s->b, id)->sending;
     lacking = use_of(s->b, id)->lacking;
     pthread_mutex_unlock(&s->b->lock);
+    s->unsent = s->unsent || row.flags & SEGMENT_SENT ? s->unsent : id;
     if (row.flags & SEGMENT_DOOMED) {
         s->doomed_count++;
         s->doomed = s->doomed || sending ? s->doomed : id;
@@ -82,6 +84,33 @@ static int survey(struct survey *s, struct err *e)
     const struct vault_index *x = &s->b->v->index;
 
     return index_begin(x, false, &txn, e) < 0 ? -1 : index_each(x, txn, INDEX_SEGMENT, index_val("", 0), look_at_row, s, e);
+}
+
+/* ---- whether another copy of this vault has been there ---- */
+
+/* Its numbers are ours: before anything is written or removed it is looked at once whether the next one is taken, and from such a finding on as long as it is so. */
+static int check_alone(struct bucket *b, const struct survey *s, struct err *e)
+{
+    uint32_t id;
+    bool alone;
+    int ours;
+
+    pthread_mutex_lock(&b->v->append_lock);
+    id = s->unsent ? s->unsent : b->v->next_segment;
+    pthread_mutex_unlock(&b->v->append_lock);
+    pthread_mutex_lock(&b->lock);
+    id = b->foreign ? b->foreign : id;
+    alone = b->alone && !b->foreign;
+    pthread_mutex_unlock(&b->lock);
+    if (alone)
+        return 0;
+    ours = bucket_look(b, b->writer, e);
+    if (ours < 0 || (ours && check_unsent(b, b->writer, id, e) < 0))
+        return -1;
+    pthread_mutex_lock(&b->lock);
+    b->alone = true;
+    pthread_mutex_unlock(&b->lock);
+    return 0;
 }
 
 /* ---- removing ---- */
@@ -192,7 +221,7 @@ static int work(struct bucket *b, struct s3 *client, struct survey *s, bool trou
     may = claim_holds(b, e);
     if (may <= 0)
         return brought; /* what the claim met is trouble, and it is tried again there */
-    if ((!b->writer && client_open(b, writing_is_over, 0, &b->writer, e) < 0) || bucket_mark(b, b->writer, e) < 0)
+    if ((!b->writer && client_open(b, writing_is_over, 0, &b->writer, e) < 0) || check_alone(b, s, e) < 0 || bucket_mark(b, b->writer, e) < 0)
         return -1;
     pins = bucket_pins_send(b, e);
     if (pins < 0)

@@ -86,6 +86,8 @@ struct bucket {
     uint32_t held;
     struct err trouble; /* of the thread's last try */
     int64_t trouble_us; /* wall */
+    uint32_t foreign;   /* a segment that was not sent from here, and whose object is there: another copy of this vault is that vault. 0: none is known of */
+    bool alone;         /* that there is none was looked at */
     struct err lack;    /* why the last one that is lacking could not be brought */
     int64_t lack_us;    /* wall */
 };
@@ -96,6 +98,8 @@ int client_open(struct bucket *b, bool (*cancelled)(void *bucket), int small_tim
 int client_take(struct bucket *b, struct s3 **out, struct err *e);
 void client_give(struct bucket *b, struct s3 **client);
 void segment_key(const struct bucket *b, uint32_t id, char out[static BUCKET_KEY_SIZE]);
+/* 1: it is ours; 0: nobody's, and segments of this vault never were there. */
+int bucket_look(struct bucket *b, struct s3 *client, struct err *e);
 /* The bucket is this vault's. Nothing is believed of it before. */
 int bucket_meet(struct bucket *b, struct s3 *client, struct err *e);
 /* The same, and made so where it is empty and should be. Its vault.json is that of here after: what is sealed under a new data key comes after it. With the
@@ -130,6 +134,8 @@ int bucket_pins_send(struct bucket *b, struct err *e); /* 1: they were sent, or 
 int bucket_pins_unpack(const struct seal *seal, uint8_t *bytes, size_t size, struct buf *text, struct err *e);
 
 /* bucket_send.c */
+/* Of a segment that was not sent from here: ERR_CONFLICT where its object is there, and as long as it is, nothing is written or removed there (b->foreign). */
+int check_unsent(struct bucket *b, struct s3 *client, uint32_t id, struct err *e);
 bool writing_is_over(void *bucket); /* for whatever is written there: what is on its way when the claim ends is broken off */
 int senders_start(struct bucket *b, size_t count, struct err *e);
 void senders_stop(struct bucket *b); /* b->stopping is set */

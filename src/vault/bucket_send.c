@@ -35,13 +35,21 @@ static uint8_t *read_whole(const char *path, size_t *size, struct err *e)
 }
 
 /* The row says that something of it was sent before the first byte travels. What lies there under its number all the same is somebody else's, who has the same vault: a later
- * copy of it, which may need it. */
-static int check_unsent(struct bucket *b, struct s3 *client, const char *key, const struct segment_row *row, struct err *e)
+ * copy of it, which may need it, and all else that is there. */
+int check_unsent(struct bucket *b, struct s3 *client, uint32_t id, struct err *e)
 {
-    int there = row->flags & SEGMENT_SENT ? 0 : s3_has(client, key, e);
+    char key[BUCKET_KEY_SIZE];
+    int there;
 
-    return there > 0 ? err_set(e, ERR_CONFLICT, "%s is in the bucket %s, and was not sent from here: another replicator has been this vault, or this folder is an older copy of it. Nothing is written "
-                                                "over it (where it is nobody's, remove it)", key, b->name) : there;
+    segment_key(b, id, key);
+    there = s3_has(client, key, e);
+    if (there < 0)
+        return -1;
+    pthread_mutex_lock(&b->lock);
+    b->foreign = there ? id : b->foreign == id ? 0 : b->foreign;
+    pthread_mutex_unlock(&b->lock);
+    return there ? err_set(e, ERR_CONFLICT, "%s is in the bucket %s, and was not sent from here: another replicator has been this vault, or this folder is an older copy of it. Nothing is written "
+                                            "or removed there (where it is nobody's, remove it)", key, b->name) : 0;
 }
 
 /* What is sent may be all that there is of it one day: a damaged file is not. One that can't be read, or is gone (vault_gc took it away, or was killed before its row went; or it is lost), is
@@ -65,7 +73,7 @@ static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const 
     segment_key(b, id, key);
     if (!bucket_is_marked(b)) /* it may be sealed under a data key that is not known there yet: it comes again */
         return err_set(e, ERR_CANCELLED, "vault.json is to be sent first");
-    if (check_unsent(b, client, key, row, e) < 0)
+    if (!(row->flags & SEGMENT_SENT) && check_unsent(b, client, id, e) < 0)
         return -1;
     sent = row_flag(b->v, id, SEGMENT_SENT, e);
     if (sent <= 0)
@@ -90,11 +98,12 @@ bool writing_is_over(void *user)
 static void send_given(struct sender *s)
 {
     struct bucket *b = s->b;
+    bool foreign = b->foreign;
     struct err why = {0};
 
     pthread_mutex_unlock(&b->lock);
-    if (claim_holds(b, NULL) <= 0)
-        err_set(&why, ERR_CANCELLED, "the claim ended meanwhile");
+    if (foreign || claim_holds(b, NULL) <= 0)
+        err_set(&why, ERR_CANCELLED, "the claim ended meanwhile, or another has been this vault");
     else
         (void)send_segment(b, s->client, s->id, &s->row, &why);
     pthread_mutex_lock(&b->lock);
