@@ -180,24 +180,38 @@ static int read_own_marker(const struct bucket *b, struct buf *out, struct err *
     return r < 0 ? err_set(e, ERR_LIMIT, MARKER " is too long for the bucket") : 0;
 }
 
-static size_t count_keys(const json_t *marker) { return json_array_size(json_object_get(json_object_get(marker, "sealed"), "keys")); }
+/* Whether each data key that theirs has is known to ours: they are told apart by when they were made. */
+static bool knows_keys(const json_t *ours, const json_t *theirs)
+{
+    const json_t *our_keys = json_object_get(json_object_get(ours, "sealed"), "keys"), *one;
+    size_t i;
 
-/* It names this vault, and knows no data key that is not known here: an older copy of a vault must not write over the keys of what lies there. */
+    json_array_foreach(json_object_get(json_object_get(theirs, "sealed"), "keys"), i, one)
+        if (!json_equal(json_object_get(one, "made_us"), json_object_get(json_array_get(our_keys, i), "made_us")))
+            return false;
+    return true;
+}
+
+/* What a person does where the vault.json there is gone or damaged; only people know that nothing there is another's, and that what is here is not older. */
+#define WAY_OUT "where it is the right one, and nobody else writes there, put the vault.json of this vault's folder there, as that object"
+
+/* It names this vault, and knows no data key that is not known here: an older copy of a vault must not write over the keys of what lies there. ERR_WRONG_STATE: it is damaged. */
 static int check_marker(struct bucket *b, const struct buf *there, struct err *e)
 {
     CLEANUP(json_free) json_t *theirs = NULL, *ours = NULL;
     CLEANUP(buf_release) struct buf own = {0};
     char id[2 * VAULT_ID_SIZE + 1];
+    struct err why = {0};
 
     buf_init(&own, MARKER_LIMIT);
-    if (json_read(there->data ? there->data : "", there->size_bytes, &theirs, e) < 0)
-        return err_wrap(e, "%s%s in the bucket %s", b->prefix, MARKER, b->name);
+    if (json_read(there->data ? there->data : "", there->size_bytes, &theirs, &why) < 0 || strcmp(json_get_string(theirs, "format", ""), "slipway-vault") != 0)
+        return err_set(e, ERR_WRONG_STATE, "%s%s in the bucket %s is damaged, so nothing is read or written there: " WAY_OUT, b->prefix, MARKER, b->name);
     if (strcmp(json_get_string(theirs, "id", ""), hash_hex(b->v->id, VAULT_ID_SIZE, id)) != 0)
         return err_set(e, ERR_CONFLICT, "the bucket %s holds another vault under \"%s\": give this one another prefix or bucket", b->name, b->prefix);
     if (read_own_marker(b, &own, e) < 0 || json_read(own.data, own.size_bytes, &ours, e) < 0)
         return -1;
-    if (count_keys(theirs) > count_keys(ours))
-        return err_set(e, ERR_CONFLICT, "vault.json in the bucket %s knows more data keys than the one here, which is an older copy: put the newer one in its place", b->name);
+    if (!knows_keys(ours, theirs))
+        return err_set(e, ERR_CONFLICT, "vault.json in the bucket %s knows a data key that the one here does not, which is an older copy: put the newer one in its place", b->name);
     return 0;
 }
 
@@ -284,7 +298,7 @@ int bucket_look(struct bucket *b, struct s3 *client, struct err *e)
     sent = bucket_was_used(b->v, e);
     if (sent < 0)
         return -1;
-    return sent ? err_set(e, ERR_WRONG_STATE, "the bucket %s holds no vault under \"%s\", though segments of this one were sent there: is it another bucket?", b->name, b->prefix) : 0;
+    return sent ? err_set(e, ERR_WRONG_STATE, "the bucket %s holds no vault under \"%s\", though segments of this one were sent there: is it another bucket? (" WAY_OUT ")", b->name, b->prefix) : 0;
 }
 
 int bucket_meet(struct bucket *b, struct s3 *client, struct err *e)
@@ -327,8 +341,9 @@ int bucket_begin(struct bucket *b, bool taken_over, struct err *e)
         return -1;
     found = get_marker(b, client, &there, &why);
     client_give(b, &client);
-    /* The store may be away: all but sending goes on, and everything is looked at before something is sent. */
-    if ((found < 0 && taken_over) || (found == 1 && check_marker(b, &there, &why) < 0))
+    found = found == 1 && check_marker(b, &there, &why) < 0 ? -1 : found;
+    /* The store may be away, or what lies there damaged: all but sending goes on, and everything is looked at before something is read or sent. */
+    if (found < 0 && (taken_over || why.kind == ERR_CONFLICT))
         return err_set(e, why.kind, "%s", why.message);
     return claim_begin(b, taken_over, e);
 }

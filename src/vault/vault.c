@@ -88,12 +88,13 @@ static int take_bucket(struct vault *v, json_t *said, bool *changed, struct err 
 static int superblock_from_bucket(struct vault *v, const char *path, struct err *e)
 {
     CLEANUP(buf_release) struct buf text = {0};
+    CLEANUP(json_free) json_t *j = NULL;
     int found;
 
     buf_init(&text, SUPERBLOCK_LIMIT);
     found = v->bucket ? bucket_superblock(v->bucket, &text, e) : 0;
-    if (found < 0)
-        return err_wrap(e, "whether the bucket holds this vault");
+    if (found < 0 || (found == 1 && json_read(text.data ? text.data : "", text.size_bytes, &j, e) < 0))
+        return err_wrap(e, found < 0 ? "whether the bucket holds this vault" : "vault.json in the bucket is damaged: put there a copy of it that is whole, under the same key");
     return found == 1 && file_write(path, text.data, text.size_bytes, 0600, e) < 0 ? -1 : found;
 }
 
@@ -117,8 +118,9 @@ static int take_keys(struct vault *v, const json_t *sealed, bool *changed, struc
     return v->options.key_count ? seal_new(v->id, v->options.keys, false, clock_read_us(v->options.clock), &v->seal, e) : 0;
 }
 
-/* DIR/vault.json says what this folder is and gives it the identity that its segments carry. *taken_over: it came from the bucket. */
-static int superblock(struct vault *v, bool *taken_over, struct err *e)
+/* DIR/vault.json says what this folder is and gives it the identity that its segments carry. *taken_over: it came from the bucket. *changed: it is to be written anew, before anything
+ * else is. */
+static int superblock(struct vault *v, bool *taken_over, bool *changed, struct err *e)
 {
     CLEANUP(free_ptr) char *path = xasprintf("%s/vault.json", v->dir);
     CLEANUP(buf_release) struct buf text = {0};
@@ -126,7 +128,6 @@ static int superblock(struct vault *v, bool *taken_over, struct err *e)
     const char *format, *words;
     CLEANUP(free_ptr) char *copy = xasprintf("%s.copy", path);
     int64_t version;
-    bool changed;
     int found = file_exists(path);
 
     if (!found && file_exists(copy))
@@ -146,11 +147,9 @@ static int superblock(struct vault *v, bool *taken_over, struct err *e)
                        (long long)version, VAULT_VERSION);
     if (strlen(words) != 2 * VAULT_ID_SIZE || hash_unhex(words, v->id, VAULT_ID_SIZE, NULL) < 0)
         return err_set(e, ERR_CORRUPT, "%s: the id is not %d hexadecimal digits", path, 2 * VAULT_ID_SIZE);
-    changed = version < VAULT_VERSION_PLAIN; /* before anything is written that an older Slipway would not know */
-    if (take_bucket(v, json_object_get(j, "bucket"), &changed, e) < 0 || take_keys(v, json_object_get(j, "sealed"), &changed, e) < 0)
+    *changed = version < VAULT_VERSION_PLAIN; /* before anything is written that an older Slipway would not know */
+    if (take_bucket(v, json_object_get(j, "bucket"), changed, e) < 0 || take_keys(v, json_object_get(j, "sealed"), changed, e) < 0)
         return -1;
-    if (changed)
-        return write_superblock(v, e);
     (void)copy_superblock(path, text.data, text.size_bytes, NULL);
     keep_superblock(v, buf_take(&text));
     return 0;
@@ -282,11 +281,11 @@ static int need_bucket(struct vault *v, struct err *e)
 
 static int open_parts(struct vault *v, struct err *e)
 {
-    bool taken_over = false;
+    bool taken_over = false, changed = false;
 
     if (file_make_dirs(v->segment_dir, 0700, e) < 0 || lock_out_others(v, e) < 0 ||
-        (v->options.bucket && bucket_open(v, v->options.bucket, &v->bucket, e) < 0) || superblock(v, &taken_over, e) < 0 ||
-        (v->bucket && bucket_begin(v->bucket, taken_over, e) < 0) ||
+        (v->options.bucket && bucket_open(v, v->options.bucket, &v->bucket, e) < 0) || superblock(v, &taken_over, &changed, e) < 0 ||
+        (v->bucket && bucket_begin(v->bucket, taken_over, e) < 0) || (changed && write_superblock(v, e) < 0) || /* it names no bucket that was found to be another vault's */
         index_open(v->index_dir, &v->index, e) < 0 || sync_names(v, e) < 0)
         return -1;
     if (segments_recover(v, e) < 0 || (v->options.bucket_needed && need_bucket(v, e) < 0))

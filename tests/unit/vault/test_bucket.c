@@ -371,6 +371,36 @@ static void marker_here(void)
     MUST(file_write(here, whole.data, whole.size_bytes, 0600, NULL) == 0 && vault_point_drop(v, four.id, NULL) == 0);
 }
 
+static bool way_is_told(void) { struct vault_stat s = stat_now(); return s.bucket_error_kind == ERR_WRONG_STATE && strstr(s.bucket_error, "put the vault.json"); }
+
+/* One that is damaged or gone there: the vault opens and goes on, nothing there is believed, and what to do is told. */
+static void marker_there(void)
+{
+    CLEANUP(free_ptr) char *there = xasprintf("%s/objects/fleet%%2Fvault.json", dir), *aside = xasprintf("%s/marker", dir), *damage_it = xasprintf("cp %s %s && truncate -s 40 %s", there, aside, there);
+    CLEANUP(free_ptr) char *back = xasprintf("cp %s %s", aside, there), *remove = xasprintf("rm %s", there), *other_key = xasprintf("sed -i 's/\"made_us\":1/\"made_us\":2/' %s", there);
+    const char *const ways[] = {damage_it, remove};
+    uint8_t bytes[CHUNK];
+    struct err e = {0};
+
+    for (size_t i = 0; i < ARRAY_COUNT(ways); i++) {
+        struct vault_point four;
+        uint64_t far;
+
+        vault_close(&v);
+        MUST(system(ways[i]) == 0);
+        ok(opens() && live(25000 + 1000 * i, &four) && comes(way_is_told), "a vault.json that is %s there: the vault opens, and says what to do", i ? "gone" : "damaged");
+        far = far_chunk(two.id);
+        first(far != UINT64_MAX && read_chunk(two.id, far, bytes, &e) < 0 && e.kind == ERR_UNREACHABLE, "what lies there is not read (%s)", e.message);
+        ok(stat_now().bad_count == 0 && stat_now().bucket_waiting_count > 0, "nor is it damaged, and nothing is sent");
+        MUST(system(back) == 0);
+        ok(comes(all_sent) && holds(two.id, 2000) && holds(four.id, 25000 + 1000 * i) && vault_point_drop(v, four.id, NULL) == 0, "with it all is well");
+    }
+    vault_close(&v);
+    MUST(system(other_key) == 0);
+    first(open_as(prefix, secret, true, &v, &e) < 0 && e.kind == ERR_CONFLICT && strstr(e.message, "knows a data key"), "one with another data key is not written over (%s)", e.message);
+    MUST(system(back) == 0 && opens());
+}
+
 /* tools/vault_read.py on what a person downloaded from the bucket. */
 static void read_elsewhere(void)
 {
@@ -501,6 +531,8 @@ static void anothers(void)
     ok(open_as(NULL, "", false, &v, &e) == 0, "another vault");
     vault_close(&v);
     first(open_as(prefix, secret, true, &v, &e) < 0 && e.kind == ERR_CONFLICT && strstr(e.message, "another vault"), "keeps out of a prefix that is not its own (%s)", e.message);
+    ok(open_as(NULL, "", false, &v, &e) == 0 && !stat_now().has_bucket, "and does not say from then on that it lies there");
+    vault_close(&v);
     stop_server();
 }
 
@@ -590,6 +622,7 @@ int main(int argc, char **argv)
     damaged_here();
     header_here();
     marker_here();
+    marker_there();
     at_once();
     rebuilt();
     odd_names();
