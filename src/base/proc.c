@@ -67,6 +67,8 @@ static int spawn(const struct proc_options *o, const int fds[3], pid_t *pid)
     posix_spawnattr_init(&attributes);
     for (int i = 0; i < 3; i++)
         posix_spawn_file_actions_adddup2(&actions, fds[i], i);
+    if (o->keep_fd)
+        posix_spawn_file_actions_adddup2(&actions, o->keep_fd, o->keep_fd); /* onto itself: it is no longer closed on exec (glibc 2.29) */
     if (o->folder)
         posix_spawn_file_actions_addchdir_np(&actions, o->folder);
     sigfillset(&all);

@@ -10,6 +10,7 @@ struct proc_options {
     const char *folder;             /* where it runs; NULL: where we are */
     const void *input;              /* what it reads on stdin; secrets go here, never into argv */
     size_t input_bytes;
+    int keep_fd;                    /* stays open in the program, under its number, and so does a lock on it (flock) for as long as it lives, whatever becomes of us; 0: none */
     int timeout_ms;                 /* 0: 60,000 */
     bool (*cancelled)(void *user);  /* asked several times a second; NULL: never */
     void *user;

@@ -221,14 +221,14 @@ static bool look(void *user)
     return w->j->q->cancelled && w->j->q->cancelled(w->j->q->user);
 }
 
-/* qemu-img, watched. *status is its exit status, *words what it said on stderr. */
-static int run(const struct job *j, const struct image *image, const char *doing, const char *const *argv, int *status,
+/* qemu-img, watched. It has the output's lock as well: where we are killed it writes on for a moment, and nobody else may begin meanwhile. *status is its exit status, *words what it said on stderr. */
+static int run(const struct job *j, const struct image *image, const struct point_output *output, const char *doing, const char *const *argv, int *status,
                struct buf *words, struct err *e)
 {
     CLEANUP(buf_release) struct buf said = {0};
     CLEANUP(free_ptr) char *what = xasprintf("%s: %s", image->disk, doing);
     struct watch w = {.j = j, .said = &said, .total_bytes = image->data_bytes};
-    struct proc_options options = {.argv = argv, .timeout_ms = INT_MAX, .cancelled = look, .user = &w};
+    struct proc_options options = {.argv = argv, .keep_fd = output->fd, .timeout_ms = INT_MAX, .cancelled = look, .user = &w};
     int result;
 
     point_meter_begin(&w.meter, j->q->tell, what);
@@ -239,14 +239,14 @@ static int run(const struct job *j, const struct image *image, const char *doing
     return result;
 }
 
-static int convert(const struct job *j, const struct image *image, const char *to, struct err *e)
+static int convert(const struct job *j, const struct image *image, const struct point_output *to, struct err *e)
 {
     /* -W and the requests in flight: the target is a file of ours alone, so the order of its writes is nobody's concern. */
-    const char *const argv[] = {"qemu-img", "convert", "-p", "-W", "-m", "8", "-f", "raw", "-O", j->q->format, image->uri, to, NULL};
+    const char *const argv[] = {"qemu-img", "convert", "-p", "-W", "-m", "8", "-f", "raw", "-O", j->q->format, image->uri, to->part, NULL};
     CLEANUP(buf_release) struct buf words = {0};
     int status = 0;
 
-    if (run(j, image, "copying", argv, &status, &words, e) < 0)
+    if (run(j, image, to, "copying", argv, &status, &words, e) < 0)
         return -1;
     if (status == 0)
         return 0;
@@ -254,13 +254,13 @@ static int convert(const struct job *j, const struct image *image, const char *t
                    words.size_bytes ? words.data : "it failed and said nothing");
 }
 
-static int compare(const struct job *j, const struct image *image, const char *with, struct err *e)
+static int compare(const struct job *j, const struct image *image, const struct point_output *with, struct err *e)
 {
-    const char *const argv[] = {"qemu-img", "compare", "-p", "-f", "raw", "-F", j->q->format, image->uri, with, NULL};
+    const char *const argv[] = {"qemu-img", "compare", "-p", "-f", "raw", "-F", j->q->format, image->uri, with->part, NULL};
     CLEANUP(buf_release) struct buf words = {0};
     int status = 0;
 
-    if (run(j, image, "comparing", argv, &status, &words, e) < 0)
+    if (run(j, image, with, "comparing", argv, &status, &words, e) < 0)
         return -1;
     if (status == 1)
         return err_set(e, ERR_CORRUPT, "the image of disk %s is not what the recovery point holds: look at the disk that %s lies on", image->disk,
@@ -275,8 +275,8 @@ static int make(const struct job *j, const struct image *image, json_t *images, 
 
     if (point_output_begin(&output, image->path, j->q->force, e) < 0)
         return -1;
-    if (convert(j, image, output.part, e) < 0 || point_output_settle(&output, e) < 0 ||
-        (!j->q->skip_compare && compare(j, image, output.part, e) < 0))
+    if (convert(j, image, &output, e) < 0 || point_output_settle(&output, e) < 0 ||
+        (!j->q->skip_compare && compare(j, image, &output, e) < 0))
         return err_wrap(e, "disk %s", image->disk);
     if (fstat(output.fd, &st) < 0 || point_output_finish(&output, e) < 0)
         return -1;

@@ -1,5 +1,5 @@
 /* output: a file that is under its name only when it is whole. Until then it lies beside it as NAME.part, which one process at a time may
- * write; what a killed one left there is written over. Only its owner may read it: what lies on a disk is nobody else's business. */
+ * write, with the programs that it gives the lock (keep_fd in base/proc.h); what a killed one left there is written over. Only its owner may read it: what lies on a disk is nobody else's business. */
 #pragma once
 
 #include "base/mem.h"

@@ -1,13 +1,16 @@
 /* A file that is under its name only when it is whole; what a person is told about long work. */
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/proc.h"
 #include "point/export.h"
 #include "point/meter.h"
 #include "point/output.h"
 #include "tap.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static char folder[] = "/tmp/slipway-test-point.XXXXXX";
@@ -51,6 +54,51 @@ static void whole_or_not_at_all(void)
     is_int(point_output_finish(&o, &e), 0, "and finished");
     point_output_end(&o);
     ok(holds("second"), "then it is replaced");
+}
+
+/* A writer that has a program write for it, and is killed; that program lives on, and is returned. */
+static pid_t killed_writer(void)
+{
+    CLEANUP(free_ptr) char *said = xasprintf("%s/pid", folder), *script = xasprintf("echo $$ > %s.new && mv %s.new %s && exec sleep 60", said, said, said);
+    CLEANUP(buf_release) struct buf text = {0};
+    const char *const argv[] = {"sh", "-c", script, NULL};
+    pid_t child = fork();
+
+    if (child == 0) {
+        struct point_output o = {.fd = -1};
+        struct err e = {0};
+
+        MUST(point_output_begin(&o, path, true, &e) == 0);
+        (void)proc_must(&(struct proc_options){.argv = argv, .keep_fd = o.fd}, NULL, &e);
+        _exit(1);
+    }
+    while (!file_exists(said))
+        clock_sleep_us(10 * US_PER_MS);
+    buf_init(&text, 64);
+    MUST(file_read(said, 64, &text, NULL) == 0 && unlink(said) == 0);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    return atoi(text.data);
+}
+
+/* It may have writes on their way. */
+static void a_program_that_writes_on_keeps_it(void)
+{
+    pid_t program = killed_writer();
+    struct point_output o = {.fd = -1};
+    struct err e = {0};
+    int begun = -1;
+
+    ok(kill(program, 0) == 0, "a writer is killed, and the program that writes for it lives");
+    is_int(point_output_begin(&o, path, true, &e), -1, "nobody else begins meanwhile");
+    ok(e.kind == ERR_CONFLICT, "and is told: %s", e.message);
+    kill(program, SIGKILL);
+    for (int i = 0; i < 500 && begun < 0; i++) {
+        clock_sleep_us(10 * US_PER_MS);
+        begun = point_output_begin(&o, path, true, &e);
+    }
+    is_int(begun, 0, "when it has ended one may");
+    point_output_end(&o);
 }
 
 static void nothing_is_run_over(void)
@@ -101,6 +149,7 @@ int main(void)
     path = xasprintf("%s/image.raw", folder);
     part = xasprintf("%s.part", path);
     whole_or_not_at_all();
+    a_program_that_writes_on_keeps_it();
     nothing_is_run_over();
     room();
     words();
