@@ -12,6 +12,7 @@
 #define DEFAULT_WAIT_MS 30000
 #define DEFAULT_RETRY_MS 1000
 #define DEFAULT_UPLOADS 4
+#define DEFAULT_LATE_MS 3600000 /* an exchange takes no longer */
 #define STALL_S 30
 #define PART_TIMEOUT_MS 10000
 #define BRIEF_US (3 * US_PER_S)
@@ -57,6 +58,7 @@ int bucket_open(struct vault *v, const struct vault_bucket *o, struct bucket **o
     b->cache_bytes = o->cache_bytes || o->read_only ? o->cache_bytes : DEFAULT_CACHE_BYTES;
     b->wait_us = (int64_t)(o->wait_ms ? o->wait_ms : DEFAULT_WAIT_MS) * US_PER_MS;
     b->retry_us = (int64_t)(o->retry_ms ? o->retry_ms : DEFAULT_RETRY_MS) * US_PER_MS;
+    b->late_us = (int64_t)(o->late_ms ? o->late_ms : DEFAULT_LATE_MS) * US_PER_MS;
     b->read_only = o->read_only;
     b->upload_count = o->upload_count ? o->upload_count : DEFAULT_UPLOADS;
     atomic_store(&b->pins_sent, UINT64_MAX); /* nobody knows what lies there */

@@ -15,12 +15,10 @@
 /* What is to be done next, and how much there is. */
 struct survey {
     struct bucket *b;
-    struct {
-        uint32_t id;
-        struct segment_row row;
-    } send[BUCKET_UPLOADS_MOST]; /* the first that nobody sends */
+    uint32_t send[BUCKET_UPLOADS_MOST]; /* the first that nobody sends */
     size_t send_count;
-    uint32_t doomed;             /* the first; 0: none */
+    uint32_t doomed;             /* the first that may go now; 0: none */
+    struct segment_row doomed_row;
     uint64_t kept_count, kept_bytes, waiting_count, waiting_bytes, refused_count, doomed_count, lacking_count;
     uint32_t unsent;  /* the first of which nothing was sent; 0: none */
     uint32_t lacking; /* the first that may be tried to be brought; 0: none */
@@ -47,7 +45,7 @@ static int look_at_row(MDB_val key, MDB_val value, void *user, struct err *e)
 {
     struct survey *s = user;
     struct segment_row row;
-    bool refused, sending, lacking, rests;
+    bool refused, sending, lacking, rests, stays;
     uint32_t id;
 
     if (segment_row_read(key, value, &id, &row, e) < 0)
@@ -57,11 +55,15 @@ static int look_at_row(MDB_val key, MDB_val value, void *user, struct err *e)
     refused = use_of(s->b, id)->refused || rests;
     sending = use_of(s->b, id)->sending;
     lacking = use_of(s->b, id)->lacking;
+    stays = sending || (use_of(s->b, id)->removed_us && clock_monotonic_us() < use_of(s->b, id)->removed_us + s->b->late_us);
     pthread_mutex_unlock(&s->b->lock);
     s->unsent = s->unsent || row.flags & SEGMENT_SENT ? s->unsent : id;
     if (row.flags & SEGMENT_DOOMED) {
         s->doomed_count++;
-        s->doomed = s->doomed || sending ? s->doomed : id;
+        if (!s->doomed && !stays) {
+            s->doomed = id;
+            s->doomed_row = row;
+        }
         return 0;
     }
     if (row.flags & SEGMENT_KEPT)
@@ -71,10 +73,8 @@ static int look_at_row(MDB_val key, MDB_val value, void *user, struct err *e)
     s->refused_count += refused;
     s->waiting_count += !refused;
     s->waiting_bytes += refused ? 0 : row.committed;
-    if (!refused && !sending && s->send_count < ARRAY_COUNT(s->send)) {
-        s->send[s->send_count].id = id;
-        s->send[s->send_count++].row = row;
-    }
+    if (!refused && !sending && s->send_count < ARRAY_COUNT(s->send))
+        s->send[s->send_count++] = id;
     return 0;
 }
 
@@ -115,7 +115,20 @@ static int check_alone(struct bucket *b, const struct survey *s, struct err *e)
 
 /* ---- removing ---- */
 
-static int remove_doomed(struct bucket *b, uint32_t id, struct err *e)
+/* A PUT of it that the client gave up may be carried out still: what it leaves would have neither row nor grave. True: it was removed for a first time, and is to be once more, later. */
+static bool may_come_late(struct bucket *b, uint32_t id, const struct segment_row *row)
+{
+    bool late;
+
+    pthread_mutex_lock(&b->lock);
+    late = (row->flags & SEGMENT_AGAIN || !(row->flags & SEGMENT_KEPT)) && !use_of(b, id)->removed_us;
+    if (late)
+        use_of(b, id)->removed_us = clock_monotonic_us();
+    pthread_mutex_unlock(&b->lock);
+    return late;
+}
+
+static int remove_doomed(struct bucket *b, uint32_t id, const struct segment_row *doomed, struct err *e)
 {
     CLEANUP(index_abort) MDB_txn *txn = NULL;
     char key[BUCKET_KEY_SIZE];
@@ -123,7 +136,11 @@ static int remove_doomed(struct bucket *b, uint32_t id, struct err *e)
 
     segment_key(b, id, key);
     put_be32(row, id);
-    if (s3_delete(b->writer, key, e) < 0 || index_begin(&b->v->index, true, &txn, e) < 0 || index_del(&b->v->index, txn, INDEX_SEGMENT, index_val(row, 4), e) < 0)
+    if (s3_delete(b->writer, key, e) < 0)
+        return -1;
+    if (may_come_late(b, id, doomed))
+        return 0;
+    if (index_begin(&b->v->index, true, &txn, e) < 0 || index_del(&b->v->index, txn, INDEX_SEGMENT, index_val(row, 4), e) < 0)
         return -1;
     return index_commit(&txn, e);
 }
@@ -202,7 +219,7 @@ static int give_out(struct bucket *b, const struct survey *s, bool trouble)
 {
     size_t most = !trouble ? s->send_count : senders_busy(b) || !s->send_count ? 0 : 1, given = 0;
 
-    while (given < most && senders_give(b, s->send[given].id, &s->send[given].row))
+    while (given < most && senders_give(b, s->send[given]))
         given++;
     return given > 0;
 }
@@ -228,7 +245,7 @@ static int work(struct bucket *b, struct s3 *client, struct survey *s, bool trou
         return -1;
     given = give_out(b, s, trouble);
     if (!given && s->doomed)
-        return remove_doomed(b, s->doomed, e) < 0 ? -1 : 1;
+        return remove_doomed(b, s->doomed, &s->doomed_row, e) < 0 ? -1 : 1;
     return given || pins || brought;
 }
 

@@ -19,6 +19,7 @@ struct segment_use {
     unsigned misses; /* read from the store since it was here last */
     bool refused;    /* its file is damaged: it is not sent */
     int64_t again_us; /* monotonic: nor before then: its file could not be read, or was gone. Of one that is kept there: it is not brought before then */
+    int64_t removed_us; /* monotonic: when its object was removed, for a first time; 0: it was not */
     bool lacking;    /* it is kept there, not whole here, and could not be brought */
     bool sending;    /* a sender has it: it is not to be removed there meanwhile */
 };
@@ -52,7 +53,6 @@ struct sender {
     /* Guarded by the bucket's lock: */
     enum { SENDER_IDLE, SENDER_GIVEN, SENDER_DONE } state;
     uint32_t id;
-    struct segment_row row;
     struct err why; /* of SENDER_DONE */
 };
 
@@ -60,7 +60,7 @@ struct bucket {
     struct vault *v;
     char *url, *name, *prefix, *region, *ca_file; /* prefix: "" or with a slash at its end */
     uint64_t cache_bytes;
-    int64_t wait_us, retry_us;
+    int64_t wait_us, retry_us, late_us;
     bool read_only;      /* nothing is written there */
     size_t upload_count; /* senders that there are to be */
     struct claim claim;
@@ -140,7 +140,7 @@ bool writing_is_over(void *bucket); /* for whatever is written there: what is on
 int senders_start(struct bucket *b, size_t count, struct err *e);
 void senders_stop(struct bucket *b); /* b->stopping is set */
 /* False: all are busy. */
-bool senders_give(struct bucket *b, uint32_t id, const struct segment_row *row);
+bool senders_give(struct bucket *b, uint32_t id);
 size_t senders_busy(struct bucket *b);
 /* What has come back since: 1: all of that was sent; 0: nothing has; -1: the first one that failed. */
 int senders_collect(struct bucket *b, struct err *e);

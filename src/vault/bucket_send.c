@@ -54,16 +54,19 @@ int check_unsent(struct bucket *b, struct s3 *client, uint32_t id, struct err *e
 
 /* What is sent may be all that there is of it one day: a damaged file is not. One that can't be read, or is gone (vault_gc took it away, or was killed before its row went; or it is lost), is
  * tried again after a while only: it would hold up all that come after it. */
-static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const struct segment_row *row, struct err *e)
+static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, struct err *e)
 {
     CLEANUP(free_ptr) char *path = segment_path(b->v->segment_dir, id);
     CLEANUP(free_ptr) uint8_t *bytes = NULL;
     char key[BUCKET_KEY_SIZE];
     struct err why = {0};
+    struct segment_row row; /* as it is by now: who gave it may have looked before it was sent the last time */
     size_t size = 0;
-    int sent;
+    int sent = segment_row_get(b->v, id, &row, e);
 
-    if (segment_look(b->v, id, path, row, &why) < 0 || !(bytes = read_whole(path, &size, &why))) {
+    if (sent <= 0 || row.flags & (SEGMENT_KEPT | SEGMENT_DOOMED))
+        return sent < 0 ? -1 : 0;
+    if (segment_look(b->v, id, path, &row, &why) < 0 || !(bytes = read_whole(path, &size, &why))) {
         pthread_mutex_lock(&b->lock);
         use_of(b, id)->refused = why.kind == ERR_CORRUPT;
         use_of(b, id)->again_us = clock_monotonic_us() + READ_AGAIN_US;
@@ -73,9 +76,9 @@ static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, const 
     segment_key(b, id, key);
     if (!bucket_is_marked(b)) /* it may be sealed under a data key that is not known there yet: it comes again */
         return err_set(e, ERR_CANCELLED, "vault.json is to be sent first");
-    if (!(row->flags & SEGMENT_SENT) && check_unsent(b, client, id, e) < 0)
+    if (!(row.flags & SEGMENT_SENT) && check_unsent(b, client, id, e) < 0)
         return -1;
-    sent = row_flag(b->v, id, SEGMENT_SENT, e);
+    sent = row_flag(b->v, id, (uint16_t)(SEGMENT_SENT | (row.flags & SEGMENT_SENT ? SEGMENT_AGAIN : 0)), e);
     if (sent <= 0)
         return sent; /* the same, a moment later: nothing would remember what is sent */
     if (s3_put(client, key, bytes, size, e) < 0)
@@ -105,7 +108,7 @@ static void send_given(struct sender *s)
     if (foreign || claim_holds(b, NULL) <= 0)
         err_set(&why, ERR_CANCELLED, "the claim ended meanwhile, or another has been this vault");
     else
-        (void)send_segment(b, s->client, s->id, &s->row, &why);
+        (void)send_segment(b, s->client, s->id, &why);
     pthread_mutex_lock(&b->lock);
     use_of(b, s->id)->sending = false;
     s->why = why;
@@ -160,7 +163,7 @@ void senders_stop(struct bucket *b)
     free(b->senders);
 }
 
-bool senders_give(struct bucket *b, uint32_t id, const struct segment_row *row)
+bool senders_give(struct bucket *b, uint32_t id)
 {
     bool given = false;
 
@@ -173,7 +176,6 @@ bool senders_give(struct bucket *b, uint32_t id, const struct segment_row *row)
             continue;
         s->state = SENDER_GIVEN;
         s->id = id;
-        s->row = *row;
         use_of(b, id)->sending = true;
     }
     pthread_cond_broadcast(&b->given);

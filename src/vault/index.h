@@ -41,6 +41,7 @@ enum segment_flag {
     SEGMENT_SENT = 2,   /* something of it may be in the bucket */
     SEGMENT_KEPT = 4,   /* it is there, whole: its file may go */
     SEGMENT_DOOMED = 8, /* nothing in it is in use and its file is gone; the object is to go, and then the row */
+    SEGMENT_AGAIN = 16, /* it was sent more than once: what became of a time before nobody knows */
 };
 
 struct segment_row {

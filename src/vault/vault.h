@@ -46,6 +46,7 @@ struct vault_bucket {
     int retry_ms;                 /* between tries to send, doubled up to a minute; 0: 1,000 */
     size_t upload_count;          /* segments that are sent at once, 16 at most; 0: 4 */
     int lease_ms;                 /* for how long who writes there may do so without looking whether somebody else does; 0: 15,000. All of a prefix say the same */
+    int late_ms;                  /* so long after its client gave it up a store may carry out a PUT all the same; 0: an hour */
     bool read_only;               /* nothing is written there: what is full waits for the next opening */
 };
 

@@ -17,6 +17,7 @@
 #define CACHE_BYTES ((uint64_t)2 << 20)
 #define WAIT_MS 4000   /* long enough for a store of a busy machine; all faults that a read waits for take as long */
 #define LEASE_MS 1500
+#define LATE_MS 6000
 #define SLOW_MS 20000  /* how late a slow store answers, in s3_server.py */
 
 static const struct vault_key key = {{7, 7}};
@@ -97,7 +98,7 @@ static int files(const char *end)
 static int open_as(const char *under, const char *said, bool with, struct vault **out, struct err *e)
 {
     CLEANUP(free_ptr) char *credentials = xasprintf("%s/credentials", dir), *text = xasprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", access_key, said);
-    struct vault_bucket bucket = {.url = url, .bucket = bucket_name, .prefix = under, .ca_file = ca_file, .credentials_file = credentials, .cache_bytes = CACHE_BYTES, .wait_ms = WAIT_MS, .retry_ms = 50, .lease_ms = LEASE_MS};
+    struct vault_bucket bucket = {.url = url, .bucket = bucket_name, .prefix = under, .ca_file = ca_file, .credentials_file = credentials, .cache_bytes = CACHE_BYTES, .wait_ms = WAIT_MS, .retry_ms = 50, .lease_ms = LEASE_MS, .late_ms = LATE_MS};
     struct vault_options options = {.segment_bytes = 1 << 20, .guard_bytes = 1, .cache_bytes = CHUNK, .clock = wall, .keys = &key, .key_count = 1, .bucket = with ? &bucket : NULL};
 
     MUST(file_write(credentials, text, strlen(text), 0600, NULL) == 0);

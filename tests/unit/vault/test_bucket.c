@@ -252,6 +252,31 @@ static void nowhere(void)
 
 static bool as_many(void) { return all_sent() && objects() == (int)stat_now().bucket_kept_count; }
 
+static uint64_t doomed_then;
+static bool is_removed(void) { return objects() == (int)stat_now().bucket_kept_count; }
+static bool is_carried(void) { CLEANUP(free_ptr) char *path = xasprintf("%s/carried", dir); return file_exists(path); }
+static bool is_given_up(void) { return stat_now().bucket_waiting_count > 0 && in_trouble(); }
+
+/* What a store carries out after its client gave it up, and after it was removed, is removed once more: it would bring back what was dropped. */
+static void carried_out_late(void)
+{
+    CLEANUP(free_ptr) char *carry = xasprintf("%s/carry", dir);
+    struct vault_point four;
+
+    ok(vault_gc(v, NULL, NULL) == 0 && comes(as_many), "the bucket holds what the vault says, and needs");
+    fault("later");
+    ok(live(27000, &four) && comes(is_given_up), "a store that answers nothing, and has all");
+    fault("");
+    ok(comes(all_sent) && holds(four.id, 27000), "it is sent again");
+    MUST(vault_point_drop(v, four.id, NULL) == 0 && live(28000, &four) && vault_gc(v, NULL, NULL) == 0);
+    ok(comes(is_removed), "and given back, and removed there");
+    doomed_then = stat_now().bucket_doomed_count;
+    MUST(file_write(carry, "", 0, 0600, NULL) == 0);
+    first(doomed_then > 0 && comes(is_carried), "the store does what it was asked for long before (%llu are to be removed once more)", (unsigned long long)doomed_then);
+    ok(comes(as_many), "which is removed, too");
+    MUST(vault_point_drop(v, four.id, NULL) == 0);
+}
+
 static void space(void)
 {
     struct err e = {0};
@@ -618,6 +643,7 @@ int main(int argc, char **argv)
     unreadable_unsent();
     nowhere();
     lost_while_sent();
+    carried_out_late();
     space();
     damaged_here();
     header_here();
