@@ -205,6 +205,29 @@ int instance_disk_has_backing(const struct instance *i, int disk, struct err *e)
     return json_object_get(info, "backing-filename") ? 1 : 0;
 }
 
+static const char *lent_path(const struct instance *i, int disk) { return instance_path(i, "disk-%d.lent", disk); }
+
+int instance_disk_lent(const struct instance *i, int disk, struct err *e) { return file_write(lent_path(i, disk), "", 0, 0600, e); }
+
+int instance_disk_owned(const struct instance *i, int disk, struct err *e)
+{
+    const char *path = lent_path(i, disk);
+
+    if (unlink(path) < 0 && errno != ENOENT)
+        return err_errno(e, errno, "can't remove %s", path);
+    return file_sync_dir(i->folder, e);
+}
+
+/* A QEMU that was killed after a fill's end may have taken with it what the overlay has of it: what is missing there comes from the export again. */
+static int borrow_again(const struct instance *i, const struct target_disk *disk, int number, struct err *e)
+{
+    struct proc_options options = {.argv = (const char *const[]){"qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", disk->nbd_uri,
+                                                                 instance_path(i, "disk-%d.qcow2", number), NULL},
+                                   .timeout_ms = IMAGE_TIMEOUT_MS};
+
+    return proc_must(&options, NULL, e) < 0 ? err_wrap(e, "laying disk %s over its export again", disk->id) : 0;
+}
+
 static int make_variables(const struct instance *i, struct err *e)
 {
     CLEANUP(buf_release) struct buf bytes = {0};
@@ -269,6 +292,11 @@ static int make_files(const struct instance *i, const struct target_spec *spec, 
         backing = instance_disk_has_backing(i, disk, e);
         if (backing < 0)
             return -1;
+        if (!backing && file_exists(lent_path(i, disk))) {
+            if (borrow_again(i, &spec->disks[disk], disk, e) < 0)
+                return -1;
+            backing = 1;
+        }
         has_backing[disk] = backing;
     }
     return spec->uefi ? make_variables(i, e) : 0;

@@ -1,8 +1,9 @@
 /* local: what the files of the local QEMU target share. Not for other rooms; they use target.h.
  *
  * An instance is a folder: spec.json (what was asked for; written first, atomically), disk-N.qcow2 (what it wrote over its export),
- * qemu.pid (locked by the running QEMU), qmp.sock, serial.log, vars.fd (UEFI's variables). There is no other state: everything else is
- * read from the folder, from QEMU and from the kernel, so that any process may be killed at any moment.
+ * disk-N.lent (there from before it is filled in until it was seen to hold all), qemu.pid (locked by the running QEMU), qmp.sock,
+ * serial.log, vars.fd (UEFI's variables). There is no other state: everything else is read from the folder, from QEMU and from the
+ * kernel, so that any process may be killed at any moment.
  *
  * Locks: NAME.lock beside the folder is held (flock) while an instance is launched, stopped, removed or its door moved. */
 #pragma once
@@ -65,10 +66,16 @@ int instance_wait_gone(const struct instance *i, int timeout_ms, struct err *e);
 int instance_kill(const struct instance *i, struct err *e);
 /* Whether disk number n of the instance still reads from its export. 1, 0, -1. */
 int instance_disk_has_backing(const struct instance *i, int disk, struct err *e);
+/* A fill's end is in the overlay's header at once, and what it brought is only in QEMU's memory then: between these two a machine that starts
+ * anew gets its export again, whatever the header says. Durable when they return. */
+int instance_disk_lent(const struct instance *i, int disk, struct err *e);  /* before its fill begins */
+int instance_disk_owned(const struct instance *i, int disk, struct err *e); /* when all of it was seen to be on it */
 
 /* The command line of QEMU, NULL at the end, in the arena. has_backing[n]: the overlay of disk n still lies over its export. */
 int args_make(const struct target *t, const struct instance *i, const struct target_spec *spec, const bool *has_backing,
               const char ***argv, struct err *e);
+/* A disk's overlay as a node, without what lies below it. Owned by the caller. */
+json_t *args_overlay(const struct instance *i, int disk);
 /* UEFI's firmware: code (read only) and the template of the variables; -1 ERR_NOT_FOUND says what to install. */
 int args_firmware(const char **code, const char **variables, struct err *e);
 

@@ -123,18 +123,25 @@ void local_disk_serial(const char *id, char out[static TARGET_SERIAL_SIZE])
         snprintf(out + (used < SERIAL_HASH_AT ? used : SERIAL_HASH_AT), SERIAL_NUMBER_BYTES + 1 - SERIAL_HASH_AT, "-%08x", (unsigned)(hash >> 32));
 }
 
+json_t *args_overlay(const struct instance *i, int disk)
+{
+    json_t *overlay = json_object();
+
+    json_object_set_new(overlay, "driver", json_string("qcow2"));
+    json_object_set_new(overlay, "node-name", json_sprintf("disk%d", disk));
+    json_object_set_new(overlay, "discard", json_string("unmap"));
+    json_object_set_new(overlay, "file", json_pack("{s:s,s:s}", "driver", "file", "filename", instance_path(i, "disk-%d.qcow2", disk)));
+    return overlay;
+}
+
 static int add_disk(struct args *a, const struct target *t, const struct instance *i, const struct target_spec *spec, int number,
                     bool has_backing, struct err *e)
 {
     const struct target_disk *disk = &spec->disks[number];
     bool scsi = strcmp(spec->disk_bus, "scsi") == 0;
-    json_t *overlay = json_object();
+    json_t *overlay = args_overlay(i, number);
     char serial[TARGET_SERIAL_SIZE], boot[32] = "";
 
-    json_object_set_new(overlay, "driver", json_string("qcow2"));
-    json_object_set_new(overlay, "node-name", json_sprintf("disk%d", number));
-    json_object_set_new(overlay, "discard", json_string("unmap"));
-    json_object_set_new(overlay, "file", json_pack("{s:s,s:s}", "driver", "file", "filename", instance_path(i, "disk-%d.qcow2", number)));
     json_object_set_new(overlay, "backing", has_backing ? json_sprintf("base%d", number) : json_null());
     if (has_backing && add_base(a, t, disk, number, e) < 0) {
         json_decref(overlay);

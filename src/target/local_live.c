@@ -177,11 +177,13 @@ static void fill_view_release(struct fill_view *v)
     json_free(&v->block_jobs);
 }
 
-static int start_fill(struct target *t, struct qmp *q, const char *job, const char *node, struct err *e)
+static int start_fill(struct target *t, struct qmp *q, const struct instance *i, int disk, const char *job, const char *node, struct err *e)
 {
-    json_t *arguments = json_pack("{s:s,s:s,s:b,s:b,s:s}", "job-id", job, "device", node, "auto-finalize", 1, "auto-dismiss", 0,
-                                  "on-error", "report");
+    json_t *arguments;
 
+    if (instance_disk_lent(i, disk, e) < 0)
+        return -1;
+    arguments = json_pack("{s:s,s:s,s:b,s:b,s:s}", "job-id", job, "device", node, "auto-finalize", 1, "auto-dismiss", 0, "on-error", "report");
     if (t->fill_bytes_per_s > 0)
         json_object_set_new(arguments, "speed", json_integer(t->fill_bytes_per_s));
     return qmp_call(q, "block-stream", arguments, JOB_TIMEOUT_MS, NULL, e);
@@ -197,17 +199,17 @@ static int end_fill(struct qmp *q, const json_t *job, const char *name, struct e
     return error ? err_set(e, ERR_IO, "filling in the disk failed: %s: is its export still served?", error) : 0;
 }
 
-/* What the overlay's tables hold in memory goes to the disk: only then may the export go away. (QMP has no command for it.) */
-static int flush_disk(struct qmp *q, const char *node, struct err *e)
+/* What the overlay's tables hold in memory, and its content, goes to the disk: only then may the export go away. QMP has no command for it, and the monitor's
+ * `qemu-io NODE flush` says nothing of a flush that failed. Opening a node anew as it is flushes it first, and is refused where that fails; after one that
+ * failed QEMU lets no later one of that file succeed. */
+static int flush_disk(struct qmp *q, const struct instance *i, int disk, struct err *e)
 {
-    CLEANUP(free_ptr) char *command = xasprintf("qemu-io %s flush", node);
-    CLEANUP(json_free) json_t *said = NULL;
+    json_t *node = args_overlay(i, disk);
 
-    if (qmp_call(q, "human-monitor-command", json_pack("{s:s}", "command-line", command), JOB_TIMEOUT_MS, &said, e) < 0)
-        return -1;
-    if (json_string_length(said) > 0)
-        return err_set(e, ERR_IO, "QEMU can't flush %s: %.200s", node, json_string_value(said));
-    return 0;
+    json_object_set_new(node, "backing", json_null());
+    if (qmp_call(q, "blockdev-reopen", json_pack("{s:[o]}", "options", node), JOB_TIMEOUT_MS, NULL, e) < 0)
+        return err_wrap(e, "QEMU can't flush it, so that it is not known to be on the disk");
+    return instance_disk_owned(i, disk, e);
 }
 
 /* One disk: starts, looks at or ends its fill. *done gets its bytes. */
@@ -236,8 +238,8 @@ static int fill_disk(struct target *t, struct qmp *q, const struct fill_view *v,
     if (has_backing < 0)
         return -1;
     if (has_backing)
-        return start_fill(t, q, job_name, node_name, e);
-    if (flush_disk(q, node_name, e) < 0)
+        return start_fill(t, q, i, disk, job_name, node_name, e);
+    if (flush_disk(q, i, disk, e) < 0)
         return -1;
     /* Full: the export's node goes, and with it the connection. Where it went before, that is refused. */
     qmp_call(q, "blockdev-del", json_pack("{s:s}", "node-name", base_name), LOCAL_QMP_TIMEOUT_MS, NULL, NULL);

@@ -1,4 +1,4 @@
-/* What may happen to a local machine: its QEMU is killed, its export goes away and comes back, its folder is half made. */
+/* What may happen to a local machine: its QEMU is killed, its export goes away and comes back, its disk can't be flushed, its folder is half made. */
 #include "conformance/target/fixture.h"
 #include "target/local.h"
 
@@ -53,6 +53,69 @@ static void export_may_restart(const struct target_api *api, struct target *t, s
     ok(done == total && total > 0, "and the fill comes to its end (%s)", why.message);
     ok(shell("qemu-img compare -q -U -f raw -F qcow2 %s %s/instances/bad-1/disk-0.qcow2", f->disk, f->folder) == 0,
        "the machine's disk is the export's, byte by byte");
+}
+
+/* What QEMU has of a fill is in its memory when the overlay's header says already that there is nothing below. */
+static void killed_at_the_end_of_its_fill(const struct target_api *api, struct target *t, struct fixture *f)
+{
+    struct target_spec spec = fixture_spec(f, "bad-5");
+    CLEANUP(instance_free) struct instance *i = NULL;
+    int64_t done = 0, total = 0, until_us = clock_monotonic_us() + 60 * US_PER_S;
+    struct err why = {0};
+
+    does(api->launch(t, &spec, e), "a machine is launched");
+    i = look(t, "bad-5");
+    is_int(api->fill(t, "bad-5", &done, &total, &why), 0, "its fill begins (%s)", why.message);
+    while (instance_disk_has_backing(i, 0, NULL) == 1 && clock_monotonic_us() < until_us)
+        clock_sleep_us(50 * US_PER_MS);
+    ok(instance_disk_has_backing(i, 0, NULL) == 0, "and comes to its end while nobody looks");
+    kill(instance_pid(i, NULL), SIGKILL);
+    ok(instance_wait_gone(i, 10000, NULL) == 1, "QEMU is killed");
+    unlink(instance_path(i, "serial.log"));
+    does(api->launch(t, &spec, e), "it is launched again");
+    ok(prints(api, t, "bad-5", PROBE_TEXT, 60000), "and boots from its export, whatever the overlay's header said");
+    for (until_us = clock_monotonic_us() + 60 * US_PER_S; clock_monotonic_us() < until_us && (total == 0 || done < total);) {
+        if (api->fill(t, "bad-5", &done, &total, &why) < 0)
+            break;
+        clock_sleep_us(50 * US_PER_MS);
+    }
+    ok(done == total && total > 0, "it is filled in anew (%s)", why.message);
+    kill(instance_pid(i, NULL), SIGKILL);
+    ok(instance_wait_gone(i, 10000, NULL) == 1, "QEMU is killed again");
+    ok(shell("qemu-img compare -q -f raw -F qcow2 %s %s/instances/bad-5/disk-0.qcow2", f->disk, f->folder) == 0,
+       "\"filled in\" was true: the disk has all of it");
+    does(api->remove(t, "bad-5", e), "it is removed");
+}
+
+/* fail_sync.so is loaded into QEMU: from the moment that its file is there no flush succeeds. */
+static void a_flush_fails(const struct target_api *api, struct target *t, struct fixture *f)
+{
+    struct target_spec spec = fixture_spec(f, "bad-6");
+    CLEANUP(instance_free) struct instance *i = NULL;
+    char flag[128];
+    int64_t done = 0, total = 0, until_us = clock_monotonic_us() + 60 * US_PER_S;
+    bool claimed = false, refused = false;
+    struct err why = {0};
+
+    snprintf(flag, sizeof flag, "%s/no-sync", f->folder);
+    MUST(setenv("FAIL_SYNC", flag, 1) == 0 && setenv("LD_PRELOAD", getenv("FAIL_SYNC_SO"), 1) == 0);
+    does(api->launch(t, &spec, e), "a machine is launched");
+    unsetenv("LD_PRELOAD");
+    ok(prints(api, t, "bad-6", PROBE_TEXT, 60000), "and boots");
+    i = look(t, "bad-6");
+    is_int(api->fill(t, "bad-6", &done, &total, &why), 0, "its fill begins (%s)", why.message);
+    while (instance_disk_has_backing(i, 0, NULL) == 1 && clock_monotonic_us() < until_us)
+        clock_sleep_us(50 * US_PER_MS);
+    ok(shell("touch %s", flag) == 0, "and comes to its end, and its disk can't be flushed");
+    while (clock_monotonic_us() < until_us && !claimed && !refused) {
+        refused = api->fill(t, "bad-6", &done, &total, &why) < 0;
+        claimed = !refused && done == total;
+        clock_sleep_us(50 * US_PER_MS);
+    }
+    ok(refused && strstr(why.message, "flush"), "it is not filled in: %s", why.message);
+    unlink(flag);
+    ok(api->fill(t, "bad-6", &done, &total, &why) < 0, "nor later: what could not be flushed may be lost");
+    does(api->remove(t, "bad-6", e), "it is removed");
 }
 
 static void half_made_folders(const struct target_api *api, struct target *t, struct fixture *f)
@@ -136,6 +199,8 @@ int main(void)
     killed_machine_has_failed(api, t, &f);
     export_may_restart(api, t, &f);
     memory_is_counted(api, &f);
+    killed_at_the_end_of_its_fill(api, t, &f);
+    a_flush_fails(api, t, &f);
     half_made_folders(api, t, &f);
     mended_overlay_is_taken_over(api, t, &f);
     does(api->remove(t, "bad-1", e), "all is removed");
