@@ -18,6 +18,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define QUESTION_EVERY_MS 100
+#define LAST_ANSWER_MS 250
+
 struct order {
     int netns_fd, socket_fd, error_number;
 };
@@ -99,23 +102,29 @@ static struct ether_arp make_packet(uint16_t operation, const uint8_t sender_mac
     return packet;
 }
 
-int arp_ask(int fd, uint32_t address, uint8_t mac[6], int timeout_ms, struct err *e)
+/* From no address: it teaches nobody anything. */
+static int ask(int fd, uint32_t address, struct err *e)
 {
-    int64_t until_us = clock_monotonic_us() + timeout_ms * US_PER_MS;
     static const uint8_t all[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
     struct sockaddr_ll own = {0};
     socklen_t size = sizeof own;
     struct ether_arp packet;
-    uint32_t wanted = htonl(address);
 
     if (getsockname(fd, (struct sockaddr *)&own, &size) < 0)
         return err_errno(e, errno, "can't ask the network");
-    packet = make_packet(ARPOP_REQUEST, own.sll_addr, 0, address); /* from no address: it teaches nobody anything */
-    if (send_arp(fd, &packet, all, e) < 0)
-        return -1;
+    packet = make_packet(ARPOP_REQUEST, own.sll_addr, 0, address);
+    return send_arp(fd, &packet, all, e);
+}
+
+/* Waits for whoever says that it has one of the addresses: 1, *which and its hardware address; 0: nobody until then; -1. */
+static int hear(int fd, const uint32_t *addresses, int count, int timeout_ms, int *which, uint8_t mac[6], struct err *e)
+{
+    int64_t until_us = clock_monotonic_us() + timeout_ms * US_PER_MS;
+
     for (;;) {
         struct pollfd p = {fd, POLLIN, 0};
         int64_t left_us = until_us - clock_monotonic_us();
+        struct ether_arp packet;
         ssize_t got;
 
         if (left_us <= 0 || poll(&p, 1, (int)(left_us / US_PER_MS) + 1) == 0)
@@ -123,11 +132,38 @@ int arp_ask(int fd, uint32_t address, uint8_t mac[6], int timeout_ms, struct err
         got = recv(fd, &packet, sizeof packet, MSG_DONTWAIT);
         if (got < 0 && errno != EAGAIN && errno != EINTR)
             return err_errno(e, errno, "can't hear the network's answer");
-        if (got == (ssize_t)sizeof packet && ntohs(packet.ea_hdr.ar_op) == ARPOP_REPLY && memcmp(packet.arp_spa, &wanted, 4) == 0) {
-            memcpy(mac, packet.arp_sha, 6);
-            return 1;
+        for (int i = 0; got == (ssize_t)sizeof packet && ntohs(packet.ea_hdr.ar_op) == ARPOP_REPLY && i < count; i++) {
+            uint32_t wanted = htonl(addresses[i]);
+
+            if (memcmp(packet.arp_spa, &wanted, 4) == 0) {
+                memcpy(mac, packet.arp_sha, 6);
+                *which = i;
+                return 1;
+            }
         }
     }
+}
+
+int arp_ask(int fd, uint32_t address, uint8_t mac[6], int timeout_ms, struct err *e)
+{
+    int which;
+
+    return ask(fd, address, e) < 0 ? -1 : hear(fd, &address, 1, timeout_ms, &which, mac, e);
+}
+
+int arp_taken(int fd, const uint32_t *addresses, int count, int *which, uint8_t mac[6], struct err *e)
+{
+    for (int round = 0; count > 0 && round < ARP_QUESTIONS; round++) {
+        int heard;
+
+        for (int i = 0; i < count; i++)
+            if (ask(fd, addresses[i], e) < 0)
+                return -1;
+        heard = hear(fd, addresses, count, round < ARP_QUESTIONS - 1 ? QUESTION_EVERY_MS : LAST_ANSWER_MS, which, mac, e);
+        if (heard)
+            return heard;
+    }
+    return 0;
 }
 
 int arp_tell(int fd, uint32_t address, const uint8_t mac[6], uint32_t to_address, const uint8_t to_mac[6], struct err *e)

@@ -153,12 +153,11 @@ static int move_door(struct target *t, struct instance *i, bool open, struct err
 
     if (is_open < 0)
         return -1;
-    if (is_open != open) {
-        if (!open && network_close_door(&i->network, &i->spec, e) < 0)
-            return -1;
-        if (open && (need_network(t, &i->spec, &real, e) < 0 || network_open_door(&i->network, &i->spec, real, e) < 0))
-            return -1;
-    }
+    /* One that is closed may be so half way, of a caller that was killed while it opened it: without the gateway's address. */
+    if (!open && network_close_door(&i->network, &i->spec, e) < 0)
+        return -1;
+    if (open && !is_open && (need_network(t, &i->spec, &real, e) < 0 || network_open_door(&i->network, &i->spec, real, e) < 0))
+        return -1;
     /* The network's switches learn where the copy's MAC is, and the copy who its gateway is. */
     if (instance_qmp(i, &q, e) < 0 ||
         qmp_call(q, "announce-self", json_pack("{s:i,s:i,s:i,s:i}", "initial", 50, "max", 550, "rounds", 5, "step", 50),

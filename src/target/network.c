@@ -16,7 +16,6 @@
 #define IP_TIMEOUT_MS 20000
 #define WORD_LIMIT 24
 #define GATEWAY_ANSWER_MS 300
-#define TAKEN_ANSWER_MS 250
 
 /* Names in /run/netns and of interfaces are short: folders and instances go into them as 64-bit FNV-1a. */
 static uint64_t hash_text(uint64_t hash, const char *text)
@@ -307,22 +306,27 @@ static int addresses_are_free(const struct target_spec *spec, const struct netwo
     CLEANUP(free_ptr) char *path = network_real_path(real);
     uint8_t mac[6];
     CLEANUP(close_fd) int fd = arp_open(path ? path : "/proc/thread-self/ns/net", real->bridge, mac, e);
+    uint32_t addresses[ARRAY_COUNT(spec->nics)];
+    const char *names[ARRAY_COUNT(spec->nics)];
+    int count = 0, which = 0, taken;
 
     if (fd < 0)
         return -1;
     for (int i = 0; i < spec->nic_count; i++) {
         struct spec_cidr cidr;
-        int taken;
 
         if (!spec->nics[i].address)
             continue;
-        if (spec_cidr_parse(spec->nics[i].address, &cidr, e) < 0 || (taken = arp_ask(fd, cidr.address, mac, TAKEN_ANSWER_MS, e)) < 0)
+        if (spec_cidr_parse(spec->nics[i].address, &cidr, e) < 0)
             return -1;
-        if (taken)
-            return err_set(e, ERR_CONFLICT, "%s still answers on the network %s, at %02x:%02x:%02x:%02x:%02x:%02x: is the source parked?",
-                           spec->nics[i].address, real->name, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+        addresses[count] = cidr.address;
+        names[count++] = spec->nics[i].address;
     }
-    return 0;
+    taken = arp_taken(fd, addresses, count, &which, mac, e);
+    if (taken <= 0)
+        return taken;
+    return err_set(e, ERR_CONFLICT, "%s still answers on the network %s, at %02x:%02x:%02x:%02x:%02x:%02x: is the source parked?", names[which], real->name,
+                   mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
 }
 
 int network_open_door(const struct network *n, const struct target_spec *spec, const struct network_real *real, struct err *e)
@@ -334,7 +338,8 @@ int network_open_door(const struct network *n, const struct target_spec *spec, c
     /* First gives up the gateway's address: two who have it must never meet. */
     if (run_ip(e, "-n %s addr flush dev " NETWORK_BRIDGE, n->netns) < 0)
         return err_wrap(e, "opening the door of %s", spec->instance);
-    if (join(n, real, e) < 0 || (real->helper[0] && run_ip(e, "-n %s addr replace %s dev " NETWORK_BRIDGE, n->netns, real->helper) < 0)) {
+    /* Joining comes last: a door that is seen to be open has all that belongs to it. */
+    if ((real->helper[0] && run_ip(e, "-n %s addr replace %s dev " NETWORK_BRIDGE, n->netns, real->helper) < 0) || join(n, real, e) < 0) {
         err_wrap(e, "opening the door of %s", spec->instance);
         network_close_door(n, spec, NULL);
         return -1;

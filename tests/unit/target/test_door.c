@@ -10,8 +10,11 @@
 #include <pthread.h>
 #include <sched.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <stdatomic.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 static const uint8_t copy_mac[6] = {0x52, 0x54, 0x00, 0x00, 0x02, 0x11};
 
@@ -117,6 +120,85 @@ static void moves(const struct target_api *api, struct target *t, struct fixture
     close(outside.fd), close(inside.fd), close(bridge.fd);
 }
 
+/* A machine that has the address and hears only every third question: frames get lost. */
+struct hard_of_hearing {
+    struct ear ear;
+    int heard;
+    atomic_bool stop;
+};
+
+static void *answer(void *user)
+{
+    struct hard_of_hearing *m = user;
+    uint8_t frame[2048];
+
+    while (!atomic_load(&m->stop)) {
+        struct pollfd p = {m->ear.fd, POLLIN, 0};
+        struct ether_arp *arp = (struct ether_arp *)(frame + 14);
+        ssize_t got = poll(&p, 1, 20) > 0 ? recv(m->ear.fd, frame, sizeof frame, 0) : -1;
+        static const uint8_t wanted[4] = {192, 0, 2, 11};
+
+        if (got < 42 || frame[12] != 0x08 || frame[13] != 0x06 || ntohs(arp->ea_hdr.ar_op) != ARPOP_REQUEST || memcmp(arp->arp_tpa, wanted, 4) != 0 ||
+            ++m->heard % 3 != 0)
+            continue;
+        memcpy(frame, arp->arp_sha, 6);
+        memcpy(frame + 6, m->ear.mac, 6);
+        memcpy(arp->arp_tha, arp->arp_sha, 6), memcpy(arp->arp_tpa, arp->arp_spa, 4);
+        memcpy(arp->arp_sha, m->ear.mac, 6), memcpy(arp->arp_spa, wanted, 4);
+        arp->ea_hdr.ar_op = htons(ARPOP_REPLY);
+        MUST(send(m->ear.fd, frame, 42, 0) == 42);
+    }
+    return NULL;
+}
+
+static void asks_again(const struct target_api *api, struct target *t, struct fixture *f)
+{
+    char path[64];
+    struct hard_of_hearing m = {.ear = {path, "host0", {0}, -1}};
+    pthread_t thread;
+
+    snprintf(path, sizeof path, "/run/netns/%s", f->netns);
+    MUST(shell("ip -n %s link add port0 master br0 up type veth peer name host0 && ip -n %s link set host0 up", f->netns, f->netns) == 0);
+    ear_open(&m.ear);
+    MUST(pthread_create(&thread, NULL, answer, &m) == 0);
+    refuses(api->set_net(t, "door-1", TARGET_NET_OPEN, e), ERR_CONFLICT, "one lost frame does not open the door while its address is somebody's");
+    atomic_store(&m.stop, true);
+    pthread_join(thread, NULL);
+    close(m.ear.fd);
+    MUST(shell("ip -n %s link del host0", f->netns) == 0);
+}
+
+/* A caller of its own opens the door, and is killed when it gives the helper its address. */
+static void killed_while_it_opens(const struct target_api *api, struct fixture *f, const struct network *n)
+{
+    CLEANUP(free_ptr) char *path = xasprintf("%s/programs:%s", f->folder, getenv("PATH"));
+    CLEANUP(json_free) json_t *settings = fixture_settings(f);
+    struct target *t = NULL;
+    struct err why = {0};
+    int status = 0, fd;
+    pid_t child;
+
+    json_object_set_new(json_object_get(json_object_get(settings, "networks"), "real"), "helper", json_string("192.0.2.250/24"));
+    MUST(api->open(settings, &t, NULL) == 0);
+    MUST(shell("mkdir %s/programs && printf '#!/bin/sh\ncase \"$*\" in *192.0.2.250*) kill -9 $PPID; exit 1 ;; esac\nexec '\"$(command -v ip)\"' \"$@\"\n' "
+               ">%s/programs/ip && chmod +x %s/programs/ip", f->folder, f->folder, f->folder) == 0);
+    child = fork();
+    if (child == 0) {
+        setenv("PATH", path, 1);
+        _exit(api->set_net(t, "door-1", TARGET_NET_OPEN, NULL) == 0 ? 0 : 1);
+    }
+    ok(waitpid(child, &status, 0) == child && WIFSIGNALED(status), "a caller is killed while it opens the door");
+    MUST(shell("rm -r %s/programs", f->folder) == 0);
+    does(api->set_net(t, "door-1", TARGET_NET_OPEN, e), "it is opened again");
+    fd = api->connect(t, "door-1", "192.0.2.1", 9, 2000, &why);
+    ok(fd < 0 && why.kind == ERR_UNREACHABLE && strstr(why.message, "refused"), "and who looks from inside has an address there (%s)", why.message);
+    does(api->set_net(t, "door-1", TARGET_NET_CLOSED, e), "it is closed");
+    MUST(shell("ip -n %s addr flush dev " NETWORK_BRIDGE, n->netns) == 0);
+    does(api->set_net(t, "door-1", TARGET_NET_CLOSED, e), "one that was left half way is closed");
+    ok(shell("ip -n %s -4 -o addr show dev br0 | grep -q 192.0.2.1/24", n->netns) == 0, "and our bridge is the gateway again");
+    api->close(t);
+}
+
 /* Where the kernel can't be asked, an open door must not be taken for a closed one. */
 static void looks(const struct target_api *api, struct target *t, struct fixture *f)
 {
@@ -156,6 +238,8 @@ int main(void)
     ok(prints(api, t, "door-1", PROBE_TEXT, 60000), "it boots");
     moves(api, t, &f, instances);
     looks(api, t, &f);
+    asks_again(api, t, &f);
+    killed_while_it_opens(api, &f, &n);
     does(api->set_net(t, "door-1", TARGET_NET_OPEN, e), "it is opened");
     does(api->remove(t, "door-1", e), "and removed while it is open");
     ok(shell("[ $(ip -n %s -o link show master br0 | wc -l) = 0 ]", f.netns) == 0, "nothing is left on the real bridge");
