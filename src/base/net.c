@@ -57,24 +57,25 @@ static int socket_in(int family, const char *netns_path, struct err *e)
     return order.socket_fd;
 }
 
-static int finish_connect(int fd, int64_t until_us, const char *address, int port, struct err *e)
+/* *reason: the error number of a connection that came to nothing, 0 where there is none. */
+static int finish_connect(int fd, int64_t until_us, const char *address, int port, int *reason, struct err *e)
 {
     for (;;) {
         struct pollfd p = {fd, POLLOUT, 0};
         int64_t left_us = until_us - clock_monotonic_us();
-        int reason = 0, ready = left_us <= 0 ? 0 : poll(&p, 1, (int)(left_us / US_PER_MS) + 1);
+        int ready = left_us <= 0 ? 0 : poll(&p, 1, (int)(left_us / US_PER_MS) + 1);
 
         if (ready < 0 && errno == EINTR)
             continue;
         if (ready == 0)
             return err_set(e, ERR_TIMEOUT, "%s port %d did not answer in time", address, port);
-        if (ready < 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &reason, &(socklen_t){sizeof reason}) < 0)
-            reason = errno;
-        return reason ? err_errno(e, reason, "can't connect to %s port %d", address, port) : 0;
+        if (ready < 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, reason, &(socklen_t){sizeof *reason}) < 0)
+            *reason = errno;
+        return *reason ? err_errno(e, *reason, "can't connect to %s port %d", address, port) : 0;
     }
 }
 
-static int connect_one(const struct addrinfo *to, const char *netns_path, int64_t until_us, const char *address, int port, struct err *e)
+static int connect_one(const struct addrinfo *to, const char *netns_path, int64_t until_us, const char *address, int port, int *reason, struct err *e)
 {
     CLEANUP(close_fd) int fd = socket_in(to->ai_family, netns_path, e);
     int kept, one = 1;
@@ -82,9 +83,11 @@ static int connect_one(const struct addrinfo *to, const char *netns_path, int64_
     if (fd < 0)
         return -1;
     if (connect(fd, to->ai_addr, to->ai_addrlen) < 0) {
-        if (errno != EINPROGRESS)
-            return err_errno(e, errno, "can't connect to %s port %d", address, port);
-        if (finish_connect(fd, until_us, address, port, e) < 0)
+        *reason = errno;
+        if (*reason != EINPROGRESS)
+            return err_errno(e, *reason, "can't connect to %s port %d", address, port);
+        *reason = 0;
+        if (finish_connect(fd, until_us, address, port, reason, e) < 0)
             return -1;
     }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -96,7 +99,7 @@ static int connect_one(const struct addrinfo *to, const char *netns_path, int64_
     return kept;
 }
 
-int net_connect(const char *address, int port, const char *netns_path, int timeout_ms, struct err *e)
+static int connect_to(const char *address, int port, const char *netns_path, int timeout_ms, int *why, struct err *e)
 {
     int64_t until_us = clock_monotonic_us() + timeout_ms * US_PER_MS;
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *found = NULL;
@@ -109,9 +112,42 @@ int net_connect(const char *address, int port, const char *netns_path, int timeo
         return err_set(e, reason == EAI_AGAIN ? ERR_UNREACHABLE : ERR_NOT_FOUND, "can't find the address of \"%s\": %s", address,
                        gai_strerror(reason));
     for (const struct addrinfo *to = found; to && fd < 0; to = to->ai_next)
-        fd = connect_one(to, netns_path, until_us, address, port, e);
+        fd = connect_one(to, netns_path, until_us, address, port, why, e);
     freeaddrinfo(found);
     return fd;
+}
+
+int net_connect(const char *address, int port, const char *netns_path, int timeout_ms, struct err *e)
+{
+    int why = 0;
+
+    return connect_to(address, port, netns_path, timeout_ms, &why, e);
+}
+
+int net_answers(const char *address, int port, int timeout_ms, struct err *why)
+{
+    int reason = 0;
+    CLEANUP(close_fd) int fd = connect_to(address, port, NULL, timeout_ms, &reason, why);
+
+    if (fd >= 0 || reason == ECONNREFUSED || reason == ECONNRESET)
+        return 1;
+    return why->kind == ERR_TIMEOUT || reason == EHOSTUNREACH || reason == ENETUNREACH ? 0 : -1;
+}
+
+bool net_is_own(const char *address)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_DGRAM, .ai_flags = AI_NUMERICHOST}, *found = NULL;
+    bool own = false;
+
+    if (getaddrinfo(address, "0", &hints, &found) != 0)
+        return false;
+    for (const struct addrinfo *at = found; at && !own; at = at->ai_next) {
+        CLEANUP(close_fd) int fd = socket(at->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+        own = fd >= 0 && bind(fd, at->ai_addr, at->ai_addrlen) == 0;
+    }
+    freeaddrinfo(found);
+    return own;
 }
 
 void net_peer_text(int fd, char *out, size_t size)

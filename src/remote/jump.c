@@ -27,6 +27,8 @@ struct jump {
     bool up_ended;
 };
 
+#define CONNECT_FAILED "error (2)" /* RFC 4254 5.1: SSH_OPEN_CONNECT_FAILED, as libssh writes it */
+
 static int open_channel(struct jump *j, const char *address, int port, int timeout_ms, struct err *e)
 {
     int64_t until_us = clock_monotonic_us() + timeout_ms * US_PER_MS;
@@ -120,6 +122,17 @@ void jump_close(struct jump **held)
     remote_close(&j->through);
     free(j);
     *held = NULL;
+}
+
+int jump_answers(struct remote *through, const char *address, int port, int timeout_ms, struct err *why)
+{
+    struct jump j = {.through = through};
+    int result = open_channel(&j, address, port, timeout_ms, why);
+
+    ssh_channel_free(j.channel);
+    if (result == 0 || strstr(why->message, "refused"))
+        return 1;
+    return why->kind == ERR_TIMEOUT || (ssh_is_connected(through->session) && strstr(why->message, CONNECT_FAILED)) ? 0 : -1;
 }
 
 int jump_open(struct remote *through, const char *address, int port, int timeout_ms, struct jump **out, int *fd, struct err *e)

@@ -42,6 +42,11 @@ const char *remote_host_key(const struct remote *r);   /* "SHA256:…" of the ma
 /* Only asks for the key of the machine, logs in nowhere (but at the jump host). */
 int remote_scan(const struct remote_options *options, char host_key[static REMOTE_HOST_KEY_SIZE], struct err *e);
 
+/* Whether there is a machine at options' address whose network lives, seen from where remote_open would go: 1: it answers, if only to refuse the
+ * connection; 0: nothing came back, *why says how; -1: that could not be asked (the jump host is away, or lets nobody through). Logs in at the
+ * jump host only. */
+int remote_answers(const struct remote_options *options, struct err *why);
+
 /* Runs a command line with the login's shell. out and err may be NULL (dropped); each is bounded by its limit_bytes (0:
  * LIMIT_COMMAND_OUTPUT_BYTES): over it, out is ERR_LIMIT and err is cut. exit_status: 0-255, or 128 and a signal's number.
  * A command that ran and failed is no error here. After an error of time or limit the connection can still be used. */

@@ -26,3 +26,5 @@ int remote_wait(struct remote *r, int64_t until_us, const char *doing, struct er
 /* Opens a forwarded connection over `through` (taken in any case) to address:port; *fd is the near end, for the next session. */
 int jump_open(struct remote *through, const char *address, int port, int timeout_ms, struct jump **out, int *fd, struct err *e);
 void jump_close(struct jump **j);
+/* Whether anything answers there, seen from that machine: as remote_answers. Takes nothing over. */
+int jump_answers(struct remote *through, const char *address, int port, int timeout_ms, struct err *why);

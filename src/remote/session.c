@@ -251,6 +251,20 @@ int remote_open(const struct remote_options *options, struct remote **out, struc
     return 0;
 }
 
+int remote_answers(const struct remote_options *o, struct err *why)
+{
+    int port = o->port ? o->port : 22, timeout_ms = o->timeout_ms ? o->timeout_ms : OPEN_TIMEOUT_MS;
+    CLEANUP(remote_close) struct remote *through = NULL;
+
+    if (!o->jump)
+        return net_answers(o->address, port, timeout_ms, why);
+    if (remote_open(o->jump, &through, why) < 0) {
+        err_wrap(why, "on the way through the jump host");
+        return -1;
+    }
+    return jump_answers(through, o->address, port, timeout_ms, why);
+}
+
 int remote_scan(const struct remote_options *options, char host_key[static REMOTE_HOST_KEY_SIZE], struct err *e)
 {
     CLEANUP(remote_close) struct remote *r = xcalloc(1, sizeof *r);

@@ -3,7 +3,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/http.h"
-#include "base/net.h"
+#include "steps/facts.h"
 #include "steps/scripts.h"
 #include "steps/source.h"
 
@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #define SCRIPT_MS 300000
-#define OFF_WAIT_US (240 * US_PER_S)
+#define OFF_WAIT_MS 240000   /* task.params.wait_ms is another time */
 #define SILENT_TRIES 3        /* in a row, this many times without an answer */
 #define SILENT_EVERY_MS 3000
 #define SILENT_CONNECT_MS 5000
@@ -57,36 +57,49 @@ static int power_off(struct step *s, struct remote *r, const char *mark, struct 
     return 0;
 }
 
-/* An answer of any kind, a refusal too, is an answer: the machine's network lives. */
-static bool answers(const struct step *s, struct err *why)
+/* Who answers where the source is, and is not the source: the gateway that it had, and the copy, which has its address. The runner's own network, or the
+ * way there, may be what is silent. NULL: nobody does. */
+static const char *witness(const struct step *s)
 {
-    CLEANUP(remote_close) struct remote *r = NULL;
-    CLEANUP(close_fd) int fd = -1;
-    const char *parking;
-    char address[64];
+    const char *address = step_string(s, "server.address", ""), *cidr = NULL;
+    const json_t *nic = *address ? facts_nic_of(step_json(s, "facts"), address, &cidr) : NULL;
+    const char *const known[] = {json_get_string(nic, "gateway", ""), address};
 
-    /* A connection is enough of an answer, and its absence is known in seconds; behind a jump host only a login tells. */
-    if (*step_string(s, "server.attributes.jump", "") || source_parking(s, address, sizeof address, &parking, why) < 0)
-        return source_open(s, SOURCE_PARKED, false, &r, why) == 0 || (why->kind != ERR_TIMEOUT && why->kind != ERR_UNREACHABLE);
-    fd = net_connect(address, (int)step_int(s, "server.port", 22), NULL, SILENT_CONNECT_MS, why);
-    return fd >= 0 || (why->kind != ERR_TIMEOUT && why->kind != ERR_UNREACHABLE);
+    for (size_t i = 0; i < ARRAY_COUNT(known); i++) {
+        struct err why = {0};
+
+        if (*known[i] && source_answers(s, known[i], SILENT_CONNECT_MS, &why) == 1)
+            return known[i];
+    }
+    return NULL;
 }
 
+/* Off is what is silent several times in a row, while somebody else there answers. */
 static int prove_silent(struct step *s, const char *parking, struct err *e)
 {
-    int64_t until_us = clock_monotonic_us() + OFF_WAIT_US;
-    int silent = 0;
+    int64_t wait_ms = step_int(s, "task.params.wait_ms", OFF_WAIT_MS), until_us = clock_monotonic_us() + wait_ms * US_PER_MS;
+    const char *other = NULL;
+    int silent = 0, answered = 1;
     struct err why = {0};
 
     while (silent < SILENT_TRIES) {
-        silent = answers(s, &why) ? 0 : silent + 1;
+        err_clear(&why);
+        answered = source_answers(s, NULL, SILENT_CONNECT_MS, &why);
+        other = answered == 0 ? witness(s) : NULL;
+        silent = other ? silent + 1 : 0;
         if (clock_monotonic_us() > until_us && silent == 0)
-            return err_set(e, ERR_TIMEOUT, "the source still answers at %s, %lld s after it was told to power off", parking,
-                           (long long)(OFF_WAIT_US / US_PER_S));
+            break;
         if (silent < SILENT_TRIES && step_sleep_ms(s, SILENT_EVERY_MS, e) < 0)
             return -1;
     }
-    step_evidence(s, "unreachable", true, "%d tries in a row without an answer at %s: %s", SILENT_TRIES, parking, why.message);
+    if (silent == 0 && answered == 0)
+        return err_set(e, ERR_UNREACHABLE, "nothing answers at %s, but neither does the source's gateway or its copy: the network may be down, and the power is not "
+                       "proven to be off. This runner must reach port %d of one of them; a refusal is enough", parking, (int)step_int(s, "server.port", 22));
+    if (silent == 0 && answered > 0)
+        return err_set(e, ERR_TIMEOUT, "the source still answers at %s, %lld s after it was told to power off", parking, (long long)(wait_ms / 1000));
+    if (silent == 0)
+        return err_set(e, ERR_UNREACHABLE, "whether the source still answers at %s can't be seen from here: %s", parking, why.message);
+    step_evidence(s, "unreachable", true, "%d tries in a row without an answer at %s, while %s answered: %s", SILENT_TRIES, parking, other, why.message);
     return 0;
 }
 

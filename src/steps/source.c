@@ -1,5 +1,6 @@
 #include "steps/source.h"
 #include "base/clock.h"
+#include "base/net.h"
 
 #include <arpa/inet.h>
 #include <stdio.h>
@@ -59,33 +60,63 @@ static int read_credential(const struct step *s, struct remote_options *o, struc
     return 0;
 }
 
+/* What a way to a source is made of, for as long as it is used. */
+struct way {
+    struct remote_options to, jump;
+    char parking[64], held[512];
+};
+
+/* The way to the address as the task says; NULL: to the server's own or its parking address. */
+static int find_way(const struct step *s, enum source_at where, const char *address, struct way *w, struct err *e)
+{
+    const char *jump_text = step_string(s, "server.attributes.jump", NULL), *cidr;
+
+    w->to = (struct remote_options){.fd = -1, .timeout_ms = OPEN_TIMEOUT_MS, .cancelled = is_cancelled, .user_data = (void *)(uintptr_t)s,
+                                    .host_key = pinned_key(s), .address = address};
+    if (read_credential(s, &w->to, e) < 0)
+        return -1;
+    if (!address && where == SOURCE_SERVING && step_need_string(s, "server.address", &w->to.address, e) < 0)
+        return -1;
+    if (!address && where == SOURCE_PARKED) {
+        if (source_parking(s, w->parking, sizeof w->parking, &cidr, e) < 0)
+            return -1;
+        w->to.address = w->parking;
+    }
+    w->to.port = (int)step_int(s, "server.port", 22);
+    if (jump_text && *jump_text) {
+        w->jump = w->to;
+        w->jump.port = 22;
+        w->jump.host_key = step_string(s, "server.attributes.jump_host_key", step_string(s, "context.prerequisites.jump_host_key", NULL));
+        if (read_jump(jump_text, &w->jump, w->held, sizeof w->held, e) < 0)
+            return -1;
+        w->to.jump = &w->jump;
+    }
+    return 0;
+}
+
 int source_open(const struct step *s, enum source_at where, bool accept_unknown, struct remote **out, struct err *e)
 {
-    struct remote_options o = {.fd = -1, .timeout_ms = OPEN_TIMEOUT_MS, .cancelled = is_cancelled, .user_data = (void *)(uintptr_t)s,
-                               .accept_unknown = accept_unknown, .host_key = pinned_key(s)};
-    const char *jump_text = step_string(s, "server.attributes.jump", NULL), *cidr;
-    struct remote_options jump;
-    char parking[64], held[512];
+    struct way w = {0};
 
-    if (read_credential(s, &o, e) < 0)
+    if (find_way(s, where, NULL, &w, e) < 0)
         return -1;
-    if (where == SOURCE_SERVING && step_need_string(s, "server.address", &o.address, e) < 0)
+    w.to.accept_unknown = accept_unknown;
+    w.jump.accept_unknown = accept_unknown;
+    return remote_open(&w.to, out, e);
+}
+
+int source_answers(const struct step *s, const char *address, int timeout_ms, struct err *why)
+{
+    struct way w = {0};
+
+    if (find_way(s, SOURCE_PARKED, address, &w, why) < 0)
         return -1;
-    if (where == SOURCE_PARKED) {
-        if (source_parking(s, parking, sizeof parking, &cidr, e) < 0)
-            return -1;
-        o.address = parking;
+    if (!w.to.jump && net_is_own(w.to.address)) {
+        err_set(why, ERR_WRONG_STATE, "%s is an address of this runner", w.to.address);
+        return -1;
     }
-    o.port = (int)step_int(s, "server.port", 22);
-    if (jump_text && *jump_text) {
-        jump = o;
-        jump.port = 22;
-        jump.host_key = step_string(s, "server.attributes.jump_host_key", step_string(s, "context.prerequisites.jump_host_key", NULL));
-        if (read_jump(jump_text, &jump, held, sizeof held, e) < 0)
-            return -1;
-        o.jump = &jump;
-    }
-    return remote_open(&o, out, e);
+    w.to.timeout_ms = timeout_ms;
+    return remote_answers(&w.to, why);
 }
 
 int source_open_fd(const struct step *s, int fd, const char *address, struct remote **out, struct err *e)

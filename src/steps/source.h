@@ -12,6 +12,9 @@ enum source_at {
 /* Opens the connection with the task's credential. The host key must be the pinned one: of the credential, or that which
  * `prerequisites` pinned. accept_unknown: a key that is not known is taken (the caller keeps remote_host_key). */
 int source_open(const struct step *s, enum source_at where, bool accept_unknown, struct remote **out, struct err *e);
+/* Whether a machine answers at the address (NULL: the parking address), seen from where the source is reached: 1: it does, a refusal, too; 0: nothing
+ * came back, *why says how; -1: that could not be asked, or the address is the runner's own. */
+int source_answers(const struct step *s, const char *address, int timeout_ms, struct err *why);
 /* The same login over a connection that stands already (taken over in any case), to a copy: it must show the source's pinned host key. */
 int source_open_fd(const struct step *s, int fd, const char *address, struct remote **out, struct err *e);
 /* The attribute parking_address without its prefix into out; ERR_INVALID where there is none or it is no CIDR of IPv4. */

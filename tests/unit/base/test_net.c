@@ -39,6 +39,9 @@ static void connects(void)
     close(listener);
     is_int(net_connect("127.0.0.1", port, NULL, 1000, &e), -1, "a closed port is not");
     is_int(e.kind, ERR_UNREACHABLE, "it is unreachable");
+    is_int(net_answers("127.0.0.1", port, 1000, &e), 1, "but a machine that refuses answers");
+    is_int(net_answers("no.such.name.invalid", port, 1000, &e), -1, "whether a name that is none answers can't be asked");
+    ok(net_is_own("127.0.0.1") && !net_is_own("192.0.2.77"), "what is our own address is known");
     is_int(net_connect("no.such.name.invalid", port, NULL, 1000, &e), -1, "nor is a name that is none");
     is_int(net_connect("127.0.0.1", port, "/run/netns/no-such", 1000, &e), -1, "nor a namespace that is none");
     is_int(e.kind, ERR_NOT_FOUND, "it is not found");

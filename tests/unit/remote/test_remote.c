@@ -297,6 +297,12 @@ static void through_others(void)
     o.port = 1;
     is_int(remote_open(&o, &r, &e), -1, "a port that is closed behind it");
     is_int(e.kind, ERR_UNREACHABLE, "is unreachable: %s", e.message);
+    is_int(remote_answers(&o, &e), 1, "but the machine answers: it refuses");
+    o.address = "255.255.255.255"; /* no network says that it leads there */
+    o.timeout_ms = 2000;
+    is_int(remote_answers(&o, &e), 0, "one that is nowhere does not: %s", e.message);
+    jump.host_key = key_other;
+    is_int(remote_answers(&o, &e), -1, "and where the jump host is another one nobody can tell: %s", e.message);
     is_int(descriptors(), before, "nothing stays open");
 
     o = as("root", key, NULL);
