@@ -17,13 +17,21 @@ state=/run/slipway-park
 failed=0
 ok() { printf 'ok %s\t%s\n' "$1" "$2"; }
 bad() { printf 'not ok %s\t%s\n' "$1" "$2"; failed=1; }
-# Interfaces of hardware, and the one of the primary address whatever it is
-nics() { { ls /sys/class/net | while read -r n; do [ -e "/sys/class/net/$n/device" ] && echo "$n"; done; cat $state/nic 2>/dev/null; } | sort -u; }
+# Interfaces of hardware, and the one of the primary address whatever it is; and what lies on these: VLANs, bonds, bridges. (Those of containers lie on none.)
+leads_out() {
+    [ ! -e "/sys/class/net/$1/device" ] && [ "$1" != "$(cat $state/nic 2>/dev/null)" ] || return 0
+    for lower in $(ls "/sys/class/net/$1" 2>/dev/null | sed -n 's/^lower_//p'); do leads_out "$lower" && return 0; done
+    return 1
+}
+nics() { ls /sys/class/net | while read -r n; do leads_out "$n" && echo "$n"; done | sort -u; }
 others() { # the global addresses that are not the parking one, as "NIC CIDR"
     for n in $(nics); do
         ip -o addr show dev "$n" scope global | while read -r _ nic _ cidr _; do [ "${cidr%/*}" = "${parking%/*}" ] || echo "$nic $cidr"; done
     done
 }
+
+# Adds to a list what it lacks. An attempt that was cut off may have taken away already what is missing now: what was written down stays.
+keep() { : >>"$1"; while read -r line; do grep -qxF -e "$line" "$1" || echo "$line" >>"$1"; done; }
 
 prepare() {
     mkdir -p $state
@@ -32,9 +40,9 @@ prepare() {
     elif [ -z "$nic" ]; then bad "address" "$primary is on no interface here"; return
     else
         echo "$nic" >$state/nic
-        others >$state/addresses
-        ip -o route show default >$state/routes
-        for n in $(nics); do ip -o route show dev "$n" | grep -v -e '^default' -e ' proto kernel ' | sed "s/\$/ dev $n/"; done >$state/more_routes
+        others | keep $state/addresses
+        ip -o route show default | keep $state/routes
+        for n in $(nics); do ip -o route show dev "$n" | grep -v -e '^default' -e ' proto kernel ' | sed "s/\$/ dev $n/"; done | keep $state/more_routes
         [ -e $state/swaps ] || sed 1d /proc/swaps >$state/swaps
         [ -e $state/services ] || for s in $services; do systemctl -q is-active "$s" && echo "$s"; done >$state/services
     fi
@@ -80,8 +88,8 @@ stop_managers() { # what would give the addresses back
 
 give_up() {
     for n in $(nics); do [ -e /proc/sys/net/ipv4/conf/$n/promote_secondaries ] && echo 1 >/proc/sys/net/ipv4/conf/$n/promote_secondaries; done
+    date +%s >$state/left # first: from here on what is here is less than what was written down
     others | while read -r nic cidr; do ip addr del "$cidr" dev "$nic" 2>/dev/null; done
-    date +%s >$state/left
     # Routes that stood on the addresses that are gone
     while read -r route; do
         set -- $route
@@ -98,9 +106,11 @@ give_up() {
 # The copy keeps this machine's hardware addresses: two that have one on the same network would take each other's frames. A card that is a
 # part of another device has that one's. arp_notify: the kernel tells the neighbours at once.
 change_macs() {
+    for n in $(nics); do # all are written down before one changes: a VLAN takes its card's
+        [ -e "/sys/class/net/$n/master" ] || [ -s "$state/mac.$n" ] || cat "/sys/class/net/$n/address" >"$state/mac.$n"
+    done
     for n in $(nics); do
         [ -e "/sys/class/net/$n/master" ] && continue
-        [ -e "$state/mac.$n" ] || cat "/sys/class/net/$n/address" >"$state/mac.$n"
         mac=$(cat "$state/mac.$n")
         case $mac in 02:*) new=06${mac#??} ;; ??:??:??:??:??:??) new=02${mac#??} ;; *) continue ;; esac
         [ "$(cat "/sys/class/net/$n/address")" = "$new" ] && continue

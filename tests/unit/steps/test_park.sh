@@ -45,6 +45,25 @@ check "and its own, as the neighbour sees" believes 192.0.2.11 52:54:00:00:02:0b
 check "it serves, and the parking address goes" run unpark.sh serve 192.0.2.211/24
 check "and is gone" is "$(ip -o -4 addr show dev eth0 | awk '{print $4}')" 192.0.2.11/24
 
+# What lies on its interfaces is given up, too; and what an attempt that was cut off has taken away already is not forgotten by the next one.
+# (A MAC-VLAN is there in more kernels than a VLAN; both lie on eth0.)
+ip link add link eth0 name lan5 address 52:54:00:00:02:0c type macvlan && ip addr add 198.51.100.7/24 dev lan5 && ip link set lan5 up && ip addr add 192.0.2.12/24 dev eth0
+ip link add containers0 type bridge && ip addr add 172.17.0.1/16 dev containers0 && ip link set containers0 up
+global() { ip -o -4 addr show scope global | awk '{print $4}' | sort | tr '\n' ' '; }
+check "a source with a VLAN is prepared" run park.sh prepare 192.0.2.11 192.0.2.211/24 ""
+ip addr del 192.0.2.12/24 dev eth0
+check "and again, after an attempt that was cut off" run park.sh prepare 192.0.2.11 192.0.2.211/24 ""
+cp "$scripts/unpark.sh" /run/slipway-park/
+check "it leaves" run park.sh leave 192.0.2.11 192.0.2.211/24 ""
+check "its VLAN's address is given up, not that of its containers" is "$(global)" "172.17.0.1/16 192.0.2.211/24 "
+check "its VLAN's hardware address, too" is "$(cat /sys/class/net/lan5/address)" 02:54:00:00:02:0c
+check "it is confirmed" run park.sh confirm 192.0.2.11 192.0.2.211/24 ""
+check "it comes back" run unpark.sh take-back 192.0.2.211/24
+check "it serves" run unpark.sh serve 192.0.2.211/24
+check "with all that it had" is "$(global)" "172.17.0.1/16 192.0.2.11/24 192.0.2.12/24 198.51.100.7/24 "
+check "and their hardware addresses" is "$(mac) $(cat /sys/class/net/lan5/address)" "52:54:00:00:02:0b 52:54:00:00:02:0c"
+ip link del lan5 && ip link del containers0 && ip addr del 192.0.2.12/24 dev eth0
+
 # Programs that take their time: sync until somebody says go on, NetworkManager's stop for two seconds; the watchdog's minute is one.
 programs=/run/programs
 mkdir $programs && cp "$(command -v sleep)" $programs/real-sleep
@@ -67,8 +86,14 @@ case $* in
 *is-active*) exit 3 ;;
 esac
 END
+cp "$(command -v ip)" $programs/real-ip
+cat >$programs/ip <<'END'
+#!/bin/sh
+case "$*" in "addr del 192.0.2.11/"*) [ -s /run/slipway-park/left ] || touch /run/took-first ;; esac
+exec /run/programs/real-ip "$@"
+END
 chmod +x $programs/*
-for name in sync sleep systemctl; do mount --bind $programs/$name "$(command -v $name)"; done
+for name in sync sleep systemctl ip; do mount --bind $programs/$name "$(command -v $name)"; done
 own_address() { is "$(ip -o -4 addr show dev eth0 | awk '{print $4}' | sort | head -n 1)" 192.0.2.11/24; }
 syncs() { for _ in $(seq 50); do [ -e /run/syncing ] && return; /run/programs/real-sleep 0.1; done; return 1; }
 prepare() { run park.sh prepare 192.0.2.11 192.0.2.211/24 "" && cp "$scripts/unpark.sh" /run/slipway-park/; }
@@ -94,6 +119,7 @@ check "and its network manager" grep -qx "start NetworkManager" /run/asked
 rm /run/slow-manager && ln -sfn watchdog /run/slipway-park/decided
 (/run/programs/real-sleep 2; ln -sfn taken-back /run/slipway-park/decided) &
 check "another attempt leaves, once the watchdog has come to its end" run park.sh leave 192.0.2.11 192.0.2.211/24 ""
+check "it was written down as left before an address was taken" [ ! -e /run/took-first ]
 check "and is confirmed" run park.sh confirm 192.0.2.11 192.0.2.211/24 ""
 /run/programs/real-sleep 2
 check "its watchdog does not bite any more" is "$(ip -o -4 addr show dev eth0 | awk '{print $4}')" 192.0.2.211/24
