@@ -49,7 +49,8 @@ int remote_answers(const struct remote_options *options, struct err *why);
 
 /* Runs a command line with the login's shell. out and err may be NULL (dropped); each is bounded by its limit_bytes (0:
  * LIMIT_COMMAND_OUTPUT_BYTES): over it, out is ERR_LIMIT and err is cut. exit_status: 0-255, or 128 and a signal's number.
- * A command that ran and failed is no error here. After an error of time or limit the connection can still be used. */
+ * A command that ran and failed is no error here. out is whole: where its end does not come for half a minute after the exit status (what
+ * the command left behind holds it open), that is ERR_TIMEOUT. After an error of time or limit the connection can still be used. */
 int remote_run(struct remote *r, const char *command, const void *input, size_t input_bytes, struct buf *out, struct buf *err,
                int *exit_status, int timeout_ms, struct err *e);
 /* The same as root: directly where the login is root, else through sudo as the options say. ERR_DENIED where sudo refuses. */

@@ -10,7 +10,8 @@
 #include <string.h>
 
 #define BLOCK_BYTES 32768
-#define QUIET_US US_PER_S      /* after the exit status, for output of what it left behind */
+#define QUIET_US US_PER_S            /* after the exit status, for output of what it left behind, where nobody wants that */
+#define OUTPUT_END_US (30 * US_PER_S) /* where somebody does: for the end of what it printed */
 #define SUDO_TIMEOUT_MS 60000
 
 /* One command. */
@@ -159,15 +160,20 @@ static int converse(struct call *c, int64_t until_us, struct err *e)
         if (out || err) {
             c->heard_us = clock_monotonic_us();
         } else if (ssh_channel_is_closed(c->channel) || (c->exit_status >= 0 && ssh_channel_is_eof(c->channel)) ||
-                   (c->exit_status >= 0 && clock_monotonic_us() - c->heard_us > QUIET_US)) {
+                   (c->exit_status >= 0 && !c->out && clock_monotonic_us() - c->heard_us > QUIET_US)) {
             break;
+        } else if (c->exit_status >= 0 && clock_monotonic_us() - c->heard_us > OUTPUT_END_US) {
+            return err_set(e, ERR_TIMEOUT, "%s: a command ended and its output did not: something that it started holds it open, or the network stands still",
+                           c->remote->name);
         } else if (!ssh_is_connected(c->remote->session)) {
             return lost(c, e);
         }
         if (remote_wait(c->remote, until_us, "running a command", e) < 0)
             return -1;
     }
-    return c->exit_status >= 0 ? 0 : err_set(e, ERR_UNREACHABLE, "%s: a command ended without an exit status", c->remote->name);
+    if (c->exit_status < 0)
+        return err_set(e, ERR_UNREACHABLE, "%s: a command ended without an exit status", c->remote->name);
+    return c->out && !ssh_channel_is_eof(c->channel) ? lost(c, e) : 0; /* output goes by a window, its status does not: it may come before */
 }
 
 static void bound(struct buf *b)

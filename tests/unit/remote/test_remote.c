@@ -194,6 +194,11 @@ static void commands(void)
     ok(!out.data || !*out.data, "is gone there, too: %s", out.data ? out.data : "");
     is_int(remote_run(r, "sleep 20 & exit 5", NULL, 0, NULL, NULL, &status, 60000, &e), 0, "a daemon left behind: %s", e.message);
     is_int(status, 5, "holds nobody either");
+    buf_release(&out);
+    is_int(remote_run(r, "(sleep 3; echo late) & exit 6", NULL, 0, &out, NULL, &status, 60000, &e), 0, "output that comes after the exit status: %s", e.message);
+    ok(status == 6 && out.data && strcmp(out.data, "late\n") == 0, "is waited for");
+    is_int(remote_run(r, "echo begun; sleep 20 & exit 0", NULL, 0, &out, NULL, &status, 5000, &e), -1, "where its end does not come");
+    is_int(e.kind, ERR_TIMEOUT, "what was read is not taken for all: %s", e.message);
 }
 
 static void root_rights(void)
