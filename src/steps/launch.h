@@ -36,8 +36,9 @@ int launch_point(struct step *s, enum launch_kind kind, const char *point, struc
 /* The point that an earlier attempt of this task chose: NULL where there was none. In the arena. */
 const char *launch_chosen_point(struct step *s, struct launch *l);
 int launch_choose_point(struct step *s, struct launch *l, const char *point, struct err *e);
-/* Removes the instance, its record and its mends, and takes its export back. Absent is success. */
-int launch_remove(struct step *s, enum launch_kind kind, struct err *e);
+/* Removes the instance, its record and its mends, and takes its export back. Absent is success. hurried: a source waits for it, which no replicator
+ * that is away may keep from serving: the export stays then, and the record, by which the next launch or removal takes it back. */
+int launch_remove(struct step *s, enum launch_kind kind, bool hurried, struct err *e);
 
 /* Lines of check, validate and mends as the step's evidence. Returns how many did not pass. */
 int launch_evidence(struct step *s, const json_t *lines);

@@ -10,7 +10,7 @@ static int run(struct step *s, struct err *e)
     return launch_point(s, LAUNCH_CUTOVER, point, e);
 }
 
-static int undo(struct step *s, struct err *e) { return launch_remove(s, LAUNCH_CUTOVER, e); }
+static int undo(struct step *s, struct err *e) { return launch_remove(s, LAUNCH_CUTOVER, false, e); }
 
 const struct step_api step_launch_cutover = {
     .name = "launch_cutover", .title = "Launch the cutover instance", .place = STEP_AT_TARGET, .timeout_ms = 30 * 60 * 1000, .attempts = 3, .run = run, .undo = undo};

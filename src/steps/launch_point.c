@@ -170,12 +170,30 @@ int launch_point(struct step *s, enum launch_kind kind, const char *point, struc
     return 0;
 }
 
-int launch_remove(struct step *s, enum launch_kind kind, struct err *e)
+/* 1: taken back (or nobody knows it), 0: the replicator is away, and who is hurried goes on without; -1. */
+static int take_export_back(struct step *s, const char *point, bool hurried, struct err *e)
+{
+    struct err why = {0};
+
+    if (unexport(s, point, &why) == 0 || why.kind == ERR_NOT_FOUND) {
+        step_evidence(s, "export", true, "the recovery point %s is no longer exported for it", point);
+        return 1;
+    }
+    if (hurried && (why.kind == ERR_UNREACHABLE || why.kind == ERR_TIMEOUT)) {
+        step_evidence(s, "export", true, "the recovery point %s stays exported (and pinned) until the server is launched again or dropped, though nobody reads it: %s", point, why.message);
+        return 0;
+    }
+    *e = why;
+    return err_wrap(e, "the export of %s", point);
+}
+
+int launch_remove(struct step *s, enum launch_kind kind, bool hurried, struct err *e)
 {
     CLEANUP(launch_release) struct launch l = {0};
     CLEANUP(json_free) json_t *record = NULL;
     enum target_state state;
     const char *point;
+    int taken = 1;
 
     if (launch_open_instance(s, kind, &l, e) < 0 || l.api->remove(l.target, l.instance, e) < 0 ||
         l.api->state(l.target, l.instance, &state, e) < 0)
@@ -185,12 +203,11 @@ int launch_remove(struct step *s, enum launch_kind kind, struct err *e)
     step_evidence(s, "removed", true, "%s is gone: machine, disks and network", l.instance);
     json_read_file(record_path(&l), &record, NULL);
     point = json_get_string(record, "point", NULL);
-    if (point && unexport(s, point, e) < 0 && (!e || e->kind != ERR_NOT_FOUND))
-        return err_wrap(e, "the export of %s", point);
-    if (point)
-        step_evidence(s, "export", true, "the recovery point %s is no longer exported for it", point);
+    if (point && (taken = take_export_back(s, point, hurried, e)) < 0)
+        return -1;
     for (int disk = 0; disk < (int)ARRAY_COUNT(l.spec.disks); disk++)
         unlink(overlay_path(&l, disk));
-    unlink(record_path(&l));
+    if (taken)
+        unlink(record_path(&l));
     return 0;
 }

@@ -53,7 +53,7 @@ static int run(struct step *s, struct err *e)
     return choose_point(s, point, sizeof point, e) < 0 ? -1 : launch_point(s, LAUNCH_TEST, point, e);
 }
 
-static int undo(struct step *s, struct err *e) { return launch_remove(s, LAUNCH_TEST, e); }
+static int undo(struct step *s, struct err *e) { return launch_remove(s, LAUNCH_TEST, false, e); }
 
 const struct step_api step_launch_test = {
     .name = "launch_test", .title = "Launch the test instance", .place = STEP_AT_TARGET, .timeout_ms = STANDSTILL_WAIT_MOST_MS + 30 * 60 * 1000, .attempts = 3, .run = run, .undo = undo};

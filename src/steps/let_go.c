@@ -9,7 +9,7 @@ static int run(struct step *s, struct err *e)
     CLEANUP(launch_release) struct launch l = {0};
     const char *point;
 
-    if (step_need_string(s, "context.keep_source.point", &point, e) < 0 || launch_open_instance(s, LAUNCH_CUTOVER, &l, e) < 0 || launch_remove(s, LAUNCH_CUTOVER, e) < 0 ||
+    if (step_need_string(s, "context.keep_source.point", &point, e) < 0 || launch_open_instance(s, LAUNCH_CUTOVER, &l, e) < 0 || launch_remove(s, LAUNCH_CUTOVER, false, e) < 0 ||
         home_drop(s, e) < 0 || home_unpin(s, point, e) < 0)
         return -1;
     unlink(arena_printf(l.arena, "%s/%s.home.json", l.folder, l.instance));

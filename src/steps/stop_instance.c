@@ -24,7 +24,7 @@ static int let_source_move(struct step *s, struct err *e)
             step_evidence(s, "source moves", true, "its filesystems are no longer held");
             return 0;
         }
-        if (why.kind != ERR_UNREACHABLE && why.kind != ERR_NOT_FOUND) { /* not found: a replicator that has lost its servers, or never had this one */
+        if (why.kind != ERR_UNREACHABLE && why.kind != ERR_TIMEOUT && why.kind != ERR_NOT_FOUND) { /* not found: a replicator that has lost its servers, or never had this one */
             *e = why;
             return err_wrap(e, "the source can't be told to go on");
         }
@@ -64,7 +64,7 @@ static int run(struct step *s, struct err *e)
         return -1;
     if (json_is_true(step_json(s, "task.params.keep")))
         return is_stopped(s, &l, e);
-    return launch_remove(s, LAUNCH_CUTOVER, e) < 0 ? -1 : let_source_move(s, e);
+    return launch_remove(s, LAUNCH_CUTOVER, true, e) < 0 ? -1 : let_source_move(s, e);
 }
 
 const struct step_api step_stop_instance = {

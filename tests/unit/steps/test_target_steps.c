@@ -21,7 +21,7 @@ struct replicator {
     const char *rescue_point, *rescue_state;    /* of the source; NULL: it is in no rescue */
     int asked, unpinned_count;
     char copy_pinned[64]; /* a point of the launched machine */
-    bool source_away;
+    bool source_away, away; /* its agent; the replicator itself */
     const char *replication; /* more of the server's replication object; NULL: nothing */
     json_t *wanted;          /* the last point that was asked for */
     const char *disks_missing; /* JSON; NULL: it does not say */
@@ -46,6 +46,8 @@ static json_t *answer_to(struct replicator *r, const json_t *request)
                          r->unreadable_bytes, "unreadable", "disk", "serial:vda", "first_sector", 2048, "sector_count", 1, "disks", "id", "serial:vda", "nbd_uri",
                          r->f->uri, "size_bytes", (json_int_t)PROBE_DISK_BYTES);
     }
+    if (strcmp(verb, "unexport") == 0 && r->away)
+        return json_pack("{s:b, s:{s:s, s:s}}", "ok", 0, "error", "kind", "unreachable", "message", "no replicator listens");
     if (strcmp(verb, "unexport") == 0) {
         r->unexports++;
         snprintf(r->unexported, sizeof r->unexported, "%s", json_get_string(request, "point", ""));
@@ -329,13 +331,17 @@ static void a_cutover_and_its_way_back(struct fixture *f, struct replicator *r)
     does(execute(f, r, "right_size", "c3", cutover_context(true, true), false, &sized, &h, e), "its use is measured, and it is filled in");
     is_int(json_get_int(sized, "filled_bytes", 0), PROBE_DISK_BYTES, "to the last byte");
     is_int(json_array_size(json_object_get(sized, "advice")), 2, "with advice on CPUs and memory");
-    does(execute(f, r, "stop_instance", "b1", cutover_context(true, true), false, NULL, &h, e), "the way back stops it");
-    is_int(state_of(f, "web01-cutover"), TARGET_ABSENT, "it is gone");
-    is_str(r->unexported, "point-77", "its export was taken back");
-    is_int(r->thaws, 1, "and the source may move");
-    does(execute(f, r, "stop_instance", "b1", cutover_context(true, true), false, NULL, &h, e), "stopping it again is success");
-    r->source_away = true;
+    r->source_away = r->away = true;
+    r->unexported[0] = '\0';
     params = "{\"wait_ms\":100}";
+    does(execute(f, r, "stop_instance", "b1", cutover_context(true, true), false, NULL, &h, e), "the way back stops it, though the replicator is away");
+    is_int(state_of(f, "web01-cutover"), TARGET_ABSENT, "it is gone");
+    is_str(r->unexported, "", "its export stays for now");
+    r->source_away = r->away = false;
+    does(execute(f, r, "stop_instance", "b1", cutover_context(true, true), false, NULL, &h, e), "stopping it again is success");
+    is_str(r->unexported, "point-77", "and its export was taken back");
+    is_int(r->thaws, 1, "and the source may move");
+    r->source_away = true;
     does(execute(f, r, "stop_instance", "b1", cutover_context(true, true), false, NULL, &h, e), "where the source's agent is away, the way back goes on");
     r->source_away = false;
     params = NULL;
