@@ -2,6 +2,8 @@
 #include "conformance/target/fixture.h"
 #include "target/local.h"
 
+#include <sys/statvfs.h>
+
 static struct instance *look(struct target *t, const char *name)
 {
     struct instance *i = NULL;
@@ -118,6 +120,26 @@ static void a_flush_fails(const struct target_api *api, struct target *t, struct
     does(api->remove(t, "bad-6", e), "it is removed");
 }
 
+/* An instance that stays is filled in whole: its room is not another one's. */
+static void room_is_spoken_for(const struct target_api *api, struct target *t, struct fixture *f)
+{
+    struct target_spec spec = fixture_spec(f, "bad-7"), other = fixture_spec(f, "bad-8");
+    CLEANUP(json_free) json_t *alone = json_array(), *beside = json_array();
+    struct statvfs about;
+
+    MUST(statvfs(f->folder, &about) == 0);
+    spec.disks[0].size_bytes = ((int64_t)about.f_bavail * (int64_t)about.f_frsize / 3 * 2) & ~INT64_C(1048575);
+    spec.net = TARGET_NET_CLOSED;
+    spec.network = "real";
+    other = spec;
+    other.instance = "bad-8";
+    ok(api->validate(t, &other, alone, NULL) == 0 && json_get_bool(json_find(alone, "name", "disk"), "passed", false), "a disk of two thirds of what is free has room");
+    does(api->launch(t, &spec, e), "one like it is launched");
+    ok(api->validate(t, &other, beside, NULL) == 0 && !json_get_bool(json_find(beside, "name", "disk"), "passed", true), "then there is no room for both: %s",
+       json_get_string(json_find(beside, "name", "disk"), "evidence", ""));
+    does(api->remove(t, "bad-7", e), "it is removed");
+}
+
 static void half_made_folders(const struct target_api *api, struct target *t, struct fixture *f)
 {
     struct target_spec spec = fixture_spec(f, "bad-2");
@@ -201,6 +223,7 @@ int main(void)
     memory_is_counted(api, &f);
     killed_at_the_end_of_its_fill(api, t, &f);
     a_flush_fails(api, t, &f);
+    room_is_spoken_for(api, t, &f);
     half_made_folders(api, t, &f);
     mended_overlay_is_taken_over(api, t, &f);
     does(api->remove(t, "bad-1", e), "all is removed");
