@@ -204,8 +204,13 @@ static int end_fill(struct qmp *q, const json_t *job, const char *name, struct e
  * failed QEMU lets no later one of that file succeed. */
 static int flush_disk(struct qmp *q, const struct instance *i, int disk, struct err *e)
 {
-    json_t *node = args_overlay(i, disk);
+    CLEANUP(close_fd) int fd = open(instance_path(i, "disk-%d.qcow2", disk), O_RDONLY | O_CLOEXEC);
+    json_t *node;
 
+    /* QEMU's devices stand still while it flushes: most of it is written out before. An error is told to each who has the file open. */
+    if (fd < 0 || fdatasync(fd) < 0)
+        return err_errno(e, errno, "can't flush %s", instance_path(i, "disk-%d.qcow2", disk));
+    node = args_overlay(i, disk);
     json_object_set_new(node, "backing", json_null());
     if (qmp_call(q, "blockdev-reopen", json_pack("{s:[o]}", "options", node), JOB_TIMEOUT_MS, NULL, e) < 0)
         return err_wrap(e, "QEMU can't flush it, so that it is not known to be on the disk");
