@@ -58,12 +58,12 @@ static int power_off(struct step *s, struct remote *r, const char *mark, struct 
 }
 
 /* Who answers where the source is, and is not the source: the gateway that it had, and the copy, which has its address. The runner's own network, or the
- * way there, may be what is silent. NULL: nobody does. */
+ * way there, may be what is silent. (A jump host may be that gateway, and answer itself: behind one only the copy counts.) NULL: nobody does. */
 static const char *witness(const struct step *s)
 {
     const char *address = step_string(s, "server.address", ""), *cidr = NULL;
     const json_t *nic = *address ? facts_nic_of(step_json(s, "facts"), address, &cidr) : NULL;
-    const char *const known[] = {json_get_string(nic, "gateway", ""), address};
+    const char *const known[] = {*step_string(s, "server.attributes.jump", "") ? "" : json_get_string(nic, "gateway", ""), address};
 
     for (size_t i = 0; i < ARRAY_COUNT(known); i++) {
         struct err why = {0};
