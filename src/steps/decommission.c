@@ -93,8 +93,8 @@ static int prove_silent(struct step *s, const char *parking, struct err *e)
             return -1;
     }
     if (silent == 0 && answered == 0)
-        return err_set(e, ERR_UNREACHABLE, "nothing answers at %s, but neither does the source's gateway or its copy: the network may be down, and the power is not "
-                       "proven to be off. This runner must reach port %d of one of them; a refusal is enough", parking, (int)step_int(s, "server.port", 22));
+        return err_set(e, ERR_UNREACHABLE, "nothing answers at %s, but neither does the source's gateway or its copy: the network may be down, and the power "
+                       "is not proven to be off. This runner must reach port %d of one of them; a refusal is enough", parking, (int)step_int(s, "server.port", 22));
     if (silent == 0 && answered > 0)
         return err_set(e, ERR_TIMEOUT, "the source still answers at %s, %lld s after it was told to power off", parking, (long long)(wait_ms / 1000));
     if (silent == 0)

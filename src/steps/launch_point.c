@@ -180,7 +180,8 @@ static int take_export_back(struct step *s, const char *point, bool hurried, str
         return 1;
     }
     if (hurried && (why.kind == ERR_UNREACHABLE || why.kind == ERR_TIMEOUT)) {
-        step_evidence(s, "export", true, "the recovery point %s stays exported (and pinned) until the server is launched again or dropped, though nobody reads it: %s", point, why.message);
+        step_evidence(s, "export", true, "the recovery point %s stays exported (and pinned) until the server is launched again or dropped, though nobody reads it: %s",
+                      point, why.message);
         return 0;
     }
     *e = why;

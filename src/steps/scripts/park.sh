@@ -18,12 +18,13 @@ failed=0
 ok() { printf 'ok %s\t%s\n' "$1" "$2"; }
 bad() { printf 'not ok %s\t%s\n' "$1" "$2"; failed=1; }
 # Interfaces of hardware, and the one of the primary address whatever it is; and what lies on these: VLANs, bonds, bridges. (Those of containers lie on none.)
-leads_out() {
-    [ ! -e "/sys/class/net/$1/device" ] && [ "$1" != "$(cat $state/nic 2>/dev/null)" ] || return 0
-    for lower in $(ls "/sys/class/net/$1" 2>/dev/null | sed -n 's/^lower_//p'); do leads_out "$lower" && return 0; done
+leads_out() { # starts no program: a machine with containers has hundreds
+    [ ! -e "/sys/class/net/$1/device" ] && [ "$1" != "$primary_nic" ] || return 0
+    set +f; set -- "/sys/class/net/$1"/lower_*; set -f
+    for lower; do [ -e "$lower" ] && leads_out "${lower##*/lower_}" && return 0; done
     return 1
 }
-nics() { ls /sys/class/net | while read -r n; do leads_out "$n" && echo "$n"; done | sort -u; }
+nics() { primary_nic=$(cat $state/nic 2>/dev/null); ls /sys/class/net | while read -r n; do leads_out "$n" && echo "$n"; done | sort -u; }
 others() { # the global addresses that are not the parking one, as "NIC CIDR"
     for n in $(nics); do
         ip -o addr show dev "$n" scope global | while read -r _ nic _ cidr _; do [ "${cidr%/*}" = "${parking%/*}" ] || echo "$nic $cidr"; done

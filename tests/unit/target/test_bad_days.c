@@ -133,7 +133,8 @@ static void room_is_spoken_for(const struct target_api *api, struct target *t, s
     spec.network = "real";
     other = spec;
     other.instance = "bad-8";
-    ok(api->validate(t, &other, alone, NULL) == 0 && json_get_bool(json_find(alone, "name", "disk"), "passed", false), "a disk of two thirds of what is free has room");
+    ok(api->validate(t, &other, alone, NULL) == 0 && json_get_bool(json_find(alone, "name", "disk"), "passed", false),
+       "a disk of two thirds of what is free has room");
     does(api->launch(t, &spec, e), "one like it is launched");
     ok(api->validate(t, &other, beside, NULL) == 0 && !json_get_bool(json_find(beside, "name", "disk"), "passed", true), "then there is no room for both: %s",
        json_get_string(json_find(beside, "name", "disk"), "evidence", ""));
