@@ -13,5 +13,5 @@ struct console_file {
 
 extern const struct console_file console_files[]; /* the end has path NULL */
 
-/* The file at that path; for a path without a dot (a client route) index.html; NULL where there is none. */
+/* The file at that path; for any other path outside /assets/ (a client route) index.html; NULL where there is none. */
 const struct console_file *console_find(const char *path);

@@ -646,6 +646,12 @@ static void test_factory(void)
     ok(a.status == 200 && strstr(answer_header(&a, "Content-Type"), "text/html") && strstr(answer_header(&a, "Content-Security-Policy"), "script-src 'self'"),
        "the console answers for its own paths");
     answer_release(&a);
+    a = ask_with(&(struct question){.method = "GET", .path = "/servers/web01.example.com", .headers = {"Accept-Encoding: gzip, br"}});
+    ok(a.status == 200 && strstr(answer_header(&a, "Content-Type"), "text/html"), "also for a server whose name has dots");
+    answer_release(&a);
+    a = ask_with(&(struct question){.method = "GET", .path = "/assets/index-0.js", .headers = {"Accept-Encoding: gzip, br"}});
+    is_int(a.status, 404, "but not for a file of another build");
+    answer_release(&a);
     is_int(status_as(viewer, "GET", "/v1/tasks/t999", NULL), 404, "a task that isn't there");
     a = as(viewer, "GET", "/v1/audit?limit=2", NULL);
     ok(a.status == 200 && answer_has(&a, "\"next\":\"2\""), "the audit trail in pages");
