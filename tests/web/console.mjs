@@ -107,7 +107,7 @@ try {
   const page = await context.newPage();
   const complaints = [];
   page.on('pageerror', error => complaints.push(String(error)));
-  page.on('console', message => { if (message.type() === 'error' && !message.text().includes('401')) complaints.push(message.text()); });
+  page.on('console', message => { if (message.type() === 'error' && !/401|net::ERR_/.test(message.text())) complaints.push(message.text()); });
   await page.goto(`https://127.0.0.1:${port}/`);
   await page.getByLabel('Name').fill('anna');
   await accessible(page, 'sign-in');
@@ -131,6 +131,14 @@ try {
   await page.getByRole('link', { name: 'w1' }).click();
   await page.getByText('db01').first().waitFor();
   await accessible(page, 'wave-before');
+  await context.setOffline(true);
+  await page.getByRole('button', { name: 'Start the wave' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Start the wave' }).click();
+  await page.getByRole('dialog').getByText('It is not known whether it was done').waitFor({ timeout: 10000 });
+  await page.getByRole('dialog').getByRole('button', { name: 'Cancel' }).click();
+  await context.setOffline(false);
+  await page.waitForTimeout(3000);
+  ok((await api('GET', '/v1/waves/w1')).body.run === null, 'what was ordered without a network, and given up, is not sent once there is one again');
   await page.getByRole('button', { name: 'Start the wave' }).click();
   await page.getByRole('dialog').getByText('prerequisites are checked first').waitFor();
   await accessible(page, 'wave-start-asks');
@@ -161,6 +169,20 @@ try {
   await beside.getByRole('button', { name: /Push the agent again.* of db01/ }).waitFor({ timeout: 10000 });
   ok(pushed.status === 202, 'a run of one server stands beside the wave\'s own, with its tasks', JSON.stringify(pushed));
   await accessible(page, 'wave-beside');
+  let told = 'FAILED';
+  await page.route('**/v1/runs/*', async route => {
+    const response = await route.fetch(), run = await response.json(), task = run.tasks.find(task => task.name === 'sign_off' && task.server === 'web01');
+    if (task) Object.assign(task, { state: told, waits_for: told === 'WAITING' ? { kind: 'person', what: 'a sign-off', until: null } : null });
+    await route.fulfill({ response, json: run });
+  });
+  await api('POST', `/v1/runs/${pushed.body.run}/cancel`, {});
+  await page.getByRole('button', { name: 'Retry' }).click();
+  await page.getByRole('dialog').getByText('Retry “').waitFor();
+  told = 'WAITING';
+  await api('POST', '/v1/servers/db01/push', {});
+  await page.getByRole('button', { name: 'Approve' }).first().waitFor({ timeout: 10000 });
+  ok(await page.getByRole('dialog').filter({ visible: true }).count() === 0, 'the question whether to retry does not become the one whether to approve when somebody else was quicker');
+  await page.unroute('**/v1/runs/*');
   await servers.getByRole('columnheader', { name: 'Server' }).getByRole('button').click();
   ok((await first.innerText()).includes('db01') && (await servers.getByRole('row').nth(2).innerText()).includes('web01'), 'sorted by name');
   await servers.getByRole('columnheader', { name: 'Server' }).getByRole('button').click();

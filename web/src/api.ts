@@ -52,6 +52,11 @@ export class Problem extends Error {
 }
 
 let csrf = '';
+const READ_MS = 60_000, CHANGE_MS = 120_000;
+const silent = {
+  read: 'The factory does not answer. Is `slipway serve` running, and is this network connected to it?',
+  change: 'The factory did not answer, so it may have been done or not. Look at what is shown once the factory answers again, before you do it a second time.',
+};
 export const rememberCsrf = (token: string) => { csrf = token; };
 
 async function problemOf(response: Response): Promise<Problem> {
@@ -63,15 +68,15 @@ export async function call<T>(method: string, path: string, body?: unknown, head
   const sent: Record<string, string> = { Accept: 'application/json', ...headers };
   if (body !== undefined && !sent['Content-Type']) sent['Content-Type'] = 'application/json';
   if (method !== 'GET') sent['X-CSRF-Token'] = csrf;
-  let response: Response;
   try {
-    response = await fetch(path, { method, headers: sent, credentials: 'same-origin',
+    const response = await fetch(path, { method, headers: sent, credentials: 'same-origin', signal: AbortSignal.timeout(method === 'GET' ? READ_MS : CHANGE_MS),
       body: body === undefined ? null : typeof body === 'string' ? body : JSON.stringify(body) });
-  } catch {
-    throw new Problem(0, 'unreachable', 'The factory does not answer', 'The factory does not answer. Is `slipway serve` running, and is this network connected to it?');
+    if (!response.ok) throw await problemOf(response);
+    const answer = (response.status === 204 ? undefined : await response.json()) as T;
+    return answer;
+  } catch (error) {
+    throw error instanceof Problem ? error : new Problem(0, 'unreachable', 'The factory does not answer', method === 'GET' ? silent.read : silent.change);
   }
-  if (!response.ok) throw await problemOf(response);
-  return (response.status === 204 ? undefined : await response.json()) as T;
 }
 
 export const get = <T,>(path: string) => call<T>('GET', path);

@@ -20,8 +20,9 @@ import { Waves } from './pages/waves';
 import { Failure } from './parts/common';
 import { theme } from './theme';
 
+// "always": a browser that thinks itself offline would keep what was ordered (a cutover) and send it when it is back.
 const client = new QueryClient({
-  defaultOptions: { queries: { staleTime: 5_000, refetchInterval: 30_000, retry: (count, error) => count < 2 && !(error instanceof Problem && error.status >= 400 && error.status < 500) } },
+  defaultOptions: { mutations: { networkMode: 'always' }, queries: { staleTime: 5_000, refetchInterval: 30_000, retry: (count, error) => count < 2 && !(error instanceof Problem && error.status >= 400 && error.status < 500) } },
 });
 const dark = window.matchMedia('(prefers-color-scheme: dark)');
 const followMode = () => applyMode(dark.matches ? Mode.Dark : Mode.Light);

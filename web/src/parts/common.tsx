@@ -31,13 +31,19 @@ interface ActProps {
   words?: string;              // must be typed to go on
 }
 
-/** A button that asks before it acts, shows the refusal where there is one, and never closes on a failure. */
+/** What has come of an action that did not succeed. Where nobody answered, it may have been done. */
+const failed = (error: unknown) => (error instanceof Problem && error.status >= 400 && error.status < 500 ? 'The factory refused'
+  : error instanceof Problem && error.status >= 500 ? 'The factory failed' : 'It is not known whether it was done');
+
+/** A button that asks before it acts, shows the refusal where there is one, and never closes on a failure. What is on its way can't be called back, so there is
+ * no leaving before its end is known. Give it a key where another Act may take its place: an open question must not become another one. */
 export function Act({ label, title, children, act, variant = 'normal', disabled, note, words: required }: ActProps) {
   const [open, setOpen] = useState(false);
   const [typed, setTyped] = useState('');
   const client = useQueryClient();
-  const run = useMutation({ mutationFn: () => act(typed), onSuccess: () => { close(); void client.invalidateQueries(); } });
-  const close = () => { setOpen(false); setTyped(''); run.reset(); };
+  const run = useMutation({ mutationFn: () => act(typed), onSuccess: () => { shut(); void client.invalidateQueries(); } });
+  const shut = () => { setOpen(false); setTyped(''); run.reset(); };
+  const close = () => { if (!run.isPending) shut(); };
   // A refusal that names words to repeat ("lose 12 minutes of db01") turns the question into one that asks for them.
   const asked = required ?? (run.error instanceof Problem ? /repeat[^"“]*["“]([^"”]+)["”]/.exec(run.error.message)?.[1] : undefined);
   const field = asked ? `Type “${asked}” to go on` : note;
@@ -47,12 +53,12 @@ export function Act({ label, title, children, act, variant = 'normal', disabled,
       <Button variant={variant} disabled={disabled ?? false} onClick={() => setOpen(true)}>{label}</Button>
       <Modal visible={open} onDismiss={close} header={title} closeAriaLabel="Close"
         footer={<Box float="right"><SpaceBetween direction="horizontal" size="xs">
-          <Button variant="link" onClick={close}>Cancel</Button>
+          <Button variant="link" disabled={run.isPending} onClick={close}>Cancel</Button>
           <Button variant="primary" loading={run.isPending} disabled={Boolean(asked) && typed !== asked} onClick={() => run.mutate()}>{label}</Button>
         </SpaceBetween></Box>}>
         <SpaceBetween size="m">
           <Box>{children}</Box>
-          {run.error ? <Failure error={run.error} what="The factory refused" /> : null}
+          {run.error ? <Failure error={run.error} what={failed(run.error)} /> : null}
           {field ? <FormField label={field}><Input value={typed} onChange={event => setTyped(event.detail.value)} ariaLabel={field} /></FormField> : null}
         </SpaceBetween>
       </Modal>

@@ -65,16 +65,16 @@ function TaskActions({ task }: { task: Task }) {
 
   if (task.state === 'FAILED') return (
     <SpaceBetween direction="horizontal" size="xs">
-      <Act label="Retry" title={`Retry “${task.title}” of ${subject}?`} act={() => post(`/v1/tasks/${task.id}/retry`)}>{task.error?.message ?? 'It failed.'}</Act>
-      <Act label="Skip" title={`Skip “${task.title}” of ${subject}?`} note="Reason (it goes into the report)" act={reason => post(`/v1/tasks/${task.id}/skip`, { reason })}>
+      <Act key="Retry" label="Retry" title={`Retry “${task.title}” of ${subject}?`} act={() => post(`/v1/tasks/${task.id}/retry`)}>{task.error?.message ?? 'It failed.'}</Act>
+      <Act key="Skip" label="Skip" title={`Skip “${task.title}” of ${subject}?`} note="Reason (it goes into the report)" act={reason => post(`/v1/tasks/${task.id}/skip`, { reason })}>
         What it should have proved stays unproved, and the report will say so.</Act>
     </SpaceBetween>
   );
   if (task.state !== 'WAITING' || task.waits_for?.kind !== 'person' || task.name === 'go_no_go' || task.name === 'door') return <>–</>;
   return (
     <SpaceBetween direction="horizontal" size="xs">
-      <Act label="Approve" title={`Approve “${task.title}” of ${subject}?`} note="Note" variant="primary" act={decide('approve')}>Your name and the time are kept with it.</Act>
-      <Act label="Reject" title={`Reject “${task.title}” of ${subject}?`} note="Why" act={decide('reject')}>The server stops here until somebody retries it.</Act>
+      <Act key="Approve" label="Approve" title={`Approve “${task.title}” of ${subject}?`} note="Note" variant="primary" act={decide('approve')}>Your name and the time are kept with it.</Act>
+      <Act key="Reject" label="Reject" title={`Reject “${task.title}” of ${subject}?`} note="Why" act={decide('reject')}>The server stops here until somebody retries it.</Act>
     </SpaceBetween>
   );
 }
