@@ -107,7 +107,7 @@ try {
   const page = await context.newPage();
   const complaints = [];
   page.on('pageerror', error => complaints.push(String(error)));
-  page.on('console', message => { if (message.type() === 'error' && !/401|net::ERR_/.test(message.text())) complaints.push(message.text()); });
+  page.on('console', message => { if (message.type() === 'error' && !/401|503|net::ERR_/.test(message.text())) complaints.push(message.text()); });
   await page.goto(`https://127.0.0.1:${port}/`);
   await page.getByLabel('Name').fill('anna');
   await accessible(page, 'sign-in');
@@ -222,12 +222,34 @@ try {
   await dark.getByText('What to do: check that the source runs').waitFor();
   await dark.locator('.chart canvas').waitFor({ timeout: 10000 });
   await accessible(dark, 'server-dark');
+
+  const late = await (await browser.newContext({ ignoreHTTPSErrors: true, storageState: await context.storageState() })).newPage();
+  await late.clock.install();
+  await late.route('**/v1/events', route => route.fulfill({ status: 503, body: '' }));
+  await late.goto(`https://127.0.0.1:${port}/waves/w1`);
+  const connecting = late.getByText('Connecting to the live feed');
+  await connecting.waitFor();
+  await late.unroute('**/v1/events');
+  await connecting.waitFor({ state: 'hidden', timeout: 20000 });
+  ok(true, 'a live feed that was refused is asked for again');
+  serve.kill('SIGSTOP');
+  await late.clock.fastForward(60000);
+  await late.getByText('Nothing has been heard from it since').waitFor({ timeout: 10000 });
+  await accessible(late, 'factory-silent');
+  serve.kill('SIGCONT');
+  await late.getByText('Nothing has been heard from it since').waitFor({ state: 'hidden', timeout: 20000 });
+  ok(true, 'a factory that does not answer is told of, with the moment that what is shown is of, until it does');
+  await late.context().clearCookies();
+  await late.clock.fastForward(31000);
+  await late.getByRole('heading', { name: 'Sign in to Slipway' }).waitFor({ timeout: 10000 });
+  ok(true, 'when the session is over one is asked to sign in');
   clearInterval(r1.timer);
   ok(complaints.length === 0, 'the pages logged no error', complaints.join('\n'));
 } catch (error) {
   ok(false, 'the console was walked through to the end', `${error.stack}\n${log.join('').slice(-2000)}`);
 } finally {
   await browser?.close();
+  serve.kill('SIGCONT');
   serve.kill('SIGTERM');
   const stopped = await Promise.race([new Promise(resolve => serve.once('exit', resolve)), new Promise(resolve => setTimeout(resolve, 10000, 'late'))]);
   if (!ok(stopped === 0, 'serve ends in order', stopped)) serve.kill('SIGKILL');

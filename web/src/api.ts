@@ -52,6 +52,11 @@ export class Problem extends Error {
 }
 
 let csrf = '';
+let heard = Date.now();
+/** The factory was heard just now: an answer, or anything on the live feed. */
+export const hear = () => { heard = Date.now(); };
+export const heardAt = () => heard;
+
 const READ_MS = 60_000, CHANGE_MS = 120_000;
 const silent = {
   read: 'The factory does not answer. Is `slipway serve` running, and is this network connected to it?',
@@ -73,6 +78,7 @@ export async function call<T>(method: string, path: string, body?: unknown, head
       body: body === undefined ? null : typeof body === 'string' ? body : JSON.stringify(body) });
     if (!response.ok) throw await problemOf(response);
     const answer = (response.status === 204 ? undefined : await response.json()) as T;
+    hear();
     return answer;
   } catch (error) {
     throw error instanceof Problem ? error : new Problem(0, 'unreachable', 'The factory does not answer', method === 'GET' ? silent.read : silent.change);
