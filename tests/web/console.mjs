@@ -204,6 +204,29 @@ try {
   await page.getByText('30 s', { exact: true }).waitFor({ timeout: 10000 });
   ok(await page.getByText('What to do').count() === 0, 'when the writer stops, an ETA is there, and the cause is gone');
 
+  await page.goto(`https://127.0.0.1:${port}/waves/w1`);
+  const firsts = new Set();
+  for (let turn = 0; turn < 12; turn++) {
+    r1.servers = ['web01', 'db01'].map((server, i) => ({ server, ...replication({ lag_ms: (turn + i) % 2 ? 900 : 100 }) }));
+    await page.waitForTimeout(400);
+    if (turn > 5) firsts.add((await first.innerText()).includes('db01') ? 'db01' : 'web01');
+  }
+  ok(firsts.size === 1, 'rows stand still while all is well, though lags differ with each report', [...firsts].join());
+  const many = Array.from({ length: 60 }, (_, i) => `w2,shop,app${String(i).padStart(2, '0')}.example.com,anna,192.0.2.${100 + i}`).join('\n');
+  await api('POST', '/v1/imports?dry_run=false&create_waves=true', `wave,application,server,owner,address\n${many}\n`, { 'Content-Type': 'text/csv' });
+  await page.goto(`https://127.0.0.1:${port}/waves/w2`);
+  await servers.getByText('app49').waitFor();
+  ok(await servers.getByRole('row').count() === 51, 'many servers come in pages');
+  await page.getByRole('button', { name: 'Next page' }).first().click();
+  await servers.getByText('app59').waitFor();
+  await page.getByRole('searchbox', { name: /Find a server/ }).fill('app07');
+  await servers.getByText('app07').waitFor();
+  ok(await servers.getByRole('row').count() === 2, 'and one of them is found');
+  await accessible(page, 'wave-many');
+  await page.goto(`https://127.0.0.1:${port}/servers/app07.example.com`);
+  await page.getByRole('heading', { name: 'app07.example.com' }).waitFor();
+  ok(true, 'the page of a server whose name has dots can be opened by its address');
+
   await page.goto(`https://127.0.0.1:${port}/doctor`);
   await page.getByRole('heading', { name: 'Doctor' }).waitFor();
   await page.getByText('No', { exact: true }).first().waitFor();

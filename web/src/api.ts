@@ -88,11 +88,14 @@ export async function call<T>(method: string, path: string, body?: unknown, head
 export const get = <T,>(path: string) => call<T>('GET', path);
 export const post = <T,>(path: string, body: unknown = {}) => call<T>('POST', path, body);
 
-/** All pages of a list that is known to be short (a wave's servers); stops at 2,000 items. */
+const LIST_MOST = 20_000;
+
+/** All pages of a list. One that is too long to be shown is an error: a part of it would look like all of it. */
 export async function getAll<T>(path: string): Promise<T[]> {
   const items: T[] = [];
   let next: string | null = '';
-  while (next !== null && items.length < 2000) {
+  while (next !== null) {
+    if (items.length >= LIST_MOST) throw new Problem(0, 'limit', 'Too long', `There are more than ${LIST_MOST} entries, more than the console shows: use the command line (\`slipway\`).`);
     const page: Page<T> = await get(path + (path.includes('?') ? '&' : '?') + 'limit=200' + (next ? '&page=' + encodeURIComponent(next) : ''));
     items.push(...page.items);
     next = page.next;

@@ -34,6 +34,11 @@ export function badness(replication: Replication | null): number {
   return at < 0 ? severities.length : at;
 }
 
+type Ranked = { name: string; replication: Replication | null };
+const lagStep = (replication: Replication | null) => (replication?.cause ? Math.floor(Math.log2(1 + (replication.lag_ms ?? 0) / 60_000)) : 0);
+/** What does not keep up first. A lag counts in doublings of a minute, and only there: it differs with each report, and rows would never stand still. */
+export const worstFirst = (a: Ranked, b: Ranked) => badness(b.replication) - badness(a.replication) || lagStep(b.replication) - lagStep(a.replication) || a.name.localeCompare(b.name);
+
 export function duration(ms: number | null | undefined): string {
   if (ms === null || ms === undefined || !Number.isFinite(ms)) return '–';
   if (ms < 1000) return `${Math.round(ms)} ms`;

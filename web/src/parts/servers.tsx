@@ -1,14 +1,16 @@
-import { useState } from 'react';
+import { useRef, useState } from 'react';
 import Box from '@cloudscape-design/components/box';
 import Header from '@cloudscape-design/components/header';
 import Link from '@cloudscape-design/components/link';
 import ProgressBar from '@cloudscape-design/components/progress-bar';
 import SpaceBetween from '@cloudscape-design/components/space-between';
 import Table, { type TableProps } from '@cloudscape-design/components/table';
+import TextFilter from '@cloudscape-design/components/text-filter';
 import { useNavigate } from 'react-router-dom';
 import { post, type Replication, type Server, type Task } from '../api';
-import { badness, bytes, caughtUp, duration, rate } from '../format';
+import { bytes, caughtUp, duration, rate, worstFirst } from '../format';
 import { Act, Empty, Status } from './common';
+import { usePages } from './pages';
 import { ReplicationState } from './replication';
 
 interface Props { servers: Server[] | undefined; tasks: Task[]; chosen: string | null; onChoose: (name: string | null) => void }
@@ -16,10 +18,9 @@ interface Props { servers: Server[] | undefined; tasks: Task[]; chosen: string |
 type Column = TableProps.ColumnDefinition<Server>;
 
 const by = (pick: (replication: Replication) => number | null | undefined) => {
-  const amount = (server: Server) => (server.replication ? pick(server.replication) ?? -1 : -2);
-  return (a: Server, b: Server) => amount(a) - amount(b);
+  const amount = (server: Server) => (server.replication ? pick(server.replication) ?? Infinity : -1); // what is not known may be as bad as can be
+  return (a: Server, b: Server) => (amount(a) === amount(b) ? 0 : amount(a) - amount(b)) || a.name.localeCompare(b.name);
 };
-const worst = (a: Server, b: Server) => badness(b.replication) - badness(a.replication) || (b.replication?.lag_ms ?? 0) - (a.replication?.lag_ms ?? 0) || a.name.localeCompare(b.name);
 const untilCaughtUp = (replication: Replication) => (replication.eta === 'never' ? Infinity : replication.eta_ms);
 
 function columns(tasks: Task[], open: (name: string) => void): Column[] {
@@ -29,7 +30,7 @@ function columns(tasks: Task[], open: (name: string) => void): Column[] {
       <Box variant="small">{[server.application, server.address].filter(Boolean).join(' · ')}</Box></> },
     { id: 'lifecycle', header: 'Lifecycle', minWidth: 150, cell: server => <><Status state={server.lifecycle} />
       {server.instance ? <Box variant="small">{server.instance.kind} instance, {server.instance.state}, door {server.instance.door}</Box> : null}</> },
-    { id: 'replication', header: 'Replication', minWidth: 280, sortingComparator: worst, cell: server => <ReplicationCell replication={server.replication} /> },
+    { id: 'replication', header: 'Replication', minWidth: 280, sortingComparator: worstFirst, cell: server => <ReplicationCell replication={server.replication} /> },
     { id: 'eta', header: 'Caught up in', minWidth: 110, sortingComparator: by(untilCaughtUp), cell: server => (server.replication ? caughtUp(server.replication) : '–') },
     { id: 'backlog', header: 'Backlog', minWidth: 110, sortingComparator: by(replication => replication.backlog_bytes), cell: server => bytes(server.replication?.backlog_bytes) },
     { id: 'churn', header: 'Written anew', minWidth: 130, sortingComparator: by(replication => replication.churn_bytes_per_s), cell: server => (server.replication
@@ -39,25 +40,44 @@ function columns(tasks: Task[], open: (name: string) => void): Column[] {
   ];
 }
 
+const PAGE = 50, STILL_MS = 3000;
+const fits = (server: Server, words: string) => [server.name, server.address, server.application, server.owner].some(text => text?.toLowerCase().includes(words.trim().toLowerCase()));
+
+/** The order of before, as long as somebody points at the rows or types: no row moves away under a click, and none takes another's place. */
+function useStill(sorted: Server[], how: string) {
+  const moved = useRef(0), was = useRef({ how, places: new Map<string, number>() });
+  const still = was.current.how === how && Date.now() - moved.current < STILL_MS, places = was.current.places;
+  const ordered = still ? sorted.sort((a, b) => (places.get(a.name) ?? places.size) - (places.get(b.name) ?? places.size)) : sorted;
+
+  was.current = { how, places: new Map(ordered.map((server, place) => [server.name, place])) };
+  return { ordered, onMove: () => { moved.current = Date.now(); } };
+}
+
 /** The worst first, unless somebody sorts otherwise. */
 export function Servers({ servers, tasks, chosen, onChoose }: Props) {
   const navigate = useNavigate();
+  const [words, setWords] = useState('');
   const [sorting, setSorting] = useState<{ id: string; descending: boolean }>({ id: 'replication', descending: false });
   const definitions = columns(tasks, name => navigate(`/servers/${encodeURIComponent(name)}`));
   const column = definitions.find(definition => definition.id === sorting.id);
-  const sorted = [...(servers ?? [])].sort(column?.sortingComparator ?? worst);
+  const found = (servers ?? []).filter(server => fits(server, words)).sort(column?.sortingComparator ?? worstFirst);
+  const { ordered, onMove } = useStill(sorting.descending ? found.reverse() : found, `${sorting.id} ${sorting.descending} ${words}`);
+  const { rows, pagination } = usePages(ordered, PAGE, 'servers');
+  const all = servers?.length ?? 0;
 
   return (
-    <Table<Server>
-      items={sorting.descending ? sorted.reverse() : sorted} loading={!servers} loadingText="Reading the servers" trackBy="name" selectionType="single" wrapLines
+    <div onPointerMove={onMove} onKeyDown={onMove}><Table<Server>
+      items={rows} pagination={pagination} loading={!servers} loadingText="Reading the servers" trackBy="name" selectionType="single" wrapLines
       selectedItems={(servers ?? []).filter(server => server.name === chosen)}
       onSelectionChange={event => onChoose(event.detail.selectedItems[0]?.name ?? null)}
       {...(column ? { sortingColumn: column } : {})} sortingDescending={sorting.descending}
       onSortingChange={event => setSorting({ id: (event.detail.sortingColumn as Column).id ?? 'replication', descending: event.detail.isDescending ?? false })}
       ariaLabels={{ selectionGroupLabel: 'Show the tasks of one server', itemSelectionLabel: (_, server) => server.name, tableLabel: 'Servers' }}
-      header={<Header counter={servers ? `(${servers.length})` : ''} description="What does not keep up comes first. Choose one to see its tasks alone">Servers</Header>}
-      empty={<Empty>This wave has no server.</Empty>} columnDefinitions={definitions}
-    />
+      filter={all > PAGE || words ? <TextFilter filteringText={words} onChange={event => setWords(event.detail.filteringText)} filteringPlaceholder="Find a server"
+        filteringAriaLabel="Find a server by name, address, application or owner" filteringClearAriaLabel="Clear" countText={words ? `${ordered.length} of ${all}` : ''} /> : null}
+      header={<Header counter={servers ? `(${all})` : ''} description="What does not keep up comes first. Choose one to see its tasks alone">Servers</Header>}
+      empty={<Empty>{words ? 'No server fits.' : 'This wave has no server.'}</Empty>} columnDefinitions={definitions}
+    /></div>
   );
 }
 

@@ -8,15 +8,23 @@ import Table from '@cloudscape-design/components/table';
 import { post, type Task } from '../api';
 import { bytes, duration, time, words } from '../format';
 import { Act, Empty, Status } from './common';
+import { usePages } from './pages';
 
 interface Props { title: string; tasks: Task[]; loading?: boolean; empty: string; actions?: ReactNode; onOpen: (id: Task['id']) => void }
 
+const PAGE = 100;
+/** What somebody has to act on: it must not lie on a page that nobody turns to. */
+const asks = (task: Task) => (task.state === 'FAILED' ? 2 : task.state === 'WAITING' && task.waits_for?.kind === 'person' ? 1 : 0);
+
 export function Tasks({ title, tasks, loading = false, empty, actions, onOpen }: Props) {
+  const ordered = tasks.length > PAGE ? [...tasks].sort((a, b) => asks(b) - asks(a)) : tasks;
+  const { rows, pagination } = usePages(ordered, PAGE, 'tasks');
+
   return (
     <Table<Task>
-      items={tasks} loading={loading} loadingText="Reading the tasks" trackBy="id" contentDensity="compact"
+      items={rows} pagination={pagination} loading={loading} loadingText="Reading the tasks" trackBy="id" contentDensity="compact"
       ariaLabels={{ tableLabel: title }}
-      header={<Header counter={`(${tasks.length})`} description="Open one to see its evidence and pictures" actions={actions}>{title}</Header>}
+      header={<Header counter={`(${tasks.length})`} description={`Open one to see its evidence and pictures${tasks.length > PAGE ? '. What failed, or waits for a person, comes first' : ''}`} actions={actions}>{title}</Header>}
       empty={<Empty>{empty}</Empty>}
       columnDefinitions={[
         { id: 'phase', header: 'Phase', cell: task => words(task.phase) },
