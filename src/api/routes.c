@@ -29,7 +29,7 @@ const struct http_route api_routes[] = {
     ROUTE(GET, "/v1/waves/{wave}/report", route_wave_report, READER, .summary = "The wave's report", .gives = "Report"),
     ROUTE(GET, "/v1/waves/{wave}/report.html", route_wave_report_html, READER, .summary = "The wave's report as one page", .gives = "text/html"),
 
-    ROUTE(GET, "/v1/servers", route_servers, VIEWER, .query = LIST ",q,sort,wave,lifecycle", .summary = "List servers", .gives = "ServerList"),
+    ROUTE(GET, "/v1/servers", route_servers, VIEWER, .query = LIST ",q,sort,wave,lifecycle,trouble", .summary = "List servers; trouble: those whose replication has a cause that is more than info", .gives = "ServerList"),
     ROUTE(POST, "/v1/servers", route_server_create, OPERATOR, JSON, .status = 201, .summary = "Add a server", .takes = "NewServer", .gives = "Server"),
     ROUTE(GET, "/v1/servers/{server}", route_server, VIEWER, .summary = "Read a server", .gives = "Server"),
     ROUTE(PATCH, "/v1/servers/{server}", route_server_update, OPERATOR, JSON, .summary = "Change a server, or pin its SSH host key", .takes = "ServerChange", .gives = "Server"),

@@ -136,7 +136,7 @@ int route_servers(struct http_call *c, struct err *e)
     struct inventory_list list;
     json_t *answer = NULL;
 
-    if (api_list_query(c, &list, e) < 0 || api_read(c, &tx, e) < 0)
+    if (api_list_query(c, &list, e) < 0 || call_query_bool(c, "trouble", &list.trouble, e) < 0 || api_read(c, &tx, e) < 0)
         return -1;
     list.wave = call_query(c, "wave");
     list.lifecycle = call_query(c, "lifecycle");

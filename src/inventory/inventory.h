@@ -33,6 +33,7 @@ struct inventory_list {
     const char *q;         /* part of a name, address, owner or application, in any case */
     const char *wave;      /* servers only */
     const char *lifecycle; /* servers only: "CUTOVER" */
+    bool trouble;          /* servers only: those whose replication has a cause that is more than "info", also where nothing was heard of them for a while */
 };
 /* {items, next, total}: 0 or -1; ERR_INVALID for an unknown sort or page, listing what there is. */
 int inventory_waves_json(struct store_tx *tx, const struct inventory_list *list, json_t **out, struct err *e);

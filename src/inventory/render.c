@@ -314,15 +314,22 @@ int inventory_waves_json(struct store_tx *tx, const struct inventory_list *list,
     " ESCAPE '\\' OR LOWER(COALESCE(s.application, '')) LIKE $1 ESCAPE '\\') AND ($2 = '' OR s.wave = $2)"                               \
     " AND ($3 = '' OR s.lifecycle = $3)"
 
+/* A document is kept as json_text writes it, and within its strings the quotes are escaped; of its objects only a cause has a severity. Silence is as of set_silence. */
+#define SERVER_TROUBLED                                                                                                                  \
+    "(r.document LIKE '%\"cause\":{%' AND r.document NOT LIKE '%\"cause\":{\"kind\":\"%\",\"severity\":\"info\",\"text\":\"%'"
+
 int inventory_servers_json(struct store_tx *tx, const struct inventory_list *list, json_t **out, struct err *e)
 {
-    CLEANUP(free_ptr) char *sql = NULL;
+    CLEANUP(free_ptr) char *troubled = NULL, *count_sql = NULL, *sql = NULL;
     const char *sort;
 
     if (find_sort(server_sorts, list->sort, &sort, e) < 0)
         return -1;
-    sql = xasprintf("SELECT " SERVER_COLUMNS SERVER_FROM SERVER_WHERE " ORDER BY %s LIMIT $4 OFFSET $5", sort);
-    return read_list(tx, list, "SELECT COUNT(*) FROM server s" SERVER_WHERE, sql, server_of, out, e);
+    troubled = list->trouble ? xasprintf(" AND %s OR (r.reported_us <= %lld AND r.state <> 'DISCONNECTED'))", SERVER_TROUBLED,
+                                         (long long)(clock_now_us() - SILENCE_US)) : xstrdup("");
+    count_sql = xasprintf("SELECT COUNT(*)%s%s", SERVER_FROM SERVER_WHERE, troubled);
+    sql = xasprintf("SELECT %s%s ORDER BY %s LIMIT $4 OFFSET $5", SERVER_COLUMNS SERVER_FROM SERVER_WHERE, troubled, sort);
+    return read_list(tx, list, count_sql, sql, server_of, out, e);
 }
 
 int inventory_applications_json(struct store_tx *tx, json_t **out, struct err *e)

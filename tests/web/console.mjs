@@ -164,6 +164,12 @@ try {
   ok(said.includes('db01') && said.includes('Backlog') && said.includes('never') && said.includes('300 MiB') && said.includes('12.0 Mbit/s') && said.includes('What to do: raise the limit'),
     'it comes first, with state, ETA, backlog, churn and what to do, without a click', said);
   await accessible(page, 'wave-behind');
+  await page.goBack();
+  const troubled = page.getByRole('table', { name: 'Replication that does not keep up' });
+  await troubled.getByText('held up by the limit of 8.0 Mbit/s').waitFor({ timeout: 10000 });
+  ok(await troubled.getByRole('row').count() === 2, 'the first page says so, too, of all waves, and names no other server', await troubled.innerText());
+  await accessible(page, 'waves-behind');
+  await page.goForward();
   const pushed = await api('POST', '/v1/servers/db01/push', {});
   const beside = page.getByRole('table', { name: 'Push an agent again: db01' });
   await beside.getByRole('button', { name: /Push the agent again.* of db01/ }).waitFor({ timeout: 10000 });
