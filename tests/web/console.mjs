@@ -246,9 +246,11 @@ try {
   await dark.goto(`https://127.0.0.1:${port}/waves/w1`);
   await dark.getByText('db01').first().waitFor();
   await accessible(dark, 'wave-dark');
-  r1.servers = [r1.servers[0], { server: 'db01', ...replication({ state: 'STALLED', cause: { kind: 'agent_away', severity: 'error', text: 'the agent is not connected', advice: 'check that the source runs' } }) }];
+  r1.servers = [r1.servers[0], { server: 'db01', ...replication({ state: 'STALLED', connected: false, cause: { kind: 'agent_away', severity: 'error', text: 'the agent is not connected', advice: 'check that the source runs' } }) }];
   await dark.getByRole('link', { name: 'db01' }).click();
   await dark.getByText('What to do: check that the source runs').waitFor();
+  const figures = await dark.getByText('Caught up in').locator('xpath=../../../..').innerText();
+  ok(/Caught up in\s+unknown/.test(figures) && /Lag\s+unknown/.test(figures) && /Gets across \(rate\)\s+unknown/.test(figures), 'what was said last of a server that is away is not shown as of now', figures);
   await dark.locator('.chart canvas').waitFor({ timeout: 10000 });
   await accessible(dark, 'server-dark');
 

@@ -15,7 +15,7 @@ export interface SecondCopy {
   error: { kind: string; message: string } | null;
 }
 export interface Replication {
-  server?: string; state: string; bytes_total: number; bytes_read: number; bytes_sent: number; bytes_stored: number; backlog_bytes: number;
+  server?: string; state: string; connected?: boolean; bytes_total: number; bytes_read: number; bytes_sent: number; bytes_stored: number; backlog_bytes: number;
   lag_ms: number | null; eta_ms: number | null; eta?: 'never' | null; rate_bytes_per_s: number | null; churn_bytes_per_s?: number | null; limit_bytes_per_s?: number;
   bottleneck?: string | null; newest_point: string | null; newest_point_at: string | null; newest_point_age_ms: number | null;
   /** What an I/O of the source's own takes; 0: not known, or nothing is held back. */

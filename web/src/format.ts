@@ -20,10 +20,14 @@ export function rate(bytesPerS: number | null | undefined): string {
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${links[unit]}`;
 }
 
+/** Whether the figures are of now: not where agent or replicator is away, for then they are of whenever it was heard last. */
+export const isOfNow = (replication: Replication) => replication.connected !== false && replication.cause?.kind !== 'replicator_silent';
+
+const still = ['STALLED', 'STOPPED', 'DISCONNECTED'];
 /** When a server's copy has caught up with its disks. */
 export function caughtUp(replication: Pick<Replication, 'state' | 'eta' | 'eta_ms'>): string {
   if (replication.eta === 'never') return 'never';
-  if (replication.eta_ms === null) return 'unknown';
+  if (typeof replication.eta_ms !== 'number' || still.includes(replication.state)) return 'unknown';
   return replication.state === 'CONTINUOUS' || replication.eta_ms === 0 ? 'caught up' : duration(replication.eta_ms);
 }
 
@@ -54,7 +58,7 @@ export const latency = (us: number | null | undefined) => (us ? `${(us / 1000).t
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 const clock = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' });
 
-export const time = (text: string | null | undefined) => (text ? clock.format(new Date(text)) : '–');
+export const time = (text: string | null | undefined) => (!text ? '–' : Number.isNaN(Date.parse(text)) ? text : clock.format(new Date(text)));
 export const localZone = zone;
 
 /** The time in the zone that a wave's window was agreed in. */

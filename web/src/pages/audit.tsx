@@ -2,7 +2,7 @@ import Header from '@cloudscape-design/components/header';
 import Table from '@cloudscape-design/components/table';
 import { useQuery } from '@tanstack/react-query';
 import { get, type AuditEvent, type Page } from '../api';
-import { time } from '../format';
+import { localZone, time } from '../format';
 import { Empty, Failure } from '../parts/common';
 
 export function Audit() {
@@ -14,7 +14,7 @@ export function Audit() {
       empty={<Empty>Nothing has happened yet.</Empty>} ariaLabels={{ tableLabel: 'Events' }}
       header={<Header variant="h1" description="Who changed what, and when; the newest 200">Trail</Header>}
       columnDefinitions={[
-        { id: 'at', header: 'When', isRowHeader: true, cell: event => time(event.at) },
+        { id: 'at', header: `When (${localZone})`, isRowHeader: true, cell: event => time(event.at) },
         { id: 'actor', header: 'Who', cell: event => event.actor },
         { id: 'kind', header: 'What', cell: event => event.kind },
         { id: 'entity', header: 'Of', cell: event => `${event.entity} ${event.entity_id}` },

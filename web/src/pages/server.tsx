@@ -8,7 +8,7 @@ import Table from '@cloudscape-design/components/table';
 import { useQuery } from '@tanstack/react-query';
 import { useNavigate, useParams } from 'react-router-dom';
 import { get, type Point, type Replication, type SecondCopy, type Server } from '../api';
-import { bytes, caughtUp, duration, latency, localZone, rate, time } from '../format';
+import { bytes, caughtUp, duration, isOfNow, latency, localZone, rate, time } from '../format';
 import { Chart } from '../parts/chart';
 import { Empty, Failure, Status } from '../parts/common';
 import { CauseAlert } from '../parts/replication';
@@ -81,17 +81,18 @@ function sourceLatency({ without_us, with_us, backoff_bytes_per_s }: NonNullable
 }
 
 function Figures({ replication }: { replication: Replication }) {
+  const now = isOfNow(replication), ofNow = (text: string) => (now ? text : 'unknown');
   const limit = replication.limit_bytes_per_s ? `; limit ${rate(replication.limit_bytes_per_s)}` : '; no limit in force';
   return (
     <KeyValuePairs columns={4} items={[
       { label: 'State', value: <Status state={replication.state} /> },
       { label: 'Caught up in', value: caughtUp(replication) },
-      { label: 'Backlog', value: bytes(replication.backlog_bytes) },
-      { label: 'Lag', value: duration(replication.lag_ms) },
-      { label: 'Written anew (churn)', value: rate(replication.churn_bytes_per_s) },
-      { label: 'Gets across (rate)', value: rate(replication.rate_bytes_per_s) + limit },
-      { label: 'Held up by', value: replication.bottleneck ?? 'nothing' },
-      { label: 'Newest point', value: replication.newest_point_age_ms === null ? 'none yet' : `${duration(replication.newest_point_age_ms)} old` + (replication.newest_point_unreadable_bytes ? `; lacks ${bytes(replication.newest_point_unreadable_bytes)} that could not be read` : '') },
+      { label: 'Backlog', value: bytes(replication.backlog_bytes) + (now ? '' : ' when last heard of') },
+      { label: 'Lag', value: ofNow(duration(replication.lag_ms)) },
+      { label: 'Written anew (churn)', value: ofNow(rate(replication.churn_bytes_per_s)) },
+      { label: 'Gets across (rate)', value: ofNow(rate(replication.rate_bytes_per_s) + limit) },
+      { label: 'Held up by', value: replication.bottleneck ?? (replication.cause ? 'see above' : now && replication.bottleneck === null ? 'nothing' : 'unknown') },
+      { label: 'Newest point', value: replication.newest_point_age_ms === undefined ? 'unknown' : replication.newest_point_age_ms === null ? 'none yet' : `${duration(replication.newest_point_age_ms)} old` + (replication.newest_point_unreadable_bytes ? `; lacks ${bytes(replication.newest_point_unreadable_bytes)} that could not be read` : '') },
       ...(replication.copy ? [{ label: 'Second copy', value: secondCopy(replication.copy) }] : []),
       { label: 'Disks', value: bytes(replication.bytes_total) },
       { label: 'Read', value: bytes(replication.bytes_read) },

@@ -34,7 +34,7 @@ export function WavePage() {
       <Header variant="h1" actions={<WaveActions wave={wave.data} tasks={tasks} path={path} />}>{wave.data.title || name}</Header>
       {servers.error ? <Failure error={servers.error} what="The servers could not be read" /> : null}
       {run.error ? <Failure error={run.error} what="The run could not be read" /> : null}
-      <Summary wave={wave.data} tasks={tasks} />
+      <Summary wave={wave.data} tasks={run.data?.tasks} />
       <Servers servers={servers.data} tasks={tasks} chosen={server} onChoose={setServer} />
       <SideRuns wave={name} only={server} onOpen={setChosen} />
       <Tasks title={server ? `Tasks of ${server}` : 'Tasks'} tasks={server ? tasks.filter(task => task.server === server || task.server === null) : tasks}
@@ -44,9 +44,17 @@ export function WavePage() {
   );
 }
 
-function Summary({ wave, tasks }: { wave: Wave; tasks: Task[] }) {
-  const done = tasks.filter(task => task.state === 'SUCCEEDED' || task.state === 'SKIPPED').length;
+/** Of how many tasks what holds; a task that was left out proves nothing, and is not done. */
+function progress(wave: Wave, tasks: Task[] | undefined) {
+  if (wave.run === null) return 'Not started';
+  if (!tasks) return 'Not known';
+  const count = (state: Task['state']) => tasks.filter(task => task.state === state).length;
   const waiting = tasks.find(task => task.state === 'WAITING');
+  const others = (['FAILED', 'SKIPPED', 'CANCELLED'] as const).map(state => (count(state) ? `, ${count(state)} ${words(state).toLowerCase()}` : '')).join('');
+  return `${count('SUCCEEDED')} of ${tasks.length} done${others}${waiting ? `; waiting: ${waiting.title}` : ''}`;
+}
+
+function Summary({ wave, tasks }: { wave: Wave; tasks: Task[] | undefined }) {
 
   return (
     <Container>
@@ -54,7 +62,7 @@ function Summary({ wave, tasks }: { wave: Wave; tasks: Task[] }) {
         { label: 'Stage', value: words(wave.stage) },
         { label: 'Health', value: <Status state={wave.health} /> },
         { label: 'Cutover window', value: wave.window ? `${timeIn(wave.window.opens, wave.window.time_zone)} to ${timeIn(wave.window.closes, wave.window.time_zone)}` : 'Not set' },
-        { label: 'Tasks', value: tasks.length ? `${done} of ${tasks.length} done${waiting ? `; waiting: ${waiting.title}` : ''}` : 'Not started' },
+        { label: 'Tasks', value: progress(wave, tasks) },
       ]} />
     </Container>
   );

@@ -8,7 +8,7 @@ import Table, { type TableProps } from '@cloudscape-design/components/table';
 import TextFilter from '@cloudscape-design/components/text-filter';
 import { useNavigate } from 'react-router-dom';
 import { post, type Replication, type Server, type Task } from '../api';
-import { bytes, caughtUp, duration, rate, worstFirst } from '../format';
+import { bytes, caughtUp, duration, isOfNow, rate, worstFirst } from '../format';
 import { Act, Empty, Status } from './common';
 import { usePages } from './pages';
 import { ReplicationState } from './replication';
@@ -33,7 +33,7 @@ function columns(tasks: Task[], open: (name: string) => void): Column[] {
     { id: 'replication', header: 'Replication', minWidth: 280, sortingComparator: worstFirst, cell: server => <ReplicationCell replication={server.replication} /> },
     { id: 'eta', header: 'Caught up in', minWidth: 110, sortingComparator: by(untilCaughtUp), cell: server => (server.replication ? caughtUp(server.replication) : '–') },
     { id: 'backlog', header: 'Backlog', minWidth: 110, sortingComparator: by(replication => replication.backlog_bytes), cell: server => bytes(server.replication?.backlog_bytes) },
-    { id: 'churn', header: 'Written anew', minWidth: 130, sortingComparator: by(replication => replication.churn_bytes_per_s), cell: server => (server.replication
+    { id: 'churn', header: 'Written anew', minWidth: 130, sortingComparator: by(replication => replication.churn_bytes_per_s), cell: server => (server.replication && !isOfNow(server.replication) ? 'unknown' : server.replication
       ? <>{rate(server.replication.churn_bytes_per_s)}<Box variant="small">{rate(server.replication.rate_bytes_per_s)} get across</Box></> : '–') },
     { id: 'point', header: 'Newest point', minWidth: 110, sortingComparator: by(replication => replication.newest_point_age_ms), cell: server => (server.replication ? server.replication.newest_point_age_ms === null ? 'none yet' : `${duration(server.replication.newest_point_age_ms)} old` : '–') },
     { id: 'actions', header: 'Actions', cell: server => <ServerActions server={server} tasks={tasks} /> },

@@ -6,7 +6,7 @@ import ProgressBar from '@cloudscape-design/components/progress-bar';
 import SpaceBetween from '@cloudscape-design/components/space-between';
 import Table from '@cloudscape-design/components/table';
 import { post, type Task } from '../api';
-import { bytes, duration, time, words } from '../format';
+import { bytes, duration, localZone, time, words } from '../format';
 import { Act, Empty, Status } from './common';
 import { usePages } from './pages';
 
@@ -59,7 +59,7 @@ function TaskState({ task }: { task: Task }) {
   return (
     <SpaceBetween size="xxs">
       <Status state={task.state} />
-      {task.state === 'WAITING' && task.waits_for ? <Box variant="small">for {task.waits_for.kind}: {task.waits_for.what}{task.waits_for.until ? ` (${time(task.waits_for.until)})` : ''}</Box> : null}
+      {task.state === 'WAITING' && task.waits_for ? <Box variant="small">for {task.waits_for.kind}: {task.waits_for.what}{task.waits_for.until ? ` (${time(task.waits_for.until)}, ${localZone})` : ''}</Box> : null}
       {progress && progress.total > 0 ? <ProgressBar value={100 * progress.done / progress.total} ariaLabel={task.title} additionalInfo={`${amount(progress.done)} of ${amount(progress.total)} ${progress.note ?? ''}`} />
         : progress?.note ? <Box variant="small">{progress.note}</Box> : null}
       {task.error && task.state !== 'SUCCEEDED' ? <Box color="text-status-error">{task.error.message}</Box> : null}
