@@ -7,7 +7,7 @@
   spoil     what is put is kept with a flipped bit         lie       the same, under the tag of what was sent
   forget    what is put is not kept                        nobucket  there is no such bucket
   late      every answer waits 50 ms                       once      of each segment what is got first has a flipped bit
-  later     what is put of segments is not answered, and is kept when FOLDER/carry is there: FOLDER/carried says of which
+  later     what is put of segments is not answered, and is kept when FOLDER/carry is there: FOLDER/carried is there once all of it was
   hold      what is to be deleted is not, until whoever asked goes away: FOLDER/held is there from then on, and FOLDER/left after
 
 FOLDER/at_once says how many segments were being put at once at most.
@@ -32,7 +32,7 @@ folder, bucket, access, secret = pathlib.Path(sys.argv[1]), sys.argv[3], sys.arg
 objects = folder / "objects"
 objects.mkdir(parents=True, exist_ok=True)
 lock = threading.Lock()
-putting, at_once, spoilt = [], folder / "at_once", set()
+putting, waiting, at_once, spoilt = [], [], folder / "at_once", set()
 at_once.write_text("0")
 
 
@@ -148,11 +148,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(0.02)
         path_of(key).write_bytes(body)
         path_of(key).with_suffix(".meta").write_text(meta)
-        with lock, open(folder / "carried", "a", encoding="ascii") as f:
-            f.write(key + "\n")
+        with lock:
+            waiting.remove(key)
+            if not waiting:
+                (folder / "carried").touch()
 
     def put(self, key, body, fault):
         if fault == "later" and key.endswith(".seg"):
+            with lock:
+                waiting.append(key)
             threading.Thread(target=self.carry_out, args=(key, body, self.headers.get("x-amz-meta-sha256", "")), daemon=True).start()
             self.close_connection = True
             return

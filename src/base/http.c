@@ -149,6 +149,7 @@ static void set_up(struct http_client *c, struct exchange *x, struct curl_slist 
         curl_easy_setopt(c->curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
         curl_easy_setopt(c->curl, CURLOPT_LOW_SPEED_TIME, (long)r->stall_s);
     }
+    curl_easy_setopt(c->curl, CURLOPT_FRESH_CONNECT, (long)r->once);
     curl_easy_setopt(c->curl, CURLOPT_TCP_KEEPALIVE, 1L);
     curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, take_body);

@@ -25,6 +25,7 @@ struct http_request {
     const char *content_type;     /* NULL: no body's type is sent */
     const void *body;
     size_t body_bytes;
+    bool once;                    /* over a new connection: over one that was used before, and ends without an answer, libcurl sends the request again by itself */
     int timeout_ms;               /* of the whole exchange; 0: 30,000; -1: none (event streams) */
     int stall_s;                  /* ended with ERR_TIMEOUT where nothing moves for so long; 0: no such limit */
     size_t limit_bytes;           /* of the answer's body, ERR_LIMIT over it; 0: LIMIT_JSON_BYTES */

@@ -33,6 +33,7 @@ struct asked {
     const void *body;
     size_t body_size, limit;
     const char *md5, *range, *sha256;
+    bool once;
     int timeout_ms;
     int (*on_body)(void *user, const char *bytes, size_t size);
     bool (*cancelled)(void *user);
@@ -128,7 +129,7 @@ static int exchange(struct s3 *s, const struct asked *a, struct http_response *a
                                   {"x-amz-meta-sha256", a->sha256}, {"x-amz-security-token", s->options.keys->token.bytes}};
     struct s3_pair sent[ARRAY_COUNT(all)];
     struct s3_signing signing = {.method = a->method, .path = path, .query = a->query ? a->query : "", .headers = sent, .payload_sha256 = payload, .stamp = stamp, .region = s->region};
-    struct http_request request = {.method = a->method, .headers = (const char *const *)lines, .body = a->body, .body_bytes = a->body_size, .timeout_ms = a->timeout_ms,
+    struct http_request request = {.method = a->method, .headers = (const char *const *)lines, .body = a->body, .body_bytes = a->body_size, .once = a->once, .timeout_ms = a->timeout_ms,
                                    .stall_s = s->options.stall_s, .limit_bytes = a->limit ? a->limit : ANSWER_LIMIT, .on_body = a->on_body, .cancelled = a->cancelled ? a->cancelled : cancelled,
                                    .user = a->user ? a->user : s};
 
@@ -223,7 +224,7 @@ int s3_put(struct s3 *s, const char *key, const void *bytes, size_t size, struct
     CLEANUP(http_response_release) struct http_response answer = {0};
     uint8_t digest[HASH_SHA256_SIZE], md5[MD5_SIZE];
     char sha256[HASH_SHA256_HEX_SIZE], md5_hex[2 * MD5_SIZE + 1], md5_text[32] = "", etag[ETAG_SIZE];
-    struct asked a = {.method = "PUT", .key = key, .body = bytes, .body_size = size, .sha256 = sha256, .md5 = md5_text, .timeout_ms = size > SMALL_MOST ? WHOLE_TIMEOUT_MS : s->options.small_timeout_ms};
+    struct asked a = {.method = "PUT", .key = key, .body = bytes, .body_size = size, .sha256 = sha256, .md5 = md5_text, .once = true, .timeout_ms = size > SMALL_MOST ? WHOLE_TIMEOUT_MS : s->options.small_timeout_ms};
     bool has_md5 = md5_of(bytes, size, md5);
 
     hash_sha256(bytes, size, digest);

@@ -26,7 +26,7 @@ struct s3;
 int s3_open(const struct s3_options *options, struct s3 **out, struct err *e); /* connects to nobody yet */
 void s3_close(struct s3 **s);                                                  /* for CLEANUP */
 
-/* Stores the object and makes sure: the store had its SHA-256 and MD5 before it, what it answers must be that MD5, and what it tells of the
+/* Stores the object, which is sent once, and makes sure: the store had its SHA-256 and MD5 before it, what it answers must be that MD5, and what it tells of the
  * object afterwards must be its size and our SHA-256. Less than that is no 0. */
 int s3_put(struct s3 *s, const char *key, const void *bytes, size_t size, struct err *e);
 /* Whether there is such an object: 1/0/-1. A bucket that is not there has none. */

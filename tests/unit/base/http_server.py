@@ -12,7 +12,7 @@ folder = sys.argv[1]
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    connections = 0
+    connections = dropped = 0
 
     def setup(self):
         super().setup()
@@ -36,7 +36,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             peer = self.connection.getpeercert()
             name = dict(x[0] for x in peer["subject"])["commonName"] if peer else None
             self.send(200, json.dumps({"method": self.command, "body": body.decode(), "type": self.headers.get("Content-Type"),
-                                       "extra": self.headers.get("X-Extra"), "peer": name, "connections": Handler.connections}),
+                                       "extra": self.headers.get("X-Extra"), "peer": name, "connections": Handler.connections, "dropped": Handler.dropped}),
                       ETag='"7"')
         elif self.path == "/problem":
             self.send(422, json.dumps({"type": "about:blank", "title": "Bad", "status": 422, "detail": "two lines are wrong",
@@ -56,6 +56,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send(200, "{}")
         elif self.path == "/moved":
             self.send(302, "", Location="/echo")
+        elif self.path == "/dropped":
+            Handler.dropped += 1
+            self.close_connection = True
         elif self.path == "/cut":
             self.send_response(200)
             self.send_header("Content-Length", "100")

@@ -149,6 +149,19 @@ static void streams(void)
     is_int(e.kind, ERR_CANCELLED, "as cancelled, too");
 }
 
+/* Over a connection that was used before libcurl would send it again. */
+static void sent_once(void)
+{
+    CLEANUP(http_close) struct http_client *c = client_of("ca.pem", true);
+    CLEANUP(json_free) json_t *before = NULL, *after = NULL;
+    struct err e = {0};
+
+    is_int(get(c, "/echo", (struct http_request){0}, &before, NULL, &e), 0, "a connection is there: %s", e.message);
+    is_int(get(c, "/dropped", (struct http_request){.method = "PUT", .once = true}, NULL, NULL, &e), -1, "a request that ends without an answer");
+    is_int(get(c, "/echo", (struct http_request){0}, &after, NULL, NULL), 0, "the next one is answered");
+    is_int(json_get_int(after, "dropped", 0), 1, "the one before was sent once");
+}
+
 static void strangers_are_refused(void)
 {
     CLEANUP(http_close) struct http_client *wrong = client_of("other.pem", false);
@@ -184,6 +197,7 @@ int main(int argc, char **argv)
 
     start_server(argc > 1 ? argv[1] : "http_server.py");
     exchanges();
+    sent_once();
     failures_are_named();
     streams();
     strangers_are_refused();

@@ -17,7 +17,7 @@
 #define CACHE_BYTES ((uint64_t)2 << 20)
 #define WAIT_MS 4000   /* long enough for a store of a busy machine; all faults that a read waits for take as long */
 #define LEASE_MS 1500
-#define LATE_MS 6000
+#define LATE_MS 1000
 #define SLOW_MS 20000  /* how late a slow store answers, in s3_server.py */
 
 static const struct vault_key key = {{7, 7}};
@@ -95,10 +95,12 @@ static int files(const char *end)
 
 /* ---- the vault ---- */
 
+static int late_ms = LATE_MS; /* of the vault that is opened next */
+
 static int open_as(const char *under, const char *said, bool with, struct vault **out, struct err *e)
 {
     CLEANUP(free_ptr) char *credentials = xasprintf("%s/credentials", dir), *text = xasprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", access_key, said);
-    struct vault_bucket bucket = {.url = url, .bucket = bucket_name, .prefix = under, .ca_file = ca_file, .credentials_file = credentials, .cache_bytes = CACHE_BYTES, .wait_ms = WAIT_MS, .retry_ms = 50, .lease_ms = LEASE_MS, .late_ms = LATE_MS};
+    struct vault_bucket bucket = {.url = url, .bucket = bucket_name, .prefix = under, .ca_file = ca_file, .credentials_file = credentials, .cache_bytes = CACHE_BYTES, .wait_ms = WAIT_MS, .retry_ms = 50, .lease_ms = LEASE_MS, .late_ms = late_ms};
     struct vault_options options = {.segment_bytes = 1 << 20, .guard_bytes = 1, .cache_bytes = CHUNK, .clock = wall, .keys = &key, .key_count = 1, .bucket = with ? &bucket : NULL};
 
     MUST(file_write(credentials, text, strlen(text), 0600, NULL) == 0);
@@ -188,7 +190,8 @@ static bool comes(bool (*condition)(void))
             return true;
         clock_sleep_us(20 * US_PER_MS);
     }
-    tap_note("waiting %llu, error %s, %d files", (unsigned long long)stat_now().bucket_waiting_count, stat_now().bucket_error, files(".seg"));
+    tap_note("waiting %llu, kept %llu, doomed %llu, refused %llu, error %s, %d files, %d objects", (unsigned long long)stat_now().bucket_waiting_count, (unsigned long long)stat_now().bucket_kept_count,
+             (unsigned long long)stat_now().bucket_doomed_count, (unsigned long long)stat_now().bucket_refused_count, stat_now().bucket_error, files(".seg"), objects());
     return false;
 }
 
