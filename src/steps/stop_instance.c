@@ -29,7 +29,7 @@ static int let_source_move(struct step *s, struct err *e)
             return err_wrap(e, "the source can't be told to go on");
         }
         if (clock_monotonic_us() > until_us) {
-            step_evidence(s, "source moves", true, "its agent is away (%s): if it holds the source still, that ends by itself, or with `systemctl restart slipway-agent` on its console", why.message);
+            step_evidence(s, "source's agent", true, "it is away (%s): if it holds the source still, that ends by itself, or with `systemctl restart slipway-agent` on its console", why.message);
             return 0;
         }
         step_progress(s, 0, 0, "", "waiting for its agent: %s", why.message);

@@ -193,31 +193,33 @@ static int64_t to_fill_bytes(const struct instance *i, int disk)
     return size_bytes > there ? size_bytes - there : 0;
 }
 
-/* What the other instances that stay are still to be filled in with: that room is free, and theirs. */
-static int64_t spoken_for_bytes(struct target *t, const char *except)
+/* What the other instances that stay are still to be filled in with: that room is free, and theirs. -1: that can't be seen. */
+static int64_t spoken_for_bytes(struct target *t, const char *except, struct err *e)
 {
-    int64_t sum = 0;
     DIR *folder = opendir(t->folder);
+    int64_t sum = 0;
+    int there = 0;
 
-    for (struct dirent *d; folder && (d = readdir(folder));) {
+    if (!folder)
+        return err_errno(e, errno, "can't list %s", t->folder);
+    for (struct dirent *d; there >= 0 && (d = readdir(folder));) {
         CLEANUP(instance_free) struct instance *i = NULL;
 
-        if (!spec_name_is_good(d->d_name) || strcmp(d->d_name, except) == 0 || instance_open(t, d->d_name, &i, NULL) < 0 || instance_load(i, NULL) != 1 ||
-            i->spec.net == TARGET_NET_ISOLATED)
+        if (!spec_name_is_good(d->d_name) || strcmp(d->d_name, except) == 0)
             continue;
-        for (int disk = 0; disk < i->spec.disk_count; disk++)
+        there = instance_open(t, d->d_name, &i, e) < 0 ? -1 : instance_load(i, e);
+        for (int disk = 0; there > 0 && i->spec.net != TARGET_NET_ISOLATED && disk < i->spec.disk_count; disk++)
             sum += to_fill_bytes(i, disk);
     }
-    if (folder)
-        closedir(folder);
-    return sum;
+    closedir(folder);
+    return there < 0 ? -1 : sum;
 }
 
 static void validate_room(struct target *t, const struct target_spec *spec, json_t *lines)
 {
     struct statvfs about;
-    struct err why = {0};
-    int64_t free_bytes, wanted_bytes = 0, spoken_for = spoken_for_bytes(t, spec->instance);
+    struct err why = {0}, unseen = {0};
+    int64_t free_bytes, wanted_bytes = 0, spoken_for = spoken_for_bytes(t, spec->instance, &unseen);
 
     if (local_memory_fits(t, spec->memory_bytes, spec->instance, &why) < 0)
         target_line(lines, "memory", false, "stop another machine, or set the server's attribute memory_mib", "%s", why.message);
@@ -234,6 +236,10 @@ static void validate_room(struct target *t, const struct target_spec *spec, json
     /* A test writes little over its export; an instance that stays is filled in whole. */
     if (spec->net == TARGET_NET_ISOLATED)
         wanted_bytes = wanted_bytes < DISK_LEAST_BYTES ? wanted_bytes : DISK_LEAST_BYTES;
+    if (spoken_for < 0) {
+        target_line(lines, "disk", false, "remove what is left of that instance", "what other instances still take to be filled in can't be seen: %s", unseen.message);
+        return;
+    }
     target_line(lines, "disk", free_bytes - spoken_for >= wanted_bytes, "free some, or set another folder",
                 "%lld MiB wanted, %lld MiB free in %s, of which other instances still take %lld to be filled in", (long long)(wanted_bytes >> 20),
                 (long long)(free_bytes >> 20), t->folder, (long long)(spoken_for >> 20));

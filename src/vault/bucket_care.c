@@ -10,7 +10,6 @@
 #define LOOK_EVERY_US (2 * US_PER_S)
 #define READ_CACHE_BYTES (UINT64_C(1) << 30)
 #define RETRY_MOST_US (60 * US_PER_S)
-#define BRING_AGAIN_US (600 * US_PER_S)
 
 /* What is to be done next, and how much there is. */
 struct survey {
@@ -193,7 +192,7 @@ static int bring(struct bucket *b, struct s3 *client, uint32_t id, bool needed, 
     if (segment_bring(b, client, id, &row, true, &why) == 0 || (!needed && (why.kind == ERR_CONFLICT || why.kind == ERR_NO_SPACE)))
         return 0;
     if (tells_of_bytes(why.kind)) {
-        set_lacking(b, id, true, clock_monotonic_us() + BRING_AGAIN_US, &why);
+        set_lacking(b, id, true, clock_monotonic_us() + BUCKET_REST_US, &why);
         return 0;
     }
     return err_set(e, why.kind, "%s", why.message);

@@ -11,6 +11,7 @@
 #define BUCKET_WANTED_MOST 16
 #define BUCKET_UPLOADS_MOST 16
 #define BUCKET_KEY_SIZE 1100
+#define BUCKET_REST_US (600 * US_PER_S) /* a segment that can't be read here, or not be brought from there, is not tried again before that */
 
 struct segment_use {
     uint32_t id;

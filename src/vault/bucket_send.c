@@ -9,8 +9,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define READ_AGAIN_US (600 * US_PER_S)
-
 /* ---- one segment ---- */
 
 /* Into memory, not mapped: a sector that goes bad after the look is an error then, and no signal that ends all. The caller frees. */
@@ -69,7 +67,7 @@ static int send_segment(struct bucket *b, struct s3 *client, uint32_t id, struct
     if (segment_look(b->v, id, path, &row, &why) < 0 || !(bytes = read_whole(path, &size, &why))) {
         pthread_mutex_lock(&b->lock);
         use_of(b, id)->refused = why.kind == ERR_CORRUPT;
-        use_of(b, id)->again_us = clock_monotonic_us() + READ_AGAIN_US;
+        use_of(b, id)->again_us = clock_monotonic_us() + BUCKET_REST_US;
         pthread_mutex_unlock(&b->lock);
         return why.kind == ERR_CORRUPT || why.kind == ERR_NOT_FOUND ? 0 : err_set(e, why.kind, "%s", why.message);
     }

@@ -5,6 +5,7 @@
 #include "api/setup.h"
 #include "base/file.h"
 #include "inventory/inventory.h"
+#include "shell.h"
 #include "tap.h"
 
 #include <fcntl.h>
@@ -22,17 +23,6 @@ int rename(const char *from, const char *to)
     if (++renames == dies_at)
         kill(getpid(), SIGKILL);
     return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
-}
-
-__attribute__((format(printf, 1, 2))) static bool shell(const char *format, ...)
-{
-    char command[2000];
-    va_list args;
-
-    va_start(args, format);
-    vsnprintf(command, sizeof command, format, args);
-    va_end(args);
-    return system(command) == 0;
 }
 
 /* As a start does, in words. */

@@ -124,7 +124,7 @@ static void a_flush_fails(const struct target_api *api, struct target *t, struct
 static void room_is_spoken_for(const struct target_api *api, struct target *t, struct fixture *f)
 {
     struct target_spec spec = fixture_spec(f, "bad-7"), other = fixture_spec(f, "bad-8");
-    CLEANUP(json_free) json_t *alone = json_array(), *beside = json_array();
+    CLEANUP(json_free) json_t *alone = json_array(), *beside = json_array(), *unseen = json_array();
     struct statvfs about;
 
     MUST(statvfs(f->folder, &about) == 0);
@@ -139,6 +139,10 @@ static void room_is_spoken_for(const struct target_api *api, struct target *t, s
     ok(api->validate(t, &other, beside, NULL) == 0 && !json_get_bool(json_find(beside, "name", "disk"), "passed", true), "then there is no room for both: %s",
        json_get_string(json_find(beside, "name", "disk"), "evidence", ""));
     does(api->remove(t, "bad-7", e), "it is removed");
+    MUST(shell("mkdir %s/instances/bad-9 && echo '{' > %s/instances/bad-9/spec.json", f->folder, f->folder) == 0);
+    ok(api->validate(t, &other, unseen, NULL) == 0 && !json_get_bool(json_find(unseen, "name", "disk"), "passed", true), "where another one can't be read, nobody knows what room it takes: %s",
+       json_get_string(json_find(unseen, "name", "disk"), "evidence", ""));
+    MUST(shell("rm -r %s/instances/bad-9", f->folder) == 0);
 }
 
 static void half_made_folders(const struct target_api *api, struct target *t, struct fixture *f)

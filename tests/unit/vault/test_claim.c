@@ -2,6 +2,7 @@
  * removes no more. An older copy writes over nothing. */
 #include "base/hash.h"
 #include "bucketed.h"
+#include "shell.h"
 #include "vault/bucket_private.h"
 
 /* How long the machine was suspended; its monotonic clock stood still. */
@@ -150,24 +151,19 @@ static void damaged(void)
     vault_close(&v);
 }
 
-static void run(const char *command) { MUST(system(command) == 0); }
-
 static bool no_pins_wait(void) { return !stat_now().bucket_pins_wait; }
 
 /* A folder as it was before the vault went on: its next numbers are those of objects that are there, and nobody lives whose claim would tell. */
 static void older_copy(void)
 {
-    CLEANUP(free_ptr) char *keep = xasprintf("cp -r %s %s.older", vault_dir, vault_dir), *swap = xasprintf("mv %s %s.newer && mv %s.older %s", vault_dir, vault_dir, vault_dir, vault_dir);
-    CLEANUP(free_ptr) char *note = xasprintf("cd %s/objects && sha256sum *.seg *pins *vault.json > ../before", dir), *same = xasprintf("cd %s/objects && sha256sum --quiet -c ../before", dir);
     struct err e = {0};
-    CLEANUP(free_ptr) char *back = xasprintf("rm -r %s && mv %s.newer %s", vault_dir, vault_dir, vault_dir);
 
-    run(keep);
+    MUST(shell("cp -r %s %s.older", vault_dir, vault_dir));
     ok(opens() && live(11000, &two) && comes(all_sent), "a vault goes on after it was copied");
     MUST(vault_point_pin(v, two.id, "kept: audit", NULL) == 0 && comes(no_pins_wait));
     vault_close(&v);
-    run(note);
-    run(swap);
+    MUST(shell("cd %s/objects && sha256sum *.seg *pins *vault.json > ../before", dir));
+    MUST(shell("mv %s %s.newer && mv %s.older %s", vault_dir, vault_dir, vault_dir, vault_dir));
     ok(opens(), "the copy opens when nobody else has a claim");
     first(vault_point_pin(v, one.id, "kept: x", &e) == 0 && vault_point_unpin(v, one.id, "kept: x", &e) == 0 && vault_point_drop(v, one.id, &e) == 0 && vault_gc(v, NULL, &e) == 0 && live(12000, &three),
           "and has something to write, to overwrite and to remove there (%s)", e.message);
@@ -175,8 +171,8 @@ static void older_copy(void)
     ok(stat_now().bucket_doomed_count > 0 && stat_now().bucket_pins_wait, "nor does it the rest");
     clock_sleep_us(LEASE_MS * US_PER_MS);
     vault_close(&v);
-    ok(system(same) == 0, "all objects are what they were");
-    run(back);
+    ok(shell("cd %s/objects && sha256sum --quiet -c ../before", dir), "all objects are what they were");
+    MUST(shell("rm -r %s && mv %s.newer %s", vault_dir, vault_dir, vault_dir));
     ok(opens() && comes(all_sent) && holds(one.id, 7000) && holds(two.id, 11000), "and the vault is whole");
     ok(vault_point_unpin(v, two.id, "kept: audit", NULL) == 0 && vault_point_drop(v, two.id, NULL) == 0, "the point goes");
     vault_close(&v);
